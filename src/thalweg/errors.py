@@ -1,0 +1,17 @@
+"""The one error of ours: an input that cannot be used, said in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """Bad input from a person, in one sentence that names it and says what would be right."""
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown word: the known one nearest to it, or all of them."""
+    known = list(known)
+    close = get_close_matches(word, known, 1)
+    return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}."

@@ -1,0 +1,551 @@
+"""How sure a comparison is: arrays in, numbers out.
+
+Scores come as one array per entrant, one number per seed; the same place in two arrays is the same
+seed, so runs are paired. A score that is not finite is a run that diverged: it counts as worse than
+every run that did not, and two that diverged tie. Everything here rests on ranks, which can take
+that; means cannot.
+
+In the order of reading: the exact signed-rank test; a comparison of two entrants with the interval
+that inverts the test; the looks of a race and the error each may spend; the shortlist; what a race
+can see; and estimates for one entrant alone.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from numbers import Integral
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from thalweg.errors import UserError
+
+Direction: TypeAlias = Literal["min", "max"]
+Floats: TypeAlias = NDArray[np.float64]
+
+POWER = 0.8
+"""The chance of seeing what is there for which seeds and margins are planned."""
+
+EFFICIENCY = 3 / math.pi
+"""Of signed ranks against means under normal noise: the seeds that means would need, for each."""
+
+SMALLEST = sys.float_info.min
+"""The end of an interval that comes up to zero and leaves it out: the smallest normal number, since
+some libraries have the processor take lesser ones for zero."""
+
+
+# The signed-rank test
+
+
+@dataclass(frozen=True)
+class SignedRanks:
+    """Wilcoxon's signed-rank test of differences.
+
+    p_positive: one-sided p that the differences lie above zero. p_negative: that they lie below.
+    """
+
+    p_positive: float
+    p_negative: float
+
+
+def signed_ranks(differences: ArrayLike) -> SignedRanks:
+    """The exact signed-rank test, whatever ties, zeros and infinities there are.
+
+    With r_i the mid-rank of |d_i| among all |d|, W = sum of r_i over the positive d_i. Zeros are
+    ranked with the rest and then dropped (Pratt 1959). Given the ranks, each of the 2^m signs of
+    the m differences that are not zero is as likely as any other if they centre on zero, so
+    p_positive = P(sum of r_i s_i >= W) with s_i = 0 or 1 at even odds: counted out, not sampled.
+    With no difference but zeros both p are 1.
+
+    differences: [n], in any unit; infinite ones are tied for the largest rank.
+    Raises `UserError` for an empty array and for a difference that is not a number.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    if values.ndim != 1 or values.size == 0 or np.isnan(values).any():
+        raise UserError("Differences must be a row of one or more numbers, none of them nan.")
+    return _signed_ranks(values)
+
+
+def _signed_ranks(differences: Floats) -> SignedRanks:
+    ranks = _doubled_ranks(np.abs(differences))
+    tail = _upper_tail(tuple(np.sort(ranks[differences != 0]).tolist()))
+    above = int(ranks[differences > 0].sum())
+    below = int(ranks[differences < 0].sum())
+    return SignedRanks(float(tail[above]), float(tail[below]))
+
+
+def _doubled_ranks(sizes: Floats) -> NDArray[np.int64]:
+    """Twice the mid-ranks, which are whole numbers: how many are less, plus not greater, plus 1."""
+    ascending = np.sort(sizes)
+    less = np.searchsorted(ascending, sizes, side="left")
+    not_greater = np.searchsorted(ascending, sizes, side="right")
+    return less + not_greater + 1
+
+
+@lru_cache(maxsize=4096)
+def _upper_tail(ranks: tuple[int, ...]) -> Floats:
+    """P(S >= s) for s = 0 ... sum of ranks, S the sum of those ranks that a fair coin picks."""
+    chance = np.zeros(sum(ranks) + 1)
+    chance[0] = 1.0
+    reach = 1
+    for rank in ranks:
+        half = 0.5 * chance[:reach]
+        reach += rank
+        chance[: len(half)] = half
+        chance[rank:reach] += half
+    return np.cumsum(chance[::-1])[::-1]
+
+
+# Two entrants
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How much better one entrant is than another, over paired seeds.
+
+    estimate: the gain, in units of the metric, positive where the first is better (so for a loss it
+        is the other's minus its own); infinite where one mostly diverges and the other does not.
+    low, high: its interval at `confidence`; an end is infinite where the seeds are too few, or
+        where divergence decides, to set a bound.
+    p, p_worse: one-sided p that the first is better, that it is worse.
+    level: the one-sided level of both; confidence = 1 - 2 level.
+    n: pairs. wins, ties: shares of the pairs in [0, 1] that the first won, that were equal.
+
+    `low > 0` says the same as `p <= level`, and `high < 0` the same as `p_worse <= level`.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    p: float
+    p_worse: float
+    level: float
+    n: int
+    wins: float
+    ties: float
+
+    @property
+    def confidence(self) -> float:
+        return 1 - 2 * self.level
+
+    @property
+    def better(self) -> bool:
+        """Whether the first is better at this level."""
+        return self.p <= self.level
+
+    @property
+    def worse(self) -> bool:
+        """Whether the first is worse at this level."""
+        return self.p_worse <= self.level
+
+
+def compare(a: ArrayLike, b: ArrayLike, direction: Direction, level: float = 0.025) -> Comparison:
+    """Compares entrant `a` with entrant `b` by the signed ranks of their differences.
+
+    The estimate is Hodges and Lehmann's (1963): the median of the Walsh averages
+    (d_i + d_j) / 2, i <= j. The interval holds the shifts t for which the exact test of d - t
+    rejects on neither side. The test can change its answer only where t passes a Walsh average, so
+    the ends are found among these; with ties its p is not quite monotone in t, and the end that is
+    taken lies on the side of zero that the test of d itself names.
+
+    a, b: [n] scores on the same seeds. direction: whether "min" or "max" is better.
+    level: one-sided, in (0, 0.5); the interval has confidence 1 - 2 level.
+    Raises `UserError` for scores that are not paired, and for a level or direction out of range.
+    """
+    _require_between("level", level, 0, 0.5)
+    gains = _gains(a, b, direction)
+    test = _signed_ranks(gains)
+    averages = _walsh_averages(gains)
+    low = _lower_end(gains, averages, level, test.p_positive)
+    high = -_lower_end(-gains, -averages[::-1], level, test.p_negative)
+    return Comparison(
+        estimate=min(max(_median(averages), low), high),
+        low=low,
+        high=high + 0.0,  # no minus zero
+        p=test.p_positive,
+        p_worse=test.p_negative,
+        level=level,
+        n=gains.size,
+        wins=float(np.mean(gains > 0)),
+        ties=float(np.mean(gains == 0)),
+    )
+
+
+def compare_all(
+    scores: Mapping[str, ArrayLike], reference: str, direction: Direction, level: float = 0.025
+) -> dict[str, Comparison]:
+    """Each entrant but `reference` compared with it, on the seeds that both have: the first ones.
+
+    Gains are positive where the entrant is better than the reference.
+
+    scores: by entrant, [n] with n its own. Raises as `compare` does, and for an unknown reference.
+    """
+    if reference not in scores:
+        raise UserError(f"'{reference}' has no scores; choose one of {', '.join(scores)}.")
+    against = np.asarray(scores[reference], dtype=np.float64)
+    found = {}
+    for name, values in scores.items():
+        if name != reference:
+            own = np.asarray(values, dtype=np.float64)
+            shared = min(len(own), len(against))
+            found[name] = compare(own[:shared], against[:shared], direction, level)
+    return found
+
+
+def _gains(a: ArrayLike, b: ArrayLike, direction: Direction) -> Floats:
+    """By how much `a` is better on each seed: infinite where one diverged, zero where both did."""
+    first, second = _goodness(a, direction), _goodness(b, direction)
+    if first.size != second.size:
+        raise UserError(
+            f"Paired scores need the same seeds, and here are {first.size} against {second.size}."
+        )
+    both_diverged = np.isinf(first) & np.isinf(second)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return _without_round_off(np.where(both_diverged, 0.0, first - second))
+
+
+def _goodness(scores: ArrayLike, direction: Direction) -> Floats:
+    """Scores so that more is better, minus infinity for runs that diverged."""
+    if direction not in ("min", "max"):
+        raise UserError(f"The direction must be 'min' or 'max', not {direction!r}.")
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 1 or values.size == 0:
+        raise UserError(
+            f"Scores must be a row of one or more numbers, not of shape {values.shape}."
+        )
+    return np.where(np.isfinite(values), values if direction == "max" else -values, -np.inf)
+
+
+def _without_round_off(differences: Floats) -> Floats:
+    """Keeps 32 bits of each, so that differences of accuracies tie where the exact ones would."""
+    mantissa, exponent = np.frexp(differences)
+    kept: Floats = np.ldexp(np.round(np.ldexp(mantissa, 32)), exponent - 32)
+    return kept
+
+
+def _walsh_averages(differences: Floats) -> Floats:
+    """(d_i + d_j) / 2 for i <= j in rising order.
+
+    The average of opposite infinities is left out: it is half above and half below every shift.
+    """
+    half = differences / 2
+    first, second = _pairs(half.size)
+    with np.errstate(invalid="ignore"):
+        averages = np.sort(half[first] + half[second])
+    return averages[~np.isnan(averages)]
+
+
+@lru_cache(maxsize=64)
+def _pairs(n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    return np.triu_indices(n)
+
+
+def _lower_end(differences: Floats, averages: Floats, level: float, p_at_zero: float) -> float:
+    """Where the shifts begin that the test of `differences - shift > 0` does not reject."""
+    corners = np.unique(np.append(averages[np.isfinite(averages)], 0.0))
+    # Shift k lies in the gap to the left of corner k, the last one to the right of all corners.
+    shifts = np.empty(corners.size + 1)
+    shifts[0] = min(np.nextafter(corners[0], -np.inf), -SMALLEST)
+    shifts[1:-1] = corners[:-1] / 2 + corners[1:] / 2
+    shifts[-1] = max(np.nextafter(corners[-1], np.inf), SMALLEST)
+
+    def accepted(k: int) -> bool:
+        return _signed_ranks(differences - shifts[k]).p_positive > level
+
+    zero = int(np.searchsorted(corners, 0.0))
+    if p_at_zero > level:
+        if accepted(0):
+            return -math.inf
+        return float(corners[bisect_left(range(zero + 1), True, lo=1, key=accepted) - 1])
+    if not accepted(corners.size):
+        return math.inf
+    first = bisect_left(range(corners.size), True, lo=zero + 1, key=accepted)
+    return max(float(corners[first - 1]), SMALLEST)
+
+
+def _median(ascending: Floats) -> float:
+    """The median of numbers in rising order; that of opposite infinities is zero."""
+    low, high = ascending[(ascending.size - 1) // 2], ascending[ascending.size // 2]
+    return 0.0 if low == -high else float(low / 2 + high / 2)
+
+
+# The looks of a race
+
+LOOKS_IN_THOUSANDTHS = (300, 450, 675, 1000)
+"""When a race is looked at, in thousandths of its seeds."""
+
+
+def looks(seeds: int) -> tuple[int, ...]:
+    """After how many seeds a race of at most `seeds` is looked at, in rising order.
+
+    0.3, 0.45, 0.675 and 1 times `seeds`, rounded up; equal ones once. 40 gives 12, 18, 27, 40.
+    """
+    _require_count("seeds", seeds)
+    return tuple(sorted({-(-seeds * part // 1000) for part in LOOKS_IN_THOUSANDTHS}))
+
+
+def error_spent(n: int, seeds: int, alpha: float) -> float:
+    """The error spent when n of at most `seeds` seeds have run: (alpha / 2) (n / seeds)^1.5.
+
+    alpha: in (0, 1), the risk that the best entrant is missing from the shortlist.
+    Source: the power family of Kim and DeMets 1987.
+    """
+    _require_between("alpha", alpha, 0, 1)
+    return alpha / 2 * math.pow(n / seeds, 1.5)
+
+
+def level_at(n: int, seeds: int, alpha: float) -> float:
+    """The error a_n that the look at n seeds may spend: what it adds to `error_spent` so far.
+
+    Raises `UserError` where there is no look at n.
+    """
+    planned = looks(seeds)
+    if n not in planned:
+        raise UserError(f"A race of {seeds} seeds is looked at after {planned}, not after {n}.")
+    before = max((look for look in planned if look < n), default=0)
+    return error_spent(n, seeds, alpha) - error_spent(before, seeds, alpha)
+
+
+def pair_level(level: float, entrants: int) -> float:
+    """The one-sided level of each pair at a look: a_n / (m - 1) with m entrants still on.
+
+    Intervals printed beside the shortlist are at this level too: `compare(..., level=pair_level)`
+    never excludes zero for two entrants that are both still on. Raises `UserError` for m < 2.
+    """
+    if entrants < 2:
+        raise UserError(f"A comparison needs two entrants or more, not {entrants}.")
+    return level / (entrants - 1)
+
+
+# The shortlist
+
+
+@dataclass(frozen=True)
+class Departure:
+    """An entrant that leaves the shortlist: who is better (with the least p), and that p."""
+
+    name: str
+    beaten_by: str
+    p: float
+
+
+@dataclass(frozen=True)
+class Shortlist:
+    """Who stays after a look, in the order given, and who leaves it; `level` is that of a pair."""
+
+    remaining: tuple[str, ...]
+    departures: tuple[Departure, ...]
+    level: float
+
+
+def shortlist(
+    scores: Mapping[str, ArrayLike], alive: Sequence[str], level: float, direction: Direction
+) -> Shortlist:
+    """Who stays on the shortlist after a look.
+
+    An entrant leaves when some other that was still on before this look is better at one-sided
+    level a_n / (m - 1), m = len(alive). All pairs are judged at once: whoever leaves now can still
+    be the one that sends another off. Were each beaten by some other, in a circle, all would stay.
+
+    scores: by entrant, [n] on the same n seeds; those not in `alive` are not read.
+    level: a_n, what this look may spend (`level_at`).
+    Raises `UserError` as `compare` does, and for a name in `alive` without scores.
+    """
+    if missing := [name for name in alive if name not in scores]:
+        raise UserError(f"'{missing[0]}' has no scores; a shortlist needs those of all still on.")
+    if len(alive) < 2:
+        return Shortlist(tuple(alive), (), level)
+    threshold = pair_level(level, len(alive))
+    rivals = {name: _best_rival(name, scores, alive, direction) for name in alive}
+    departures = tuple(rival for rival in rivals.values() if rival.p <= threshold)
+    if len(departures) == len(alive):
+        departures = ()
+    gone = {departure.name for departure in departures}
+    return Shortlist(tuple(name for name in alive if name not in gone), departures, threshold)
+
+
+def _best_rival(
+    name: str, scores: Mapping[str, ArrayLike], alive: Sequence[str], direction: Direction
+) -> Departure:
+    p_of = {
+        rival: _signed_ranks(_gains(scores[rival], scores[name], direction)).p_positive
+        for rival in alive
+        if rival != name
+    }
+    best = min(p_of, key=p_of.__getitem__)
+    return Departure(name, best, p_of[best])
+
+
+# What a race can see
+
+
+def more_seeds_needed(a: ArrayLike, b: ArrayLike, direction: Direction, level: float) -> int | None:
+    """About how many more paired seeds would separate `a` and `b`; 0 if they are separate already.
+
+    Noether's (1987) approximation: with q the share of the averages (d_i + d_j) / 2, i < j, that
+    are positive (a half for those equal to zero), the signed-rank test reaches one-sided `level`
+    with power 0.8 after about n = (z_level + z_power)^2 / (3 (q - 1/2)^2) pairs. Under normal noise
+    q - 1/2 is close to the standardised difference, mean / standard deviation, over sqrt(pi) where
+    that is small; unlike it, q can take runs that diverged. It supposes that what was seen so far
+    is the truth.
+
+    None where the sign of the difference is itself open: |q - 1/2| below its standard error
+    1 / sqrt(3 n) under equality, and with a single pair.
+    Raises `UserError` as `compare` does.
+    """
+    _require_between("level", level, 0, 0.5)
+    gains = _gains(a, b, direction)
+    test = _signed_ranks(gains)
+    if min(test.p_positive, test.p_negative) <= level:
+        return 0
+    if gains.size < 2:
+        return None
+    excess = _share_of_positive_averages(gains) - 0.5
+    if 3 * gains.size * excess**2 < 1:
+        return None
+    quantiles = float(stats.norm.isf(level) + stats.norm.ppf(POWER))
+    needed = quantiles**2 / (3 * excess**2)
+    return max(1, math.ceil(needed) - gains.size)
+
+
+def _share_of_positive_averages(differences: Floats) -> float:
+    first, second = np.triu_indices(differences.size, k=1)
+    with np.errstate(invalid="ignore"):
+        averages = differences[first] / 2 + differences[second] / 2
+    positive, negative = np.mean(averages > 0), np.mean(averages < 0)
+    return float(0.5 + (positive - negative) / 2)
+
+
+def visible_margin(seeds: int, entrants: int, alpha: float) -> float:
+    """The margin that a race can see at its last look, in standard deviations of the difference.
+
+    That is: which lead over one rival, divided by the standard deviation of the paired difference,
+    the last look finds with power 0.8 at its level a_n / (m - 1), all m entrants still being on:
+    (t_level + t_power) / sqrt(n 3 / pi), for normal noise, with the efficiency 3 / pi of signed
+    ranks and upper quantiles of Student's t with n - 1 degrees of freedom. (Those of the normal
+    distribution promise too much this far out: power is 0.73 and not 0.8 with 40 seeds at level
+    0.001.) Infinite where even n wins in n pairs, p = 2^-n, do not reach the level.
+
+    Raises `UserError` for fewer than two entrants, no seeds, and alpha outside (0, 1).
+    """
+    level = pair_level(level_at(seeds, seeds, alpha), entrants)
+    if seeds < _fewest_seeds(level):
+        return math.inf
+    noise = stats.t(df=seeds - 1)
+    return float(noise.isf(level) + noise.ppf(POWER)) / math.sqrt(seeds * EFFICIENCY)
+
+
+def _fewest_seeds(level: float) -> int:
+    """The least n with 2^-n <= level."""
+    return math.ceil(-math.log2(level))
+
+
+# One entrant alone
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its interval; an end without a bound is infinite."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def wilson(count: int, n: int, confidence: float = 0.95) -> Interval:
+    """The share count / n and its Wilson score interval (Wilson 1927), all in [0, 1].
+
+    Raises `UserError` unless 0 <= count <= n and n > 0.
+    """
+    _require_count("n", n)
+    _require_between("confidence", confidence, 0, 1)
+    if not 0 <= count <= n:
+        raise UserError(f"A count out of {n} must lie between 0 and {n}, not {count}.")
+    ends = stats.binomtest(count, n).proportion_ci(confidence, method="wilson")
+    return Interval(count / n, float(ends.low), float(ends.high))
+
+
+def median_interval(scores: ArrayLike, direction: Direction, confidence: float = 0.95) -> Interval:
+    """The median score and its interval between order statistics, whatever the distribution.
+
+    [x_(k), x_(n+1-k)] with the greatest k for which P(Binomial(n, 1/2) < k) <=
+    (1 - confidence) / 2. Runs that diverged are the worst of the order: a median among them is nan,
+    and an end among them is infinite on the worse side. Both ends are infinite where there are too
+    few scores for the confidence (fewer than 6 at 95 %).
+
+    Raises `UserError` for an empty array, and for a direction or confidence out of range.
+    """
+    _require_between("confidence", confidence, 0, 1)
+    goodness = np.sort(_goodness(scores, direction))
+    median = _as_score(_median(goodness), direction)
+    outside = _order_statistics_outside(goodness.size, confidence)
+    if outside == 0:
+        return Interval(median, -math.inf, math.inf)
+    ends = float(goodness[outside - 1]), float(goodness[-outside])
+    low, high = ends if direction == "max" else (-ends[1], -ends[0])
+    return Interval(median, low, high)
+
+
+def _order_statistics_outside(n: int, confidence: float) -> int:
+    """The greatest k with P(Binomial(n, 1/2) < k) <= (1 - confidence) / 2; k = 0 is always one."""
+    below = stats.binom.cdf(np.arange(n // 2 + 1), n, 0.5)
+    return int(np.searchsorted(below, (1 - confidence) / 2, side="right"))
+
+
+def tunability(scores: ArrayLike, budgets: Sequence[int], direction: Direction) -> dict[int, float]:
+    """The median best of b configurations for each budget b, by budget: the tunability curve.
+
+    Of the N configurations that were run, b are drawn without replacement: the i-th best of N is
+    the best of them with probability C(N - i, b - 1) / C(N, b), so that the best is among the top i
+    with probability 1 - C(N - i, b) / C(N, b). The median of that distribution is given, not its
+    mean, which cannot take configurations that diverged; where these reach the median it is nan.
+    These are tuning scores, and so optimistic.
+
+    scores: [N], one a configuration. budgets: each in 1 ... N.
+    Raises `UserError` for a budget out of range and as `compare` does.
+    Sources: Dodge et al. 2019; Tang et al. 2020.
+    """
+    best_first = np.sort(_goodness(scores, direction))[::-1]
+    for budget in budgets:
+        if not 1 <= budget <= best_first.size:
+            raise UserError(
+                f"A budget must lie between 1 and the {best_first.size} configurations that were"
+                f" run, not {budget}."
+            )
+    return {b: _as_score(_median_best(best_first, b), direction) for b in budgets}
+
+
+def _median_best(best_first: Floats, budget: int) -> float:
+    total = best_first.size
+    draws = math.comb(total, budget)
+    for top in range(1, total + 1):
+        draws_below_top = math.comb(total - top, budget)
+        if 2 * draws_below_top == draws:
+            return float(best_first[top - 1] / 2 + best_first[top] / 2)
+        if 2 * draws_below_top < draws:
+            break
+    return float(best_first[top - 1])
+
+
+def _as_score(goodness: float, direction: Direction) -> float:
+    """Undoes `_goodness`: a score in the metric's own sense, nan for a run that diverged."""
+    if math.isinf(goodness):
+        return math.nan
+    return goodness if direction == "max" else 0.0 - goodness  # no minus zero
+
+
+def _require_between(name: str, value: float, low: float, high: float) -> None:
+    if not low < value < high:
+        raise UserError(f"{name} must lie between {low} and {high}, ends left out, not {value}.")
+
+
+def _require_count(name: str, value: int) -> None:
+    if not isinstance(value, Integral) or value < 1:
+        raise UserError(f"{name} must be a whole number above 0, not {value}.")
