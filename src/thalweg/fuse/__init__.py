@@ -1,0 +1,1 @@
+"""Runs chains of rules on tensors."""

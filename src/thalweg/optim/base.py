@@ -1,0 +1,284 @@
+"""What every drop-in optimizer shares: parameter groups, state, steps and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT, StateDict
+
+from thalweg.fuse import eager
+from thalweg.fuse.eager import Cell
+from thalweg.rules.rule import Rule
+from thalweg.schedules import Schedule
+
+Chain = tuple[type[Rule], ...]
+Group = dict[str, Any]
+
+
+class RuleOptimizer(torch.optim.Optimizer):
+    """A `torch.optim.Optimizer` whose steps are those of a chain of rules.
+
+    Its groups hold a plain number for each hyperparameter, under PyTorch's name, and each may be
+    changed between steps; where a schedule was given, the number is the schedule's base, and the
+    schedule is a factor beside it that counts the group's own steps from 0. The first step of a
+    parameter that had no gradient until then is its step 1.
+    """
+
+    def __init__(self, params: ParamsT, defaults: Mapping[str, Any]) -> None:
+        self.schedules: list[dict[str, Any]] = []
+        super().__init__(params, {"maximize": False, **defaults})
+
+    def chain(self, group: Group) -> Chain:
+        """The rules that step a group."""
+        raise NotImplementedError
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Adds a group; UserError for a hyperparameter outside its range."""
+        group = {**self.defaults, **param_group, "step_count": 0}
+        for rule in self.chain(group):
+            for name in rule.known():
+                group[name] = rule.accepted(name, number(group[name]))
+        scheduled = {name: value for name, value in group.items() if holds_schedule(value)}
+        group |= {name: base(value) for name, value in scheduled.items()}
+        group["memory"] = {name: memory(value) for name, value in scheduled.items()}
+        super().add_param_group(group)
+        self.schedules.append(scheduled)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One step from the gradients that the parameters hold, after `closure` where given."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        cells: dict[Chain, list[tuple[Tensor, Cell]]] = {}
+        for index, group in enumerate(self.param_groups):
+            chain, values = self.chain(group), self.values(index)
+            for param in group["params"]:
+                if param.grad is not None:
+                    aged = {**values, "t": age(self.state[param]) + 1}
+                    grad = gradient(param, group["maximize"])
+                    cell = Cell(working(param), grad, aged, self.states(chain, param, values))
+                    cells.setdefault(chain, []).append((param, cell))
+            group["step_count"] += 1
+        for chain, stepped in cells.items():
+            eager.step(chain, [cell for _, cell in stepped], model_norm)
+            for param, cell in stepped:
+                as_real(param).copy_(cell.param)
+                self.keep(param, cell)
+        return loss
+
+    def values(self, index: int) -> dict[str, Any]:
+        """The hyperparameters and options of a group at its coming step, schedules included."""
+        group, scheduled = self.param_groups[index], self.schedules[index]
+        values: dict[str, Any] = {}
+        for rule in self.chain(group):
+            values |= {name: group[name] for name in rule.options}
+            values |= {name: now(group, scheduled, name, 0) for name in rule.hypers}
+            for name, following in rule.coming.items():
+                values[name] = now(group, scheduled, following.hyper, 1)
+        return values
+
+    def states(self, chain: Chain, param: Tensor, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What the chain's rules keep for a parameter, or start from."""
+        saved = self.state[param]
+        states: dict[str, Any] = {}
+        for rule in chain:
+            for name, state in rule.states.items():
+                kept = saved.get(name)
+                fresh = kept is None
+                states[name] = starting(as_real(param), state, values) if fresh else as_real(kept)
+            for name, row_state in rule.row_states.items():
+                states[name] = float(saved.get(name, row_state.init))
+        return states
+
+    def keep(self, param: Tensor, cell: Cell) -> None:
+        """Puts a stepped cell's states where `state_dict` finds them."""
+        saved = self.state[param]
+        saved["step"] = torch.tensor(float(cell.values["t"]), dtype=torch.float32)
+        for name, value in cell.states.items():
+            if isinstance(value, float):
+                saved[name] = torch.tensor(value, dtype=torch.float64)
+            else:
+                saved[name] = torch.view_as_complex(value) if param.is_complex() else value
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """The model at the parameters that evaluation is meant to use, for the time of the block.
+
+        Averages and look-ahead rules train at another point than they evaluate at; checkpoints
+        meant for use are saved in here. Training goes on as if nothing had happened.
+        """
+        kept: list[tuple[Tensor, Tensor]] = []
+        try:
+            with torch.no_grad():
+                for param, value in self.evaluated():
+                    kept.append((param, param.clone()))
+                    as_real(param).copy_(value)
+            yield
+        finally:
+            with torch.no_grad():
+                for param, value in kept:
+                    param.copy_(value)
+
+    def evaluated(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The parameters that evaluation uses at another value, and that value."""
+        for index, group in enumerate(self.param_groups):
+            chain, values = self.chain(group), self.values(index)
+            for param in group["params"]:
+                t = age(self.state.get(param, {}))
+                if t == 0:
+                    continue
+                no_grad, states = torch.empty(0), self.states(chain, param, values)
+                cell = Cell(working(param), no_grad, {**values, "t": t}, states)
+                value = eager.evaluated(chain, cell)
+                if value is not cell.param:
+                    yield param, value
+
+    def observe(self, validation: float | None = None, training: float | None = None) -> None:
+        """Tells plateau schedules the metric that they watch."""
+        for group, scheduled in zip(self.param_groups, self.schedules, strict=True):
+            for name, value in scheduled.items():
+                group["memory"][name] = observed(
+                    value, group["memory"][name], validation=validation, training=training
+                )
+
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        """Goes on from a saved state: one of ours, or PyTorch's of the optimizer of that name."""
+        given: StateDict = {}
+        hook = self.register_load_state_dict_pre_hook(lambda _, last: given.update(last))
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            hook.remove()
+        # PyTorch has rounded each state to its parameter's precision; ours keep their own.
+        for group, saved in zip(self.param_groups, given["param_groups"], strict=True):
+            for param, i in zip(group["params"], saved["params"], strict=True):
+                if i in given["state"]:
+                    self.state[param] |= self.restored(group, param, given["state"][i])
+
+    def restored(self, group: Group, param: Tensor, saved: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The states of a parameter's rules, from saved ones."""
+        dtype = torch.promote_types(param.dtype, torch.float32)
+        restored = {}
+        for rule in self.chain(group):
+            for name in rule.states:
+                if isinstance(saved.get(name), Tensor):
+                    restored[name] = saved[name].to(param.device, dtype, copy=True)
+            for name in rule.row_states:
+                if name in saved:
+                    restored[name] = torch.tensor(float(saved[name]), dtype=torch.float64)
+        return restored
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group, scheduled in zip(self.param_groups, self.schedules, strict=True):
+            for name, value in {**self.defaults, "step_count": 0}.items():
+                group.setdefault(name, base(value))
+            fresh = {name: memory(value) for name, value in scheduled.items()}
+            group["memory"] = fresh | group.get("memory", {})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "schedules": self.schedules}
+
+
+def model_norm(tensors: list[Tensor]) -> list[Tensor]:
+    """The norm over all of them, once for each, on its own device."""
+    total = torch.nn.utils.get_total_norm(tensors)
+    return [total.to(tensor.device) for tensor in tensors]
+
+
+def as_real(x: Tensor) -> Tensor:
+    """Complex numbers as pairs of real ones, which rules treat as two."""
+    return torch.view_as_real(x) if x.is_complex() else x
+
+
+def working(x: Tensor) -> Tensor:
+    """As rules take it: real, and half precision in float32, to be rounded once a step."""
+    real = as_real(x)
+    return real.to(torch.promote_types(real.dtype, torch.float32))
+
+
+def gradient(param: Tensor, maximize: bool) -> Tensor:
+    """A parameter's gradient, dense, of what is to be made small."""
+    assert param.grad is not None
+    grad = working(param.grad.to_dense() if param.grad.is_sparse else param.grad)
+    return -grad if maximize else grad
+
+
+def age(saved: Mapping[str, Any]) -> int:
+    """The steps a parameter has taken; PyTorch does not count them for every optimizer."""
+    if "step" in saved:
+        return int(saved["step"])
+    return int(any(value is not None for value in saved.values()))
+
+
+def starting(param: Tensor, state: Any, values: Mapping[str, Any]) -> Tensor:
+    """A state before its first step; that of half-precision weights is float32."""
+    dtype = torch.promote_types(param.dtype, torch.float32)
+    shape = (values[state.copies], *param.shape) if state.copies else param.shape
+    init = values[state.init] if isinstance(state.init, str) else state.init
+    started: Tensor = param.new_zeros(shape, dtype=dtype) + init
+    return started
+
+
+def number(value: Any) -> Any:
+    """A setting without tensors: PyTorch takes a tensor of one number as a rate, rules do not."""
+    if isinstance(value, tuple | list):
+        return tuple(number(part) for part in value)
+    return value.item() if isinstance(value, Tensor) else value
+
+
+def holds_schedule(value: Any) -> bool:
+    """Whether a setting, or one of a pair, is a schedule."""
+    parts = value if isinstance(value, tuple) else (value,)
+    return any(isinstance(part, Schedule) for part in parts)
+
+
+def base(value: Any) -> Any:
+    """The plain number that stands in a group where a schedule was given."""
+    if isinstance(value, tuple):
+        return tuple(base(part) for part in value)
+    return value.base if isinstance(value, Schedule) else value
+
+
+def memory(value: Any) -> Any:
+    """What a setting's schedules remember at the start."""
+    if isinstance(value, tuple):
+        return [memory(part) for part in value]
+    return value.memory() if isinstance(value, Schedule) else {}
+
+
+def observed(value: Any, kept: Any, **metrics: float | None) -> Any:
+    """What a setting's schedules remember after they were told the metrics."""
+    if isinstance(value, tuple):
+        return [observed(v, k, **metrics) for v, k in zip(value, kept, strict=True)]
+    return value.observe(kept, **metrics) if isinstance(value, Schedule) else kept
+
+
+def now(group: Group, scheduled: Mapping[str, Any], name: str, ahead: int) -> Any:
+    """A hyperparameter at the group's coming step, or `ahead` steps after it."""
+    schedule = scheduled.get(name)
+    return at(number(group[name]), schedule, group["step_count"] + ahead, group["memory"].get(name))
+
+
+def at(value: Any, schedule: Any, step: int, kept: Any) -> Any:
+    """A setting at a step: its plain numbers times the factors of its schedules, where it has any.
+
+    kept: what the schedules remember.
+    """
+    if isinstance(value, tuple | list):
+        parts = schedule if schedule else (None,) * len(value)
+        memories = kept if kept else ({},) * len(value)
+        return tuple(at(v, s, step, k) for v, s, k in zip(value, parts, memories, strict=True))
+    return value * schedule.factor(step, kept) if isinstance(schedule, Schedule) else value

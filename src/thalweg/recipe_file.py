@@ -1,0 +1,124 @@
+"""Recipes as TOML, for a person to read and change.
+
+    name = "adam"
+
+    [[rules]]
+    rule = "ClipValue"
+    clip_value = 1.0
+
+    [[rules]]
+    rule = "Adam"
+    lr = {schedule = "linear", start = 0.003, end = 3e-5, steps = 2000}
+    betas = [0.9, 0.999]
+
+A setting that a file leaves out has its default.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import tomli_w
+
+from thalweg import rules, schedules
+from thalweg.errors import UserError, suggest
+from thalweg.rules.rule import Rule
+from thalweg.schedules import Schedule
+
+HEADER = re.compile(r"\s*\[\[\s*rules\s*\]\]")
+RULES: dict[str, type[Rule]] = {
+    name: getattr(rules, name) for name in rules.__all__ if name != "Rule"
+}
+
+
+def written(name: str, chain: Sequence[Rule]) -> str:
+    """The file of a recipe of that name; `read` gives both back."""
+    tables = [
+        {"rule": type(rule).__name__} | {key: plain(value) for key, value in rule.settings.items()}
+        for rule in chain
+    ]
+    return tomli_w.dumps({"name": name, "rules": tables})
+
+
+def read(text: str) -> tuple[str, tuple[Rule, ...]]:
+    """The name and the rules of a recipe; UserError names the line and what is wrong there."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        last = f"at the end, line {len(text.splitlines())}"
+        said = str(error).replace("at end of document", last)
+        raise UserError(f"the recipe is no TOML: {said}.") from None
+    for key in data:
+        if key not in ("name", "rules"):
+            hint = suggest(key, ["name", "rules"])
+            raise UserError(f"line {line(text, key)}: a recipe file has no {key}; {hint}")
+    name, tables = data.get("name", "recipe"), data.get("rules")
+    if not isinstance(name, str):
+        raise UserError(f"line {line(text, 'name')}: name must be text, not {name!r}.")
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise UserError("the recipe has no [[rules]]; it needs such a table for each of its rules.")
+    return name, tuple(rule_from(table, text, place) for place, table in enumerate(tables))
+
+
+def rule_from(table: dict[str, Any], text: str, place: int) -> Rule:
+    """The rule of one [[rules]] table, of which `place` others stand above it."""
+    header = line(text, "rule", place)
+    with on_line(header):
+        kind = kind_of(table)
+    settings = {}
+    for key, value in table.items():
+        if key != "rule":
+            with on_line(line(text, key, place)):
+                settings[key] = kind.accepted(key, setting(value))
+    with on_line(header):
+        return kind(**settings)
+
+
+def kind_of(table: dict[str, Any]) -> type[Rule]:
+    if "rule" not in table:
+        raise UserError('this table does not say which rule it is, such as rule = "Adam".')
+    name = table["rule"]
+    if name not in list(RULES):
+        raise UserError(f"no rule is called {name}; {suggest(str(name), RULES)}")
+    return RULES[name]
+
+
+def plain(value: Any) -> Any:
+    """A setting as TOML writes it."""
+    if isinstance(value, tuple):
+        return [plain(part) for part in value]
+    return value.to_dict() if isinstance(value, Schedule) else value
+
+
+def setting(value: Any) -> Any:
+    """A setting from what TOML has read."""
+    if isinstance(value, list):
+        return tuple(setting(part) for part in value)
+    return schedules.from_dict(value) if isinstance(value, dict) else value
+
+
+@contextmanager
+def on_line(number: int) -> Iterator[None]:
+    """Adds to an error of the block the line that it comes from."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"line {number}: {error}") from None
+
+
+def line(text: str, key: str, place: int = -1) -> int:
+    """The number of the line on which a [[rules]] table gives a key, or else begins.
+
+    place: how many such tables stand above it; -1 for a key outside of them.
+    """
+    lines = [line.partition("#")[0] for line in text.splitlines()]
+    headers = [i for i, line in enumerate(lines) if HEADER.match(line)]
+    start, end = 0, len(lines)
+    if 0 <= place < len(headers):
+        start, end = [*headers, end][place : place + 2]
+    given = re.compile(rf"(?<![\w-]){re.escape(key)}[\"']?\s*[=.\]]")
+    return next((i for i in range(start, end) if given.search(lines[i])), start) + 1

@@ -1,0 +1,260 @@
+"""Recipes: chains of rules with their settings, as plain data, and the named optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from thalweg import recipe_file, rules
+from thalweg.errors import UserError, suggest
+from thalweg.rules.rule import Rule
+from thalweg.schedules import Schedule
+
+Setting: TypeAlias = "float | Schedule"
+Pair: TypeAlias = "tuple[Setting, Setting]"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A chain of rules: each is given what the one before has made of the gradient.
+
+    rules: in order; exactly one of them takes the step and has the `lr`. Every hyperparameter and
+        every state has its name once in a chain.
+    name: what the recipe is called in tables and reports.
+
+    Raises UserError for a chain that could not train.
+    """
+
+    rules: tuple[Rule, ...]
+    name: str = "recipe"
+
+    def __post_init__(self) -> None:
+        stepping = [i for i, rule in enumerate(self.rules) if "lr" in rule.hypers]
+        if len(stepping) != 1:
+            raise UserError(
+                "a recipe needs exactly one rule that takes the step and has an lr; "
+                f"this one has {len(stepping)}."
+            )
+        check_order(self.rules, stepping[0])
+        named = [name for r in self.rules for name in (*r.settings, *r.states, *r.row_states)]
+        for name in named:
+            if named.count(name) > 1:
+                raise UserError(f"two rules of one recipe both have {name}; a chain takes one.")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every hyperparameter and option of every rule, by name."""
+        return {name: value for rule in self.rules for name, value in rule.settings.items()}
+
+    def replace(self, **settings: Any) -> Recipe:
+        """The same chain with some settings changed; UserError for one that it does not have."""
+        for name in settings:
+            if name not in self.settings:
+                hint = suggest(name, self.settings)
+                raise UserError(f"recipe {self.name} has no setting {name}; {hint}")
+        changed = (
+            type(rule)(**{name: settings.get(name, value) for name, value in rule.settings.items()})
+            for rule in self.rules
+        )
+        return Recipe(tuple(changed), self.name)
+
+    def to_toml(self) -> str:
+        """The recipe as a file that a person can read and change; `from_toml` reads it back."""
+        return recipe_file.written(self.name, self.rules)
+
+    @classmethod
+    def from_toml(cls, text: str) -> Recipe:
+        """The recipe that a file holds; UserError names the line and what is wrong there."""
+        name, chain = recipe_file.read(text)
+        return cls(chain, name)
+
+
+def check_order(chain: tuple[Rule, ...], step: int) -> None:
+    """UserError for a rule that computes nonsense at its place; `step` is that of the lr."""
+    for i, rule in enumerate(chain):
+        kind = type(rule).__name__
+        if (rule.place == "before" and i > step) or (rule.place == "behind" and i < step):
+            stepping = type(chain[step]).__name__
+            raise UserError(f"{kind} must stand {rule.place} {stepping}, which takes the step.")
+        if rule.place == "last" and rule is not chain[-1]:
+            raise UserError(f"{kind} must stand last in its recipe.")
+
+
+def chain(*parts: Rule | Recipe, name: str = "recipe") -> Recipe:
+    """One recipe from rules and recipes, in order.
+
+        chain(clip_value(1.0), adam(lr=3e-3), tail_average(last=500))
+
+    Raises UserError for a chain that could not train.
+    """
+    flat: list[Rule] = []
+    for part in parts:
+        if not isinstance(part, Rule | Recipe):
+            raise UserError(f"a chain is made of rules and recipes, not {part!r}.")
+        flat += part.rules if isinstance(part, Recipe) else [part]
+    return Recipe(tuple(flat), name)
+
+
+def clip_value(limit: Setting) -> Rule:
+    """Clipping of each component to [-limit, limit]: `thalweg.rules.ClipValue`."""
+    return rules.ClipValue(clip_value=limit)
+
+
+def clip_norm(max_norm: Setting) -> Rule:
+    """Clipping by the norm over the whole model: `thalweg.rules.ClipNorm`."""
+    return rules.ClipNorm(max_norm=max_norm)
+
+
+def tail_average(last: int, steps: int | None = None) -> Rule:
+    """The exact mean of the last `last` iterates.
+
+    With `steps`, the length of the training, it costs the memory of one parameter
+    (`TailAverage`); without, of `last` parameters (`WindowAverage`).
+    """
+    if steps is None:
+        return rules.WindowAverage(last=last)
+    return rules.TailAverage(last=last, steps=steps)
+
+
+def block_average(last: int) -> Rule:
+    """The mean of the last `last` to 2 `last` iterates, for the memory of two parameters."""
+    return rules.BlockAverage(last=last)
+
+
+def ema(decay: Setting = 0.999) -> Rule:
+    """The exponential average of the iterates: `thalweg.rules.ExponentialAverage`."""
+    return rules.ExponentialAverage(decay=decay)
+
+
+def decayed(rule: Rule, weight_decay: Setting, name: str) -> Recipe:
+    """The rule behind L2 decay, where there is any."""
+    front = (rules.L2Decay(weight_decay=weight_decay),) if weight_decay != 0 else ()
+    return Recipe((*front, rule), name)
+
+
+def sgd(lr: Setting = 1e-2, weight_decay: Setting = 0.0) -> Recipe:
+    """Plain stochastic gradient descent: `thalweg.rules.SGD`."""
+    return decayed(rules.SGD(lr=lr), weight_decay, "sgd")
+
+
+def momentum(lr: Setting = 1e-2, momentum: Setting = 0.9, weight_decay: Setting = 0.0) -> Recipe:
+    """The lecture's heavy-ball momentum: `thalweg.rules.Momentum`."""
+    return decayed(rules.Momentum(lr=lr, momentum=momentum), weight_decay, "momentum")
+
+
+def nesterov(lr: Setting = 1e-2, momentum: Setting = 0.9, weight_decay: Setting = 0.0) -> Recipe:
+    """Nesterov momentum, true to the look-ahead formula: `thalweg.rules.Nesterov`."""
+    return decayed(rules.Nesterov(lr=lr, momentum=momentum), weight_decay, "nesterov")
+
+
+def delta_bar_delta(
+    lr: Setting = 1e-2,
+    increase: Setting = 0.05,
+    decrease: Setting = 0.1,
+    smoothing: Setting = 0.7,
+    weight_decay: Setting = 0.0,
+) -> Recipe:
+    """Jacobs' rates of each parameter's own: `thalweg.rules.DeltaBarDelta`."""
+    rule = rules.DeltaBarDelta(lr=lr, increase=increase, decrease=decrease, smoothing=smoothing)
+    return decayed(rule, weight_decay, "delta-bar-delta")
+
+
+def adagrad(lr: Setting = 1e-2, eps: Setting = 1e-10, weight_decay: Setting = 0.0) -> Recipe:
+    """AdaGrad: `thalweg.rules.Adagrad`."""
+    return decayed(rules.Adagrad(lr=lr, eps=eps), weight_decay, "adagrad")
+
+
+def rmsprop(
+    lr: Setting = 1e-2,
+    alpha: Setting = 0.99,
+    eps: Setting = 1e-8,
+    weight_decay: Setting = 0.0,
+    momentum: Setting = 0.0,
+) -> Recipe:
+    """RMSProp, plain or with momentum: `thalweg.rules.RMSprop`, `RMSpropMomentum`."""
+    rule: Rule = rules.RMSprop(lr=lr, alpha=alpha, eps=eps)
+    if momentum != 0:
+        rule = rules.RMSpropMomentum(lr=lr, alpha=alpha, eps=eps, momentum=momentum)
+    return decayed(rule, weight_decay, "rmsprop")
+
+
+def adam(
+    lr: Setting = 1e-3,
+    betas: Pair = (0.9, 0.999),
+    eps: Setting = 1e-8,
+    weight_decay: Setting = 0.0,
+) -> Recipe:
+    """Adam with bias correction: `thalweg.rules.Adam`."""
+    return decayed(rules.Adam(lr=lr, betas=betas, eps=eps), weight_decay, "adam")
+
+
+def amsgrad(
+    lr: Setting = 1e-3,
+    betas: Pair = (0.9, 0.999),
+    eps: Setting = 1e-8,
+    weight_decay: Setting = 0.0,
+) -> Recipe:
+    """Adam with the largest second moment so far: `thalweg.rules.AMSGrad`."""
+    return decayed(rules.AMSGrad(lr=lr, betas=betas, eps=eps), weight_decay, "amsgrad")
+
+
+def adamw(
+    lr: Setting = 1e-3,
+    betas: Pair = (0.9, 0.999),
+    eps: Setting = 1e-8,
+    weight_decay: Setting = 1e-2,
+) -> Recipe:
+    """Adam with decay beside the step: `thalweg.rules.DecoupledDecay`."""
+    rule = rules.Adam(lr=lr, betas=betas, eps=eps)
+    return Recipe((rule, rules.DecoupledDecay(weight_decay=weight_decay)), "adamw")
+
+
+def nadam(
+    lr: Setting = 2e-3,
+    betas: Pair = (0.9, 0.999),
+    eps: Setting = 1e-8,
+    weight_decay: Setting = 0.0,
+    momentum_decay: Setting = 4e-3,
+) -> Recipe:
+    """Adam with Nesterov's look-ahead: `thalweg.rules.NAdam`."""
+    rule = rules.NAdam(lr=lr, betas=betas, eps=eps, momentum_decay=momentum_decay)
+    return decayed(rule, weight_decay, "nadam")
+
+
+def adadelta(
+    lr: Setting = 1.0, rho: Setting = 0.9, eps: Setting = 1e-6, weight_decay: Setting = 0.0
+) -> Recipe:
+    """Adadelta: `thalweg.rules.Adadelta`."""
+    return decayed(rules.Adadelta(lr=lr, rho=rho, eps=eps), weight_decay, "adadelta")
+
+
+def lion(lr: Setting = 1e-4, betas: Pair = (0.9, 0.99), weight_decay: Setting = 0.0) -> Recipe:
+    """Lion, with decay beside the step: `thalweg.rules.Lion`."""
+    rule = rules.Lion(lr=lr, betas=betas)
+    decay = (rules.DecoupledDecay(weight_decay=weight_decay),) if weight_decay != 0 else ()
+    return Recipe((rule, *decay), "lion")
+
+
+RECIPES: dict[str, Callable[..., Recipe]] = {
+    "sgd": sgd,
+    "momentum": momentum,
+    "nesterov": nesterov,
+    "delta-bar-delta": delta_bar_delta,
+    "adagrad": adagrad,
+    "rmsprop": rmsprop,
+    "adam": adam,
+    "adamw": adamw,
+    "nadam": nadam,
+    "adadelta": adadelta,
+    "amsgrad": amsgrad,
+    "lion": lion,
+}
+"""The named optimizers, by the name that commands and reports use."""
+
+
+def named(name: str) -> Recipe:
+    """The recipe of that name at its defaults; UserError suggests a close one."""
+    if name not in RECIPES:
+        raise UserError(f"no optimizer is called {name}; {suggest(name, RECIPES)}")
+    return RECIPES[name]()

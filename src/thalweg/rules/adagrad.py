@@ -1,0 +1,29 @@
+"""AdaGrad: each parameter's rate falls with the gradients it has seen."""
+
+from __future__ import annotations
+
+from thalweg.rules.arithmetic import sqrt
+from thalweg.rules.row import Value
+from thalweg.rules.rule import Hyper, Rule, State
+from thalweg.rules.space import log
+
+
+class Adagrad(Rule):
+    """r <- r + g g; theta <- theta - lr g / (eps + sqrt(r))
+
+    `sum` is r, of the parameter's shape, `initial_accumulator_value` at the start. It never falls,
+    so no rate ever rises; the rate of a parameter with small gradients falls less. `eps` is the
+    lecture's delta: 1e-6 there, 1e-10 in PyTorch and here. `lr_decay` divides the rate by
+    1 + (t - 1) lr_decay, as in PyTorch; the formula has none. Duchi, Hazan and Singer 2011.
+    """
+
+    lr = Hyper(1e-2, log(1e-3, 1.0))
+    lr_decay = Hyper(0.0)
+    initial_accumulator_value = Hyper(0.0)
+    eps = Hyper(1e-10)
+    sum = State(init="initial_accumulator_value")
+
+    def update(self, g: Value) -> Value:
+        self.sum = self.sum + g * g
+        lr = self.lr / (1 + (self.t - 1) * self.lr_decay)
+        return -lr * g / (sqrt(self.sum) + self.eps)

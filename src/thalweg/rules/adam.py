@@ -1,0 +1,52 @@
+"""Adam and AMSGrad."""
+
+from __future__ import annotations
+
+from thalweg.rules.arithmetic import maximum, sqrt
+from thalweg.rules.row import Value
+from thalweg.rules.rule import Hyper, Rule, State
+from thalweg.rules.space import log, log_one_minus
+
+
+class Adam(Rule):
+    """Momentum over RMSProp, both corrected for their start at zero.
+
+        v <- beta1 v + (1 - beta1) g
+        r <- beta2 r + (1 - beta2) g g
+        theta <- theta - lr (v / (1 - beta1^t)) / (eps + sqrt(r / (1 - beta2^t)))
+
+    `betas` are the lecture's rho1 and rho2, `eps` its delta (1e-6 there, 1e-8 here and in PyTorch).
+    `exp_avg` is v and `exp_avg_sq` is r, of the parameter's shape. Kingma and Ba 2015.
+    """
+
+    lr = Hyper(1e-3, log(1e-5, 1.0))
+    betas = Hyper(
+        (0.9, 0.999), (log_one_minus(0.5, 0.99), log_one_minus(0.8, 0.9999)), high=1.0, below=True
+    )
+    eps = Hyper(1e-8)
+    exp_avg, exp_avg_sq = State(), State()
+
+    def update(self, g: Value) -> Value:
+        beta1, beta2 = self.betas
+        self.exp_avg = beta1 * self.exp_avg + (1 - beta1) * g
+        self.exp_avg_sq = beta2 * self.exp_avg_sq + (1 - beta2) * g * g
+        corrected_avg = self.exp_avg / (1 - beta1**self.t)
+        corrected_sq = self.second_moment() / (1 - beta2**self.t)
+        return -self.lr * corrected_avg / (sqrt(corrected_sq) + self.eps)
+
+    def second_moment(self) -> Value:
+        return self.exp_avg_sq
+
+
+class AMSGrad(Adam):
+    """Adam with the largest r so far in place of r.
+
+    The maximum is taken before the correction, as PyTorch does; the paper corrects nothing.
+    `max_exp_avg_sq` has the parameter's shape. Reddi, Kale and Kumar 2018.
+    """
+
+    max_exp_avg_sq = State()
+
+    def second_moment(self) -> Value:
+        self.max_exp_avg_sq = maximum(self.max_exp_avg_sq, self.exp_avg_sq)
+        return self.max_exp_avg_sq

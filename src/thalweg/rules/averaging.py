@@ -1,0 +1,100 @@
+"""Averages of the iterates: evaluation is at the average, training goes on undisturbed.
+
+An average stands last in a chain. Polyak and Juditsky 1992.
+"""
+
+# Most averages need no parameter to evaluate at.
+# ruff: noqa: ARG002
+
+from __future__ import annotations
+
+from thalweg.rules.arithmetic import replaced, where
+from thalweg.rules.row import Value
+from thalweg.rules.rule import Hyper, Option, RowState, Rule, State
+
+
+class TailAverage(Rule):
+    """The exact mean of the last `last` iterates of a training of `steps` steps.
+
+    The end is known, so one accumulator is enough: memory of one parameter. Until the tail begins,
+    evaluation is at the iterate. With `last` above `steps` it is the mean of all.
+    """
+
+    place = "last"
+    last, steps = Option(), Option()
+    average = State()
+
+    def update(self, g: Value) -> Value:
+        moved = self.average + (self.param + g - self.average) / max(self.count, 1)
+        self.average = where(self.count > 0, moved, self.average)
+        return g
+
+    def evaluated(self, theta: Value) -> Value:
+        return where(self.count > 0, self.average, theta)
+
+    @property
+    def count(self) -> int:
+        """How many iterates of the tail there have been; not above 0 until it begins."""
+        before: int = max(self.steps - self.last, 0)
+        return self.t - before
+
+
+class WindowAverage(Rule):
+    """The exact mean of the last `last` iterates at any moment.
+
+    The end is unknown, so each of them is kept: memory of `last` parameters.
+    """
+
+    place = "last"
+    last = Option()
+    iterates = State(copies="last")
+
+    def update(self, g: Value) -> Value:
+        self.iterates = replaced(self.iterates, (self.t - 1) % self.last, self.param + g)
+        return g
+
+    def evaluated(self, theta: Value) -> Value:
+        return self.iterates.sum(0) / min(self.t, self.last)
+
+
+class BlockAverage(Rule):
+    """The mean of the last `last` to 2 `last` iterates at any moment.
+
+    Two sums of blocks of `last` iterates each, the block before and the one being filled: memory of
+    two parameters, for a window whose length varies.
+    """
+
+    place = "last"
+    last = Option()
+    before, filling = State(), State()
+
+    def update(self, g: Value) -> Value:
+        full = self.t > 1 and (self.t - 1) % self.last == 0
+        self.before = where(full, self.filling, self.before)
+        self.filling = where(full, self.param + g, self.filling + self.param + g)
+        return g
+
+    def evaluated(self, theta: Value) -> Value:
+        filled = (self.t - 1) % self.last + 1
+        return (self.before + self.filling) / (filled + (self.last if self.t > self.last else 0))
+
+
+class ExponentialAverage(Rule):
+    """a <- decay a + (1 - decay) theta; w <- decay w + 1 - decay; evaluated at a / w.
+
+    Memory of one parameter. `weight` is w, one number, 1 - decay^t while `decay` is constant: the
+    division makes it a weighted mean of iterates alone.
+    """
+
+    place = "last"
+    decay = Hyper(0.999, high=1.0, below=True)
+    average = State()
+    weight = RowState()
+
+    def update(self, g: Value) -> Value:
+        self.average = self.decay * self.average + (1 - self.decay) * (self.param + g)
+        self.weight = self.decay * self.weight + (1 - self.decay)
+        return g
+
+    def evaluated(self, theta: Value) -> Value:
+        return self.average / self.weight

@@ -1,0 +1,33 @@
+"""Clipping: a cliff's gradient must not throw the parameters away."""
+
+from __future__ import annotations
+
+from thalweg.rules.arithmetic import clamp, minimum
+from thalweg.rules.row import Value
+from thalweg.rules.rule import Hyper, Norm, Rule
+
+
+class ClipValue(Rule):
+    """g <- clamp(g, -clip_value, clip_value), element by element.
+
+    A bound from above alone, min(g, limit), would let a large negative component pass.
+    Pascanu, Mikolov and Bengio 2013.
+    """
+
+    clip_value = Hyper(1.0)
+
+    def update(self, g: Value) -> Value:
+        return clamp(g, -self.clip_value, self.clip_value)
+
+
+class ClipNorm(Rule):
+    """g <- g min(1, max_norm / norm(g)), the norm taken over the whole model of a member.
+
+    The direction stays. Pascanu, Mikolov and Bengio 2013.
+    """
+
+    max_norm = Hyper(1.0)
+    norm = Norm()
+
+    def update(self, g: Value) -> Value:
+        return g * minimum(self.max_norm / self.norm, 1.0)

@@ -1,0 +1,35 @@
+"""Weight decay, inside the gradient or beside the step."""
+
+from __future__ import annotations
+
+from thalweg.rules.row import Value
+from thalweg.rules.rule import Hyper, Rule
+from thalweg.rules.space import log
+
+
+class L2Decay(Rule):
+    """g <- g + weight_decay theta, the gradient of a penalty weight_decay |theta|^2 / 2.
+
+    It stands in front of the rule that takes the step, and adaptive rules rescale it with the rest.
+    """
+
+    place = "before"
+    weight_decay = Hyper(0.0)
+
+    def update(self, g: Value) -> Value:
+        return g + self.weight_decay * self.param
+
+
+class DecoupledDecay(Rule):
+    """theta <- theta (1 - lr weight_decay), beside the step.
+
+    It stands behind the rule that takes the step and reads that rule's `lr`, as PyTorch's AdamW
+    does: changing the rate changes the decay. Loshchilov and Hutter 2019.
+    """
+
+    place = "behind"
+    weight_decay = Hyper(1e-2, log(1e-4, 1.0))
+    lr: Value
+
+    def update(self, g: Value) -> Value:
+        return g - self.lr * self.weight_decay * self.param

@@ -1,0 +1,25 @@
+"""Heavy-ball momentum."""
+
+from __future__ import annotations
+
+from thalweg.rules.row import Value
+from thalweg.rules.rule import Hyper, Rule, State
+from thalweg.rules.space import log, log_one_minus
+
+
+class Momentum(Rule):
+    """v <- momentum v - lr g; theta <- theta + v
+
+    `momentum` is gamma in [0, 1): 0 is plain descent, near 1 the whole history of gradients counts.
+    `velocity` is v, of the parameter's shape, 0 at the start. It has the learning rate inside,
+    unlike the buffer of `torch.optim.SGD`: when `lr` cools, past gradients keep the rate of their
+    own time. Polyak 1964.
+    """
+
+    lr = Hyper(1e-2, log(1e-4, 1.0))
+    momentum = Hyper(0.9, log_one_minus(0.5, 0.99), below=True, high=1.0)
+    velocity = State()
+
+    def update(self, g: Value) -> Value:
+        self.velocity = self.momentum * self.velocity - self.lr * g
+        return self.velocity

@@ -1,0 +1,44 @@
+"""NAdam: Nesterov's look-ahead in Adam."""
+
+from __future__ import annotations
+
+from thalweg.rules.arithmetic import sqrt
+from thalweg.rules.row import Value
+from thalweg.rules.rule import Hyper, RowState, Rule, State
+from thalweg.rules.space import log, log_one_minus
+
+
+class NAdam(Rule):
+    """Adam whose momentum is warmed, and already counts the coming step's.
+
+        mu(t) = beta1 (1 - 0.96^(t momentum_decay) / 2);  P <- P mu(t)
+        v <- beta1 v + (1 - beta1) g
+        r <- beta2 r + (1 - beta2) g g
+        theta <- theta - lr [(1 - mu(t)) / (1 - P) g + mu(t+1) / (1 - P mu(t+1)) v]
+                            / (eps + sqrt(r / (1 - beta2^t)))
+
+    `exp_avg` is v and `exp_avg_sq` is r, of the parameter's shape; `mu_product` is P, one number.
+    Dozat 2016.
+    """
+
+    lr = Hyper(2e-3, log(1e-5, 1.0))
+    betas = Hyper(
+        (0.9, 0.999), (log_one_minus(0.5, 0.99), log_one_minus(0.8, 0.9999)), high=1.0, below=True
+    )
+    eps = Hyper(1e-8)
+    momentum_decay = Hyper(4e-3)
+    exp_avg, exp_avg_sq = State(), State()
+    mu_product = RowState(init=1.0)
+
+    def update(self, g: Value) -> Value:
+        beta1, beta2 = self.betas
+        mu, next_mu = self.warmed(beta1, self.t), self.warmed(beta1, self.t + 1)
+        self.mu_product = self.mu_product * mu
+        self.exp_avg = beta1 * self.exp_avg + (1 - beta1) * g
+        self.exp_avg_sq = beta2 * self.exp_avg_sq + (1 - beta2) * g * g
+        ahead = (1 - mu) / (1 - self.mu_product) * g
+        ahead = ahead + next_mu / (1 - self.mu_product * next_mu) * self.exp_avg
+        return -self.lr * ahead / (sqrt(self.exp_avg_sq / (1 - beta2**self.t)) + self.eps)
+
+    def warmed(self, beta1: Value, t: int) -> Value:
+        return beta1 * (1 - 0.5 * 0.96 ** (t * self.momentum_decay))

@@ -1,0 +1,230 @@
+"""What a rule is: the arithmetic of one idea, on one number at a time.
+
+A rule declares what it needs as class attributes and computes in `update`:
+
+    class Momentum(Rule):
+        lr = Hyper(0.01)
+        momentum = Hyper(0.9)
+        velocity = State()
+
+        def update(self, g):
+            self.velocity = self.momentum * self.velocity - self.lr * g
+            return self.velocity
+
+In a recipe, an instance holds settings: `Momentum(lr=0.1).lr` is 0.1, or a schedule. When a step is
+taken, `bound` gives a copy that holds the values of that step instead, and `update` runs on these,
+whether they are floats and tensors of one model or rows and tensors of a stack.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+from torch import Tensor
+
+from thalweg.errors import UserError, suggest
+from thalweg.rules.row import Value
+from thalweg.rules.space import Space
+
+FAR = 10**12
+"""A step behind the end of every schedule."""
+
+Place = Literal["anywhere", "before", "behind", "last"]
+"""Where a rule may stand in a chain: before or behind the rule that takes the step, or last."""
+
+
+class Declared:
+    """Something a rule declares; on an instance, the value of the same name stands before it."""
+
+    def __get__(self, rule: Rule | None, kind: type[Rule]) -> Any:
+        return self
+
+
+@dataclass(frozen=True)
+class Hyper(Declared):
+    """A hyperparameter: a number or a schedule (or a pair of them), its own for every row.
+
+    default: its value where none is given. space: where it is tuned; none for one that stays at its
+    value (for a pair, a space or none for each). low, high: the values it may take; `below` when
+    `high` itself is not one of them.
+    """
+
+    default: float | tuple[float, ...]
+    space: Space | tuple[Space | None, ...] | None = None
+    low: float = 0.0
+    high: float = math.inf
+    below: bool = False
+
+    def accepted(self, name: str, value: Any) -> Any:
+        """The value, where this hyperparameter may take it; UserError where not."""
+        if not isinstance(self.default, tuple):
+            return self.one(name, value)
+        if not isinstance(value, tuple | list) or len(value) != len(self.default):
+            raise UserError(f"{name} must be {len(self.default)} numbers, not {value!r}.")
+        return tuple(self.one(f"{name}[{i}]", part) for i, part in enumerate(value))
+
+    def one(self, name: str, value: Any) -> Any:
+        """A number or a schedule; a schedule's base, start and end are its extreme values."""
+        if callable(value) and hasattr(value, "base"):
+            for level in (value.base, value(0), value(FAR)):
+                self.check(name, level)
+            return value
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UserError(f"{name} must be a number or a schedule, not {value!r}.")
+        self.check(name, value)
+        return float(value)
+
+    def check(self, name: str, value: float) -> None:
+        too_high = value >= self.high if self.below else value > self.high
+        if not math.isfinite(value) or value < self.low or too_high:
+            raise UserError(f"{name} must be {self.range()}, not {value}.")
+
+    def range(self) -> str:
+        if math.isinf(self.high):
+            return f"finite and at least {self.low:g}"
+        return f"at least {self.low:g} and {'below' if self.below else 'at most'} {self.high:g}"
+
+
+@dataclass(frozen=True)
+class Option(Declared):
+    """A positive whole number that shapes a rule's state; the same for all rows that run together.
+
+    default: its value where none is given; without one it must be given.
+    """
+
+    default: int | None = None
+
+    def accepted(self, name: str, value: Any) -> int:
+        """The value, where this option may take it; UserError where not."""
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(f"{name} must be a positive whole number, not {value!r}.")
+        return value
+
+
+@dataclass(frozen=True)
+class State(Declared):
+    """A tensor of the parameter's shape that a rule keeps from step to step.
+
+    init: what it starts at, a number or the name of the hyperparameter that says so.
+    copies: the name of the option that says how many such tensors are kept, in a leading dimension.
+    """
+
+    init: float | str = 0.0
+    copies: str | None = None
+
+
+@dataclass(frozen=True)
+class RowState(Declared):
+    """One number a row that a rule keeps from step to step, in float64."""
+
+    init: float = 0.0
+
+
+@dataclass(frozen=True)
+class Next(Declared):
+    """A hyperparameter's value at the coming step."""
+
+    hyper: str
+
+
+@dataclass(frozen=True)
+class Norm(Declared):
+    """The Euclidean norm of what the rule is given, over the whole model of a member."""
+
+
+class Rule:
+    """The arithmetic of one idea. See the module's docstring.
+
+    While a step is taken, a bound rule also has `param`, the parameter before the step, and `t`,
+    the step's number from 1 in the age of the tensor.
+
+    Raises UserError for a setting that the rule does not have, or outside its range.
+    """
+
+    hypers: ClassVar[Mapping[str, Hyper]] = {}
+    options: ClassVar[Mapping[str, Option]] = {}
+    states: ClassVar[Mapping[str, State]] = {}
+    row_states: ClassVar[Mapping[str, RowState]] = {}
+    coming: ClassVar[Mapping[str, Next]] = {}
+    norms: ClassVar[Mapping[str, Norm]] = {}
+    place: ClassVar[Place] = "anywhere"
+
+    t: int
+    param: Tensor
+
+    def __init_subclass__(cls) -> None:
+        declared = {
+            name: kind
+            for base in reversed(cls.__mro__)
+            for name, kind in vars(base).items()
+            if isinstance(kind, Declared)
+        }
+        kinds = {"hypers": Hyper, "options": Option, "states": State}
+        kinds |= {"row_states": RowState, "coming": Next, "norms": Norm}
+        for plural, kind in kinds.items():
+            setattr(cls, plural, {n: d for n, d in declared.items() if isinstance(d, kind)})
+
+    def __init__(self, **settings: Any) -> None:
+        given = {name: self.accepted(name, value) for name, value in settings.items()}
+        for name, declared in self.known().items():
+            value = given.get(name, declared.default)
+            if value is None:
+                raise UserError(f"{type(self).__name__} needs {name}, a positive whole number.")
+            setattr(self, name, value)
+
+    @classmethod
+    def accepted(cls, name: str, value: Any) -> Any:
+        """The value of one setting, where the rule has it and it may be that; UserError where not.
+
+        Numbers become floats; a list of two becomes a pair.
+        """
+        known = cls.known()
+        if name not in known:
+            raise UserError(f"{cls.__name__} has no setting {name}; {suggest(name, known)}")
+        return known[name].accepted(name, value)
+
+    @classmethod
+    def known(cls) -> dict[str, Hyper | Option]:
+        """Every setting that the rule has, by name."""
+        return {**cls.hypers, **cls.options}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every hyperparameter and option, by name."""
+        return {name: getattr(self, name) for name in self.known()}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self)) and repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+        return f"{type(self).__name__}({settings})"
+
+    @classmethod
+    def bound(cls, values: Mapping[str, Value]) -> Self:
+        """A rule whose attributes are the values of one step."""
+        live = object.__new__(cls)
+        live.__dict__.update(values)
+        return live
+
+    def update(self, g: Value) -> Value:
+        """What becomes of the gradient, or of the step, that the rules before have made."""
+        raise NotImplementedError
+
+    def position(self, param: Value) -> Value:
+        """The parameter theta, from the point at which the gradient was taken."""
+        return param
+
+    def stored(self, theta: Value) -> Value:
+        """The point at which the next gradient is to be taken, from the parameter theta."""
+        return theta
+
+    def evaluated(self, theta: Value) -> Value:
+        """The parameter that evaluation uses."""
+        return theta

@@ -1,0 +1,50 @@
+"""Stochastic gradient descent, plain and with PyTorch's momentum."""
+
+from __future__ import annotations
+
+from thalweg.rules.arithmetic import where
+from thalweg.rules.row import Value
+from thalweg.rules.rule import Hyper, Rule, State
+from thalweg.rules.space import log, log_one_minus
+
+
+class SGD(Rule):
+    """theta <- theta - lr g
+
+    `lr` is the learning rate alpha, `g` the gradient of the mini-batch's mean loss.
+    Robbins and Monro 1951.
+    """
+
+    lr = Hyper(1e-2, log(1e-3, 10.0))
+
+    def update(self, g: Value) -> Value:
+        return -self.lr * g
+
+
+class SGDMomentum(SGD):
+    """PyTorch's momentum: b <- momentum b + (1 - dampening) g; theta <- theta - lr b
+
+    The first step takes b = g. The velocity of `Momentum` has the learning rate inside, this
+    buffer has not: the two are the same path only while `lr` is constant.
+    """
+
+    momentum = Hyper(0.9, log_one_minus(0.5, 0.99), below=True, high=1.0)
+    dampening = Hyper(0.0)
+    momentum_buffer = State()
+
+    def update(self, g: Value) -> Value:
+        followed = self.momentum * self.momentum_buffer + (1 - self.dampening) * g
+        self.momentum_buffer = where(self.t == 1, g, followed)
+        return -self.lr * self.momentum_buffer
+
+
+class SGDNesterov(SGDMomentum):
+    """PyTorch's Nesterov momentum: b <- momentum b + g; theta <- theta - lr (g + momentum b)
+
+    It steps from the look-ahead point to the look-ahead point; with a constant `lr` and `momentum`
+    the gradients are those of `Nesterov`, and theta is never formed. Sutskever et al. 2013.
+    """
+
+    def update(self, g: Value) -> Value:
+        super().update(g)
+        return -self.lr * (g + self.momentum * self.momentum_buffer)

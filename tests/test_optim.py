@@ -1,0 +1,647 @@
+"""The drop-in optimizers against those of `torch.optim`, with the same gradients."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import pickle
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.optim import lr_scheduler
+
+from thalweg import optim, recipes, schedules
+from thalweg.errors import UserError
+from thalweg.recipes import RECIPES, chain
+
+STEPS = 50
+SHAPES = [(), (0,), (7,), (3, 4), (2, 3, 1, 2)]
+
+INPUTS: list[tuple[str, dict[str, Any]]] = [
+    ("SGD", {}),
+    ("SGD", {"lr": 1e-2}),
+    ("SGD", {"lr": torch.tensor(0.001, dtype=torch.float64)}),
+    ("SGD", {"weight_decay": 0.5}),
+    ("SGD", {"momentum": 0.9}),
+    ("SGD", {"weight_decay": 0.1, "maximize": True}),
+    ("SGD", {"momentum": 0.9, "dampening": 0.5}),
+    ("SGD", {"momentum": 0.9, "weight_decay": 0.1}),
+    ("SGD", {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}),
+    ("Adagrad", {}),
+    ("Adagrad", {"weight_decay": 0.1, "maximize": True}),
+    ("Adagrad", {"lr": 0.1}),
+    ("Adagrad", {"initial_accumulator_value": 0.1, "weight_decay": 0.1}),
+    ("Adagrad", {"lr": 0.1, "lr_decay": 0.5, "weight_decay": 0.1}),
+    ("Adagrad", {"lr": torch.tensor(0.001, dtype=torch.float64)}),
+    ("RMSprop", {}),
+    ("RMSprop", {"lr": 1e-3, "alpha": 0.9, "eps": 1e-4}),
+    ("RMSprop", {"maximize": True, "weight_decay": 0.1}),
+    ("RMSprop", {"momentum": 0.9}),
+    ("RMSprop", {"weight_decay": 0.1, "centered": True}),
+    ("RMSprop", {"weight_decay": 0.1, "centered": True, "momentum": 0.1, "maximize": True}),
+    ("Adadelta", {}),
+    ("Adadelta", {"lr": 0.01}),
+    ("Adadelta", {"weight_decay": 0.1, "maximize": True}),
+    ("Adadelta", {"rho": 0.95, "weight_decay": 0.9, "eps": 1e-4}),
+    *[
+        (name, settings)
+        for name in ("Adam", "AdamW")
+        for settings in (
+            {},
+            {"lr": 0.01, "betas": (0.8, 0.95), "eps": 1e-4},
+            {"weight_decay": 0.1},
+            {"weight_decay": 0.1, "maximize": True},
+            {"weight_decay": 0.1, "amsgrad": True},
+            {"lr": torch.tensor(0.01, dtype=torch.float64)},
+        )
+    ],
+    ("Adam", {"weight_decay": 0.1, "decoupled_weight_decay": True}),
+    ("NAdam", {}),
+    ("NAdam", {"lr": 1e-3, "momentum_decay": 6e-3}),
+    ("NAdam", {"weight_decay": 0.1, "momentum_decay": 6e-3}),
+    ("NAdam", {"weight_decay": 0.1, "momentum_decay": 6e-3, "decoupled_weight_decay": True}),
+    ("NAdam", {"weight_decay": 0.1, "maximize": True}),
+]
+"""The options that PyTorch tests its own optimizers with (`optim_inputs_func_*`)."""
+
+every_input = pytest.mark.parametrize(("name", "settings"), INPUTS, ids=str)
+every_name = pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("SGD", {"lr": 0.05, "momentum": 0.9, "dampening": 0.5}),
+        ("Adagrad", {"lr": 0.1, "lr_decay": 0.1, "initial_accumulator_value": 0.1}),
+        ("RMSprop", {"centered": True, "momentum": 0.5}),
+        ("Adadelta", {}),
+        ("Adam", {"lr": 0.02, "amsgrad": True}),
+        ("AdamW", {"lr": 0.02, "weight_decay": 0.1}),
+        ("NAdam", {"lr": 0.02}),
+    ],
+    ids=lambda part: part if isinstance(part, str) else "",
+)
+OURS = [name for name in optim.__all__ if name != "Optimizer"]
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Iterator[None]:
+    """PyTorch keeps NAdam's product in the default precision."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def parameters(dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for shape in SHAPES
+    ]
+
+
+def give_gradients(params: list[Tensor], i: int) -> None:
+    """The gradients of step i: of a bowl with flat sides, with noise that only i decides."""
+    generator = torch.Generator().manual_seed(i)
+    for param in params:
+        noise = torch.randn(param.shape, generator=generator, dtype=param.dtype)
+        param.grad = (param.detach() - 1).tanh() + 0.3 * noise
+
+
+def train(optimizer: torch.optim.Optimizer, steps: range) -> None:
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    for i in steps:
+        give_gradients(params, i)
+        optimizer.step()
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p.detach() for group in optimizer.param_groups for p in group["params"]]
+
+
+def agree(ours: list[Tensor], theirs: list[Tensor]) -> None:
+    for mine, its in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, its, rtol=1e-12, atol=1e-12)
+
+
+def same(ours: list[Tensor], theirs: list[Tensor]) -> None:
+    for mine, its in zip(ours, theirs, strict=True):
+        assert torch.equal(mine, its)
+
+
+def both(name: str, *args: Any, **settings: Any) -> list[Any]:
+    """Our optimizer and PyTorch's of that name, each on parameters of its own."""
+    return [
+        getattr(module, name)(*copy.deepcopy(args), **settings) for module in (optim, torch.optim)
+    ]
+
+
+# The same steps.
+
+
+@every_input
+def test_steps_are_pytorchs(name: str, settings: dict[str, Any]) -> None:
+    ours, theirs = both(name, parameters(), **settings)
+    for i in range(STEPS):
+        train(ours, range(i, i + 1))
+        train(theirs, range(i, i + 1))
+        agree(parameters_of(ours), parameters_of(theirs))
+
+
+@every_name
+def test_defaults_and_group_keys_are_pytorchs(name: str, settings: dict[str, Any]) -> None:
+    del settings
+    ours, theirs = both(name, parameters())
+    group = ours.param_groups[0]
+    for key, value in theirs.param_groups[0].items():
+        if key != "params":
+            assert group[key] == value, key
+            assert ours.defaults[key] == value, key
+
+
+@every_name
+def test_groups_may_differ_in_every_setting(name: str, settings: dict[str, Any]) -> None:
+    """But in Adagrad's start, which PyTorch takes from the constructor for all groups."""
+    settings = {k: v for k, v in settings.items() if k != "initial_accumulator_value"}
+    first, *others = parameters()
+    numbers = {key: 0.5 * value for key, value in settings.items() if isinstance(value, float)}
+    groups = [
+        {"params": [first]},
+        {"params": others[:2], **settings},
+        {"params": others[2:], **numbers, "weight_decay": 0.3, "maximize": True},
+    ]
+    ours, theirs = both(name, groups, lr=0.01)
+    train(ours, range(STEPS))
+    train(theirs, range(STEPS))
+    agree(parameters_of(ours), parameters_of(theirs))
+
+
+@every_name
+def test_frozen_parameters_and_missing_gradients(name: str, settings: dict[str, Any]) -> None:
+    """A parameter whose first gradient comes late is younger; one without is left alone."""
+    ours, theirs = both(name, parameters(), **settings)
+    for optimizer in (ours, theirs):
+        frozen, late, gaps, *_ = params = optimizer.param_groups[0]["params"]
+        frozen.requires_grad_(False)
+        for i in range(STEPS):
+            give_gradients(params, i)
+            frozen.grad = None
+            late.grad = late.grad if i >= 20 else None
+            gaps.grad = gaps.grad if i % 3 else None
+            optimizer.step()
+    agree(parameters_of(ours), parameters_of(theirs))
+    assert torch.equal(parameters_of(ours)[0], parameters()[0].detach())
+    assert frozen not in ours.state
+
+
+@every_name
+def test_closures_are_called_with_gradients_and_give_the_loss(
+    name: str, settings: dict[str, Any]
+) -> None:
+    ours, theirs = both(name, parameters(), **settings)
+    losses: list[list[float]] = []
+    for optimizer in (ours, theirs):
+        params = optimizer.param_groups[0]["params"]
+
+        def closure(optimizer: Any = optimizer, params: list[Tensor] = params) -> Tensor:
+            optimizer.zero_grad()
+            loss = torch.stack([(param - 1).cosh().sum() for param in params]).sum()
+            loss.backward()
+            return loss
+
+        losses.append([optimizer.step(closure).item() for _ in range(10)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
+@every_name
+def test_complex_parameters(name: str, settings: dict[str, Any]) -> None:
+    generator = torch.Generator().manual_seed(5)
+    shapes = [(), (4,), (2, 3)]
+    params = [torch.randn(s, dtype=torch.complex128, generator=generator) for s in shapes]
+    ours, theirs = both(name, [param.requires_grad_() for param in params], **settings)
+    train(ours, range(STEPS))
+    train(theirs, range(STEPS))
+    agree(parameters_of(ours), parameters_of(theirs))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("SGD", {"lr": 0.1}),
+        ("SGD", {"lr": 0.1, "momentum": 0.9}),
+        ("SGD", {"lr": 0.1, "maximize": True}),
+        ("Adagrad", {"lr": 0.1}),
+    ],
+    ids=str,
+)
+def test_sparse_gradients_where_pytorch_takes_them(name: str, settings: dict[str, Any]) -> None:
+    ours, theirs = both(name, [torch.ones(6, 3, requires_grad=True)], **settings)
+    for optimizer in (ours, theirs):
+        (table,) = optimizer.param_groups[0]["params"]
+        for i in range(10):
+            optimizer.zero_grad()
+            words = torch.tensor([i % 6, (2 * i) % 6, 3])
+            torch.nn.functional.embedding(words, table, sparse=True).sin().sum().backward()
+            assert table.grad.is_sparse
+            optimizer.step()
+    agree(parameters_of(ours), parameters_of(theirs))
+
+
+def test_plain_numbers_in_groups_may_be_changed_between_steps() -> None:
+    ours, theirs = both("Adam", parameters(), lr=0.1)
+    for optimizer in (ours, theirs):
+        train(optimizer, range(10))
+        optimizer.param_groups[0].update(lr=0.01, betas=(0.5, 0.9), weight_decay=0.2)
+        train(optimizer, range(10, 20))
+    agree(parameters_of(ours), parameters_of(theirs))
+
+
+# Schedules: PyTorch's drive ours, and ours do the same.
+
+
+SCHEDULERS: dict[str, tuple[str, dict[str, Any], Callable[[Any], Any]]] = {
+    "StepLR": (
+        "Adam",
+        {"lr": 0.1},
+        lambda optimizer: lr_scheduler.StepLR(optimizer, 7, gamma=0.5),
+    ),
+    "CosineAnnealingLR": (
+        "RMSprop",
+        {"lr": 0.1},
+        lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, STEPS),
+    ),
+    "OneCycleLR, momentum": (
+        "SGD",
+        {"momentum": 0.9, "nesterov": True},
+        lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=STEPS + 1),
+    ),
+    "OneCycleLR, betas": (
+        "Adam",
+        {},
+        lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=STEPS + 1),
+    ),
+    "ReduceLROnPlateau": (
+        "SGD",
+        {"lr": 0.1},
+        lambda optimizer: lr_scheduler.ReduceLROnPlateau(optimizer, patience=2),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SCHEDULERS)
+def test_pytorchs_schedulers_drive_ours(case: str) -> None:
+    name, settings, scheduler_of = SCHEDULERS[case]
+    ours, theirs = both(name, parameters(), **settings)
+    for optimizer in (ours, theirs):
+        scheduler = scheduler_of(optimizer)
+        for i in range(STEPS):
+            train(optimizer, range(i, i + 1))
+            plateau = isinstance(scheduler, lr_scheduler.ReduceLROnPlateau)
+            scheduler.step(*[1.0 / min(i + 1, 20)] if plateau else [])
+    assert ours.param_groups[0]["lr"] == theirs.param_groups[0]["lr"] != settings.get("lr")
+    agree(parameters_of(ours), parameters_of(theirs))
+
+
+def test_our_schedules_are_pytorchs_schedulers() -> None:
+    cooled = optim.Adam(parameters(), lr=schedules.exponential(0.1, 0.9))
+    theirs = torch.optim.Adam(parameters(), lr=0.1)
+    scheduler = lr_scheduler.ExponentialLR(theirs, 0.9)
+    train(cooled, range(STEPS))
+    for i in range(STEPS):
+        train(theirs, range(i, i + 1))
+        scheduler.step()
+    agree(parameters_of(cooled), parameters_of(theirs))
+    assert cooled.param_groups[0]["lr"] == 0.1
+
+
+def test_one_of_two_betas_may_follow_a_schedule() -> None:
+    warming = schedules.warming(0.5, 0.9, steps=30)
+    ours = optim.Adam(parameters(), lr=0.1, betas=(warming, 0.99))
+    theirs = torch.optim.Adam(parameters(), lr=0.1)
+    for i in range(STEPS):
+        theirs.param_groups[0]["betas"] = (warming(i), 0.99)
+        train(theirs, range(i, i + 1))
+    train(ours, range(STEPS))
+    agree(parameters_of(ours), parameters_of(theirs))
+    assert ours.param_groups[0]["betas"] == (0.5, 0.99)
+    assert ours.defaults["betas"] == (warming, 0.99)
+
+
+def test_each_group_counts_its_schedule_from_its_own_first_step() -> None:
+    lr = schedules.step(0.5, gamma=0.1, every=3)
+    optimizer = optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
+    train(optimizer, range(2))
+    late = torch.zeros(1, requires_grad=True)
+    optimizer.add_param_group({"params": [late]})
+    rates = []
+    for _ in range(5):
+        before = late.item()
+        optimizer.param_groups[0]["params"][0].grad = torch.ones(1)
+        late.grad = torch.ones(1)
+        optimizer.step()
+        rates.append(before - late.item())
+    assert rates == pytest.approx([0.5, 0.5, 0.5, 0.05, 0.05])
+
+
+def test_a_plateau_is_told_by_observe_and_remembered() -> None:
+    def made() -> optim.SGD:
+        plateau = schedules.plateau(1.0, gamma=0.5, patience=1)
+        return optim.SGD([torch.zeros(1, requires_grad=True)], lr=plateau)
+
+    def rate(optimizer: optim.SGD) -> float:
+        (param,) = optimizer.param_groups[0]["params"]
+        before, param.grad = param.item(), torch.ones(1)
+        optimizer.step()
+        return float(before - param.item())
+
+    optimizer = made()
+    rates = []
+    for metric in (3.0, 3.0, 3.0):
+        rates.append(rate(optimizer))
+        optimizer.observe(validation=metric)
+    assert [*rates, rate(optimizer)] == [1, 1, 1, 0.5]
+    optimizer.observe(validation=3.0)
+
+    resumed = made()
+    resumed.load_state_dict(through_a_file(optimizer.state_dict()))
+    assert rate(resumed) == 0.5
+    resumed.observe(validation=3.0)
+    assert rate(resumed) == 0.25
+    assert rate(optimizer) == 0.5
+
+    fresh = made()
+    fresh.load_state_dict(torch.optim.SGD([torch.zeros(1)], lr=2.0).state_dict())
+    fresh.observe(validation=3.0)
+    assert rate(fresh) == 2.0
+
+
+# Checkpoints.
+
+
+def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    loaded: dict[str, Any] = torch.load(file, weights_only=True)
+    return loaded
+
+
+def copied(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [param.clone().requires_grad_() for param in parameters_of(optimizer)]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_run_goes_on_from_its_file_bit_for_bit(name: str) -> None:
+    lr = schedules.linear(0.1, 0.01, steps=30)
+    recipe = chain(recipes.clip_norm(1.0), recipes.named(name).replace(lr=lr), recipes.ema(0.9))
+    whole = optim.Optimizer(parameters(), recipe)
+    train(whole, range(20))
+    resumed = optim.Optimizer(copied(whole), recipe)
+    resumed.load_state_dict(through_a_file(whole.state_dict()))
+    train(whole, range(20, 40))
+    train(resumed, range(20, 40))
+    same(parameters_of(resumed), parameters_of(whole))
+    with whole.evaluation(), resumed.evaluation():
+        same(parameters_of(resumed), parameters_of(whole))
+
+
+@pytest.mark.parametrize(
+    "average", [recipes.tail_average(9), recipes.tail_average(9, 40), recipes.block_average(9)]
+)
+def test_averages_go_on_from_their_file_bit_for_bit(average: Any) -> None:
+    recipe = chain(recipes.nesterov(momentum=schedules.warming(steps=30)), average)
+    whole = optim.Optimizer(parameters(), recipe)
+    train(whole, range(35))
+    resumed = optim.Optimizer(copied(whole), recipe)
+    resumed.load_state_dict(through_a_file(whole.state_dict()))
+    train(whole, range(35, 40))
+    train(resumed, range(35, 40))
+    with whole.evaluation(), resumed.evaluation():
+        same(parameters_of(resumed), parameters_of(whole))
+
+
+@every_input
+def test_a_checkpoint_of_pytorchs_loads_here_and_ours_there(
+    name: str, settings: dict[str, Any]
+) -> None:
+    for first, second in both_ways(name):
+        begun = first(parameters(), **settings)
+        train(begun, range(20))
+        resumed = second(copied(begun), **settings)
+        resumed.load_state_dict(through_a_file(begun.state_dict()))
+        train(begun, range(20, 40))
+        train(resumed, range(20, 40))
+        agree(parameters_of(resumed), parameters_of(begun))
+
+
+def both_ways(name: str) -> list[tuple[Any, Any]]:
+    ours, theirs = getattr(optim, name), getattr(torch.optim, name)
+    return [(theirs, ours), (ours, theirs)]
+
+
+@pytest.mark.parametrize("double", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_steps_as_the_original_does(double: Callable[[Any], Any]) -> None:
+    lr = schedules.plateau(0.1, gamma=0.5, patience=0)
+    recipe = chain(recipes.nesterov(lr=lr), recipes.tail_average(4))
+    for optimizer in (
+        optim.Optimizer(parameters(), recipe),
+        optim.Adam(parameters(), lr=lr, amsgrad=True),
+    ):
+        train(optimizer, range(10))
+        optimizer.observe(validation=1.0)
+        twin = double(optimizer)
+        for each in (optimizer, twin):
+            each.observe(validation=1.0)
+            train(each, range(10, 20))
+        same(parameters_of(twin), parameters_of(optimizer))
+        assert twin.param_groups[0]["memory"] == optimizer.param_groups[0]["memory"]
+        with optimizer.evaluation(), twin.evaluation():
+            same(parameters_of(twin), parameters_of(optimizer))
+
+
+def test_a_state_dict_of_another_shape_of_groups_is_refused_and_changes_nothing() -> None:
+    optimizer = optim.Adam(parameters())
+    train(optimizer, range(3))
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(ValueError, match="parameter group"):
+        optimizer.load_state_dict(optim.Adam([torch.zeros(2)]).state_dict())
+    assert str(optimizer.state_dict()) == str(before)
+
+
+def test_hooks_on_loading_are_heard() -> None:
+    """PyTorch lets a hook replace the state that is loaded."""
+    optimizer, emptied = optim.Adam(parameters()), optim.Adam(parameters())
+    train(optimizer, range(3))
+    emptied.register_load_state_dict_pre_hook(lambda _, given: {**given, "state": {}})
+    emptied.load_state_dict(optimizer.state_dict())
+    assert not emptied.state
+
+
+# The rest of the contract.
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_half_precision_weights_keep_float32_states(name: str) -> None:
+    params = parameters(torch.bfloat16)
+    optimizer = getattr(optim, name)(params)
+    train(optimizer, range(3))
+    resumed = getattr(optim, name)(params)
+    resumed.load_state_dict(through_a_file(optimizer.state_dict()))
+    for each in (optimizer, resumed):
+        train(each, range(3, 5))
+        for param in params:
+            states = each.state[param]
+            elements = {k: v for k, v in states.items() if k not in ("step", "mu_product", "ahead")}
+            assert all(state.dtype == torch.float32 for state in elements.values())
+            assert all(state.shape == param.shape for state in elements.values())
+        assert all(param.dtype == torch.bfloat16 for param in params)
+
+
+def test_half_precision_is_rounded_once_a_step() -> None:
+    """The arithmetic is that of float32, so a step is the float32 step, rounded."""
+    generator = torch.Generator().manual_seed(3)
+    half = torch.randn(100, generator=generator).bfloat16().requires_grad_()
+    full = half.detach().float().requires_grad_()
+    half.grad = torch.randn(100, generator=generator).bfloat16()
+    full.grad = half.grad.float()
+    optimizers = [optim.Momentum([param], lr=0.01, weight_decay=0.1) for param in (half, full)]
+    velocities = []
+    for optimizer, param in zip(optimizers, (half, full), strict=True):
+        optimizer.step()
+        velocities.append(optimizer.state[param]["velocity"])
+    assert torch.equal(*velocities)
+    assert torch.equal(half, full.bfloat16())
+
+
+def test_a_half_precision_checkpoint_of_pytorchs_becomes_float32() -> None:
+    param = torch.ones(3, dtype=torch.bfloat16, requires_grad=True)
+    theirs = torch.optim.Adam([param])
+    train(theirs, range(2))
+    ours = optim.Adam([param])
+    ours.load_state_dict(theirs.state_dict())
+    assert ours.state[param]["exp_avg"].dtype == torch.float32
+
+
+def test_a_scaler_skips_steps_that_age_nothing() -> None:
+    runs = []
+    for module in (optim, torch.optim):
+        param = torch.ones(4, requires_grad=True)
+        optimizer = module.Adam([param], lr=0.1)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        for i in range(8):
+            optimizer.zero_grad()
+            spike = math.inf if i == 3 else 1.0
+            scaler.scale((param * param * spike).sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        runs.append(param.detach())
+        assert optimizer.state[param]["step"] == 7
+        assert scaler.get_scale() == 512.0
+    agree(runs[:1], runs[1:])
+
+
+def test_a_skipped_step_does_not_move_a_schedule() -> None:
+    param = torch.ones(1, requires_grad=True)
+    optimizer = optim.SGD([param], lr=schedules.exponential(0.1, 0.5))
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(param * math.inf).backward()
+    scaler.step(optimizer)
+    assert optimizer.param_groups[0]["step_count"] == 0
+
+
+def test_groups_may_come_later() -> None:
+    first, *others = parameters()
+    ours, theirs = both("AdamW", [first], lr=0.1)
+    for optimizer in (ours, theirs):
+        train(optimizer, range(5))
+        optimizer.add_param_group(
+            {"params": copy.deepcopy(others), "lr": 0.02, "betas": [0.5, 0.9]}
+        )
+        train(optimizer, range(5, 20))
+    agree(parameters_of(ours), parameters_of(theirs))
+
+
+def test_zero_grad_and_hooks_are_pytorchs() -> None:
+    optimizer = optim.Momentum(parameters())
+    heard: list[str] = []
+    optimizer.register_step_pre_hook(lambda *_: heard.append("before"))
+    optimizer.register_step_post_hook(lambda *_: heard.append("after"))
+    train(optimizer, range(2))
+    assert heard == ["before", "after"] * 2
+    optimizer.zero_grad()
+    assert all(param.grad is None for param in optimizer.param_groups[0]["params"])
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_named_optimizer_steps_as_its_recipe(name: str) -> None:
+    key = {"DeltaBarDelta": "delta-bar-delta"}.get(name, name.lower())
+    settings = {"lr": 0.01} if name in ("SGD",) else {}
+    alone = getattr(optim, name)(parameters(), **settings)
+    by_recipe = optim.Optimizer(parameters(), RECIPES[key]())
+    train(alone, range(20))
+    train(by_recipe, range(20))
+    agree(parameters_of(alone), parameters_of(by_recipe))
+
+
+def test_every_named_recipe_has_its_optimizer() -> None:
+    assert {name.replace("-", "") for name in RECIPES} == {name.lower() for name in OURS}
+
+
+def test_maximize_climbs() -> None:
+    for name in OURS:
+        param = torch.zeros(1, requires_grad=True)
+        optimizer = getattr(optim, name)([param], maximize=True)
+        param.grad = torch.ones(1)
+        optimizer.step()
+        assert param.item() > 0, name
+
+
+def test_a_diverged_gradient_is_not_hidden() -> None:
+    param = torch.zeros(2, requires_grad=True)
+    optimizer = optim.Optimizer([param], chain(recipes.clip_value(1.0), recipes.adam()))
+    param.grad = torch.tensor([math.nan, 1.0])
+    optimizer.step()
+    assert param.isnan().tolist() == [True, False]
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda p: optim.Adam(p, lr=-1), "lr must be finite and at least 0, not -1."),
+        (lambda p: optim.Adam(p, betas=(1.0, 0.9)), "betas[0] must be at least 0 and below 1"),
+        (lambda p: optim.Adam(p, eps=-1e-8), "eps must be finite and at least 0, not -1e-08."),
+        (lambda p: optim.AdamW(p, weight_decay=-1), "weight_decay must be finite and at least 0"),
+        (lambda p: optim.SGD(p, momentum=-0.5), "momentum must be at least 0 and below 1"),
+        (lambda p: optim.SGD(p, nesterov=True), "nesterov needs a momentum above 0"),
+        (
+            lambda p: optim.SGD(p, momentum=0.9, dampening=0.1, nesterov=True),
+            "nesterov needs a momentum above 0 and a dampening of 0.",
+        ),
+        (lambda p: optim.RMSprop(p, alpha=1.5), "alpha must be at least 0 and below 1, not 1.5."),
+        (lambda p: optim.Adadelta(p, rho=1.1), "rho must be at least 0 and below 1, not 1.1."),
+        (lambda p: optim.Adagrad(p, lr_decay=-0.5), "lr_decay must be finite and at least 0"),
+        (lambda p: optim.NAdam(p, momentum_decay=-0.2), "momentum_decay must be finite and"),
+        (lambda p: optim.Adam(p, capturable=True), "capturable=True is not built; leave it out."),
+        (lambda p: optim.Adam(p, lr="fast"), "lr must be a number or a schedule, not 'fast'."),
+        (lambda p: optim.Adam([{"params": p, "lr": -1}]), "lr must be finite and at least 0"),
+        (lambda p: optim.Adam([{"params": p, "betas": 0.9}]), "betas must be 2 numbers, not 0.9."),
+        (lambda p: optim.Adam(p[:0]), "optimizer got an empty parameter list"),
+    ],
+)
+def test_bad_input_gets_one_sentence(make: Callable[[Any], Any], sentence: str) -> None:
+    with pytest.raises(ValueError) as raised:
+        make(parameters())
+    assert str(raised.value).startswith(sentence)
+
+
+def test_a_refused_group_leaves_the_optimizer_as_it_was() -> None:
+    optimizer = optim.SGD(parameters(), lr=0.1)
+    with pytest.raises(UserError):
+        optimizer.add_param_group({"params": [torch.zeros(1)], "lr": -1})
+    with pytest.raises(ValueError, match="more than one parameter group"):
+        optimizer.add_param_group({"params": optimizer.param_groups[0]["params"]})
+    train(optimizer, range(2))
+    assert len(optimizer.param_groups) == 1

@@ -1,0 +1,274 @@
+"""Recipes: chains that could train, files that come back, and sentences for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thalweg import rules, schedules
+from thalweg.errors import UserError, suggest
+from thalweg.recipes import (
+    RECIPES,
+    Recipe,
+    adam,
+    adamw,
+    block_average,
+    chain,
+    clip_norm,
+    clip_value,
+    ema,
+    lion,
+    momentum,
+    named,
+    rmsprop,
+    sgd,
+    tail_average,
+)
+from thalweg.rules.rule import Rule
+
+
+def back(recipe: Recipe) -> Recipe:
+    return Recipe.from_toml(recipe.to_toml())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_named_recipe_comes_back_from_its_file(name: str) -> None:
+    assert back(named(name)) == named(name)
+    assert named(name).name == name
+
+
+# Any chain: numbers and schedules that every hyperparameter may take.
+
+numbers = st.floats(0, 0.999)
+steps = st.integers(1, 10**6)
+shares = st.floats(1e-3, 1.0)
+plain_schedules = st.one_of(
+    st.builds(schedules.constant, numbers),
+    st.builds(schedules.linear, shares.filter(lambda x: x < 1), st.just(0.1), steps=steps),
+    st.builds(schedules.warming, steps=steps),
+    st.builds(schedules.exponential, numbers, shares),
+    st.builds(schedules.inverse_time, numbers, st.floats(0.1, 1e4)),
+    st.builds(schedules.cosine, numbers, steps=steps),
+    st.builds(schedules.step, numbers, shares, steps),
+    st.builds(schedules.one_cycle, numbers, st.integers(20, 10**6)),
+    st.builds(schedules.plateau, numbers, shares, st.integers(0, 9)),
+)
+scheduled = plain_schedules | st.builds(schedules.warmup, plain_schedules, steps)
+
+
+def settings_for(rule: type[Rule]) -> st.SearchStrategy[Rule]:
+    def one(default: Any) -> st.SearchStrategy[Any]:
+        if isinstance(default, tuple):
+            return st.tuples(*[one(part) for part in default])
+        return numbers | scheduled
+
+    hypers = {name: one(hyper.default) for name, hyper in rule.hypers.items()}
+    return st.builds(rule, **hypers, **dict.fromkeys(rule.options, steps))
+
+
+KINDS = [getattr(rules, name) for name in rules.__all__ if name != "Rule"]
+
+
+@st.composite
+def any_recipe(draw: st.DrawFn) -> Recipe:
+    def some(fits: Callable[[type[Rule]], bool]) -> list[Rule]:
+        kinds = st.sampled_from([kind for kind in KINDS if fits(kind)])
+        return [draw(settings_for(kind)) for kind in draw(st.lists(kinds, max_size=1))]
+
+    stepping = draw(st.sampled_from([kind for kind in KINDS if "lr" in kind.hypers]))
+    front = some(lambda kind: kind.place in ("anywhere", "before") and "lr" not in kind.hypers)
+    last = some(lambda kind: kind.place == "last")
+    recipe = [*front, draw(settings_for(stepping)), *last]
+    return Recipe(tuple(recipe), draw(st.text(st.characters(exclude_categories=["Cs"]))))
+
+
+@given(any_recipe())
+def test_any_recipe_comes_back_from_its_file(recipe: Recipe) -> None:
+    assert back(recipe) == recipe
+
+
+def test_a_file_written_by_hand() -> None:
+    text = """
+    name = "mine"          # a comment with lr = 7 in it
+
+    [[rules]]
+    rule = "ClipValue"
+    clip_value = 2
+
+    [[rules]]
+    rule = "Adam"
+    lr = {schedule = "linear", start = 0.003, steps = 2000}
+    betas = [0.8, {schedule = "constant", value = 0.99}]
+    """
+    lr = schedules.linear(0.003, steps=2000)
+    made = adam(lr=lr, betas=(0.8, schedules.constant(0.99)))
+    assert Recipe.from_toml(text) == chain(clip_value(2.0), made, name="mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('name = "x"\nrules = [', "the recipe is no TOML: "),
+        ('name = "x"\nlr == 3', "the recipe is no TOML: Invalid value (at line 2, column 5)."),
+        ('name = "x"', "the recipe has no [[rules]]; it needs such a table for each of its rules."),
+        ("rules = [1, 2]", "the recipe has no [[rules]];"),
+        ("name = 3", "line 1: name must be text, not 3."),
+        ('\nnam = "x"', "line 2: a recipe file has no nam; did you mean name?"),
+        ('[[rule]]\nrule = "SGD"', "line 1: a recipe file has no rule; did you mean rules?"),
+        ('[[rules]]\n\nrule = "Adm"', "line 3: no rule is called Adm; did you mean Adam?"),
+        ("[[rules]]\nrule = 3", "line 2: no rule is called 3; known are SGD, AMSGrad,"),
+        (
+            '[[rules]]\nclip_value = 1.0\n[[rules]]\nrule = "SGD"',
+            "line 1: this table does not say which rule it is",
+        ),
+        (
+            '[[rules]]\nrule = "Momentum"\nmomentun = 0.9',
+            "line 3: Momentum has no setting momentun; did you mean momentum?",
+        ),
+        (
+            '[[rules]]\nrule = "ClipNorm"\n\n[[rules]]\nrule = "SGD"  # lr = 1\nlr = -0.1',
+            "line 6: lr must be finite and at least 0, not -0.1.",
+        ),
+        (
+            '[[rules]]\nrule = "Adam"\nlr = 0.1\nbetas = [0.9, 1.5]',
+            "line 4: betas[1] must be at least 0 and below 1, not 1.5.",
+        ),
+        ('[[rules]]\nrule = "SGD"\nlr = nan', "line 3: lr must be finite and at least 0, not nan."),
+        (
+            '[[rules]]\nrule = "SGD"\n"lr" = "big"',
+            "line 3: lr must be a number or a schedule, not 'big'.",
+        ),
+        (
+            '[[rules]]\nrule = "SGD"\nlr = {schedule = "liner", start = 0.1}',
+            "line 3: no schedule is called liner; did you mean linear?",
+        ),
+        (
+            '[[rules]]\nrule = "SGD"\n\n[rules.lr]\nschedule = "linear"\nstart = 0.1',
+            "line 4: linear: steps must be given.",
+        ),
+        (
+            '[[rules]]\nrule = "SGD"\n\n[[rules]]\nrule = "TailAverage"\nlast = 3',
+            "line 5: TailAverage needs steps, a positive whole number.",
+        ),
+        (
+            '[[rules]]\nrule = "SGD"\n\n[[rules]]\nrule = "WindowAverage"\nlast = 3.5',
+            "line 6: last must be a positive whole number, not 3.5.",
+        ),
+        (
+            '[[rules]]\nrule = "ClipNorm"',
+            "a recipe needs exactly one rule that takes the step and has an lr; this one has 0.",
+        ),
+    ],
+)
+def test_a_bad_file_gets_a_sentence_with_the_line(text: str, sentence: str) -> None:
+    with pytest.raises(UserError) as raised:
+        Recipe.from_toml(text)
+    assert str(raised.value).startswith(sentence)
+    assert "\n" not in str(raised.value)
+
+
+# Chains.
+
+
+@pytest.mark.parametrize(
+    ("parts", "sentence"),
+    [
+        ([], "a recipe needs exactly one rule that takes the step and has an lr; this one has 0."),
+        ([clip_norm(1.0)], "a recipe needs exactly one rule that takes the step"),
+        ([sgd(), adam()], "a recipe needs exactly one rule that takes the step and has an lr;"),
+        ([adam(weight_decay=0.1), rules.DecoupledDecay()], "two rules of one recipe both have"),
+        ([clip_value(1.0), sgd(), clip_value(2.0)], "two rules of one recipe both have clip_value"),
+        (
+            [sgd(), rules.L2Decay(weight_decay=0.1)],
+            "L2Decay must stand before SGD, which takes the step.",
+        ),
+        (
+            [rules.DecoupledDecay(), rules.Adam()],
+            "DecoupledDecay must stand behind Adam, which takes the step.",
+        ),
+        ([tail_average(3), sgd()], "WindowAverage must stand last in its recipe."),
+        ([sgd(), ema(0.9), clip_value(1.0)], "ExponentialAverage must stand last in its recipe."),
+        (["adam"], "a chain is made of rules and recipes, not 'adam'."),
+        ([rules.Adam], "a chain is made of rules and recipes, not <class"),
+    ],
+)
+def test_a_chain_that_could_not_train_gets_one_sentence(parts: list[Any], sentence: str) -> None:
+    with pytest.raises(UserError) as raised:
+        chain(*parts)
+    assert str(raised.value).startswith(sentence)
+
+
+def test_a_chain_joins_rules_and_recipes_in_order() -> None:
+    made = chain(clip_norm(2.0), adamw(lr=0.1), block_average(7), name="all")
+    kinds = [type(rule) for rule in made.rules]
+    assert kinds == [rules.ClipNorm, rules.Adam, rules.DecoupledDecay, rules.BlockAverage]
+    assert made.name == "all"
+    assert made.settings == {
+        "max_norm": 2.0,
+        "lr": 0.1,
+        "betas": (0.9, 0.999),
+        "eps": 1e-8,
+        "weight_decay": 0.01,
+        "last": 7,
+    }
+
+
+def test_replacing_settings_changes_these_alone() -> None:
+    recipe = chain(clip_norm(2.0), momentum(lr=0.1))
+    changed = recipe.replace(lr=0.5, max_norm=1.0)
+    assert changed.settings == {"max_norm": 1.0, "lr": 0.5, "momentum": 0.9}
+    assert recipe.settings["lr"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"momentun": 0.5}, "recipe momentum has no setting momentun; did you mean momentum?"),
+        ({"momentum": 1.5}, "momentum must be at least 0 and below 1, not 1.5."),
+    ],
+)
+def test_replacing_by_nonsense_gets_one_sentence(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError) as raised:
+        momentum().replace(**settings)
+    assert str(raised.value) == sentence
+
+
+def test_averages_know_what_they_cost() -> None:
+    assert tail_average(5) == rules.WindowAverage(last=5)
+    assert tail_average(5, steps=20) == rules.TailAverage(last=5, steps=20)
+
+
+def test_a_setting_of_zero_leaves_its_rule_out() -> None:
+    assert rmsprop().rules == (rules.RMSprop(),)
+    assert rmsprop(momentum=0.5).rules == (rules.RMSpropMomentum(momentum=0.5),)
+    assert lion().rules == (rules.Lion(),)
+    assert sgd(weight_decay=0.1).rules == (rules.L2Decay(weight_decay=0.1), rules.SGD())
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("adamm", "no optimizer is called adamm; did you mean adam?"),
+        ("xyz", f"no optimizer is called xyz; known are {', '.join(RECIPES)}."),
+    ],
+)
+def test_an_unknown_optimizer_gets_a_suggestion(name: str, sentence: str) -> None:
+    with pytest.raises(UserError) as raised:
+        named(name)
+    assert str(raised.value) == sentence
+
+
+def test_rules_are_equal_when_their_settings_are() -> None:
+    assert rules.Adam(lr=0.1) == rules.Adam(lr=0.1)
+    assert rules.Adam(lr=0.1) != rules.Adam(lr=0.2)
+    assert rules.Adam() != rules.AMSGrad()
+    assert len({rules.Adam(), rules.Adam(lr=1e-3), rules.AMSGrad()}) == 2
+
+
+def test_a_suggestion_is_the_nearest_word_or_all_of_them() -> None:
+    assert suggest("adm", ["sgd", "adam"]) == "did you mean adam?"
+    assert suggest("qqq", ["sgd", "adam"]) == "known are sgd, adam."
