@@ -1,0 +1,7 @@
+"""What a task is, how one is found, and the tasks that come with the package."""
+
+from thalweg.tasks.check import check
+from thalweg.tasks.find import bundled, find
+from thalweg.tasks.task import Data, Score, Task
+
+__all__ = ["Data", "Score", "Task", "bundled", "check", "find"]

@@ -1,0 +1,145 @@
+"""Try a task on one batch before anything long is started, and say plainly what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, default_collate
+
+from thalweg.errors import UserError
+from thalweg.tasks.task import Score, Task
+
+
+def check(task: Task) -> None:
+    """Make the model and run one batch forward and backward; leaves torch's random state alone.
+
+    One batch of the training split (up to `batch_size` samples) goes through the model in training
+    mode, the loss, and back to the parameters; one of the validation split through the model in
+    evaluation mode and every metric.
+
+    Raises `UserError`, one sentence, for data that cannot be made or has another shape than
+    (inputs..., target), a model that fails or has nothing to train, a loss that is no finite
+    scalar or does not reach the parameters, and a metric that is no scalar.
+    """
+    with torch.random.fork_rng():
+        with failure_as_sentence(f"The data of task '{task.name}' failed"):
+            splits = task.splits
+        train = first_batch(task, "train", splits.train)
+        validation = first_batch(task, "validation", splits.validation)
+        first_batch(task, "test", splits.test)
+        model = make_model(task)
+        check_loss(task, model, train)
+        check_metrics(task, model, validation)
+
+
+def first_batch(task: Task, split: str, dataset: Dataset[Any]) -> list[Any]:
+    """The first samples of a split as one batch: a list of the model's arguments and the target."""
+    length = len(dataset)  # type: ignore[arg-type]  # Data has made sure that there is one
+    with failure_as_sentence(f"The {split} split of task '{task.name}' failed"):
+        samples = [dataset[index] for index in range(min(task.batch_size, length))]
+    if not isinstance(samples[0], tuple | list) or len(samples[0]) < 2:
+        raise UserError(
+            f"A sample of the {split} split of task '{task.name}' must be a tuple"
+            f" (inputs..., target), not {describe(samples[0])}."
+        )
+    with failure_as_sentence(f"The samples of task '{task.name}' do not stack into a batch"):
+        return list(default_collate([tuple(sample) for sample in samples]))
+
+
+def make_model(task: Task) -> nn.Module:
+    with failure_as_sentence(f"The model of task '{task.name}' cannot be made"):
+        model = task.model()
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"The model function of task '{task.name}' must return a torch.nn.Module,"
+            f" not {describe(model)}."
+        )
+    if not trainable(model):
+        raise UserError(
+            f"The model of task '{task.name}' has no trainable parameters;"
+            " at least one needs requires_grad=True."
+        )
+    return model
+
+
+def check_loss(task: Task, model: nn.Module, batch: list[Any]) -> None:
+    *_, targets = batch
+    outputs = run_model(task, model.train(), batch)
+    loss = run_score(task, "loss", task.loss, outputs, targets)
+    if not loss.isfinite():
+        raise UserError(
+            f"The loss of task '{task.name}' is {loss.item()} at the initial weights, before any"
+            " step: look for such values in the data, for log(0) or 0/0 in the loss, and for"
+            " initial weights that are too large."
+        )
+    if not loss.requires_grad:
+        raise UserError(unconnected(task))
+    with failure_as_sentence(f"The backward pass of task '{task.name}' failed"):
+        gradients = torch.autograd.grad(loss, trainable(model), allow_unused=True)
+    if all(gradient is None for gradient in gradients):
+        raise UserError(unconnected(task))
+
+
+def check_metrics(task: Task, model: nn.Module, batch: list[Any]) -> None:
+    *_, targets = batch
+    with torch.no_grad():
+        outputs = run_model(task, model.eval(), batch)
+        run_score(task, "metric", task.score, outputs, targets)
+        for name, score in task.also.items():
+            run_score(task, f"further metric '{name}'", score, outputs, targets)
+
+
+def run_model(task: Task, model: nn.Module, batch: list[Any]) -> Any:
+    *inputs, _ = batch
+    shapes = ", ".join(map(describe, inputs))
+    with failure_as_sentence(f"The model of task '{task.name}' failed on inputs {shapes}"):
+        return model(*inputs)
+
+
+def run_score(task: Task, what: str, score: Score, outputs: Any, targets: Any) -> Tensor:
+    with failure_as_sentence(
+        f"The {what} of task '{task.name}' failed on outputs {describe(outputs)}"
+        f" and targets {describe(targets)}"
+    ):
+        value = score(outputs, targets)
+    if not isinstance(value, Tensor) or value.ndim > 0:
+        raise UserError(
+            f"The {what} of task '{task.name}' must be a scalar tensor, one number for all samples,"
+            f" not {describe(value)}."
+        )
+    return value
+
+
+@contextmanager
+def failure_as_sentence(what_failed: str) -> Iterator[None]:
+    """Turns an exception of the user's code into a `UserError` with its message's first line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        lines = str(error).splitlines()
+        message = f": {lines[0]}" if lines else ""
+        raise UserError(f"{what_failed}: {type(error).__name__}{message}") from error
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def unconnected(task: Task) -> str:
+    return (
+        f"The loss of task '{task.name}' does not depend on the model's trainable parameters;"
+        " compute it from the outputs without detach(), item() or no_grad()."
+    )
+
+
+def describe(value: Any) -> str:
+    """A tensor by its shape, anything else by its type."""
+    if isinstance(value, Tensor):
+        return f"of shape {list(value.shape)}"
+    return f"of type {type(value).__name__}"

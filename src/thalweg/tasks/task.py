@@ -1,0 +1,209 @@
+"""What a task is: a model, its data, a loss, a metric, and how long to train."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from numbers import Integral, Real
+from typing import Any, Literal, cast
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
+
+from thalweg.errors import UserError
+
+Score = Callable[[Any, Any], Tensor]
+"""`score(outputs, targets)`: a scalar, lower or higher better as the task says."""
+
+Split = Dataset[Any] | tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, init=False)
+class Data:
+    """Three disjoint sets of samples.
+
+    Each is any map-style `torch.utils.data.Dataset`, or a tuple of tensors `[N, ...]` of equal
+    length. The last item of a sample is the target; the items before it are the arguments of the
+    model. Optimizers are chosen on `validation`; `test` is touched once, after the choice.
+
+    Raises `UserError` for a split that has no length or no sample.
+    """
+
+    train: Dataset[Any]
+    validation: Dataset[Any]
+    test: Dataset[Any]
+
+    def __init__(self, train: Split, validation: Split, test: Split) -> None:
+        for name, split in (("train", train), ("validation", validation), ("test", test)):
+            object.__setattr__(self, name, map_style(name, split))
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One network to train, and how to tell how well it was trained.
+
+    name: what the task is called in commands, files and reports.
+    model: makes a fresh model; its initial weights come from torch's global random state.
+    data: makes the data; called once a process, by `splits`.
+    loss: `loss(outputs, targets)`, a scalar to descend, the mean over a mini-batch.
+    metric: `metric(outputs, targets)` over a whole split, what entrants are ranked by; the loss
+        where it is not given.
+    metric_name, direction: its name, and whether "min" or "max" is better.
+    also: further metrics by name, shown beside and never ranked.
+    batch_size: samples a step (the whole training set where that is smaller).
+    epochs, steps: the budget, exactly one of the two.
+    target: the metric's value that counts as reached, for steps-to-target.
+    shows: one sentence on what the task is good for.
+
+    Raises `UserError` for a field that cannot be used.
+    """
+
+    name: str
+    model: Callable[[], nn.Module]
+    data: Callable[[], Data]
+    loss: Score
+    metric: Score | None = None
+    metric_name: str = "loss"
+    direction: Literal["min", "max"] = "min"
+    also: Mapping[str, Score] = field(default_factory=dict)
+    batch_size: int = 64
+    epochs: int | None = None
+    steps: int | None = None
+    target: float | None = None
+    shows: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise UserError(f"A task's name must be a text that is not empty, not {self.name!r}.")
+        self._require_makers()
+        self._require_scores()
+        self._require_budget()
+        if self.target is not None and not is_finite_number(self.target):
+            raise UserError(
+                f"Task '{self.name}' needs a finite number as its target, not {self.target!r}."
+            )
+
+    @cached_property
+    def splits(self) -> Data:
+        """The data, made at the first use and kept."""
+        data = self.data()
+        if not isinstance(data, Data):
+            raise UserError(
+                f"The data function of task '{self.name}' must return a thalweg.tasks.Data,"
+                f" not {a_or_an(type(data).__name__)}."
+            )
+        return data
+
+    @property
+    def score(self) -> Score:
+        """What entrants are ranked by: the metric, or the loss where there is none."""
+        return self.loss if self.metric is None else self.metric
+
+    def steps_per_epoch(self, n_train: int) -> int:
+        """Steps in one pass over `n_train` samples: floor(n_train / batch_size), at least 1.
+
+        The last incomplete batch of an epoch is dropped; a training set smaller than a batch is
+        one full batch.
+        """
+        return max(1, n_train // self.batch_size)
+
+    def total_steps(self, n_train: int) -> int:
+        """Steps in the whole budget for `n_train` training samples."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None  # exactly one of the two is given
+        return self.epochs * self.steps_per_epoch(n_train)
+
+    def _require_makers(self) -> None:
+        for what, value, made in (
+            ("model", self.model, nn.Module),
+            ("data", self.data, Data),
+        ):
+            if isinstance(value, made) or not callable(value):
+                raise UserError(
+                    f"Task '{self.name}' needs a function without arguments that makes its {what},"
+                    f" not {a_or_an(type(value).__name__)}; write {what}=lambda: ..."
+                )
+
+    def _require_scores(self) -> None:
+        if not isinstance(self.also, Mapping):
+            raise UserError(
+                f"Task '{self.name}' needs further metrics as a dictionary of functions by name,"
+                f" not {a_or_an(type(self.also).__name__)}."
+            )
+        scores = {"loss": self.loss, "metric": self.score}
+        scores |= {f"further metric '{name}'": score for name, score in self.also.items()}
+        for what, score in scores.items():
+            if not callable(score):
+                raise UserError(
+                    f"Task '{self.name}' needs a function of (outputs, targets) as its {what},"
+                    f" not {a_or_an(type(score).__name__)}."
+                )
+        if self.direction not in ("min", "max"):
+            raise UserError(
+                f"Task '{self.name}' needs direction 'min' or 'max', not {self.direction!r}."
+            )
+
+    def _require_budget(self) -> None:
+        if (self.epochs is None) == (self.steps is None):
+            both_or_none = "neither" if self.epochs is None else "both"
+            raise UserError(
+                f"Task '{self.name}' needs exactly one of epochs and steps as its budget,"
+                f" and has {both_or_none}."
+            )
+        for what in ("batch_size", "epochs", "steps"):
+            number = getattr(self, what)
+            if number is not None and not is_positive_integer(number):
+                raise UserError(
+                    f"Task '{self.name}' needs {what} as a whole number above 0, not {number!r}."
+                )
+
+
+def map_style(name: str, split: object) -> Dataset[Any]:
+    """`split` as a data set with a length and numbered samples; `UserError` if it is none."""
+    if isinstance(split, tuple):
+        split = tensor_split(name, split)
+    if isinstance(split, IterableDataset):
+        raise UserError(
+            f"The {name} split is an IterableDataset, which has no numbered samples;"
+            " give a map-style data set with __len__ and __getitem__."
+        )
+    if not (hasattr(split, "__len__") and hasattr(split, "__getitem__")):
+        raise UserError(
+            f"The {name} split must be a map-style data set with __len__ and __getitem__,"
+            f" or a tuple of tensors, not {a_or_an(type(split).__name__)}."
+        )
+    if len(split) == 0:
+        raise UserError(f"The {name} split is empty; give it at least one sample.")
+    return cast("Dataset[Any]", split)
+
+
+def tensor_split(name: str, tensors: tuple[Any, ...]) -> TensorDataset:
+    if not all(isinstance(item, Tensor) and item.ndim > 0 for item in tensors):
+        raise UserError(f"The {name} split is a tuple, so its items must be tensors [N, ...].")
+    lengths = [len(item) for item in tensors]
+    if len(set(lengths)) > 1:
+        raise UserError(
+            f"The tensors of the {name} split have unequal lengths"
+            f" ({', '.join(map(str, lengths))}); give each the same number of samples."
+        )
+    if len(tensors) < 2:
+        raise UserError(
+            f"The {name} split needs two tensors or more, inputs and then the target;"
+            f" it has {len(tensors)}."
+        )
+    return TensorDataset(*tensors)
+
+
+def is_positive_integer(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0
+
+
+def is_finite_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def a_or_an(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiouAEIOU' else 'a'} {noun}"
