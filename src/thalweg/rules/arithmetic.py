@@ -15,7 +15,7 @@ from thalweg.rules.row import Row, Value
 
 
 def sqrt(x: Value) -> Value:
-    """The correctly rounded square root."""
+    """The square root."""
     if isinstance(x, Tensor):
         return x.sqrt()
     return Row(x.column.sqrt()) if isinstance(x, Row) else math.sqrt(x)

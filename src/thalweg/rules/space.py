@@ -18,6 +18,10 @@ class Space:
     high: float
     scale: Literal["linear", "log", "log_one_minus"]
 
+    def __str__(self) -> str:
+        even = {"linear": "x", "log": "log x", "log_one_minus": "log(1 - x)"}[self.scale]
+        return f"from {self.low:g} to {self.high:g}, even in {even}"
+
 
 def log(low: float, high: float) -> Space:
     """Even in log x, for 0 < low < high."""

@@ -1,0 +1,55 @@
+"""A hyperparameter as a person sets it: a number, a schedule, or a pair of such."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from thalweg.schedules import Schedule
+
+
+def number(value: Any) -> Any:
+    """A setting without tensors: PyTorch takes a tensor of one number as a rate, rules do not."""
+    if isinstance(value, tuple | list):
+        return tuple(number(part) for part in value)
+    return value.item() if isinstance(value, Tensor) else value
+
+
+def holds_schedule(value: Any) -> bool:
+    """Whether a setting, or one of a pair, is a schedule."""
+    parts = value if isinstance(value, tuple) else (value,)
+    return any(isinstance(part, Schedule) for part in parts)
+
+
+def base(value: Any) -> Any:
+    """The plain number that stands in a group where a schedule was given."""
+    if isinstance(value, tuple):
+        return tuple(base(part) for part in value)
+    return value.base if isinstance(value, Schedule) else value
+
+
+def memory(value: Any) -> Any:
+    """What a setting's schedules remember at the start."""
+    if isinstance(value, tuple):
+        return [memory(part) for part in value]
+    return value.memory() if isinstance(value, Schedule) else {}
+
+
+def observed(value: Any, kept: Any, **metrics: float | None) -> Any:
+    """What a setting's schedules remember after they were told the metrics."""
+    if isinstance(value, tuple):
+        return [observed(v, k, **metrics) for v, k in zip(value, kept, strict=True)]
+    return value.observe(kept, **metrics) if isinstance(value, Schedule) else kept
+
+
+def at(value: Any, schedule: Any, step: int, kept: Any) -> Any:
+    """A setting at a step: its plain numbers times the factors of its schedules, where it has any.
+
+    kept: what the schedules remember.
+    """
+    if isinstance(value, tuple | list):
+        parts = schedule if schedule else (None,) * len(value)
+        memories = kept if kept else ({},) * len(value)
+        return tuple(at(v, s, step, k) for v, s, k in zip(value, parts, memories, strict=True))
+    return value * schedule.factor(step, kept) if isinstance(schedule, Schedule) else value
