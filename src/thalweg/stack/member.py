@@ -1,0 +1,23 @@
+"""One configuration with one seed, in training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from thalweg.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Member:
+    """A recipe and a seed; the seed fixes the initial weights and the order of the data."""
+
+    recipe: Recipe
+    seed: int
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The step, counted from 1, that left the finite numbers, and what was not finite first."""
+
+    step: int
+    reason: str

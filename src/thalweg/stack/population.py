@@ -1,0 +1,119 @@
+"""What every way of stepping members offers to the training loop."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import Dataset
+
+from thalweg.rules.rule import Rule
+from thalweg.stack.batches import Batch, fetch, in_order, training_order
+from thalweg.stack.member import Divergence, Member
+from thalweg.tasks.task import Task
+
+ESTIMATION_BATCHES = 20
+"""Training batches from which batch-norm statistics are estimated again."""
+
+
+class Population(ABC):
+    """Members in training together, each in a place from 0 that `keep` may change.
+
+    members: by place. diverged: by place, none for those that are finite.
+    """
+
+    members: list[Member]
+    diverged: list[Divergence | None]
+
+    @abstractmethod
+    def step(self) -> list[float]:
+        """One step of every member that has not diverged; the losses by place, before the step.
+
+        A member whose loss or parameters are not finite, or whose gradient holds a not-a-number,
+        keeps the parameters that it had before, is marked in `diverged`, and steps no more. Its
+        losses from then on mean nothing.
+        """
+
+    @abstractmethod
+    def observe(self, training: Sequence[float], validation: Sequence[float]) -> None:
+        """Tells each member's plateau schedules its metrics."""
+
+    @abstractmethod
+    def evaluation(self) -> AbstractContextManager[None]:
+        """Every member at the parameters that evaluation uses, training undisturbed.
+
+        Where a recipe averages, the batch-norm statistics within are those of the average,
+        estimated from training data.
+        """
+
+    @abstractmethod
+    def outputs(self, dataset: Dataset[Any]) -> Iterator[tuple[Any, Any]]:
+        """Each member's outputs over a whole data set, in evaluation mode, and the targets."""
+
+    @abstractmethod
+    def keep(self, places: Sequence[int]) -> None:
+        """Drops all members but those in these increasing places; they take places 0, 1, ..."""
+
+    @abstractmethod
+    def state_dict(self, place: int) -> dict[str, Tensor]:
+        """A member's parameters and buffers, by the model's names."""
+
+
+def initial_model(task: Task, seed: int) -> nn.Module:
+    """The task's model with the weights that a seed draws; torch's random state stays as it is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return task.model()
+
+
+def averages(chain: Sequence[type[Rule]]) -> bool:
+    """Whether evaluation is at an average of the iterates."""
+    return any(rule.evaluated is not Rule.evaluated for rule in chain)
+
+
+def trained_names(task: Task) -> set[str]:
+    """The parameters that a loss gives a gradient to; a lone optimizer skips all others."""
+    model = initial_model(task, seed=0)
+    with torch.random.fork_rng(devices=[]):
+        *inputs, targets = next(in_order(task.splits.train, task.batch_size))
+        torch.autograd.backward(task.loss(model(*inputs), targets))
+    return {name for name, param in model.named_parameters() if param.grad is not None}
+
+
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """The layers with running statistics."""
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+
+def estimate_batch_norm(model: nn.Module, task: Task, forward: Callable[[Batch], object]) -> None:
+    """Sets the running statistics to the mean over some training batches, the same for all members.
+
+    forward: runs a batch through the model, which is in evaluation mode but for these layers.
+    """
+    layers = batch_norms(model)
+    momenta = [layer.momentum for layer in layers]
+    batches = training_order(task, seed=0)
+    model.eval()
+    for layer in layers:
+        layer.train()
+    for i in range(ESTIMATION_BATCHES):
+        for layer in layers:
+            layer.momentum = 1 / (i + 1)
+        forward(fetch(task.splits.train, next(batches)))
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+
+
+def divergence(step: int, loss: float, gradients: Iterable[Tensor]) -> Divergence:
+    """The step, counted from 1, and what was not finite first."""
+    if not math.isfinite(loss):
+        return Divergence(step, f"the loss was {loss}")
+    if not all(gradient.isfinite().all() for gradient in gradients):
+        return Divergence(step, "the gradient was not finite")
+    return Divergence(step, "the step was not finite")

@@ -1,0 +1,137 @@
+"""Members stepped one by one, each a model of its own with the drop-in optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from thalweg.optim import Optimizer
+from thalweg.stack.batches import evaluation_batches, fetch, joined, training_order
+from thalweg.stack.member import Divergence, Member
+from thalweg.stack.population import (
+    Population,
+    averages,
+    batch_norms,
+    divergence,
+    estimate_batch_norm,
+    initial_model,
+)
+from thalweg.tasks.task import Task
+
+
+class Single(Population):
+    """The plain loop: what every other way of stepping must agree with.
+
+    A member's numbers do not depend on the others, random draws on the CPU (dropout) included.
+    """
+
+    def __init__(self, task: Task, members: Sequence[Member]) -> None:
+        self.task = task
+        self.members = list(members)
+        self.diverged: list[Divergence | None] = [None] * len(members)
+        self.models = [initial_model(task, member.seed) for member in members]
+        self.optimizers = [
+            Optimizer(model.parameters(), member.recipe)
+            for model, member in zip(self.models, members, strict=True)
+        ]
+        self.orders = [training_order(task, member.seed) for member in members]
+        self.random_states = [
+            # Another stream than those of the initial weights and of the order of the data.
+            torch.Generator().manual_seed(member.seed + 2**33).get_state()
+            for member in members
+        ]
+        self.steps = 0
+
+    def step(self) -> list[float]:
+        losses = [self.step_one(place) for place in range(len(self.members))]
+        self.steps += 1
+        return losses
+
+    def step_one(self, place: int) -> float:
+        if self.diverged[place]:
+            return float("nan")
+        model, optimizer = self.models[place], self.optimizers[place]
+        *inputs, targets = fetch(self.task.splits.train, next(self.orders[place]))
+        optimizer.zero_grad()
+        with self.random_state(place):
+            loss = self.task.loss(model.train()(*inputs), targets)
+            torch.autograd.backward(loss)
+        trained = [param for param in model.parameters() if param.grad is not None]
+        gradients = [param.grad.to_dense() for param in trained if param.grad is not None]
+        before = [param.detach().clone() for param in trained]
+        optimizer.step()
+        if not sound(loss, gradients, trained):
+            self.diverged[place] = divergence(self.steps + 1, loss.item(), gradients)
+            with torch.no_grad():
+                for param, value in zip(trained, before, strict=True):
+                    param.copy_(value)
+        return loss.item()
+
+    @contextmanager
+    def random_state(self, place: int) -> Iterator[None]:
+        """A member's own stream of random numbers; torch's global state stays as it is."""
+        outer = torch.get_rng_state()
+        torch.set_rng_state(self.random_states[place])
+        try:
+            yield
+        finally:
+            self.random_states[place] = torch.get_rng_state()
+            torch.set_rng_state(outer)
+
+    def observe(self, training: Sequence[float], validation: Sequence[float]) -> None:
+        for optimizer, seen, unseen in zip(self.optimizers, training, validation, strict=True):
+            optimizer.observe(training=seen, validation=unseen)
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for model, optimizer in zip(self.models, self.optimizers, strict=True):
+                stack.enter_context(optimizer.evaluation())
+                if averages(optimizer.rules) and batch_norms(model):
+                    stack.enter_context(estimated_batch_norm(self.task, model))
+            yield
+
+    def outputs(self, dataset: Dataset[Any]) -> Iterator[tuple[Any, Any]]:
+        for model in self.models:
+            yield self.outputs_of(model.eval(), dataset)
+
+    @torch.no_grad()
+    def outputs_of(self, model: nn.Module, dataset: Dataset[Any]) -> tuple[Any, Any]:
+        batches = evaluation_batches(self.task, dataset)
+        outputs, targets = zip(*((model(*batch[:-1]), batch[-1]) for batch in batches), strict=True)
+        return joined(outputs), joined(targets)
+
+    def keep(self, places: Sequence[int]) -> None:
+        for name in ("members", "diverged", "models", "optimizers", "orders", "random_states"):
+            kept = getattr(self, name)
+            setattr(self, name, [kept[place] for place in places])
+
+    def state_dict(self, place: int) -> dict[str, Tensor]:
+        return {name: x.detach().clone() for name, x in self.models[place].state_dict().items()}
+
+
+def sound(loss: Tensor, gradients: Sequence[Tensor], stepped: Sequence[Tensor]) -> bool:
+    """Whether a step may stand: a finite loss, no not-a-number on the way, finite parameters."""
+    return bool(
+        loss.isfinite()
+        and not any(gradient.isnan().any() for gradient in gradients)
+        and all(param.isfinite().all() for param in stepped)
+    )
+
+
+@contextmanager
+def estimated_batch_norm(task: Task, model: nn.Module) -> Iterator[None]:
+    """The model with statistics estimated again, for the time of the block."""
+    kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with torch.no_grad():
+        estimate_batch_norm(model, task, lambda batch: model(*batch[:-1]))
+    try:
+        yield
+    finally:
+        for name, buffer in model.named_buffers():
+            buffer.copy_(kept[name])

@@ -1,0 +1,48 @@
+"""How members are stepped: stacked where the model allows it, else one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import nn
+
+from thalweg import recipes
+from thalweg.stack.member import Member
+from thalweg.stack.population import Population, initial_model
+from thalweg.stack.single import Single
+from thalweg.stack.stacked import Stacked
+from thalweg.tasks.task import Task
+
+Way = Literal["stacked", "single"]
+
+
+@lru_cache
+def way_of(task: Task) -> tuple[Way, str]:
+    """The way of stepping this task's members, and why where it is not stacked.
+
+    Tried for one step, on two members that share their batches and two that do not; torch's random
+    state stays as it is.
+    """
+    for module in initial_model(task, seed=0).modules():
+        if isinstance(module, nn.RNNBase):
+            kind = f"nn.{type(module).__name__}"
+            return "single", f"members run one by one: {kind} has no batching rule under vmap."
+    try:
+        with torch.random.fork_rng(devices=[]):
+            trial = Stacked(task, [Member(recipes.sgd(), seed) for seed in (0, 0, 0, 1)], width=2)
+            trial.step()
+            next(trial.outputs(task.splits.validation))
+    except Exception as error:  # whatever a model does that vmap cannot take
+        why = str(error).split("\n")[0].split(". ")[0] or type(error).__name__
+        return "single", f"members run one by one: the model does not stack ({why.rstrip('.')})."
+    return "stacked", ""
+
+
+def populate(task: Task, members: Sequence[Member], width: int) -> Population:
+    """The members, ready to be trained from their initial weights; a lone one as a plain model."""
+    if len(members) > 1 and way_of(task)[0] == "stacked":
+        return Stacked(task, members, width)
+    return Single(task, members)

@@ -1,0 +1,109 @@
+"""The learning-rate range test: a rate "chosen by monitoring the first few iterations"."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from thalweg.errors import UserError
+from thalweg.recipes import Recipe
+from thalweg.stack.member import Member
+from thalweg.stack.single import Single
+from thalweg.stack.way import populate
+from thalweg.tasks.task import Task
+
+FACTORS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+"""The rates that are tried, relative to what the ramp suggests."""
+
+SMOOTHING = 0.9
+LOST = 4.0
+"""The ramp's loss is averaged with this memory, and ends where it is so many times its best."""
+
+
+@dataclass(frozen=True)
+class LRRange:
+    """What a range test found.
+
+    suggestion: the rate to begin with. lrs, losses: the ramp, a rate a step and the smoothed
+    training loss there, until it left the first loss far behind. tried: the loss that each tried
+    rate came to, infinite where it diverged.
+    """
+
+    suggestion: float
+    lrs: tuple[float, ...]
+    losses: tuple[float, ...]
+    tried: dict[float, float]
+
+
+def lr_range(
+    task: Task,
+    recipe: Recipe,
+    *,
+    low: float = 1e-6,
+    high: float = 10.0,
+    steps: int = 100,
+    seeds: int = 2,
+) -> LRRange:
+    """Looks for the learning rate with which a recipe should begin a task.
+
+    The rate climbs evenly in log lr from `low` to `high` over `steps` steps; where the smoothed
+    loss is lowest, the ramp has seen the largest rate that trains. A ramp is too hasty to say how
+    far below it to begin, so that is tried: constant rates from 0.003 to 3 times this one train for
+    `steps` steps on `seeds` fresh seeds, in one stack, and the one that brings the loss lowest is
+    suggested.
+
+    Raises UserError for 0 < low < high violated, fewer than ten steps, or when no rate trains.
+    Smith 2017 (cyclical learning rates) for the ramp.
+    """
+    if not 0 < low < high or steps < 10 or seeds < 1:
+        raise UserError("lr_range needs 0 < low < high, 10 or more steps, and 1 or more seeds.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        lrs, losses = ramp(task, recipe, low, high, steps)
+        word = lrs[losses.index(min(losses))]
+        tried = try_rates(task, recipe, [word * factor for factor in FACTORS], steps, seeds)
+    suggestion = min(tried, key=lambda lr: tried[lr])
+    if math.isinf(tried[suggestion]):
+        raise UserError(
+            f"no learning rate from {min(tried):.2g} to {max(tried):.2g} trains {task.name} with "
+            f"{recipe.name}; try a lower low than {low:g}."
+        )
+    return LRRange(suggestion, tuple(lrs), tuple(losses), tried)
+
+
+def ramp(
+    task: Task, recipe: Recipe, low: float, high: float, steps: int
+) -> tuple[list[float], list[float]]:
+    """Rates that climb from low to high, and the smoothed loss before the step at each."""
+    alone = Single(task, [Member(recipe.replace(lr=low), seed=0)])
+    (group,) = alone.optimizers[0].param_groups
+    lrs: list[float] = []
+    losses: list[float] = []
+    smoothed = 0.0
+    for i in range(steps):
+        group["lr"] = low * (high / low) ** (i / (steps - 1))
+        (loss,) = alone.step()
+        smoothed = SMOOTHING * smoothed + (1 - SMOOTHING) * loss
+        corrected = smoothed / (1 - SMOOTHING ** (i + 1))
+        if alone.diverged[0] or (losses and corrected > LOST * min(losses)):
+            break
+        lrs.append(group["lr"])
+        losses.append(corrected)
+    return lrs, losses
+
+
+def try_rates(
+    task: Task, recipe: Recipe, lrs: Sequence[float], steps: int, seeds: int
+) -> dict[float, float]:
+    """The mean loss over the last fifth of a short training at each constant rate."""
+    members = [Member(recipe.replace(lr=lr), 1 + seed) for lr in lrs for seed in range(seeds)]
+    population = populate(task, members, width=len(members))
+    losses = [population.step() for _ in range(steps)][-(steps // 5) :]
+    ends = [
+        math.inf if divergence else sum(column) / len(column)
+        for column, divergence in zip(zip(*losses, strict=True), population.diverged, strict=True)
+    ]
+    return {lr: sum(ends[i * seeds : (i + 1) * seeds]) / seeds for i, lr in enumerate(lrs)}

@@ -1,0 +1,42 @@
+"""What training makes of a member: its learning curve and how it ended."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from thalweg.stack.member import Divergence, Member
+
+
+@dataclass(frozen=True)
+class Point:
+    """One evaluation, after `step` steps.
+
+    train_loss: the mean training loss since the evaluation before. metric: the ranked metric on
+    validation data. also: the task's further metrics there.
+    """
+
+    step: int
+    train_loss: float
+    metric: float
+    also: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A member that was trained to the end of its budget, or until it diverged.
+
+    test: metrics on test data by name, the ranked one under the task's `metric_name`; empty where
+    they were not asked for, and for a member that diverged.
+    """
+
+    member: Member
+    curve: tuple[Point, ...]
+    diverged: Divergence | None = None
+    test: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def score(self) -> float:
+        """The ranked metric at the end of the budget; nan for a member that diverged."""
+        return math.nan if self.diverged or not self.curve else self.curve[-1].metric

@@ -1,0 +1,193 @@
+"""The one training loop, for a population of one or many, and the verb that trains a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from thalweg.errors import UserError
+from thalweg.recipes import Recipe
+from thalweg.stack.member import Member
+from thalweg.stack.population import Population
+from thalweg.stack.way import populate
+from thalweg.tasks.task import Task
+from thalweg.training.run import Point, Run
+
+EVALUATIONS = 15
+"""Evaluations in a run, spread evenly, the last at its end."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run, and the file that holds its parameters and buffers at its end."""
+
+    run: Run
+    checkpoint: Path
+
+
+Watch = Callable[[int, int], None]
+"""`watch(step, alive)`: told after every step how many members have not diverged."""
+
+
+def train_members(
+    task: Task,
+    members: Sequence[Member],
+    *,
+    width: int,
+    test: bool = False,
+    watch: Watch | None = None,
+) -> list[Run]:
+    """Trains members through the task's whole budget, and says what became of each, in their order.
+
+    width: how many share a block where they are stacked. test: whether those that end without a
+    divergence are scored on test data too. The same members give the same runs; those that share a
+    recipe's chain should be neighbours, which makes their steps fast.
+    """
+    with own_random_state(members[0].seed):
+        population = populate(task, members, width)
+        curves = learn(task, population, watch)
+        tested = scores(task, population, task.splits.test) if test else [{}] * len(members)
+    return [
+        Run(member, tuple(curve), divergence, {} if divergence else scored)
+        for member, curve, divergence, scored in zip(
+            members, curves, population.diverged, tested, strict=True
+        )
+    ]
+
+
+def train(
+    task: Task,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    out: str | Path = "model.safetensors",
+    watch: Watch | None = None,
+) -> Trained:
+    """Trains the task's model with a recipe, scores it on test data and saves a checkpoint.
+
+    The checkpoint is a safetensors file of the parameters that evaluation uses, and the buffers, by
+    the model's names; its metadata hold the task's name, the recipe and the seed. Raises UserError
+    when the run diverges, and, before training, when nothing can be written to `out`.
+    """
+    require_writable(Path(out))
+    member = Member(recipe, seed)
+    with own_random_state(seed):
+        population = populate(task, [member], width=1)
+        (curve,) = learn(task, population, watch)
+        (divergence,) = population.diverged
+        if divergence:
+            raise UserError(
+                f"training of {task.name} with {recipe.name} diverged at step {divergence.step}: "
+                f"{divergence.reason}; a smaller lr or a clip may help."
+            )
+        (tested,) = scores(task, population, task.splits.test)
+        with population.evaluation():
+            weights = population.state_dict(0)
+    metadata = {"task": task.name, "recipe": recipe.to_toml(), "seed": str(seed)}
+    save(weights, Path(out), metadata)
+    return Trained(Run(member, tuple(curve), None, tested), Path(out))
+
+
+@contextmanager
+def own_random_state(seed: int) -> Iterator[None]:
+    """Random numbers from a seed, on every device in use; the global states stay as they are."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def require_writable(path: Path) -> None:
+    """Makes the checkpoint's folder; UserError where a file cannot be put there."""
+    if path.is_dir():
+        raise UserError(f"the checkpoint cannot be written to {path}, which is a folder.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+def save(weights: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Writes a checkpoint; one that stands there is replaced only by a whole one."""
+    unfinished = path.with_name(path.name + ".part")
+    try:
+        save_file({n: x.contiguous() for n, x in weights.items()}, unfinished, metadata)
+        unfinished.replace(path)
+    except (OSError, SafetensorError) as error:
+        unfinished.unlink(missing_ok=True)
+        raise unwritable(path, error) from None
+
+
+def unwritable(path: Path, error: Exception) -> UserError:
+    why = getattr(error, "strerror", None) or error
+    return UserError(f"the checkpoint cannot be written to {path}: {why}.")
+
+
+def learn(task: Task, population: Population, watch: Watch | None = None) -> list[list[Point]]:
+    """Takes a population through the budget; each member's learning curve, by place."""
+    steps = task.total_steps(len(task.splits.train))  # type: ignore[arg-type]
+    marks = evaluation_steps(steps)
+    curves: list[list[Point]] = [[] for _ in population.members]
+    losses: list[list[float]] = []
+    for step in range(1, steps + 1):
+        losses.append(population.step())
+        alive = population.diverged.count(None)
+        if watch is not None:
+            watch(step, alive)
+        if alive == 0:
+            break
+        if step in marks:
+            evaluate(task, population, step, losses, curves)
+            losses = []
+    return curves
+
+
+def evaluation_steps(steps: int) -> set[int]:
+    """After which steps a run is evaluated; every one of a short run."""
+    count = min(steps, EVALUATIONS)
+    return {math.ceil(steps * (i + 1) / count) for i in range(count)}
+
+
+def evaluate(
+    task: Task,
+    population: Population,
+    step: int,
+    losses: list[list[float]],
+    curves: list[list[Point]],
+) -> None:
+    """Adds a point to the curve of every member that has not diverged."""
+    training = [sum(column) / len(column) for column in zip(*losses, strict=True)]
+    validation = scores(task, population, task.splits.validation)
+    metrics = [scored.get(task.metric_name, math.nan) for scored in validation]
+    population.observe(training, metrics)
+    for place, scored in enumerate(validation):
+        if scored:
+            also = {name: scored[name] for name in task.also}
+            curves[place].append(Point(step, training[place], metrics[place], also))
+
+
+def scores(task: Task, population: Population, dataset: Dataset[Any]) -> list[Mapping[str, float]]:
+    """Each member's metrics over a data set, at the parameters that evaluation uses, by place.
+
+    Empty for a member that has diverged.
+    """
+    wanted = {task.metric_name: task.score, **task.also}
+    with torch.no_grad(), population.evaluation():
+        outputs = zip(population.outputs(dataset), population.diverged, strict=True)
+        return [
+            {} if diverged else {name: float(score(*made)) for name, score in wanted.items()}
+            for made, diverged in outputs
+        ]

@@ -1,0 +1,72 @@
+"""The learning-rate range test: its suggestion trains, and lies where theory says it must."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from thalweg import recipes
+from thalweg.errors import UserError
+from thalweg.stack.member import Member
+from thalweg.stack.single import Single
+from thalweg.tasks import find
+from thalweg.training.lr_range import lr_range
+
+
+def test_on_a_quadratic_the_suggestion_is_below_two_over_the_largest_eigenvalue() -> None:
+    task = find("ravine")
+    model = task.model()
+    start = model.point.detach()
+    curvature = torch.func.hessian(lambda point: model.height(point))(start)
+    bound = 2 / torch.linalg.eigvalsh(curvature)[-1].item()
+
+    found = lr_range(task, recipes.sgd())
+
+    assert bound / 30 < found.suggestion < bound
+
+
+@pytest.mark.parametrize("recipe", [recipes.sgd(), recipes.adam()], ids=lambda r: r.name)
+def test_the_suggestion_trains_better_than_rates_a_hundred_times_off(
+    recipe: recipes.Recipe,
+) -> None:
+    task = find("diabetes")
+    found = lr_range(task, recipe, steps=60)
+
+    def loss_after(lr: float) -> float:
+        alone = Single(task, [Member(recipe.replace(lr=lr), seed=9)])
+        losses = [alone.step()[0] for _ in range(60)]
+        return math.inf if alone.diverged[0] else sum(losses[-10:])
+
+    at_suggestion = loss_after(found.suggestion)
+    assert at_suggestion < loss_after(found.suggestion / 100)
+    assert at_suggestion < loss_after(found.suggestion * 100)
+
+
+def test_the_suggestion_is_the_best_of_those_tried() -> None:
+    found = lr_range(find("saddle"), recipes.momentum(), steps=40)
+    assert found.tried[found.suggestion] == min(found.tried.values())
+
+
+def test_a_diverging_rate_is_tried_and_counts_as_infinite() -> None:
+    found = lr_range(find("ravine"), recipes.sgd())
+    assert math.isinf(max(found.tried.values()))
+
+
+def test_the_same_call_gives_the_same_suggestion_and_leaves_the_random_state() -> None:
+    before = torch.get_rng_state()
+    first = lr_range(find("saddle"), recipes.adam(), steps=20)
+    assert lr_range(find("saddle"), recipes.adam(), steps=20) == first
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("bad", [{"low": 0.0}, {"low": 1.0, "high": 0.1}, {"steps": 3}])
+def test_a_range_that_cannot_be_walked_is_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="0 < low < high"):
+        lr_range(find("saddle"), recipes.sgd(), **bad)  # type: ignore[arg-type]
+
+
+def test_no_rate_that_trains_is_said() -> None:
+    with pytest.raises(UserError, match=r"no learning rate .* trains ravine"):
+        lr_range(find("ravine"), recipes.sgd(), low=1e3, high=1e6)

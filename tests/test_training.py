@@ -1,0 +1,277 @@
+"""The training loop: when it evaluates, what it records, and what `train` leaves on disk."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from thalweg import recipes, schedules
+from thalweg.errors import UserError
+from thalweg.optim import Optimizer
+from thalweg.recipes import Recipe, chain, ema, tail_average
+from thalweg.stack.batches import fetch, order
+from thalweg.stack.member import Divergence, Member
+from thalweg.tasks import Data, Task, find
+from thalweg.training.train import EVALUATIONS, train, train_members
+
+
+def mean_absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).abs().mean()
+
+
+def small(*, steps: int = 40, samples: int = 40, batch_size: int = 8, **fields: Any) -> Task:
+    """A small network on noisy sines."""
+    generator = torch.Generator().manual_seed(0)
+
+    def split(n: int) -> tuple[Tensor, Tensor]:
+        x = torch.randn(n, 4, generator=generator)
+        return x, x[:, :1].sin() + 0.1 * torch.randn(n, 1, generator=generator)
+
+    data = Data(split(samples), split(16), split(16))
+    return Task(
+        name="small",
+        model=lambda: nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)),
+        data=lambda: data,
+        loss=F.mse_loss,
+        metric_name="mean squared error",
+        also={"mean absolute error": mean_absolute_error},
+        batch_size=batch_size,
+        steps=steps,
+        **fields,
+    )
+
+
+def literal_losses(task: Task, member: Member, steps: int) -> tuple[list[float], nn.Module]:
+    """The training losses of a plain PyTorch loop, and its model."""
+    torch.manual_seed(member.seed)
+    model = task.model()
+    optimizer = Optimizer(model.parameters(), member.recipe)
+    train_set: Any = task.splits.train
+    batches = order(len(train_set), task.batch_size, member.seed)
+    losses = []
+    for _ in range(steps):
+        x, y = fetch(train_set, next(batches))
+        optimizer.zero_grad()
+        loss = task.loss(model(x), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, model
+
+
+@pytest.mark.parametrize("steps", [1, 7, 15, 40])
+def test_evaluations_are_spread_evenly_and_the_last_is_at_the_end(steps: int) -> None:
+    (run,) = train_members(small(steps=steps), [Member(recipes.adam(), 0)], width=1)
+    at = [point.step for point in run.curve]
+    assert len(at) == min(steps, EVALUATIONS)
+    assert at[-1] == steps
+    gaps = [b - a for a, b in zip([0, *at[:-1]], at, strict=True)]
+    assert max(gaps) - min(gaps) <= 1
+
+
+@pytest.mark.parametrize("seeds", [(3,), (3, 4)])
+def test_a_point_holds_the_mean_training_loss_since_the_last_and_the_metrics(
+    seeds: tuple[int, ...],
+) -> None:
+    task = small(steps=40)
+    members = [Member(recipes.adam(lr=0.01), seed) for seed in seeds]
+    runs = train_members(task, members, width=2, test=True)
+    for run, member in zip(runs, members, strict=True):
+        losses, model = literal_losses(task, member, 40)
+        before = 0
+        for point in run.curve:
+            window = losses[before : point.step]
+            assert point.train_loss == pytest.approx(sum(window) / len(window), rel=1e-4)
+            before = point.step
+        for metrics, split in ((run.curve[-1], "validation"), (run.test, "test")):
+            x, y = fetch(getattr(task.splits, split), torch.arange(16))
+            error, absolute = F.mse_loss(model(x), y), mean_absolute_error(model(x), y)
+            if split == "validation":
+                assert run.score == run.curve[-1].metric == pytest.approx(error.item(), rel=1e-4)
+                assert run.curve[-1].also["mean absolute error"] == pytest.approx(
+                    absolute.item(), rel=1e-4
+                )
+            else:
+                assert metrics == {
+                    "mean squared error": pytest.approx(error.item(), rel=1e-4),
+                    "mean absolute error": pytest.approx(absolute.item(), rel=1e-4),
+                }
+
+
+def test_test_data_is_left_alone_unless_asked_for() -> None:
+    class Sealed(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, i: int) -> Any:
+            raise AssertionError("test data was read")
+
+    task = small(steps=3)
+    splits = task.splits
+    sealed = Data(splits.train, splits.validation, Sealed())
+    members = [Member(recipes.sgd(), 0), Member(recipes.sgd(), 1)]
+    runs = train_members(replace(task, data=lambda: sealed), members, width=2)
+    assert all(run.test == {} for run in runs)
+
+
+def test_a_budget_in_epochs_and_a_training_set_smaller_than_a_batch() -> None:
+    task = replace(small(samples=5, batch_size=64), steps=None, epochs=3)
+    (run,) = train_members(task, [Member(recipes.sgd(), 0)], width=1)
+    assert [point.step for point in run.curve] == [1, 2, 3]
+
+
+def test_the_same_call_gives_the_same_bits_and_leaves_the_random_state() -> None:
+    dropout = replace(
+        small(), model=lambda: nn.Sequential(nn.Linear(4, 8), nn.Dropout(), nn.Linear(8, 1))
+    )
+    for members in ([Member(recipes.adam(), 1)], [Member(recipes.adam(), s) for s in (1, 1, 2)]):
+        torch.manual_seed(99)
+        before = torch.get_rng_state()
+        first = train_members(dropout, members, width=2, test=True)
+        assert torch.equal(torch.get_rng_state(), before)
+        torch.manual_seed(7)
+        assert train_members(dropout, members, width=2, test=True) == first
+
+
+def test_a_run_that_diverges_ends_there_and_the_others_go_on() -> None:
+    wild, calm = Member(recipes.sgd(lr=1e30), 0), Member(recipes.sgd(), 0)
+    task = small(steps=40)
+    diverged, whole = train_members(task, [wild, calm], width=2, test=True)
+    assert diverged.diverged == Divergence(2, "the loss was inf")
+    assert diverged.curve == ()
+    assert diverged.test == {}
+    assert math.isnan(diverged.score)
+    assert whole.diverged is None
+    assert whole.curve[-1].step == 40
+    padded, alone = train_members(task, [calm, calm], width=2, test=True)
+    assert padded == alone == whole
+
+
+def test_the_loop_ends_when_all_have_diverged() -> None:
+    told: list[tuple[int, int]] = []
+    runs = train_members(
+        small(steps=40),
+        [Member(recipes.sgd(lr=lr), 0) for lr in (1e30, 1e31)],
+        width=2,
+        watch=lambda step, alive: told.append((step, alive)),
+    )
+    assert told == [(1, 2), (2, 0)]
+    assert all(run.curve == () for run in runs)
+
+
+def test_metrics_are_not_asked_of_a_diverged_members_outputs() -> None:
+    def strict(outputs: Tensor, targets: Tensor) -> Tensor:
+        assert outputs.isfinite().all()
+        return F.mse_loss(outputs, targets)
+
+    members = [Member(recipes.sgd(lr=1e30), 0), Member(recipes.sgd(), 0)]
+    diverged, whole = train_members(replace(small(), metric=strict), members, width=2)
+    assert diverged.diverged
+    assert len(whole.curve) == EVALUATIONS
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_a_plateau_is_told_the_metric(seeds: tuple[int, ...]) -> None:
+    # The metric never falls, so that the rate does after every evaluation but the first.
+    task = replace(small(steps=15), metric=lambda outputs, _: outputs.sum() * 0 + 1)
+    plateau = schedules.plateau(0.1, gamma=1e-9, patience=0)
+    stopped = train_members(task, [Member(recipes.sgd(lr=plateau), s) for s in seeds], width=2)
+    going = train_members(task, [Member(recipes.sgd(lr=0.1), s) for s in seeds], width=2)
+    for stop, go in zip(stopped, going, strict=True):
+        assert stop.curve[0] == go.curve[0]
+        assert stop.curve[-1].also != go.curve[-1].also
+        assert stop.curve[-1].also == stop.curve[2].also
+
+
+# --- the verb ---
+
+
+def metric_of_checkpoint(task: Task, path: Path) -> float:
+    """The validation metric of a plain model that has loaded a checkpoint."""
+    model = task.model()
+    model.load_state_dict(load_file(path))
+    validation: Any = task.splits.validation
+    *inputs, targets = fetch(validation, torch.arange(len(validation)))
+    with torch.no_grad():
+        return task.score(model.eval()(*inputs), targets).item()
+
+
+RECIPES = [
+    recipes.adam(lr=0.01),
+    recipes.nesterov(lr=0.05, momentum=0.9),
+    chain(recipes.adam(lr=0.01), tail_average(50)),
+    chain(recipes.nesterov(lr=0.05), ema(0.9)),
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_the_checkpoint_is_the_model_that_was_scored(recipe: Recipe, tmp_path: Path) -> None:
+    task = replace(find("digits-conv"), epochs=None, steps=60)
+    trained = train(task, recipe, seed=3, out=tmp_path / "folder" / "model.safetensors")
+    assert trained.checkpoint == tmp_path / "folder" / "model.safetensors"
+    assert [path.name for path in trained.checkpoint.parent.iterdir()] == ["model.safetensors"]
+    found = metric_of_checkpoint(task, trained.checkpoint)
+    assert found == pytest.approx(trained.run.score, rel=1e-5)
+    assert set(trained.run.test) == {"log-loss", "accuracy"}
+    with safe_open(trained.checkpoint, "pt") as file:
+        metadata = file.metadata()
+    assert (metadata["task"], metadata["seed"]) == ("digits-conv", "3")
+    assert Recipe.from_toml(metadata["recipe"]) == recipe
+
+
+def test_nesterovs_checkpoint_holds_theta(tmp_path: Path) -> None:
+    task = small(steps=10)
+    recipe = recipes.nesterov(lr=0.05, momentum=0.9)
+    trained = train(task, recipe, seed=1, out=tmp_path / "model.safetensors")
+    torch.manual_seed(1)
+    model = task.model()
+    theta = {name: param.detach().clone() for name, param in model.named_parameters()}
+    velocity = {name: torch.zeros_like(x) for name, x in theta.items()}
+    train_set: Any = task.splits.train
+    batches = order(len(train_set), task.batch_size, 1)
+    for _ in range(10):
+        ahead = {name: theta[name] + 0.9 * velocity[name] for name in theta}
+        model.load_state_dict(ahead)
+        model.zero_grad()
+        x, y = fetch(train_set, next(batches))
+        task.loss(model(x), y).backward()
+        for name, param in model.named_parameters():
+            assert param.grad is not None
+            velocity[name] = 0.9 * velocity[name] - 0.05 * param.grad
+            theta[name] = theta[name] + velocity[name]
+    torch.testing.assert_close(load_file(trained.checkpoint), theta, rtol=1e-5, atol=1e-6)
+
+
+def test_a_run_that_diverges_leaves_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"small with sgd diverged at step 2: the loss was inf; "):
+        train(small(), recipes.sgd(lr=1e30), out=tmp_path / "model.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    def never() -> nn.Module:
+        raise AssertionError("training has begun")
+
+    for out in (tmp_path / "file" / "model.safetensors", tmp_path, Path("/proc/model.safetensors")):
+        with pytest.raises(UserError, match="the checkpoint cannot be written to") as told:
+            train(replace(small(), model=never), recipes.sgd(), out=out)
+        assert str(out) in str(told.value)
+        assert "\n" not in str(told.value)
+
+
+def test_a_checkpoint_that_stands_there_is_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "model.safetensors"
+    out.write_text("an older one")
+    train(small(steps=2), recipes.sgd(), out=out)
+    assert set(load_file(out)) == {"0.weight", "0.bias", "2.weight", "2.bias"}
