@@ -1,0 +1,263 @@
+"""What a race measured of each entrant: the numbers of a verdict, from the record alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from thalweg.race.record import Configuration, Record, RunRecord, Settings
+from thalweg.statistics import Interval, compare, median_interval, tunability, wilson
+
+BUDGETS = (1, 2, 4, 8, 16)
+"""Configurations for which the tunability curve is drawn."""
+
+ONE_COMPARISON = 0.025
+"""The one-sided level of an interval that belongs to no look: 95 %."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """By how much an entrant's validation metric differs from the best entrant's.
+
+    estimate, low, high: entrant minus best in units of the metric (Hodges-Lehmann, and the interval
+        that inverts the signed-rank test); infinite where divergence decides or seeds are too few.
+    confidence: of the interval, in (0, 1). seeds: those that both have.
+    one_comparison: whether the interval stands for itself, outside the shortlist's error budget.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    confidence: float
+    seeds: int
+    one_comparison: bool
+
+
+@dataclass(frozen=True)
+class Share:
+    """count out of n, with the Wilson interval of the share at 95 %."""
+
+    count: int
+    n: int
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class ToTarget:
+    """Steps to the target: the median, nan where at least half of the runs never reached it.
+
+    missed: runs that did not reach it within their budget, the diverged ones among them; of `n`.
+    """
+
+    median: float
+    missed: int
+    n: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One entrant over its final seeds.
+
+    shortlisted: whether it is still on. seeds: that it ran; 0 for one that never got to the final
+    round, of which nothing else is known. validation, test: median and interval. difference: to the
+    best, none for the best itself. wins: the share of the seeds that all entrants have on which no
+    other was better. to_target: none where the task has no target. step_seconds: of a lone step.
+    state_per_parameter: numbers that the optimizer keeps. values: the tuned hyperparameters.
+    """
+
+    entrant: str
+    shortlisted: bool
+    seeds: int
+    validation: Interval | None
+    test: Interval | None
+    difference: Difference | None
+    wins: float | None
+    diverged: Share | None
+    to_target: ToTarget | None
+    step_seconds: float | None
+    state_per_parameter: float | None
+    values: Mapping[str, float]
+
+
+class Measures:
+    """Reads a record: who is left, who is best, and each entrant's row."""
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.settings: Settings = record.settings
+        self.final: dict[str, dict[int, RunRecord]] = {}
+        for run in record.runs:
+            if run.round == "final":
+                self.final.setdefault(run.entrant, {})[run.seed] = run
+        self.raced = tuple(name for name in self.settings.entrants if name in self.final)
+        gone = {departure.entrant for look in record.looks for departure in look.left}
+        self.shortlist = tuple(name for name in self.raced if name not in gone)
+        self.best = self._best()
+
+    def scores(self, entrant: str, seeds: Sequence[int] | None = None) -> list[float]:
+        """The final scores in the order of the seeds, all of its own where none are given."""
+        runs = self.final[entrant]
+        return [runs[seed].score for seed in (sorted(runs) if seeds is None else seeds)]
+
+    def shared_seeds(self, *entrants: str) -> list[int]:
+        """The seeds that all these entrants have."""
+        return sorted(set.intersection(*(set(self.final[name]) for name in entrants)))
+
+    def level(self, first: str, second: str) -> float | None:
+        """The one-sided level of the last look that both took part in; none without such a look."""
+        levels = [k.level for k in self.record.looks if first in k.on and second in k.on]
+        return levels[-1] if levels else None
+
+    def paired(self, first: str, second: str) -> tuple[list[float], list[float]]:
+        """The scores of both on the seeds that both have."""
+        seeds = self.shared_seeds(first, second)
+        return self.scores(first, seeds), self.scores(second, seeds)
+
+    def rows(self) -> tuple[Row, ...]:
+        """A row for each entrant: those left first, then by their median, the absent ones last."""
+        rows = [self.row(name) for name in self.settings.entrants]
+        return tuple(sorted(rows, key=self._place))
+
+    def row(self, entrant: str) -> Row:
+        cost = self.record.costs.get(entrant)
+        raced = entrant in self.final
+        return Row(
+            entrant=entrant,
+            shortlisted=entrant in self.shortlist,
+            seeds=len(self.final.get(entrant, ())),
+            validation=self.median(self.scores(entrant)) if raced else None,
+            test=self.test(entrant) if raced else None,
+            difference=self.difference(entrant) if raced else None,
+            wins=self.wins(entrant) if raced else None,
+            diverged=self.diverged(entrant) if raced else None,
+            to_target=self.to_target(entrant) if raced else None,
+            step_seconds=cost.step_seconds if cost else None,
+            state_per_parameter=cost.state_per_parameter if cost else None,
+            values=self.values(entrant),
+        )
+
+    def median(self, scores: Sequence[float]) -> Interval:
+        return median_interval(scores, self.settings.direction)
+
+    def test(self, entrant: str) -> Interval | None:
+        """The test metric, once the test scores are opened."""
+        runs = [run for _, run in sorted(self.final[entrant].items())]
+        if not any(run.test for run in runs):
+            return None
+        return self.median([run.test.get(self.settings.metric, math.nan) for run in runs])
+
+    def difference(self, entrant: str) -> Difference | None:
+        if self.best is None or entrant == self.best or not self.shared_seeds(entrant, self.best):
+            return None
+        # The gain of the first is the first minus the second of a metric to raise, and the second
+        # minus the first of one to lower: this order makes it entrant minus best for both.
+        raised = self.settings.direction == "max"
+        pair = (entrant, self.best) if raised else (self.best, entrant)
+        level = self.level(*pair)
+        found = compare(*self.paired(*pair), self.settings.direction, level or ONE_COMPARISON)
+        return Difference(
+            estimate=found.estimate,
+            low=found.low,
+            high=found.high,
+            confidence=found.confidence,
+            seeds=found.n,
+            one_comparison=level is None,
+        )
+
+    def wins(self, entrant: str) -> float | None:
+        seeds = self.shared_seeds(*self.raced)
+        if not seeds:
+            return None
+        won = [seed for seed in seeds if self._loss(entrant, seed) == self._least_loss(seed)]
+        return len(won) / len(seeds)
+
+    def diverged(self, entrant: str) -> Share:
+        runs = self.final[entrant].values()
+        count = sum(not math.isfinite(run.score) for run in runs)
+        return Share(count, len(runs), wilson(count, len(runs)))
+
+    def to_target(self, entrant: str) -> ToTarget | None:
+        if self.settings.target is None:
+            return None
+        steps = [steps_to_target(run, self.settings) for run in self.final[entrant].values()]
+        missed = sum(math.isinf(step) for step in steps)
+        return ToTarget(median_interval(steps, "min").estimate, missed, len(steps))
+
+    def chosen(self, entrant: str) -> Configuration | None:
+        """The entrant's best configuration; none before it is chosen, or where all diverged."""
+        index = self.record.chosen.get(entrant)
+        found = (
+            one
+            for one in self.record.configurations
+            if one.entrant == entrant and one.index == index
+        )
+        return next(found, None)
+
+    def values(self, entrant: str) -> Mapping[str, float]:
+        """The tuned hyperparameters of the chosen configuration."""
+        chosen = self.chosen(entrant)
+        return chosen.values if chosen else {}
+
+    def tunability(self) -> dict[str, tuple[tuple[int, float], ...]]:
+        """For each entrant, (b, the median best of b configurations); optimistic tuning scores."""
+        curves = {}
+        for entrant in self.settings.entrants:
+            scores = list(self.tuning_scores(entrant).values())
+            budgets = [budget for budget in BUDGETS if budget <= len(scores)]
+            if budgets:
+                curve = tunability(scores, budgets, self.settings.direction)
+                curves[entrant] = tuple(curve.items())
+        return curves
+
+    def tuning_scores(self, entrant: str) -> dict[int, float]:
+        """The median tuning score of each configuration, by its index; nan where it diverged."""
+        scores: dict[int, list[float]] = {}
+        for run in self.record.runs:
+            if run.round == "tuning" and run.entrant == entrant:
+                scores.setdefault(run.configuration, []).append(run.score)
+        return {index: self.median(found).estimate for index, found in sorted(scores.items())}
+
+    def _best(self) -> str | None:
+        """Of those left, the one with the best median; then the safest, then the cheapest."""
+        able = [name for name in self.shortlist if math.isfinite(self._median_loss(name))]
+        return min(able, key=self._rank, default=None)
+
+    def _rank(self, entrant: str) -> tuple[float, float, float]:
+        cost = self.record.costs.get(entrant)
+        seconds = cost.step_seconds if cost else math.inf
+        return self._median_loss(entrant), self.diverged(entrant).interval.estimate, seconds
+
+    def _place(self, row: Row) -> tuple[bool, bool, bool, float]:
+        median = self._median_loss(row.entrant) if row.seeds else math.inf
+        return row.seeds == 0, not row.shortlisted, row.entrant != self.best, median
+
+    def _median_loss(self, entrant: str) -> float:
+        """The median final score so that less is better, infinite where it diverged."""
+        return as_loss(self.median(self.scores(entrant)).estimate, self.settings)
+
+    def _loss(self, entrant: str, seed: int) -> float:
+        return as_loss(self.final[entrant][seed].score, self.settings)
+
+    def _least_loss(self, seed: int) -> float:
+        least = min(self._loss(name, seed) for name in self.raced)
+        # Where all diverged, none won: nothing equals a number that is none.
+        return least if math.isfinite(least) else math.nan
+
+
+def as_loss(score: float, settings: Settings) -> float:
+    """The score so that less is better, infinite for a run that diverged."""
+    if not math.isfinite(score):
+        return math.inf
+    return score if settings.direction == "min" else -score
+
+
+def steps_to_target(run: RunRecord, settings: Settings) -> float:
+    """The step of the first evaluation at the target; infinite for a run that did not reach it.
+
+    A run that diverged reached nothing, whatever it passed on its way.
+    """
+    assert settings.target is not None
+    goal = as_loss(settings.target, settings)
+    reached = (point.step for point in run.curve if as_loss(point.metric, settings) <= goal)
+    return next(reached, math.inf) if math.isfinite(run.score) else math.inf

@@ -1,0 +1,238 @@
+"""A race from beginning to end: the one call behind `thalweg race`."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from thalweg import tasks
+from thalweg.errors import UserError
+from thalweg.race import cost
+from thalweg.race.entrants import (
+    COOLINGS,
+    DEFAULT_ENTRANTS,
+    Entrant,
+    Entry,
+    baseline_entrant,
+    configurations,
+    entrant,
+)
+from thalweg.race.fingerprint import fingerprint
+from thalweg.race.ledger import Ledger
+from thalweg.race.progress import Progress, Silent
+from thalweg.race.record import Configuration, Record, Settings
+from thalweg.race.rounds import Rounds
+from thalweg.race.verdict import Verdict, verdict
+from thalweg.recipes import Recipe
+from thalweg.schedules import Schedule
+from thalweg.stack.member import Member
+from thalweg.stack.way import way_of
+from thalweg.tasks.task import Task
+
+WINNER = "winner.toml"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished race.
+
+    record: all that happened. verdict: what may be said about it; `str(verdict)` is the text.
+    best: the winning recipe, cooling included; none where every entrant diverged. folder: where
+    the ledger and `winner.toml` are.
+    """
+
+    record: Record
+    verdict: Verdict
+    best: Recipe | None
+    folder: Path
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row for each entrant, ready for `pandas.DataFrame`."""
+        return self.verdict.table()
+
+
+def race(
+    task: Task | str,
+    entrants: Sequence[Entry] | None = None,
+    trials: int = 16,
+    seeds: int = 40,
+    *,
+    baseline: str | Recipe | None = None,
+    cooling: str = "linear",
+    alpha: float = 0.05,
+    seed: int = 0,
+    width: int = 32,
+    name: str | None = None,
+    runs: str | Path = "runs",
+    progress: Progress | None = None,
+) -> Result:
+    """Races optimizers on a task: tunes each equally, compares the best of each over fresh seeds.
+
+    task: a task, the name of a bundled one, or `path/to/file.py:task`.
+    entrants: names, paths of recipe files, recipes or `Entrant`s; `DEFAULT_ENTRANTS` if not given.
+    trials: configurations tried of each. seeds: final seeds of each at most.
+    baseline: what is used now, a name or the path of a recipe file; it is not tuned.
+    cooling: of every other entrant's lr: "linear" (to a hundredth), "cosine", "none", or "tune",
+        which tries all three.
+    alpha: in (0, 0.5), the risk that the best entrant is missing from the shortlist.
+    seed: the same seed repeats the race. width: members trained at once.
+    name: of the folder in `runs` that keeps the ledger and `winner.toml`; the task's if not given.
+    progress: is told what happens.
+
+    Called again with the same arguments it goes on from the last finished block, and trains
+    nothing if the race has ended.
+
+    Raises `UserError`, one sentence, for an argument out of range, an unknown name, a task that
+    cannot be trained, and a folder that holds another race or cannot be written to.
+    """
+    progress = progress or Silent()
+    found = tasks.find(task) if isinstance(task, str) else task
+    if not isinstance(found, Task):
+        raise UserError(f"task must be a thalweg.Task or the name of one, not {task!r}.")
+    field = entered(DEFAULT_ENTRANTS if entrants is None else entrants, baseline)
+    check_arguments(trials, seeds, cooling, alpha, seed, width)
+    folder = Path(runs) / folder_name(found, name)
+    tasks.check(found)
+    steps = found.total_steps(len(found.splits.train))  # type: ignore[arg-type]
+    settings = Settings(
+        task=task if isinstance(task, str) else task.name,
+        metric=found.metric_name,
+        direction=found.direction,
+        target=found.target,
+        steps=steps,
+        entrants=tuple(one.name for one in field),
+        trials=trials,
+        seeds=seeds,
+        cooling=cooling,
+        baseline=None if baseline is None else field[-1].name,
+        alpha=alpha,
+        seed=seed,
+        width=width,
+        fingerprint=fingerprint(found),
+    )
+    drawn = configurations(field, trials, cooling, steps, seed)
+    ledger = Ledger.open(folder, settings, [one for one, _ in drawn.values()], machine())
+    try:
+        if not ledger.finished:
+            run(found, settings, field, drawn, ledger, progress)
+        record = ledger.read()
+    finally:
+        ledger.close()
+    return concluded(record, {key: recipe for key, (_, recipe) in drawn.items()}, folder)
+
+
+Drawn = Mapping[tuple[str, int], tuple[Configuration, Recipe]]
+
+
+def run(
+    task: Task,
+    settings: Settings,
+    field: Sequence[Entrant],
+    drawn: Drawn,
+    ledger: Ledger,
+    progress: Progress,
+) -> None:
+    """Measures what the race will cost, says so, and runs what is left of it."""
+    way, reason = way_of(task)
+    block = settings.width if way == "stacked" else 1
+    notes = [reason[0].upper() + reason[1:]] if reason else []
+    notes += [schedule_note(one) for one in field if one.cooled and brings_schedule(one)]
+    ledger.add_notes(notes)
+    for note in notes:
+        progress.say(note)
+    rounds = Rounds(task, settings, field, drawn, ledger, progress, block)
+    if ledger.block_seconds is None:
+        recipes = [recipe for _, recipe in drawn.values()]
+        # Spread over the entrants, whose steps do not all cost the same.
+        spread = recipes[:: math.ceil(len(recipes) / block)]
+        members = [Member(recipe, settings.seed) for recipe in spread]
+        seconds = cost.block_seconds(task, members, settings.width, settings.steps)
+        costs = [cost.cost(task, one, drawn[one.name, 0][1]) for one in field]
+        ledger.add_costs(costs, seconds)
+        progress.say(cost.announcement(cost.most_blocks(field, settings, block), seconds))
+        progress.say(cost.outlook(settings))
+    else:
+        done = len(ledger.scores("tuning")) + len(ledger.scores("final"))
+        progress.say(f"Going on in {ledger.folder}, where {done} members are done.")
+    rounds.run()
+
+
+def entered(entrants: Sequence[Entry], baseline: str | Recipe | None) -> list[Entrant]:
+    """All that race, the baseline last; UserError for fewer than two, or two of one name."""
+    given = entrants.split(",") if isinstance(entrants, str) else entrants
+    field = [entrant(one.strip() if isinstance(one, str) else one) for one in given]
+    if baseline is not None:
+        field.append(baseline_entrant(baseline))
+    names = [one.name for one in field]
+    if len(names) < 2:
+        raise UserError(f"a race needs two entrants or more, not {', '.join(names) or 'none'}.")
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"two entrants are called {name}; give one of them another name.")
+    return field
+
+
+def check_arguments(
+    trials: int, seeds: int, cooling: str, alpha: float, seed: int, width: int
+) -> None:
+    """Raises UserError for a number out of range and for an unknown cooling."""
+    least = {"trials": (trials, 1), "seeds": (seeds, 2), "seed": (seed, 0), "width": (width, 1)}
+    for name, (value, low) in least.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise UserError(f"{name} must be a whole number, {low} or above, not {value!r}.")
+    if isinstance(alpha, bool) or not isinstance(alpha, float | int) or not 0 < alpha < 0.5:
+        raise UserError(f"alpha must be a number above 0 and below 0.5, not {alpha!r}.")
+    if cooling not in (*COOLINGS, "tune"):
+        raise UserError(f"cooling must be none, linear, cosine or tune, not {cooling!r}.")
+
+
+def folder_name(task: Task, name: str | None) -> str:
+    """The name that was given, or the task's with all but letters, digits, ., _ and - replaced."""
+    if name is None:
+        return re.sub(r"[^\w.-]+", "-", task.name).strip(".-")[:80] or "race"
+    if name in ("", ".", "..") or re.search(r"[/\\\0]", name):
+        raise UserError(f"name must be the name of one folder, without / or \\, not {name!r}.")
+    return name
+
+
+def brings_schedule(entrant: Entrant) -> bool:
+    return isinstance(entrant.recipe.settings["lr"], Schedule)
+
+
+def schedule_note(entrant: Entrant) -> str:
+    return f"{entrant.name} brings a schedule for its lr; it races under the common cooling."
+
+
+def machine() -> dict[str, str]:
+    """What the runs are made on, for the reader of the record."""
+    return {
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "thalweg": version("thalweg"),
+    }
+
+
+def concluded(record: Record, recipes: Mapping[tuple[str, int], Recipe], folder: Path) -> Result:
+    """The verdict on the record, and the winning recipe, in `winner.toml` too."""
+    judged = verdict(record)
+    if judged.best is None:
+        return Result(record, judged, None, folder)
+    best = recipes[judged.best, record.chosen[judged.best]]
+    try:
+        (folder / WINNER).write_text(best.to_toml(), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{folder / WINNER} cannot be written: {error.strerror}.") from error
+    return Result(record, judged, best, folder)

@@ -1,0 +1,139 @@
+"""What a race has on record: plain data, as the ledger keeps it and the verdict reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from thalweg.training.run import Point
+
+Round = Literal["tuning", "final"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides what a race does; the same settings repeat the same race.
+
+    task: its name, or `path/to/file.py:attribute`. metric, direction, target, steps: the task's.
+    entrants: their names in order. trials: configurations tuned an entrant. seeds: final seeds at
+    most. cooling: the schedule of every lr ("none", "linear", "cosine", "tune"). baseline: the
+    entrant that stands for what the person uses now. alpha: the risk that the best entrant is
+    missing from the shortlist. seed: where all other seeds come from. width: members in a block.
+    fingerprint: of the task's model, data and batch size; another task under an old name shows.
+    """
+
+    task: str
+    metric: str
+    direction: Literal["min", "max"]
+    target: float | None
+    steps: int
+    entrants: tuple[str, ...]
+    trials: int
+    seeds: int
+    cooling: str
+    baseline: str | None
+    alpha: float
+    seed: int
+    width: int
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One configuration of an entrant.
+
+    index: its place among the entrant's trials. values: the tuned hyperparameters by name (a pair's
+    parts are `betas[0]` and `betas[1]`). recipe: the whole recipe as TOML, cooling included.
+    """
+
+    entrant: str
+    index: int
+    values: dict[str, float]
+    recipe: str
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One member that was trained.
+
+    score: the ranked validation metric at the end of the budget, nan when it diverged.
+    diverged_step, reason: where and why it diverged, else none. curve: its evaluations in order.
+    test: metrics on test data by name, the ranked one under the task's metric name; empty while the
+    record is sealed, in the tuning round, and for a diverged run.
+    """
+
+    round: Round
+    entrant: str
+    configuration: int
+    seed: int
+    score: float
+    diverged_step: int | None
+    reason: str | None
+    curve: tuple[Point, ...]
+    test: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Departure:
+    """An entrant that left the shortlist at a look: by whom it was beaten, and the p-value."""
+
+    entrant: str
+    by: str
+    p: float
+
+
+@dataclass(frozen=True)
+class Look:
+    """A comparison of all entrants still on, after `seeds` seeds, each pair at `level`.
+
+    level is one-sided and already divided by the rivals: a_n / (m - 1). on: the entrants before the
+    look. left: those that it removed.
+    """
+
+    seeds: int
+    level: float
+    on: tuple[str, ...]
+    left: tuple[Departure, ...]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an entrant costs: seconds for a lone training step of its drop-in form (median of
+    several, forward and backward included), of those in `optimizer.step`, and the optimizer's
+    memory in numbers kept a parameter.
+    """
+
+    entrant: str
+    step_seconds: float
+    optimizer_seconds: float
+    state_per_parameter: float
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A winning value at the edge of its search space [low, high]."""
+
+    entrant: str
+    hyper: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Record:
+    """A whole race. `chosen` is each entrant's best configuration after the tuning round;
+    `finished` when the final round has ended and the test scores were opened; `notes` are lines a
+    reader of the verdict should know (why members ran one by one, what a stop left out).
+    """
+
+    settings: Settings
+    configurations: tuple[Configuration, ...]
+    runs: tuple[RunRecord, ...]
+    chosen: dict[str, int]
+    looks: tuple[Look, ...]
+    costs: dict[str, Cost]
+    edges: tuple[Edge, ...]
+    notes: tuple[str, ...]
+    finished: bool
+    machine: dict[str, str]

@@ -1,0 +1,204 @@
+"""The sentences of a verdict: who is best, what a person should do, where the evidence stops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from thalweg.race import wording
+from thalweg.race.measures import Difference, Measures, Row
+from thalweg.race.record import Settings
+from thalweg.race.wording import counted, listed
+from thalweg.statistics import more_seeds_needed, visible_margin
+
+NEARLY_ALL = 0.75
+"""With more than this share of the entrants left, a race has no clear winner."""
+
+CHEAPER = 0.9
+"""A step that takes at most this much of another's is called cheaper; less is within noise."""
+
+
+def sentence(measures: Measures) -> str:
+    """Who is the best; against a baseline, a sentence before it says what changing would gain."""
+    baseline = measures.settings.baseline
+    if baseline is None or not measures.record.finished:
+        return standing(measures)
+    return f"{gain(measures, baseline)} {standing(measures)}"
+
+
+def standing(measures: Measures) -> str:
+    """Who is the best, or who cannot be told apart, in one sentence."""
+    settings, left = measures.settings, measures.shortlist
+    field = len(settings.entrants)
+    if not measures.record.finished:
+        runs = counted(len(measures.record.runs), "run")
+        return f"The race is not finished: {runs} are on record, and there is no verdict yet."
+    if not left:
+        return "There is no clear winner: every configuration of every entrant diverged in tuning."
+    if measures.best is None:
+        return "There is no clear winner: most runs diverged, whatever the entrant."
+    seeds = counted(len(measures.final[measures.best]), "seed")
+    recipes = recipes_in_words(settings)
+    ground = f"on {settings.task}, over {seeds}, {wording.COOLINGS[settings.cooling]}"
+    if field == 1:
+        return f"{measures.best} raced alone {ground}: there is nothing to compare it with."
+    if len(left) == 1:
+        return f"{left[0]} is the best of these {recipes} {ground}."
+    if len(left) > NEARLY_ALL * field:
+        return f"There is no clear winner among these {recipes} {ground}."
+    return f"{listed(left)} cannot be told apart; the rest are worse ({recipes} {ground})."
+
+
+def recipes_in_words(settings: Settings) -> str:
+    """How many recipes raced, and whether one of them was the baseline."""
+    if settings.baseline is None:
+        return f"{len(settings.entrants)} tuned recipes"
+    return f"{counted(len(settings.entrants) - 1, 'tuned recipe')} and {settings.baseline}"
+
+
+def advice(measures: Measures) -> Iterator[str]:
+    """What a person should do."""
+    best = measures.best
+    if not measures.record.finished:
+        yield "The same command again goes on from the last finished block."
+        return
+    if best is None:
+        yield "Widen the search spaces towards smaller lr, or clip the gradient, and race again."
+        return
+    others = [name for name in measures.shortlist if name != best]
+    yield which(measures, best)
+    yield from beside(measures, best, others)
+    if others:
+        yield separation(measures, best, others)
+
+
+def which(measures: Measures, best: str) -> str:
+    """Which recipe to use; what is used now is kept where no change is sure to gain."""
+    values, baseline = measures.values(best), measures.settings.baseline
+    if best == baseline:
+        return f"Keep {baseline}."
+    tuned = f"{best} ({wording.values(values)})" if values else best
+    if baseline in measures.shortlist:
+        return f"Keep {baseline}, or try {tuned}: of those left it has the best median."
+    why = ": of those left it has the best median" if len(measures.shortlist) > 1 else ""
+    return f"Use {tuned}{why}."
+
+
+def gain(measures: Measures, baseline: str) -> str:
+    """What changing from the baseline to the best would gain."""
+    best, metric = measures.best, measures.settings.metric
+    if baseline not in measures.final:
+        return f"What you use now, {baseline}, diverged in the tuning round."
+    if best is None or baseline == best:
+        return f"Changing from {baseline} gains nothing that can be seen."
+    found = measures.difference(baseline)
+    assert found is not None, "all entrants of the final round share its first seeds"
+    if not worse_than_best(found, measures.settings):
+        return (
+            f"Changing from {baseline} to {best} gains nothing that can be seen: {metric} differs "
+            f"by {difference_in_words(found)}."
+        )
+    if math.isinf(found.estimate):
+        return f"Changing from {baseline} to {best} gains runs that do not diverge."
+    verb = "lowers" if measures.settings.direction == "min" else "raises"
+    return f"Changing from {baseline} to {best} {verb} {metric} by {size_in_words(found)}."
+
+
+def worse_than_best(found: Difference, settings: Settings) -> bool:
+    """Whether the whole interval lies on the side of what is worse."""
+    return found.low > 0 if settings.direction == "min" else found.high < 0
+
+
+def difference_in_words(found: Difference) -> str:
+    return f"{wording.difference(found)}, {wording.level(found)}"
+
+
+def size_in_words(found: Difference) -> str:
+    """The size of a difference that is there, and its interval, without the sign."""
+    near, far = sorted((abs(found.low), abs(found.high)))
+    reach = "or more" if math.isinf(far) else f"to {far:.3g}"
+    size = f"{abs(found.estimate):.3g} ({near:.3g} {reach}"
+    return f"{size}; {wording.level(found)})"
+
+
+def beside(measures: Measures, best: str, others: list[str]) -> Iterator[str]:
+    """Who of the others left is cheaper, safer or simpler than the best."""
+    rows = {name: measures.row(name) for name in (best, *others)}
+    mine = rows[best]
+    for name in others:
+        merits = list(merits_over(rows[name], mine))
+        if merits:
+            yield f"{name} is {listed(merits)}."
+
+
+def merits_over(row: Row, best: Row) -> Iterator[str]:
+    if row.step_seconds and best.step_seconds and row.step_seconds <= CHEAPER * best.step_seconds:
+        own, its = wording.milliseconds(row.step_seconds), wording.milliseconds(best.step_seconds)
+        yield f"cheaper ({own} a step against {its})"
+    if row.diverged and best.diverged and row.diverged.count < best.diverged.count:
+        yield (
+            f"safer ({row.diverged.count} of {row.diverged.n} seeds diverged against "
+            f"{best.diverged.count})"
+        )
+    if lighter(row.state_per_parameter, best.state_per_parameter):
+        own, its = map(wording.memory, (row.state_per_parameter, best.state_per_parameter))
+        yield f"lighter (numbers kept a parameter: {own} against {its})"
+    if row.values and len(row.values) < len(best.values):
+        yield f"simpler ({len(row.values)} tuned against {len(best.values)})"
+
+
+def lighter(own: float | None, its: float | None) -> bool:
+    return own is not None and its is not None and own < its
+
+
+def separation(measures: Measures, best: str, others: list[str]) -> str:
+    """About how many more seeds would part the best from the next of those left."""
+    ranked = [row.entrant for row in measures.rows() if row.entrant in others]
+    nearest = ranked[0]
+    level, seeds = measures.level(best, nearest), len(measures.shared_seeds(best, nearest))
+    if level is None or 2.0**-seeds > level:
+        return f"{counted(seeds, 'seed')} cannot tell any two apart at this risk: race with more."
+    pair = measures.paired(best, nearest)
+    more = more_seeds_needed(*pair, measures.settings.direction, level)
+    if more is None:
+        return f"Which of {best} and {nearest} is better is open: no number of seeds can be named."
+    return f"About {counted(more, 'more seed')} would tell {best} from {nearest}."
+
+
+def limits(measures: Measures) -> Iterator[str]:
+    """Where the evidence stops."""
+    settings, record = measures.settings, measures.record
+    yield (
+        f"This speaks of these tuned recipes on {settings.task}, {counted(settings.steps, 'step')} "
+        f"each, {wording.COOLINGS[settings.cooling]}, and not of the optimizers as such."
+    )
+    yield (
+        f"Each entrant was tuned with {counted(settings.trials, 'configuration')}; what a smaller "
+        "budget would have given is the tunability curve's business, in optimistic scores."
+    )
+    if settings.baseline is not None:
+        yield f"{settings.baseline} raced as it is used now, with its own settings and schedule."
+    if record.finished and len(measures.raced) > 1:
+        yield reach(settings, len(measures.raced))
+    for name in settings.entrants:
+        if record.finished and name not in measures.final:
+            yield f"{name} diverged with every configuration in tuning, and was not in the final."
+    for edge in record.edges:
+        yield (
+            f"The best {edge.hyper} of {edge.entrant}, {edge.value:.4g}, lies at the edge of its "
+            f"search space {edge.low:g} to {edge.high:g}: widen it and race again."
+        )
+    yield from record.notes
+
+
+def reach(settings: Settings, entrants: int) -> str:
+    """What this many seeds can see."""
+    margin = visible_margin(settings.seeds, entrants, settings.alpha)
+    risk = wording.percent(settings.alpha)
+    at_most = f"At most {counted(settings.seeds, 'seed')}, with {entrants} entrants"
+    if math.isinf(margin):
+        return f"{at_most}, cannot tell any two apart at a risk of {risk}: race with more seeds."
+    return (
+        f"{at_most}, can see a lead of {margin:.2g} standard deviations of the paired difference; "
+        f"the truly best is missing from those left in at most {risk} of such races."
+    )

@@ -1,0 +1,215 @@
+"""A recipe in PyTorch's words: the lines of `torch.optim` and `lr_scheduler` that do the same."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+from thalweg import rules, schedules
+from thalweg.recipes import Recipe
+from thalweg.rules.rule import Rule
+from thalweg.schedules import Schedule
+
+OPTIMIZERS: dict[type[Rule], tuple[str, dict[str, Any]]] = {
+    rules.SGD: ("SGD", {}),
+    rules.SGDMomentum: ("SGD", {}),
+    rules.SGDNesterov: ("SGD", {"nesterov": True}),
+    rules.Momentum: ("SGD", {}),
+    rules.Adagrad: ("Adagrad", {}),
+    rules.RMSprop: ("RMSprop", {}),
+    rules.RMSpropMomentum: ("RMSprop", {}),
+    rules.CenteredRMSprop: ("RMSprop", {"centered": True}),
+    rules.CenteredRMSpropMomentum: ("RMSprop", {"centered": True}),
+    rules.Adadelta: ("Adadelta", {}),
+    rules.Adam: ("Adam", {}),
+    rules.AMSGrad: ("Adam", {"amsgrad": True}),
+    rules.NAdam: ("NAdam", {}),
+}
+"""The class of `torch.optim` whose steps are those of the rule, and what it is told beside them."""
+
+DECOUPLED: dict[type[Rule], tuple[str, dict[str, Any]]] = {
+    rules.Adam: ("AdamW", {}),
+    rules.AMSGrad: ("AdamW", {"amsgrad": True}),
+    rules.NAdam: ("NAdam", {"decoupled_weight_decay": True}),
+}
+"""The same with decay beside the step."""
+
+SCHEDULER = "torch.optim.lr_scheduler"
+
+WIDTH = 80
+
+EVERY_STEP = "# in every step, after loss.backward()"
+EVERY_EVALUATION = "# after every evaluation"
+
+CLIPS = (rules.ClipValue, rules.ClipNorm)
+
+
+class NoCounterpartError(Exception):
+    """PyTorch cannot do what a recipe does; the message is one sentence that says what."""
+
+
+def torch_lines(recipe: Recipe) -> str | None:
+    """The lines that train `model` as the recipe does without this package; None if there are none.
+
+    Same steps, to round-off, from the same gradients, for the steps that the schedule was made for.
+    The one exception is clipping by norm, where PyTorch divides by the norm + 1e-6. Above the
+    comment `# in every step` stands what is made once.
+    """
+    try:
+        return "\n".join(translated(recipe))
+    except NoCounterpartError:
+        return None
+
+
+def why_no_torch_lines(recipe: Recipe) -> str | None:
+    """The sentence that says why `torch_lines` gives none; None if it gives some."""
+    try:
+        translated(recipe)
+    except NoCounterpartError as reason:
+        return str(reason)
+    return None
+
+
+def translated(recipe: Recipe) -> list[str]:
+    """The lines of a recipe; NoCounterpartError if PyTorch has none."""
+    clip, rule, decay = parts(recipe)
+    step = [*([clip_line(clip)] if clip else []), "optimizer.step()"]
+    optimizer = f"optimizer = {optimizer_call(rule, decay)}"
+    lr = rule.settings["lr"]
+    if not isinstance(lr, Schedule) or isinstance(lr, schedules.Constant):
+        return [optimizer, "", EVERY_STEP, *step]
+    scheduler = f"scheduler = {scheduler_call(lr)}"
+    return [optimizer, scheduler, "", EVERY_STEP, *step, *cooling_lines(rule, lr)]
+
+
+def parts(recipe: Recipe) -> tuple[Rule | None, Rule, Rule | None]:
+    """The clipping, the rule that takes the step and the decay of a chain, in PyTorch's order."""
+    clip: Rule | None = None
+    stepping: Rule | None = None
+    decay: Rule | None = None
+    for rule in recipe.rules:
+        if isinstance(rule, CLIPS) and not (clip or decay or stepping):
+            clip = rule
+        elif isinstance(rule, rules.L2Decay) and not (decay or stepping):
+            decay = rule
+        elif "lr" in rule.hypers:
+            stepping = rule
+        elif isinstance(rule, rules.DecoupledDecay) and stepping and not decay:
+            decay = rule
+        else:
+            raise NoCounterpartError(
+                f"torch.optim has nothing for {type(rule).__name__} at its place in the chain."
+            )
+    assert stepping is not None, "every recipe has one rule that takes the step"
+    return clip, stepping, decay
+
+
+def optimizer_call(rule: Rule, decay: Rule | None) -> str:
+    if isinstance(rule, rules.Nesterov):
+        raise NoCounterpartError(
+            "torch.optim.SGD(nesterov=True) is close, not equal: it leaves the model at the "
+            "look-ahead point, and rescales the whole velocity when the lr cools."
+        )
+    decoupled = isinstance(decay, rules.DecoupledDecay)
+    known = DECOUPLED if decoupled else OPTIMIZERS
+    if type(rule) not in known:
+        beside = " with decoupled decay" if decoupled else ""
+        raise NoCounterpartError(f"torch.optim has no {type(rule).__name__}{beside}.")
+    name, fixed = known[type(rule)]
+    settings = {**rule.settings, **(decay.settings if decay else {})}
+    given = {key: plain(key, value) for key, value in settings.items()}
+    return call(f"torch.optim.{name}", "model.parameters()", given | fixed)
+
+
+def call(function: str, first: str, settings: dict[str, Any]) -> str:
+    """A call on one line where it fits, else with its arguments on lines of their own."""
+    arguments = ", ".join([first, *(f"{name}={value!r}" for name, value in settings.items())])
+    if len(function) + len(arguments) <= WIDTH:
+        return f"{function}({arguments})"
+    wrapped = textwrap.fill(arguments, WIDTH, initial_indent="    ", subsequent_indent="    ")
+    return f"{function}(\n{wrapped},\n)"
+
+
+def plain(name: str, value: Any) -> Any:
+    """A setting as a plain number; only the lr may follow a schedule in PyTorch."""
+    if isinstance(value, tuple):
+        return tuple(plain(name, part) for part in value)
+    if isinstance(value, schedules.Constant) or (isinstance(value, Schedule) and name == "lr"):
+        return value.base
+    if isinstance(value, Schedule):
+        raise NoCounterpartError(
+            f"{name} follows a schedule, and lr_scheduler changes the lr only."
+        )
+    return value
+
+
+def clip_line(clip: Rule) -> str:
+    if isinstance(clip, rules.ClipValue):
+        limit = plain("clip_value", clip.settings["clip_value"])
+        return f"torch.nn.utils.clip_grad_value_(model.parameters(), {limit!r})"
+    limit = plain("max_norm", clip.settings["max_norm"])
+    return (
+        f"torch.nn.utils.clip_grad_norm_(model.parameters(), {limit!r})  # divides by norm + 1e-6"
+    )
+
+
+def scheduler_call(lr: Schedule) -> str:
+    """The scheduler whose lr is that of the schedule at every step of its budget."""
+    settings: dict[str, Any]
+    match lr:
+        case schedules.Linear():
+            name, settings = "LinearLR", linear_settings(lr)
+        case schedules.Exponential():
+            name, settings = "ExponentialLR", {"gamma": lr.gamma}
+        case schedules.InverseTime():
+            return f"{SCHEDULER}.LambdaLR(optimizer, lambda step: 1 / (1 + step / {lr.tau!r}))"
+        case schedules.Cosine():
+            name, settings = "CosineAnnealingLR", {"T_max": lr.steps, "eta_min": lr.end}
+        case schedules.Step():
+            name, settings = "StepLR", {"step_size": lr.every, "gamma": lr.gamma}
+        case schedules.OneCycle():
+            name, settings = "OneCycleLR", {"max_lr": lr.peak, "total_steps": lr.steps}
+            settings |= {"pct_start": lr.pct_start, "div_factor": lr.div_factor}
+            settings |= {"final_div_factor": lr.final_div_factor, "cycle_momentum": False}
+        case schedules.Plateau():
+            name, settings = "ReduceLROnPlateau", {"mode": lr.direction, "factor": lr.gamma}
+            settings |= {"patience": lr.patience, "threshold": lr.threshold}
+            settings |= {"min_lr": lr.minimum, "eps": 0.0}
+        case _:
+            raise NoCounterpartError(f"lr_scheduler has no one scheduler for {lr.kind}.")
+    return call(f"{SCHEDULER}.{name}", "optimizer", settings)
+
+
+def linear_settings(lr: schedules.Linear) -> dict[str, Any]:
+    end = lr.factor(lr.steps)
+    if end > 1:
+        raise NoCounterpartError("LinearLR cannot end above the lr that it starts from.")
+    return {"start_factor": 1.0, "end_factor": end, "total_iters": lr.steps}
+
+
+def cooling_lines(rule: Rule, lr: Schedule) -> list[str]:
+    """What tells the scheduler that a step, or an evaluation, is over."""
+    if isinstance(rule, rules.Momentum):
+        if isinstance(lr, schedules.Plateau):
+            raise NoCounterpartError(
+                "torch.optim.SGD rescales the whole velocity when a plateau reduces the lr; here "
+                "past gradients keep the rate of their own time."
+            )
+        return rescaling_lines(plain("momentum", rule.settings["momentum"]))
+    if isinstance(lr, schedules.Plateau):
+        return ["", EVERY_EVALUATION, f"scheduler.step({lr.metric}_metric)"]
+    return ["scheduler.step()"]
+
+
+def rescaling_lines(momentum: float) -> list[str]:
+    """The buffer of PyTorch's SGD has no lr inside, the velocity of ours has.
+
+    With b = -v / lr, the buffer follows b <- momentum (lr before / lr now) b + g.
+    """
+    return [
+        "before = scheduler.get_last_lr()[0]",
+        "scheduler.step()",
+        "now = scheduler.get_last_lr()[0] or before",
+        "for group in optimizer.param_groups:  # past gradients keep the lr of their own time",
+        f'    group["momentum"] = {momentum!r} * before / now',
+    ]

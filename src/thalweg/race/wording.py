@@ -1,0 +1,114 @@
+"""Numbers, names and intervals as a person reads them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from thalweg.race.measures import Difference, Row, Share, ToTarget
+from thalweg.statistics import Interval
+
+COOLINGS = {
+    "none": "without cooling",
+    "linear": "under linear cooling to a hundredth",
+    "cosine": "under cosine cooling to zero",
+    "tune": "with the cooling tuned",
+}
+
+
+PERCENT = "\u00a0%"
+"""With the space that no line breaks at."""
+
+
+def number(value: float) -> str:
+    """Four significant digits; a metric that is not a number is one that diverged."""
+    return "diverged" if math.isnan(value) else f"{value:.4g}".replace("inf", "∞")
+
+
+def signed(value: float, digits: int = 3) -> str:
+    return f"{value:+.{digits}g}".replace("inf", "∞")
+
+
+def listed(names: Sequence[str]) -> str:
+    """A; A and B; A, B and C."""
+    *front, last = names
+    return f"{', '.join(front)} and {last}" if front else last
+
+
+def counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def percent(share: float) -> str:
+    """A share in percent, with as many digits as it takes to tell it from 100 %."""
+    digits = 0 if share in (0, 1) else max(0, math.ceil(-math.log10(min(share, 1 - share))) - 2)
+    return f"{100 * share:.{digits}f}{PERCENT}"
+
+
+def interval(found: Interval) -> str:
+    """Such as 0.12 (0.11 to 0.13)."""
+    between = ends(found)
+    return f"{number(found.estimate)} ({between})" if between else number(found.estimate)
+
+
+def ends(found: Interval) -> str:
+    """Such as 0.11 to 0.13; nothing where the scores are too few, or diverged."""
+    if math.isnan(found.estimate) or (math.isinf(found.low) and math.isinf(found.high)):
+        return ""
+    return f"{number(found.low)} to {number(found.high)}"
+
+
+def difference(found: Difference) -> str:
+    """Such as +0.01 (+0.002 to +0.03); `level` says what the interval claims."""
+    return f"{difference_alone(found)} ({difference_ends(found)})"
+
+
+def difference_alone(found: Difference) -> str:
+    return "diverged" if math.isinf(found.estimate) else signed(found.estimate)
+
+
+def difference_ends(found: Difference, digits: int = 3) -> str:
+    """Such as +0.002 to +0.03."""
+    if math.isinf(found.low) and math.isinf(found.high):
+        return "no bound yet"
+    return f"{signed(found.low, digits)} to {signed(found.high, digits)}"
+
+
+def level(found: Difference) -> str:
+    """What the interval of a difference claims."""
+    if found.one_comparison:
+        return f"one comparison at {percent(found.confidence)}, {counted(found.seeds, 'seed')}"
+    return f"{percent(found.confidence)}, {counted(found.seeds, 'seed')}"
+
+
+def share(found: Share) -> str:
+    """The interval of a share, such as 1 to 17 %."""
+    return f"{100 * found.interval.low:.0f} to {100 * found.interval.high:.0f}{PERCENT}"
+
+
+def to_target(found: ToTarget | None) -> str:
+    """The median steps, and how many runs never got there."""
+    if found is None:
+        return "—"
+    if math.isnan(found.median):
+        return f"{found.missed} of {found.n} never"
+    never = f" ({found.missed} never)" if found.missed else ""
+    return f"{found.median:,.0f}{never}"
+
+
+def milliseconds(seconds: float | None) -> str:
+    return "—" if seconds is None else f"{1e3 * seconds:.3g} ms"
+
+
+def memory(state_per_parameter: float | None) -> str:
+    """Numbers that the optimizer keeps for each parameter."""
+    return "—" if state_per_parameter is None else f"{state_per_parameter:.3g}"
+
+
+def wins(row: Row) -> str:
+    return "—" if row.wins is None else f"{100 * row.wins:.0f}{PERCENT}"
+
+
+def values(tuned: Mapping[str, float]) -> str:
+    """Such as lr 0.003, momentum 0.9."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in tuned.items())

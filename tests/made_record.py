@@ -1,0 +1,149 @@
+"""Records of races that nobody ran: drawn at random, judged by the looks of a real race."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from thalweg.race.record import (
+    Configuration,
+    Cost,
+    Departure,
+    Edge,
+    Look,
+    Record,
+    RunRecord,
+    Settings,
+)
+from thalweg.recipes import RECIPES, Recipe
+from thalweg.schedules import linear
+from thalweg.statistics import level_at, looks, shortlist
+from thalweg.training.run import Point
+
+STEPS = 400
+FAILS = "loss is not finite"
+
+
+def made_record(
+    losses: Mapping[str, float],
+    *,
+    seeds: int = 40,
+    trials: int = 16,
+    noise: float = 1e-2,
+    failing: Mapping[str, float] | None = None,
+    direction: Literal["min", "max"] = "min",
+    baseline: str | None = None,
+    target: float | None = None,
+    task: str = "digits",
+    finished: bool = True,
+    edges: Sequence[Edge] = (),
+) -> Record:
+    """A race in which each entrant's final loss is `losses[entrant]` with noise of its own.
+
+    failing: by entrant, the share of final runs that diverge; 1 keeps it out of the final.
+    A metric to raise is 1 minus the loss.
+    """
+    rng = np.random.default_rng(7)
+    failing = failing or {}
+    sign = 1 if direction == "min" else -1
+
+    def run(
+        round_: Literal["tuning", "final"],
+        entrant: str,
+        index: int,
+        seed: int,
+        loss: float,
+        fails: bool,
+    ) -> RunRecord:
+        steps = np.linspace(0, STEPS, 21)[1:].astype(int)
+        path = loss + (0.7 - loss) * np.exp(-steps / 60)
+        scores = path if direction == "min" else 1 - path
+        curve = tuple(
+            Point(int(s), float(p) * 0.9, float(v))
+            for s, p, v in zip(steps, path, scores, strict=True)
+        )
+        if fails:
+            return RunRecord(round_, entrant, index, seed, math.nan, 137, FAILS, curve[:6])
+        test = {"loss": float(scores[-1]) + 0.01 * sign} if round_ == "final" and finished else {}
+        return RunRecord(round_, entrant, index, seed, curve[-1].metric, None, None, curve, test)
+
+    configurations, runs, chosen = [], [], {}
+    for entrant, loss in losses.items():
+        never = failing.get(entrant) == 1
+        tried = []
+        for index in range(trials):
+            lr = float(10 ** rng.uniform(-4, 0))
+            configurations.append(
+                Configuration(entrant, index, {"lr": lr}, recipe(entrant, lr).to_toml())
+            )
+            away = abs(math.log10(lr) + 2)
+            tried.append(
+                run("tuning", entrant, index, 1000, loss + 0.1 * away**2, never or lr > 0.5)
+            )
+        runs += tried
+        able = [one for one in tried if one.diverged_step is None]
+        if able:
+            best = min(able, key=lambda one: sign * one.score)
+            chosen[entrant] = best.configuration
+
+    alive, scores, looked = tuple(chosen), {name: [] for name in chosen}, []
+    done = 0
+    for n in looks(seeds) if alive else ():
+        for seed in range(done, n):
+            shared = 2 * noise * rng.normal()
+            for entrant in alive:
+                loss = losses[entrant] + shared + noise * rng.normal()
+                fails = rng.uniform() < failing.get(entrant, 0)
+                one = run("final", entrant, chosen[entrant], seed, loss, fails)
+                runs.append(one)
+                scores[entrant].append(one.score)
+        done = n
+        if len(alive) < 2:
+            continue
+        found = shortlist(scores, alive, level_at(n, seeds, 0.05), direction)
+        left = tuple(Departure(d.name, d.beaten_by, d.p) for d in found.departures)
+        looked.append(Look(n, found.level, alive, left))
+        alive = found.remaining
+        if len(alive) == 1:
+            break
+
+    settings = Settings(
+        task=task,
+        metric="loss",
+        direction=direction,
+        target=target,
+        steps=STEPS,
+        entrants=tuple(losses),
+        trials=trials,
+        seeds=seeds,
+        cooling="linear",
+        baseline=baseline,
+        alpha=0.05,
+        seed=0,
+        width=64,
+    )
+    costs = {
+        name: Cost(name, 1e-3 * (1 + i / 4), 3e-4, float(i % 3)) for i, name in enumerate(losses)
+    }
+    machine = {"processor": "two cores", "python": "3.11.7", "torch": "2.13.0"}
+    return Record(
+        settings,
+        tuple(configurations),
+        tuple(runs),
+        chosen,
+        tuple(looked),
+        costs,
+        tuple(edges),
+        (),
+        finished,
+        machine,
+    )
+
+
+def recipe(entrant: str, lr: float) -> Recipe:
+    """The named recipe of that name, plain descent under that name where there is none."""
+    made = RECIPES.get(entrant, RECIPES["sgd"])(lr=linear(lr, steps=STEPS))
+    return Recipe(made.rules, entrant)

@@ -1,0 +1,506 @@
+"""A race from beginning to end, stopped and resumed, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from thalweg import recipes, rules, schedules, statistics
+from thalweg.errors import UserError
+from thalweg.optim import Optimizer
+from thalweg.race.cost import state_per_parameter
+from thalweg.race.entrants import Entrant
+from thalweg.race.ledger import FILE
+from thalweg.race.progress import Silent
+from thalweg.race.race import Result, race
+from thalweg.race.record import Look, Record, Round, RunRecord
+from thalweg.recipes import Recipe
+from thalweg.rules.space import linear, log
+from thalweg.stack.batches import order
+from thalweg.tasks import Data, Task, find
+
+SADDLE = replace(find("saddle"), steps=8)
+
+
+def samples() -> Data:
+    source = torch.Generator().manual_seed(0)
+    inputs = torch.randn(96, 4, generator=source)
+    targets = (inputs**2).sum(1, keepdim=True)
+    return Data(*((inputs[i : i + 32], targets[i : i + 32]) for i in (0, 32, 64)))
+
+
+NET = Task(
+    name="net",
+    model=lambda: nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)),
+    data=samples,
+    loss=F.mse_loss,
+    also={"absolute": F.l1_loss},
+    batch_size=16,
+    steps=6,
+)
+
+RATES = {"lr": log(1e-2, 1e-1)}
+SGD = Entrant("sgd", recipes.sgd(), RATES)
+SLOW = Entrant("slow", recipes.sgd(), {"lr": log(1e-6, 1e-5)})
+WILD = Entrant("wild", recipes.sgd(), {"lr": log(1e30, 1e32)})
+
+
+def short(
+    runs: Path, task: Task | str = SADDLE, entrants: Any = ("sgd", "adam"), **more: Any
+) -> Result:
+    return race(task, entrants, **{"trials": 4, "seeds": 8, "width": 4, "runs": runs} | more)
+
+
+class Watched(Silent):
+    """Counts what it is told, and stops the race where it is asked to."""
+
+    def __init__(self, stop_at_step: int = 0) -> None:
+        self.lines: list[str] = []
+        self.rounds: list[tuple[Round, int, int, int]] = []
+        self.steps = 0
+        self.done: list[int] = []
+        self.best: dict[str, float] = {}
+        self.looks: list[Look] = []
+        self.stop_at_step = stop_at_step
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def round_began(self, round: Round, entrants: Any, done: int, members: int) -> None:
+        self.rounds.append((round, len(entrants), done, members))
+
+    def stepped(self, step: int, steps: int, alive: int, members: int) -> None:
+        assert 1 <= step <= steps
+        assert 0 <= alive <= members
+        self.steps += 1
+        if self.steps == self.stop_at_step:
+            raise KeyboardInterrupt
+
+    def block_ended(self, done: int, best: dict[str, float]) -> None:
+        self.done.append(done)
+        self.best = best
+
+    def looked(self, look: Look) -> None:
+        self.looks.append(look)
+
+
+def outcome(record: Record) -> tuple[Any, ...]:
+    """All of a record that two races alike have in common, nan included, to the bit."""
+    parts = (record.settings, record.configurations, record.chosen, record.looks, record.edges)
+    return repr((*parts, record.runs)), record.finished
+
+
+def test_a_race_ends_with_a_verdict_and_the_winner(tmp_path: Path) -> None:
+    result = short(tmp_path, NET, entrants=[SGD, SLOW], trials=4, seeds=12)
+    record = result.record
+    assert record.finished
+    assert result.verdict.sentence.startswith("sgd is the best")
+    assert str(result.verdict).startswith("sgd is the best")
+    assert [row["entrant"] for row in result.table()] == ["sgd", "slow"]
+    assert result.folder == tmp_path / "net"
+    assert Recipe.from_toml((result.folder / "winner.toml").read_text()) == result.best
+    best = record.configurations[record.chosen["sgd"]]
+    assert result.best == recipes.sgd(lr=schedules.linear(best.values["lr"], steps=6))
+
+
+def test_every_entrant_is_tuned_equally_and_its_best_goes_on(tmp_path: Path) -> None:
+    record = short(tmp_path, NET, entrants=["sgd", "adam", "rmsprop"], trials=5).record
+    tuning = [run for run in record.runs if run.round == "tuning"]
+    assert len({run.seed for run in tuning}) == 1
+    for name in ("sgd", "adam", "rmsprop"):
+        own = {run.configuration: run.score for run in tuning if run.entrant == name}
+        assert sorted(own) == [0, 1, 2, 3, 4]
+        assert record.chosen[name] == min(own, key=own.__getitem__)
+
+
+def test_a_metric_that_is_to_be_high_chooses_the_highest(tmp_path: Path) -> None:
+    task = replace(NET, metric=lambda out, y: -F.mse_loss(out, y), direction="max")
+    record = short(tmp_path, task, entrants=[SGD, SLOW]).record
+    for name, chosen in record.chosen.items():
+        own = [run for run in record.runs if (run.round, run.entrant) == ("tuning", name)]
+        assert max(own, key=lambda run: run.score).configuration == chosen
+    assert not any(departure.entrant == "sgd" for look in record.looks for departure in look.left)
+
+
+def test_looks_and_departures_are_those_of_the_shortlist(tmp_path: Path) -> None:
+    record = short(tmp_path, NET, entrants=[SGD, SLOW, "adam"], seeds=16).record
+    final = [run for run in record.runs if run.round == "final"]
+    seeds = list(dict.fromkeys(run.seed for run in final))
+    on = ("sgd", "slow", "adam")
+    assert record.looks
+    for look in record.looks:
+        scores = {
+            name: [run.score for seed in seeds[: look.seeds] for run in of(final, name, seed)]
+            for name in on
+        }
+        level = statistics.level_at(look.seeds, 16, 0.05)
+        expected = statistics.shortlist(scores, on, level, "min")
+        assert look.on == on
+        assert [left.entrant for left in look.left] == [d.name for d in expected.departures]
+        on = expected.remaining
+    assert "slow" not in on
+
+
+def of(runs: list[RunRecord], entrant: str, seed: int) -> list[RunRecord]:
+    return [run for run in runs if (run.entrant, run.seed) == (entrant, seed)]
+
+
+def test_who_left_gets_no_more_seeds(tmp_path: Path) -> None:
+    twin = replace(SGD, name="twin")
+    record = short(tmp_path, NET, entrants=[SGD, SLOW, twin], seeds=16).record
+    counts = {
+        name: sum(run.entrant == name and run.round == "final" for run in record.runs)
+        for name in ("sgd", "slow", "twin")
+    }
+    left_at = next(look.seeds for look in record.looks if look.left)
+    assert counts == {"sgd": 16, "twin": 16, "slow": left_at}
+    assert left_at < 16
+
+
+def test_final_seeds_are_fresh_and_shared(tmp_path: Path) -> None:
+    record = short(tmp_path, seeds=6).record
+    tuning = {run.seed for run in record.runs if run.round == "tuning"}
+    final = {
+        name: [run.seed for run in record.runs if (run.round, run.entrant) == ("final", name)]
+        for name in ("sgd", "adam")
+    }
+    assert final["sgd"] == final["adam"]
+    assert len(set(final["sgd"])) == 6
+    assert not tuning & set(final["sgd"])
+
+
+def test_one_seed_gives_all_the_same_start_and_batches(tmp_path: Path) -> None:
+    """Rates so small that every run stays at its start: equal losses mean equal data."""
+    still = {"lr": log(1e-12, 1e-11)}
+    field = [Entrant("sgd", recipes.sgd(), still), Entrant("adam", recipes.adam(), still)]
+    record = short(tmp_path, NET, entrants=field, seeds=4).record
+    curves: dict[int, list[list[float]]] = {}
+    for run in record.runs:
+        if run.round == "final":
+            curves.setdefault(run.seed, []).append([point.train_loss for point in run.curve])
+    assert all(one == pytest.approx(other, rel=1e-5) for one, other in curves.values())
+    losses = [one for one, _ in curves.values()]
+    assert losses[0] != pytest.approx(losses[1], rel=1e-2)
+
+
+def test_a_run_is_what_the_drop_in_optimizer_makes_of_its_recipe_and_seed(tmp_path: Path) -> None:
+    record = short(tmp_path, NET, entrants=["adam", "momentum"], seeds=2).record
+    run = next(run for run in record.runs if (run.round, run.entrant) == ("final", "adam"))
+    tried = {(c.entrant, c.index): c.recipe for c in record.configurations}
+    torch.manual_seed(run.seed)
+    model = NET.model()
+    optimizer = Optimizer(model.parameters(), Recipe.from_toml(tried["adam", run.configuration]))
+    batches = order(32, 16, run.seed)
+    inputs, targets = NET.splits.train.tensors
+    for _ in range(6):
+        indices = next(batches)
+        optimizer.zero_grad()
+        F.mse_loss(model(inputs[indices]), targets[indices]).backward()
+        optimizer.step()
+    for split, recorded in (
+        (NET.splits.validation, run.score),
+        (NET.splits.test, run.test["loss"]),
+    ):
+        inputs, targets = split.tensors
+        assert F.mse_loss(model(inputs), targets).item() == pytest.approx(recorded, rel=1e-4)
+
+
+def test_the_same_seed_repeats_the_race_and_another_does_not(tmp_path: Path) -> None:
+    first, second, other = (
+        short(tmp_path / name, NET, seeds=4, seed=seed).record
+        for name, seed in (("first", 0), ("second", 0), ("other", 1))
+    )
+    assert outcome(first) == outcome(second)
+    assert outcome(first) != outcome(other)
+
+
+@pytest.mark.parametrize("stop_at_step", [1, 9, 20, 40])
+def test_a_race_that_was_stopped_ends_as_if_it_was_not(tmp_path: Path, stop_at_step: int) -> None:
+    whole, stopped, resumed = Watched(), Watched(stop_at_step), Watched()
+    uninterrupted = short(tmp_path / "whole", NET, progress=whole).record
+    with pytest.raises(KeyboardInterrupt):
+        short(tmp_path / "stopped", NET, progress=stopped)
+    record = short(tmp_path / "stopped", NET, progress=resumed).record
+    assert outcome(record) == outcome(uninterrupted)
+    assert resumed.steps < whole.steps or stop_at_step == 1
+    assert stopped.done + resumed.done == whole.done
+
+
+def test_a_finished_race_trains_nothing_again(tmp_path: Path) -> None:
+    first = short(tmp_path)
+    ledger = (tmp_path / "saddle" / FILE).read_bytes()
+    (tmp_path / "saddle" / "winner.toml").unlink()
+    again = Watched()
+    second = short(tmp_path, progress=again)
+    assert (again.steps, again.rounds) == (0, [])
+    assert outcome(second.record) == outcome(first.record)
+    assert (tmp_path / "saddle" / FILE).read_bytes() == ledger
+    assert (tmp_path / "saddle" / "winner.toml").exists()
+
+
+def test_other_settings_are_refused_and_another_name_helps(tmp_path: Path) -> None:
+    short(tmp_path)
+    with pytest.raises(UserError, match=r"trials 4 and not 3.*--name saddle-2"):
+        short(tmp_path, trials=3)
+    assert short(tmp_path, trials=3, name="saddle-2").folder == tmp_path / "saddle-2"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        replace(NET, batch_size=8),
+        replace(NET, model=lambda: nn.Linear(4, 1)),
+        replace(NET, loss=lambda out, y: 2 * F.mse_loss(out, y), metric=F.mse_loss),
+    ],
+    ids=["batch size", "model", "loss"],
+)
+def test_another_task_under_an_old_name_is_refused(tmp_path: Path, changed: Task) -> None:
+    short(tmp_path, NET)
+    with pytest.raises(UserError, match="another model or other data"):
+        short(tmp_path, changed)
+
+
+def test_another_search_space_under_an_old_name_is_refused(tmp_path: Path) -> None:
+    short(tmp_path, entrants=[SGD, "adam"])
+    wider = replace(SGD, space={"lr": log(1e-3, 1.0)})
+    with pytest.raises(UserError, match="another recipe or search space for sgd"):
+        short(tmp_path, entrants=[wider, "adam"])
+
+
+def test_test_scores_are_recorded_in_the_final_and_sealed_until_its_end(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        short(tmp_path, NET, progress=StopAtLook(2))
+    sealed = sqlite3.connect(tmp_path / "net" / FILE)
+    counts = sealed.execute(
+        "SELECT round, count(value) FROM runs LEFT JOIN sealed ON run = id GROUP BY round"
+    ).fetchall()
+    sealed.close()
+    assert dict(counts)["tuning"] == 0
+    assert dict(counts)["final"] > 0
+    record = short(tmp_path, NET).record
+    for run in record.runs:
+        assert set(run.test) == ({"loss", "absolute"} if run.round == "final" else set())
+
+
+class StopAtLook(Watched):
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def looked(self, look: Look) -> None:
+        super().looked(look)
+        if len(self.looks) == self.count:
+            raise KeyboardInterrupt
+
+
+def test_progress_is_told_what_happens(tmp_path: Path) -> None:
+    told = Watched()
+    record = short(tmp_path, NET, seeds=12, entrants=[SGD, SLOW], progress=told).record
+    assert told.rounds == [("tuning", 2, 0, 8), ("final", 2, 0, 24)]
+    assert told.done[:2] == [4, 8]
+    final = [run.score for run in record.runs if (run.round, run.entrant) == ("final", "sgd")]
+    assert told.best["sgd"] == pytest.approx(sorted(final)[len(final) // 2], rel=0.5)
+    assert tuple(told.looks) == record.looks
+    assert "At most" in told.lines[0]
+    assert "12 seeds" in told.lines[1]
+
+
+def test_a_race_that_goes_on_says_so(tmp_path: Path) -> None:
+    told = Watched()
+    with pytest.raises(KeyboardInterrupt):
+        short(tmp_path, progress=StopAtLook(1))
+    short(tmp_path, progress=told)
+    assert "Going on in" in told.lines[0]
+
+
+def test_too_few_seeds_are_told_before_the_race_starts(tmp_path: Path) -> None:
+    told = Watched(stop_at_step=1)
+    with pytest.raises(KeyboardInterrupt):
+        short(tmp_path, entrants=["sgd", "adam", "lion", "nadam"], seeds=7, progress=told)
+    assert "no lead among 4 entrants can be told from chance" in told.lines[1]
+    assert "8 seeds or more" in told.lines[1] or "9 seeds or more" in told.lines[1]
+    assert "smaller question" in told.lines[1]
+
+
+def test_costs_are_measured_for_every_entrant(tmp_path: Path) -> None:
+    costs = short(tmp_path, entrants=["sgd", "adam"], baseline="momentum").record.costs
+    assert {name: cost.state_per_parameter for name, cost in costs.items()} == {
+        "sgd": 0,
+        "adam": 2,
+        "momentum (baseline)": 1,
+    }
+    assert all(0 < cost.optimizer_seconds < cost.step_seconds for cost in costs.values())
+
+
+def test_averages_count_in_the_memory_of_a_recipe() -> None:
+    chain = recipes.chain(recipes.adam(), rules.WindowAverage(last=7))
+    assert state_per_parameter(chain) == 9
+
+
+def test_a_baseline_races_untuned_at_its_own_settings(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text(recipes.adam(lr=schedules.cosine(0.05, steps=3)).to_toml())
+    record = short(tmp_path, baseline=str(mine)).record
+    name = "adam (baseline)"
+    assert record.settings.baseline == name
+    assert record.settings.entrants == ("sgd", "adam", name)
+    assert not [run for run in record.runs if (run.round, run.entrant) == ("tuning", name)]
+    (only,) = [c for c in record.configurations if c.entrant == name]
+    assert Recipe.from_toml(only.recipe) == Recipe.from_toml(mine.read_text())
+    assert any((run.round, run.entrant) == ("final", name) for run in record.runs)
+
+
+def test_an_entrant_of_which_all_diverged_is_left_out_of_the_final(tmp_path: Path) -> None:
+    record = short(tmp_path, NET, entrants=[SGD, WILD, SLOW]).record
+    wild = [run for run in record.runs if run.entrant == "wild"]
+    assert [run.round for run in wild] == ["tuning"] * 4
+    assert all(math.isnan(run.score) and run.diverged_step and run.reason for run in wild)
+    assert set(record.chosen) == {"sgd", "slow"}
+
+
+def test_one_entrant_that_trains_at_all_is_still_measured(tmp_path: Path) -> None:
+    result = short(tmp_path, NET, entrants=[SGD, WILD], seeds=8)
+    final = [run for run in result.record.runs if run.round == "final"]
+    assert [run.entrant for run in final] == ["sgd"] * 3
+    assert result.verdict.best == "sgd"
+
+
+def test_a_race_in_which_all_diverged_ends_without_a_winner(tmp_path: Path) -> None:
+    result = short(tmp_path, NET, entrants=[WILD, replace(WILD, name="wilder")])
+    assert result.best is None
+    assert result.record.finished
+    assert "no clear winner" in str(result.verdict)
+    assert not (result.folder / "winner.toml").exists()
+
+
+def test_a_winning_value_at_the_edge_is_named(tmp_path: Path) -> None:
+    best = Entrant("sgd", recipes.sgd(), {"lr": log(1e-5, 1e-1)})
+    record = short(tmp_path, NET, entrants=[best, SLOW], trials=32).record
+    (edge,) = [edge for edge in record.edges if edge.entrant == "slow"]
+    assert (edge.hyper, edge.low, edge.high) == ("lr", 1e-6, 1e-5)
+    assert edge.value > 0.8e-5
+
+
+def test_a_schedule_that_an_entrant_brings_gives_way_to_the_common_one(tmp_path: Path) -> None:
+    brought = recipes.sgd(lr=schedules.exponential(0.1, gamma=0.9))
+    record = short(tmp_path, entrants=[Entrant("own", brought, RATES), "adam"]).record
+    assert any("own brings a schedule" in note for note in record.notes)
+    kinds = {Recipe.from_toml(c.recipe).settings["lr"].kind for c in record.configurations}
+    assert kinds == {"linear"}
+
+
+def test_a_model_that_does_not_stack_races_one_by_one_and_says_why(tmp_path: Path) -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cells, self.out = nn.GRU(1, 3, batch_first=True), nn.Linear(3, 1)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            states, _ = self.cells(inputs.unsqueeze(-1))
+            return self.out(states[:, -1])
+
+    told = Watched()
+    task = replace(NET, name="recurrent", model=Recurrent, steps=2)
+    record = short(tmp_path, task, seeds=2, trials=2, progress=told).record
+    assert any("one by one" in note and "GRU" in note for note in record.notes)
+    assert any("one by one" in line for line in told.lines)
+    assert told.done[:4] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"trials": 0}, "trials must be a whole number, 1 or above, not 0"),
+        ({"trials": 2.5}, "trials must be a whole number"),
+        ({"seeds": 1}, "seeds must be a whole number, 2 or above, not 1"),
+        ({"width": 0}, "width must be a whole number, 1 or above"),
+        ({"seed": -1}, "seed must be a whole number, 0 or above"),
+        ({"alpha": 0.5}, "alpha must be a number above 0 and below 0.5"),
+        ({"alpha": math.nan}, "alpha must be a number"),
+        ({"cooling": "warm"}, "cooling must be none, linear, cosine or tune, not 'warm'"),
+        ({"entrants": ["adam"]}, "two entrants or more, not adam"),
+        ({"entrants": []}, "two entrants or more, not none"),
+        ({"entrants": ["adam", "adam"]}, "two entrants are called adam"),
+        ({"entrants": ["adam", "adma"]}, "no optimizer is called adma"),
+        ({"baseline": "adma"}, "no optimizer is called adma"),
+        ({"name": "../x"}, "name must be the name of one folder"),
+        ({"name": ".."}, "name must be the name of one folder"),
+        ({"task": "digit"}, "did you mean digits"),
+        ({"task": 3}, "task must be"),
+        ({"task": replace(SADDLE, loss=lambda out, _: out.mean() * math.nan)}, "loss .* is nan"),
+    ],
+)
+def test_what_cannot_be_raced_gets_a_sentence_and_leaves_no_trace(
+    tmp_path: Path, arguments: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        short(tmp_path / "runs", **arguments)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [("<script>", "script"), ("../x", "x"), ("a b/c", "a-b-c"), ("...", "race"), ("é_1", "é_1")],
+)
+def test_a_tasks_name_never_leaves_the_folder(tmp_path: Path, name: str, folder: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        short(tmp_path / "runs", replace(SADDLE, name=name), progress=Watched(stop_at_step=1))
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [folder]
+
+
+def test_a_task_from_a_file_is_recorded_by_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from dataclasses import replace\n"
+        "from thalweg.tasks import find\n"
+        "mine = replace(find('saddle'), name='mine', steps=4)\n"
+    )
+    result = short(tmp_path, f"{path}:mine", seeds=2)
+    assert result.record.settings.task == f"{path}:mine"
+    assert result.folder == tmp_path / "mine"
+
+
+def test_entrants_may_be_named_in_one_text(tmp_path: Path) -> None:
+    record = short(tmp_path, entrants="sgd, adam", seeds=2).record
+    assert record.settings.entrants == ("sgd", "adam")
+
+
+def test_a_folder_that_cannot_be_made_gets_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(UserError, match="cannot be made"):
+        short(tmp_path / "runs")
+
+
+def test_a_disk_that_fills_up_in_a_race_leaves_a_ledger_to_go_on_from(tmp_path: Path) -> None:
+    class FillsUp(Watched):
+        def block_ended(self, done: int, best: dict[str, float]) -> None:
+            super().block_ended(done, best)
+            if done == 4:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(UserError, match=r"The ledger in .* cannot be written"):
+            short(tmp_path / "full", NET, progress=FillsUp())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    whole = short(tmp_path / "whole", NET).record
+    assert outcome(short(tmp_path / "full", NET).record) == outcome(whole)
+
+
+def test_a_space_on_a_linear_scale_is_raced_too(tmp_path: Path) -> None:
+    field = [Entrant("own", recipes.momentum(), {"momentum": linear(0.1, 0.5)}), "adam"]
+    record = short(tmp_path, entrants=field, seeds=2).record
+    values = [c.values["momentum"] for c in record.configurations if c.entrant == "own"]
+    assert sorted(int((value - 0.1) / 0.1) for value in values) == [0, 1, 2, 3]

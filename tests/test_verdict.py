@@ -1,0 +1,385 @@
+"""The verdict says what the numbers of a record allow, and no more."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from made_record import made_record
+from thalweg.race.measures import Row
+from thalweg.race.record import Edge, Record
+from thalweg.race.verdict import Verdict, verdict
+from thalweg.recipes import Recipe
+
+FIELD = {"sgd": 0.3, "momentum": 0.25, "adam": 0.1, "adamw": 0.1005, "lion": 0.2}
+
+
+def row(judged: Verdict, entrant: str) -> Row:
+    return next(row for row in judged.rows if row.entrant == entrant)
+
+
+def finals(record: Record, entrant: str) -> dict[int, float]:
+    runs = (run for run in record.runs if run.round == "final" and run.entrant == entrant)
+    return {run.seed: run.score for run in runs}
+
+
+def raised(record: Record) -> Record:
+    """The same race under a metric to raise: one minus the loss."""
+    turned = [
+        replace(
+            run,
+            score=1 - run.score,
+            curve=tuple(replace(point, metric=1 - point.metric) for point in run.curve),
+            test={name: 1 - value for name, value in run.test.items()},
+        )
+        for run in record.runs
+    ]
+    target = None if record.settings.target is None else 1 - record.settings.target
+    settings = replace(record.settings, direction="max", target=target)
+    return replace(record, settings=settings, runs=tuple(turned))
+
+
+# The sentence
+
+
+def test_one_left_is_the_best() -> None:
+    judged = verdict(made_record({"sgd": 0.3, "adam": 0.1, "lion": 0.2}))
+    assert judged.sentence.startswith("adam is the best of these 3 tuned recipes on digits")
+    assert "under linear cooling to a hundredth" in judged.sentence
+    assert judged.best == "adam"
+    assert judged.shortlist == ("adam",)
+    assert judged.advice == (f"Use adam (lr {row(judged, 'adam').values['lr']:.4g}).",)
+
+
+def test_a_few_left_cannot_be_told_apart_and_the_rest_are_worse() -> None:
+    judged = verdict(made_record(FIELD))
+    assert judged.sentence.startswith("adam and adamw cannot be told apart; the rest are worse")
+    assert judged.shortlist == ("adam", "adamw")
+    assert judged.best in judged.shortlist
+
+
+def test_nearly_all_left_is_no_clear_winner() -> None:
+    judged = verdict(made_record(dict.fromkeys(FIELD, 0.1)))
+    assert "no clear winner" in judged.sentence
+    assert len(judged.shortlist) >= 4
+
+
+def test_three_that_are_left_are_listed_in_words() -> None:
+    losses = {"sgd": 0.1, "momentum": 0.1, "adam": 0.1, "lion": 0.4, "nadam": 0.4}
+    record = made_record(losses, noise=0.0)
+    assert verdict(record).sentence.startswith("sgd, momentum and adam cannot be told apart;")
+
+
+def test_an_unfinished_race_has_no_verdict() -> None:
+    judged = verdict(made_record(FIELD, finished=False))
+    assert "not finished" in judged.sentence
+    assert judged.best is None
+    assert judged.recipe is None
+    assert all(one.test is None for one in judged.rows)
+
+
+def test_a_race_that_has_not_begun_has_no_verdict() -> None:
+    record = made_record(FIELD, finished=False)
+    judged = verdict(replace(record, runs=(), looks=(), chosen={}, costs={}))
+    assert "0 runs" in judged.sentence
+    assert "sgd" in str(judged)
+
+
+def test_one_seed_tells_nobody_apart() -> None:
+    judged = verdict(made_record({"sgd": 0.3, "adam": 0.1}, seeds=1))
+    assert "no clear winner" in judged.sentence
+    assert "over 1 seed," in judged.sentence
+    assert any("1 seed cannot tell any two apart" in line for line in judged.advice)
+    assert row(judged, "sgd").difference is not None
+    assert "no bound yet" in str(judged)
+
+
+def test_a_race_in_which_all_diverge_has_no_best() -> None:
+    in_tuning = verdict(made_record({"sgd": 0.3, "adam": 0.1}, failing={"sgd": 1, "adam": 1}))
+    assert "every configuration of every entrant diverged" in in_tuning.sentence
+    in_final = verdict(made_record({"sgd": 0.3, "adam": 0.1}, failing={"sgd": 0.99, "adam": 0.99}))
+    assert "most runs diverged" in in_final.sentence
+    assert in_tuning.best is in_final.best is None
+    assert row(in_final, "sgd").wins == 0
+    assert str(in_final)
+
+
+def test_direction_max_turns_every_sign_and_no_rank() -> None:
+    record = made_record(FIELD, baseline="sgd", target=0.2, failing={"lion": 0.2})
+    low, high = verdict(record), verdict(raised(record))
+    assert [one.entrant for one in high.rows] == [one.entrant for one in low.rows]
+    for ours, turned in zip(low.rows, high.rows, strict=True):
+        assert turned.wins == ours.wins
+        assert turned.to_target == ours.to_target
+        assert ours.validation is not None
+        assert turned.validation is not None
+        assert turned.validation.low == pytest.approx(1 - ours.validation.high)
+        if ours.difference and turned.difference:
+            assert turned.difference.estimate == pytest.approx(-ours.difference.estimate)
+            assert turned.difference.low == pytest.approx(-ours.difference.high)
+    assert "lowers loss by" in low.sentence
+    assert high.sentence == low.sentence.replace("lowers", "raises")
+    assert high.advice == low.advice
+
+
+# Its numbers
+
+
+def test_median_and_its_interval_are_order_statistics() -> None:
+    record = made_record(FIELD)
+    found = row(verdict(record), "adam").validation
+    scores = np.sort(list(finals(record, "adam").values()))
+    assert len(scores) == 40
+    outside = int(stats.binom.ppf(0.025, 40, 0.5))
+    assert found is not None
+    assert found.estimate == pytest.approx(np.median(scores))
+    assert (found.low, found.high) == (scores[outside - 1], scores[-outside])
+
+
+def test_test_metric_is_read_from_the_runs() -> None:
+    record = made_record(FIELD)
+    found = row(verdict(record), "adam").test
+    scores = [r.test["loss"] for r in record.runs if r.round == "final" and r.entrant == "adam"]
+    assert found is not None
+    assert found.estimate == pytest.approx(np.median(scores))
+
+
+def test_difference_is_hodges_lehmann_on_the_seeds_that_both_have() -> None:
+    record = made_record(FIELD)
+    judged = verdict(record)
+    assert judged.best is not None
+    worse, best = finals(record, "momentum"), finals(record, judged.best)
+    assert len(worse) < len(best)
+    gaps = [worse[seed] - best[seed] for seed in worse]
+    averages = [(a + b) / 2 for a, b in itertools.combinations_with_replacement(gaps, 2)]
+    found = row(judged, "momentum").difference
+    assert found is not None
+    assert found.seeds == len(worse)
+    assert found.estimate == pytest.approx(np.median(averages))
+
+
+def test_interval_of_a_difference_agrees_with_the_test_of_its_look() -> None:
+    record = made_record(FIELD)
+    judged = verdict(record)
+    for one in judged.rows:
+        if one.difference is None or judged.best is None:
+            continue
+        look = [look for look in record.looks if one.entrant in look.on][-1]
+        ours, best = finals(record, one.entrant), finals(record, judged.best)
+        gaps = [ours[seed] - best[seed] for seed in ours]
+        p = stats.wilcoxon(gaps, alternative="greater", method="exact").pvalue
+        assert one.difference.confidence == pytest.approx(1 - 2 * look.level)
+        assert not one.difference.one_comparison
+        assert (one.difference.low > 0) == (p <= look.level)
+        assert not (one.shortlisted and one.difference.low > 0)
+
+
+def test_interval_without_a_look_is_one_comparison_at_95_percent() -> None:
+    judged = verdict(replace(made_record(FIELD), looks=()))
+    differences = [one.difference for one in judged.rows if one.difference]
+    assert differences
+    assert all(d.one_comparison and d.confidence == 0.95 for d in differences)
+    assert "one comparison at 95" in str(judged)
+
+
+def test_wins_are_counted_on_the_seeds_that_all_have() -> None:
+    record = made_record({"sgd": 0.101, "adam": 0.1, "lion": 0.12, "nadam": 0.3})
+    scores = {name: finals(record, name) for name in record.settings.entrants}
+    shared = sorted(scores["nadam"])
+    assert len(shared) < len(scores["adam"])
+    winners = [min(scores, key=lambda name, seed=seed: scores[name][seed]) for seed in shared]
+    for one in verdict(record).rows:
+        assert one.wins == pytest.approx(winners.count(one.entrant) / len(shared))
+
+
+def test_share_that_diverged_has_its_wilson_interval() -> None:
+    record = made_record(FIELD, failing={"adamw": 0.2})
+    found = row(verdict(record), "adamw").diverged
+    scores = list(finals(record, "adamw").values())
+    count = sum(map(math.isnan, scores))
+    assert count > 0
+    assert found is not None
+    assert (found.count, found.n) == (count, len(scores))
+    expected = stats.binomtest(count, len(scores)).proportion_ci(method="wilson")
+    assert (found.interval.low, found.interval.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_an_entrant_that_mostly_diverges_is_worse_by_divergence() -> None:
+    record = made_record({"sgd": 0.2, "adam": 0.1, "lion": 0.05}, failing={"lion": 0.8})
+    judged = verdict(record)
+    assert judged.best == "adam"
+    found = row(judged, "lion")
+    assert found.validation is not None
+    assert math.isnan(found.validation.estimate)
+    assert found.difference is not None
+    assert found.difference.estimate == math.inf
+
+
+def test_steps_to_the_target_are_censored_at_the_budget() -> None:
+    record = made_record(FIELD, target=0.104, failing={"adam": 0.1})
+    judged = verdict(record)
+    steps = []
+    for run in record.runs:
+        if run.round == "final" and run.entrant == "adam":
+            reached = [point.step for point in run.curve if point.metric <= 0.104]
+            steps.append(reached[0] if reached and run.diverged_step is None else math.inf)
+    found, never = row(judged, "adam").to_target, row(judged, "sgd").to_target
+    assert found is not None
+    assert 0 < found.missed < found.n
+    assert found.missed == sum(map(math.isinf, steps))
+    assert found.median == np.median(steps)
+    assert never is not None
+    assert math.isnan(never.median)
+    assert never.missed == never.n
+
+
+def test_tunability_is_the_median_best_over_all_choices() -> None:
+    record = made_record({"sgd": 0.3, "adam": 0.1}, trials=8)
+    scores = [
+        math.inf if math.isnan(run.score) else run.score
+        for run in record.runs
+        if run.round == "tuning" and run.entrant == "adam"
+    ]
+    curve = dict(verdict(record).tunability["adam"])
+    assert list(curve) == [1, 2, 4, 8]
+    for budget, score in curve.items():
+        bests = [min(chosen) for chosen in itertools.combinations(scores, budget)]
+        assert score == pytest.approx(np.median(bests))
+
+
+def test_ties_in_the_median_are_broken_by_safety_then_by_cost() -> None:
+    record = made_record(dict.fromkeys(("sgd", "adam", "lion"), 0.1), noise=0.0)
+    assert verdict(record).best == "sgd"  # the cheapest of the factory
+    costs = {**record.costs, "adam": replace(record.costs["adam"], step_seconds=1e-6)}
+    assert verdict(replace(record, costs=costs)).best == "adam"
+    first = next(run for run in record.runs if run.round == "final" and run.entrant == "sgd")
+    runs = [replace(run, score=math.nan) if run is first else run for run in record.runs]
+    assert verdict(replace(record, runs=tuple(runs))).best == "adam"
+
+
+# Its advice
+
+
+def test_with_a_baseline_the_first_sentence_says_what_changing_gains() -> None:
+    judged = verdict(made_record(FIELD, baseline="sgd"))
+    found = row(judged, "sgd").difference
+    assert found is not None
+    assert judged.sentence.startswith(
+        f"Changing from sgd to {judged.best} lowers loss by {found.estimate:.3g} "
+        f"({found.low:.3g} to {found.high:.3g}; "
+    )
+
+
+def test_a_baseline_that_is_still_on_gains_nothing_by_a_change() -> None:
+    judged = verdict(made_record(FIELD, baseline="adam"))
+    assert judged.best == "adamw"
+    assert judged.sentence.startswith(
+        "Changing from adam to adamw gains nothing that can be seen: loss differs by "
+    )
+    assert judged.advice[0].startswith("Keep adam, or try adamw (lr ")
+
+
+def test_a_baseline_that_wins_is_kept() -> None:
+    judged = verdict(made_record(FIELD | {"adamw": 0.2}, baseline="adam"))
+    assert judged.sentence.startswith("Changing from adam gains nothing that can be seen. adam is")
+    assert judged.advice == ("Keep adam.",)
+
+
+def test_a_baseline_that_diverged_in_tuning_is_said_to_have() -> None:
+    judged = verdict(made_record(FIELD, baseline="sgd", failing={"sgd": 1}))
+    assert judged.sentence.startswith("What you use now, sgd, diverged in the tuning round. ")
+    assert row(judged, "sgd").seeds == 0
+    assert judged.rows[-1].entrant == "sgd"
+
+
+def test_of_a_few_left_the_cheaper_and_the_safer_are_named() -> None:
+    record = made_record({"adamw": 0.1, "adam": 0.1, "sgd": 0.3}, failing={"adam": 0.02})
+    record = replace(record, costs={**record.costs, "sgd": record.costs["sgd"]})
+    judged = verdict(record)
+    other = next(name for name in judged.shortlist if name != judged.best)
+    about = next(line for line in judged.advice if line.startswith(f"{other} is "))
+    cheap = {name: cost.step_seconds for name, cost in record.costs.items()}
+    assert ("cheaper" in about) == (cheap[other] < cheap[str(judged.best)])
+    safe = {one.entrant: one.diverged.count for one in judged.rows if one.diverged}
+    assert ("safer" in about) == (safe[other] < safe[str(judged.best)])
+
+
+def test_of_a_few_left_the_seeds_that_would_part_them_are_named() -> None:
+    judged = verdict(made_record(FIELD))
+    assert "more seed" in judged.advice[-1] or "is open" in judged.advice[-1]
+
+
+# Where it stops
+
+
+def test_limits_name_the_task_the_budget_the_cooling_and_the_tuning() -> None:
+    limits = " ".join(verdict(made_record(FIELD, trials=5)).limits)
+    for words in ("digits", "400 steps", "linear cooling", "5 configurations", "40 seeds", "5"):
+        assert words in limits
+
+
+def test_a_value_at_the_edge_of_its_space_is_named() -> None:
+    record = made_record(FIELD, edges=[Edge("sgd", "lr", 2.9, 1e-3, 3.0)])
+    found = [line for line in verdict(record).limits if "edge" in line]
+    assert found == [
+        "The best lr of sgd, 2.9, lies at the edge of its search space 0.001 to 3: "
+        "widen it and race again."
+    ]
+
+
+def test_an_entrant_that_never_trained_is_named() -> None:
+    judged = verdict(made_record(FIELD, failing={"lion": 1}))
+    assert any(line.startswith("lion diverged with every") for line in judged.limits)
+    assert row(judged, "lion").validation is None
+
+
+def test_notes_of_the_record_are_passed_on() -> None:
+    note = "members ran one by one: the model has an nn.LSTM."
+    assert note in verdict(replace(made_record(FIELD), notes=(note,))).limits
+
+
+# As it is handed out
+
+
+def test_recipe_is_the_chosen_one_of_the_best() -> None:
+    record = made_record(FIELD)
+    judged = verdict(record)
+    assert judged.recipe is not None
+    lr = Recipe.from_toml(judged.recipe).settings["lr"]
+    assert lr.start == row(judged, "adamw").values["lr"]
+    assert judged.in_torch
+    assert f"torch.optim.AdamW(\n    model.parameters(), lr={lr.start!r}" in str(judged.torch)
+
+
+def test_a_winner_that_pytorch_has_not_says_so() -> None:
+    judged = verdict(made_record({"sgd": 0.3, "lion": 0.1}))
+    assert not judged.in_torch
+    assert judged.torch == "torch.optim has no Lion."
+
+
+def test_text_fits_a_terminal_and_shows_every_entrant() -> None:
+    names = {**FIELD, "delta-bar-delta": 0.4, "[bold]name[/bold]": 0.5, "lion": 0.2}
+    record = made_record(names, baseline="sgd", target=0.2, failing={"momentum": 0.3, "lion": 1})
+    text = str(verdict(record))
+    assert max(map(len, text.splitlines())) <= 100
+    assert all(name in text for name in names)
+    ran = [record.costs[name].step_seconds for name in record.chosen]
+    assert all(f"{1e3 * seconds:g} ms" in text for seconds in ran)
+
+
+def test_table_is_flat() -> None:
+    record = made_record(FIELD, target=0.2)
+    judged = verdict(record)
+    table = judged.table()
+    assert [one["entrant"] for one in table] == [one.entrant for one in judged.rows]
+    assert all(
+        value is None or isinstance(value, str | bool | int | float)
+        for one in table
+        for value in one.values()
+    )
+    assert {"validation", "test_low", "difference_high", "wins", "lr"} <= table[0].keys()
