@@ -1,1 +1,65 @@
-"""thalweg: race optimizers on your own task, see why one wins, train with the winner."""
+"""thalweg: race optimizers on your own task, see why one wins, train with the winner.
+
+import thalweg as tw
+
+result = tw.race("digits")                        # or a tw.Task of your own
+print(result.verdict)
+optimizer = tw.optim.Optimizer(model.parameters(), result.best)
+"""
+
+from thalweg import optim, schedules
+from thalweg.api import Race, race
+from thalweg.recipes import (
+    Recipe,
+    adadelta,
+    adagrad,
+    adam,
+    adamw,
+    amsgrad,
+    block_average,
+    chain,
+    clip_norm,
+    clip_value,
+    delta_bar_delta,
+    ema,
+    lion,
+    momentum,
+    nadam,
+    nesterov,
+    rmsprop,
+    sgd,
+    tail_average,
+)
+from thalweg.tasks import Data, Task
+from thalweg.training.lr_range import lr_range
+from thalweg.training.train import train
+
+__all__ = [
+    "Data",
+    "Race",
+    "Recipe",
+    "Task",
+    "adadelta",
+    "adagrad",
+    "adam",
+    "adamw",
+    "amsgrad",
+    "block_average",
+    "chain",
+    "clip_norm",
+    "clip_value",
+    "delta_bar_delta",
+    "ema",
+    "lion",
+    "lr_range",
+    "momentum",
+    "nadam",
+    "nesterov",
+    "optim",
+    "race",
+    "rmsprop",
+    "schedules",
+    "sgd",
+    "tail_average",
+    "train",
+]

@@ -1,0 +1,147 @@
+"""The verbs, on the command line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from thalweg.api import race as run_race
+from thalweg.errors import UserError
+from thalweg.race.entrants import documented_space, from_file
+from thalweg.recipes import RECIPES, named
+from thalweg.tasks import bundled, find
+from thalweg.terminal import Lines, Screen
+from thalweg.training.train import train as run_training
+
+app = typer.Typer(
+    help="Race optimizers on your own task. See why one wins. Train with the winner.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+TaskName = Annotated[
+    str, typer.Argument(metavar="TASK", help="A bundled task's name, or path/to/file.py:task.")
+]
+
+
+@app.command()
+def race(
+    task: TaskName,
+    entrants: Annotated[
+        str | None, typer.Option(help="Names of optimizers, with commas; default: ten of them.")
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Configurations tuned for each entrant.")] = 16,
+    seeds: Annotated[int, typer.Option(help="Seeds of the final round, at most.")] = 40,
+    baseline: Annotated[
+        str | None, typer.Option(help="What you use now: a recipe file, or an optimizer's name.")
+    ] = None,
+    cooling: Annotated[
+        str, typer.Option(help="Everybody's schedule of lr: none, linear, cosine or tune.")
+    ] = "linear",
+    alpha: Annotated[
+        float, typer.Option(help="Risk that the best entrant is missing from the shortlist.")
+    ] = 0.05,
+    seed: Annotated[int, typer.Option(help="Where all other seeds come from.")] = 0,
+    width: Annotated[int, typer.Option(help="Members that are trained together.")] = 32,
+    name: Annotated[str | None, typer.Option(help="The run's name; default: the task's.")] = None,
+    runs: Annotated[Path, typer.Option(help="The folder that holds runs.")] = Path("runs"),
+) -> None:
+    """Which optimizer, at which settings, trains this task best?"""
+    console = Console()
+    with ExitStack() as stack:
+        stack.enter_context(stopping("the same command goes on from the last finished block"))
+        progress: Lines | Screen = Lines(console)
+        if console.is_terminal:
+            progress = stack.enter_context(Screen(console))
+        result = run_race(
+            task,
+            entrants=None if entrants is None else [e.strip() for e in entrants.split(",")],
+            trials=trials,
+            seeds=seeds,
+            baseline=baseline,
+            cooling=cooling,
+            alpha=alpha,
+            seed=seed,
+            width=width,
+            name=name,
+            runs=runs,
+            progress=progress,
+        )
+    report = result.report()
+    print(result.verdict)
+    if result.winner:
+        print(f"winner: {result.winner}")
+    print(f"report: {report}")
+
+
+@app.command()
+def train(
+    task: TaskName,
+    recipe: Annotated[Path, typer.Option(help="A recipe, such as a race's winner.toml.")],
+    seed: Annotated[int, typer.Option(help="Fixes the initial weights and the batches.")] = 0,
+    out: Annotated[Path, typer.Option(help="Where the checkpoint goes.")] = Path(
+        "model.safetensors"
+    ),
+) -> None:
+    """Train a task with a recipe and save a checkpoint."""
+    found = find(task)
+    with stopping("nothing was saved"):
+        trained = run_training(found, from_file(recipe), seed=seed, out=out)
+    last = trained.run.curve[-1]
+    validation = {found.metric_name: last.metric, **last.also}
+    for split, scores in (("validation", validation), ("test", trained.run.test)):
+        written = ", ".join(f"{metric} {value:.4g}" for metric, value in scores.items())
+        print(f"{split}: {written}")
+    print(f"checkpoint: {trained.checkpoint}")
+
+
+@app.command()
+def tasks() -> None:
+    """The tasks that come with the package, and what each shows."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("task", no_wrap=True)
+    table.add_column("shows")
+    for task in bundled():
+        table.add_row(escape(task.name), escape(task.shows))
+    Console().print(table)
+
+
+@app.command()
+def entrants() -> None:
+    """The optimizers that can race, and where each is tuned."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("entrant", no_wrap=True)
+    table.add_column("search space")
+    for name in RECIPES:
+        space = documented_space(named(name)).items()
+        table.add_row(name, "\n".join(f"{hyper} {where}" for hyper, where in space))
+    Console().print(table, markup=False, highlight=False)
+
+
+@contextmanager
+def stopping(outcome: str) -> Iterator[None]:
+    """Ctrl-C within is a clean stop: a line that says what became of the work, and status 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"\nstopped; {outcome}.", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def main() -> None:
+    """Runs a verb; bad input is one sentence and exit status 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"thalweg: {error}", file=sys.stderr)
+        sys.exit(2)

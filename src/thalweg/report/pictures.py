@@ -1,0 +1,352 @@
+"""The pictures of a report, as Plotly figures.
+
+Their colours for text, lines and paper come from the page's style, so that they follow light, dark
+and print. Every trace says in `meta` whose it is, by the entrant's place in the settings; the
+legend of the page switches them together.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from plotly import graph_objects as go
+
+from thalweg.race import wording
+from thalweg.race.measures import Measures, as_loss, steps_to_target
+from thalweg.race.record import RunRecord
+from thalweg.race.verdict import Verdict
+from thalweg.report.strokes import Stroke, strokes
+from thalweg.statistics import Interval
+
+HEIGHT = 420
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
+
+LABEL_WIDTH = 18
+"""Letters of a name on one line beside a picture."""
+
+WIDE = 4.0
+"""A metric that spans more than this ratio is drawn on a logarithmic axis."""
+
+
+MANY_DECADES = 4
+"""Beyond so many powers of ten, a logarithmic axis names the powers alone."""
+
+SETTLED = 0.1
+"""Learning curves are shown at the height that they have after this share of their budget."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """name: its id in the page. title, summary: what it shows, in words. figure: for Plotly."""
+
+    name: str
+    title: str
+    summary: str
+    figure: dict[str, Any]
+
+
+def pictures(measures: Measures, verdict: Verdict) -> list[Picture]:
+    """All pictures that a record has something for, in the order of the page."""
+    drawn = Drawing(measures, verdict)
+    found: list[Picture] = []
+    if measures.raced:
+        found += [drawn.ends(), drawn.curves()]
+        if measures.settings.target is not None:
+            found.append(drawn.target())
+    if any("lr" in one.values for one in measures.record.configurations):
+        found.append(drawn.sensitivity())
+    if verdict.tunability:
+        found.append(drawn.tunability())
+    return found
+
+
+class Drawing:
+    """Draws from the measures of one record."""
+
+    def __init__(self, measures: Measures, verdict: Verdict) -> None:
+        self.measures, self.verdict, self.settings = measures, verdict, measures.settings
+        self.strokes = strokes(self.settings.entrants)
+        self.metric = as_text(self.settings.metric)
+        self.better = "lower" if self.settings.direction == "min" else "higher"
+
+    def ends(self) -> Picture:
+        """The final metric of each entrant, median and interval, the best on top."""
+        figure = go.Figure()
+        ended = {row.entrant: row.validation for row in self.verdict.rows if row.validation}
+        lost = [name for name, found in ended.items() if not math.isfinite(found.estimate)]
+        shown = {name: found for name, found in ended.items() if name not in lost}
+        for name, found in reversed(shown.items()):
+            low, high = bounded(found)
+            figure.add_scatter(
+                x=[found.estimate],
+                y=[on_lines(name)],
+                error_x={
+                    "array": [high - found.estimate],
+                    "arrayminus": [found.estimate - low],
+                    "thickness": 2,
+                    "width": 5,
+                },
+                marker_size=11,
+                **self.trace(name, "markers"),
+                hovertemplate="%{x:.4g}",
+            )
+        spread = [value for found in shown.values() for value in bounded(found)]
+        self.lay_out(figure, f"validation {self.metric}", "", spread, of_x=True)
+        lines = sum(1 + on_lines(name).count("<br>") for name in shown)
+        figure.update_layout(height=110 + 34 * lines, yaxis={"showgrid": False})
+        summary = f"The final validation {self.settings.metric} over seeds: median and interval"
+        if self.measures.best in shown:
+            end = wording.interval(shown[self.measures.best])
+            summary += f". {self.measures.best}, the best, ends at {end}"
+        if lost:
+            summary += f". At least half of the runs of {wording.listed(lost)} diverged"
+        summary += f"; {self.better} is better."
+        return Picture("ends", "How they ended", summary, jsonable(figure))
+
+    def curves(self) -> Picture:
+        """The validation metric against the step: median and quartiles over seeds."""
+        figure = go.Figure()
+        shown: list[float] = []
+        foremost = {*self.measures.shortlist, self.settings.baseline}
+        bands = {
+            name: self.band(self.measures.final[name].values()) for name in self.measures.raced
+        }
+        for name, band in bands.items():
+            whole = [point for point in band if all(map(math.isfinite, point))]
+            steps, low, _, high = zip(*whole, strict=True) if whole else ((), (), (), ())
+            figure.add_scatter(
+                x=[*steps, *reversed(steps)],
+                y=[*high, *reversed(low)],
+                fill="toself",
+                fillcolor=self.strokes[name].faint(0.16 if name in foremost else 0.05),
+                line={"width": 0},
+                mode="lines",
+                hoverinfo="skip",
+                meta=self.place(name),
+            )
+        for name, band in bands.items():
+            medians = [median for _, _, median, _ in band]
+            later = [point for point in band if point[0] >= SETTLED * self.settings.steps]
+            shown += [value for point in later for value in point[1:]]
+            figure.add_scatter(
+                x=[step for step, *_ in band],
+                y=[value if math.isfinite(value) else None for value in medians],
+                **self.trace(name, "lines"),
+                hovertemplate="%{y:.4g} after %{x} steps",
+            )
+        self.lay_out(figure, "step", f"validation {self.metric}", shown)
+        figure.update_yaxes(range=around(shown))
+        summary = (
+            f"The validation {self.settings.metric} in training: the line is the median over "
+            "seeds, the band holds the middle half of them. A run that diverged counts as worse "
+            "than all others."
+        )
+        return Picture("curves", "Learning curves", summary, jsonable(figure))
+
+    def band(self, runs: Iterable[RunRecord]) -> list[tuple[int, float, float, float]]:
+        """(step, quartile, median, quartile) at each evaluation; infinite where runs diverged."""
+        found = [{point.step: point.metric for point in run.curve} for run in runs]
+        steps = sorted({step for curve in found for step in curve})
+        band = []
+        for step in steps:
+            losses = [as_loss(curve.get(step, math.nan), self.settings) for curve in found]
+            with np.errstate(invalid="ignore"):  # between two runs that diverged
+                quartiles = np.quantile(losses, (0.25, 0.5, 0.75), method="averaged_inverted_cdf")
+            low, median, high = (self.as_score(float(loss)) for loss in quartiles)
+            band.append((step, low, median, high))
+        return band
+
+    def target(self) -> Picture:
+        """The share of seeds that have reached the target, against the step."""
+        figure = go.Figure()
+        told = []
+        for name in self.measures.raced:
+            runs = self.measures.final[name].values()
+            reached = sorted(steps_to_target(run, self.settings) for run in runs)
+            steps = [step for step in reached if math.isfinite(step)]
+            shares = [100 * (i + 1) / len(reached) for i in range(len(steps))]
+            figure.add_scatter(
+                x=[0, *steps, self.settings.steps],
+                y=[0, *shares, shares[-1] if shares else 0],
+                **self.trace(name, "lines", shape="hv"),
+                hovertemplate="%{y:.0f} % after %{x} steps",
+            )
+            if len(steps) < len(reached):
+                told.append(f"{name} {len(reached) - len(steps)} of {len(reached)}")
+        self.lay_out(figure, "step", "seeds at the target, %", [])
+        figure.update_yaxes(range=[-2, 103])
+        summary = (
+            f"The share of seeds whose validation {self.settings.metric} has reached the target, "
+            f"{self.settings.target:g}. A line that ends below 100 % has runs that never reached "
+            f"it within {self.settings.steps:,} steps"
+        )
+        summary += f": {', '.join(told)}." if told else "; here all did."
+        return Picture("target", "Steps to the target", summary, jsonable(figure))
+
+    def sensitivity(self) -> Picture:
+        """The tuning score of every configuration against its lr, the chosen one ringed."""
+        figure = go.Figure()
+        scores = {name: self.measures.tuning_scores(name) for name in self.settings.entrants}
+        finite = [s for found in scores.values() for s in found.values() if math.isfinite(s)]
+        worst = (max if self.settings.direction == "min" else min)(finite, default=math.nan)
+        for name in self.settings.entrants:
+            tried = [
+                (one.values["lr"], scores[name][one.index], one.index)
+                for one in self.measures.record.configurations
+                if one.entrant == name and "lr" in one.values and one.index in scores[name]
+            ]
+            tried.sort()
+            chosen = self.measures.record.chosen.get(name)
+            trained = [(lr, score, index) for lr, score, index in tried if math.isfinite(score)]
+            figure.add_scatter(
+                x=[lr for lr, *_ in trained],
+                y=[score for _, score, _ in trained],
+                marker={
+                    "size": [15 if index == chosen else 7 for *_, index in trained],
+                    "opacity": [1 if index == chosen else 0.7 for *_, index in trained],
+                },
+                **self.trace(name, "markers"),
+                hovertemplate="%{y:.4g} at lr %{x:.3g}",
+            )
+            lost = [lr for lr, score, _ in tried if not math.isfinite(score)]
+            if lost and finite:
+                figure.add_scatter(
+                    x=lost,
+                    y=[worst] * len(lost),
+                    **self.trace(name, "markers", symbol="x-thin-open"),
+                    hovertemplate="diverged at lr %{x:.3g}",
+                )
+        self.lay_out(figure, "lr", f"tuning {self.metric}", finite)
+        figure.update_xaxes(type="log", dtick=1, exponentformat="none")
+        summary = (
+            f"The tuning {self.settings.metric} of every configuration against its lr; the other "
+            "tuned settings vary too. The large mark is the one that was chosen; a thin cross at "
+            "the worst end is a configuration that diverged."
+        )
+        return Picture("sensitivity", "Sensitivity to lr", summary, jsonable(figure))
+
+    def tunability(self) -> Picture:
+        """The median best of b configurations against b."""
+        figure = go.Figure()
+        shown: list[float] = []
+        for name, curve in self.verdict.tunability.items():
+            shown += [score for _, score in curve]
+            figure.add_scatter(
+                x=[budget for budget, _ in curve],
+                y=[score if math.isfinite(score) else None for _, score in curve],
+                **self.trace(name, "lines+markers"),
+                hovertemplate="%{y:.4g}, the best of %{x}",
+            )
+        self.lay_out(figure, "configurations tried", f"tuning {self.metric}", shown)
+        budgets = sorted({b for curve in self.verdict.tunability.values() for b, _ in curve})
+        figure.update_xaxes(type="log", tickvals=budgets)
+        summary = (
+            "How good the best of so many configurations was, the median over all choices of them. "
+            "These are tuning scores, and so optimistic: the final round's fresh seeds are what "
+            "the verdict rests on."
+        )
+        return Picture("tunability", "What tuning buys", summary, jsonable(figure))
+
+    def trace(
+        self, name: str, mode: str, shape: str = "linear", symbol: str = ""
+    ) -> dict[str, Any]:
+        """What every trace of an entrant shares: its name, its place, its stroke."""
+        stroke: Stroke = self.strokes[name]
+        style: dict[str, Any] = {"name": as_text(name), "mode": mode, "meta": self.place(name)}
+        if "lines" in mode:
+            style["line"] = {
+                "color": stroke.colour,
+                "dash": stroke.dash,
+                "width": 2,
+                "shape": shape,
+            }
+        if "markers" in mode:
+            style |= {
+                "marker_color": stroke.colour,
+                "marker_symbol": symbol or stroke.symbol,
+                "marker_line": {"color": stroke.colour, "width": 2 if symbol else 0},
+            }
+        return style
+
+    def place(self, name: str) -> int:
+        return self.settings.entrants.index(name)
+
+    def as_score(self, loss: float) -> float:
+        return loss if self.settings.direction == "min" else -loss
+
+    def lay_out(
+        self, figure: go.Figure, x: str, y: str, shown: Sequence[float], *, of_x: bool = False
+    ) -> None:
+        """Axes, margins and paper; the metric's axis is logarithmic where `shown` spans much."""
+        figure.update_layout(
+            height=HEIGHT,
+            font={"family": FONT, "size": 13},
+            margin={"l": 12, "r": 12, "t": 12, "b": 12},
+            paper_bgcolor="rgba(0,0,0,0)",
+            plot_bgcolor="rgba(0,0,0,0)",
+            showlegend=False,
+            hovermode="closest",
+            hoverlabel_namelength=-1,
+            dragmode=False,
+            xaxis_exponentformat="power",
+            yaxis_exponentformat="power",
+        )
+        figure.update_xaxes(title=x, automargin=True, zeroline=False, fixedrange=True)
+        figure.update_yaxes(title=y, automargin=True, zeroline=False, fixedrange=True)
+        if spans_much(shown):
+            ticks = {"type": "log", "tickvals": round_numbers(shown), "tickformat": "~g"}
+            figure.update_layout({"xaxis" if of_x else "yaxis": ticks})
+
+
+def bounded(found: Interval) -> tuple[float, float]:
+    """The interval; an end without a bound is drawn at the estimate."""
+    ends = (found.low, found.high)
+    low, high = (end if math.isfinite(end) else found.estimate for end in ends)
+    return low, high
+
+
+def spans_much(values: Sequence[float]) -> bool:
+    finite = [value for value in values if math.isfinite(value)]
+    return bool(finite) and min(finite) > 0 and max(finite) > WIDE * min(finite)
+
+
+def round_numbers(values: Sequence[float]) -> list[float]:
+    """1, 2 and 5 times the powers of ten among these values; over many decades the powers alone."""
+    finite = [value for value in values if math.isfinite(value)]
+    first, last = math.floor(math.log10(min(finite))), math.ceil(math.log10(max(finite)))
+    steps = (1, 2, 5) if last - first <= MANY_DECADES else (1,)
+    return [float(f"{step}e{power}") for power in range(first, last + 1) for step in steps]
+
+
+def around(values: Sequence[float]) -> list[float] | None:
+    """The range of an axis that shows these values with a little room, in its own units."""
+    finite = np.array([value for value in values if math.isfinite(value)])
+    if finite.size == 0:
+        return None
+    ends = np.log10(finite) if spans_much(values) else finite
+    room = 0.05 * (ends.max() - ends.min())
+    return [float(ends.min() - room), float(ends.max() + room)]
+
+
+def as_text(name: str) -> str:
+    """A name that Plotly shows letter by letter: it reads a little HTML and its own templates."""
+    return html.escape(name).replace("%{", "%\u2060{").replace("$", "&#36;")
+
+
+def on_lines(name: str) -> str:
+    """A name as a label of an axis, broken where a phone would have no room for it."""
+    parts = textwrap.wrap(name, LABEL_WIDTH, drop_whitespace=False)
+    return "<br>".join(as_text(part) for part in parts)
+
+
+def jsonable(figure: go.Figure) -> dict[str, Any]:
+    """The figure as plain data in which what is not a number is null."""
+    plain: dict[str, Any] = json.loads(figure.to_json())
+    return plain

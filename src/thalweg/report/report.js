@@ -1,0 +1,33 @@
+// Draws the pictures, switches entrants in all of them at once, and fits them to paper.
+"use strict";
+
+const PRINTED_WIDTH = 660;
+const plots = [...document.querySelectorAll(".plot")];
+
+for (const plot of plots) {
+  const figure = JSON.parse(document.getElementById(plot.dataset.figure).textContent);
+  Plotly.newPlot(plot, figure.data, figure.layout, { responsive: true, displayModeBar: false });
+}
+
+const boxes = [...document.querySelectorAll("[data-entrant]")];
+
+for (const box of boxes) {
+  box.addEventListener("change", () => {
+    const entrant = Number(box.dataset.entrant);
+    for (const same of boxes) {
+      if (same.dataset.entrant === box.dataset.entrant) same.checked = box.checked;
+    }
+    for (const plot of plots) {
+      const traces = plot.data.flatMap((trace, i) => (trace.meta === entrant ? [i] : []));
+      if (traces.length) Plotly.restyle(plot, { visible: box.checked }, traces);
+    }
+  });
+}
+
+addEventListener("beforeprint", () => {
+  for (const plot of plots) Plotly.relayout(plot, { width: PRINTED_WIDTH });
+});
+
+addEventListener("afterprint", () => {
+  for (const plot of plots) Plotly.relayout(plot, { width: null, autosize: true });
+});

@@ -1,0 +1,141 @@
+"""The report of a race: one HTML file that opens without a network."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from thalweg.errors import UserError
+from thalweg.race import wording
+from thalweg.race.measures import Measures
+from thalweg.race.record import Record, RunRecord, Settings
+from thalweg.race.verdict import Verdict, verdict
+from thalweg.report.pictures import pictures
+from thalweg.report.strokes import strokes
+
+BASELINE = " (baseline)"
+"""What a race puts behind the name of what the person uses now."""
+
+
+@dataclass(frozen=True)
+class Diverged:
+    """Members of one entrant and round that diverged for one reason.
+
+    count: how many. first_step: the earliest step at which one did. lrs: the lr of them, from the
+    least to the greatest, as text; a dash where it was not tuned.
+    """
+
+    entrant: str
+    round: str
+    reason: str
+    count: int
+    first_step: int
+    lrs: str
+
+
+def write_report(record: Record, path: str | Path) -> Path:
+    """Writes the report of a record to one HTML file and returns its path.
+
+    Everything in it comes from the record; it loads nothing from elsewhere. Folders on the way are
+    made. Raises UserError where the file cannot be written.
+    """
+    path = Path(path)
+    page = html(record)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"the report {path} cannot be written: {error.strerror}.") from None
+    return path
+
+
+def html(record: Record) -> str:
+    """The page as text."""
+    judged = verdict(record)
+    environment = Environment(
+        loader=PackageLoader("thalweg.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html").render(
+        record=record,
+        settings=record.settings,
+        verdict=judged,
+        wording=wording,
+        strokes=strokes(record.settings.entrants),
+        pictures=pictures(Measures(record), judged),
+        levels=levels(judged),
+        diverged=list(diverged(record)),
+        command=command(record.settings),
+        style=packaged("report.css"),
+        script=packaged("report.js"),
+        plotly=Markup(get_plotlyjs()),
+    )
+
+
+def packaged(name: str) -> Markup:
+    """A file of this package, which goes into the page as it stands."""
+    return Markup(files("thalweg.report").joinpath(name).read_text(encoding="utf-8"))
+
+
+def levels(judged: Verdict) -> str:
+    """What the intervals of the differences in the table claim."""
+    found = [row.difference for row in judged.rows if row.difference]
+    if any(not difference.one_comparison for difference in found):
+        return (
+            "Differences are Hodges-Lehmann estimates on the seeds that both have. Their intervals "
+            "belong to the shortlist: none excludes zero for an entrant that is still on it."
+        )
+    return "Differences are Hodges-Lehmann estimates on the seeds that both have."
+
+
+def diverged(record: Record) -> Iterator[Diverged]:
+    """Who diverged, in which round, where and why; members of one kind on one line."""
+    kinds: dict[tuple[str, str, str], list[RunRecord]] = {}
+    for run in record.runs:
+        if not math.isfinite(run.score):
+            reason = run.reason or "its metric is not a number"
+            kinds.setdefault((run.entrant, run.round, reason), []).append(run)
+    rates = {(one.entrant, one.index): one.values.get("lr") for one in record.configurations}
+    order = record.settings.entrants.index
+    for entrant, round_, reason in sorted(kinds, key=lambda kind: (order(kind[0]), kind[1])):
+        runs = kinds[entrant, round_, reason]
+        tried = [rates.get((run.entrant, run.configuration)) for run in runs]
+        steps = [run.diverged_step for run in runs if run.diverged_step is not None]
+        yield Diverged(
+            entrant=entrant,
+            round=round_,
+            reason=reason,
+            count=len(runs),
+            first_step=min(steps, default=record.settings.steps),
+            lrs=reaching([rate for rate in tried if rate is not None]),
+        )
+
+
+def reaching(values: list[float]) -> str:
+    if not values:
+        return "—"
+    low, high = min(values), max(values)
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+
+
+def command(settings: Settings) -> str:
+    """The command that repeats the race."""
+    tuned = [name for name in settings.entrants if name != settings.baseline]
+    words = ["thalweg", "race", settings.task, "--entrants", ",".join(tuned)]
+    if settings.baseline is not None:
+        words += ["--baseline", settings.baseline.removesuffix(BASELINE)]
+    words += ["--trials", str(settings.trials), "--seeds", str(settings.seeds)]
+    words += ["--cooling", settings.cooling, "--alpha", f"{settings.alpha:g}"]
+    words += ["--seed", str(settings.seed), "--width", str(settings.width)]
+    return shlex.join(words)

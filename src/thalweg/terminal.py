@@ -1,0 +1,104 @@
+"""What a race looks like while it runs: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from thalweg.race.progress import Silent
+from thalweg.race.record import Look, Round
+
+
+class Lines(Silent):
+    """One line for each thing that happened, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.members = 0
+
+    def say(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def round_began(self, round: Round, entrants: Sequence[str], done: int, members: int) -> None:
+        self.members = members
+        found = f", {done} of them already in the ledger" if done else ""
+        self.say(f"{round} round: {len(entrants)} entrants, {members} members at most{found}")
+
+    def block_ended(self, done: int, best: dict[str, float]) -> None:  # noqa: ARG002
+        self.say(f"  {done} of {self.members} members done")
+
+    def looked(self, look: Look) -> None:
+        self.say(described(look))
+
+
+class Screen(Silent):
+    """A live table: round, members alive, best so far, member-steps a second, time left."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.round: Round | None = None
+        self.best: dict[str, float | None] = {}
+        self.done = self.members = self.alive = self.block = self.step = self.steps = 0
+        self.taken = 0
+        self.began = time.monotonic()
+        self.live = Live(
+            console=console, refresh_per_second=4, get_renderable=self.drawn, transient=True
+        )
+
+    def __enter__(self) -> Screen:
+        self.live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.live.stop()
+
+    def say(self, line: str) -> None:
+        self.live.console.print(line, markup=False, highlight=False)
+
+    def round_began(self, round: Round, entrants: Sequence[str], done: int, members: int) -> None:
+        self.round, self.done, self.members = round, done, members
+        self.best = dict.fromkeys(entrants)
+        self.taken, self.began = 0, time.monotonic()
+
+    def stepped(self, step: int, steps: int, alive: int, members: int) -> None:
+        self.step, self.steps, self.alive, self.block = step, steps, alive, members
+        self.taken += members
+
+    def block_ended(self, done: int, best: dict[str, float]) -> None:
+        self.done, self.step = done, 0
+        self.best |= best
+
+    def looked(self, look: Look) -> None:
+        self.say(described(look))
+
+    def drawn(self) -> Group | Text:
+        if self.round is None:
+            return Text("")
+        table = Table(box=None, padding=(0, 2))
+        table.add_column("entrant")
+        table.add_column("best so far" if self.round == "tuning" else "median so far")
+        for entrant, score in self.best.items():
+            table.add_row(escape(entrant), "" if score is None else f"{score:.4g}")
+        return Group(Text(self.heading()), table)
+
+    def heading(self) -> str:
+        rate = self.taken / max(time.monotonic() - self.began, 1e-9)
+        left = (self.members - self.done) * self.steps - self.block * self.step
+        remaining = f", about {left / rate:.0f} s left at most" if self.taken else ""
+        return (
+            f"{self.round} round: {self.done} of {self.members} members done, "
+            f"{self.alive} of {self.block} alive at step {self.step} of {self.steps}, "
+            f"{rate:,.0f} member-steps/s{remaining}"
+        )
+
+
+def described(look: Look) -> str:
+    """A look in one line."""
+    leaving = ", ".join(departure.entrant for departure in look.left) or "no one"
+    return f"look at {look.seeds} seeds: {leaving} left, {len(look.on) - len(look.left)} still on"

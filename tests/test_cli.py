@@ -1,0 +1,227 @@
+"""The commands, as a person would type them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+import thalweg as tw
+from thalweg import cli
+from thalweg.recipes import RECIPES, Recipe
+from thalweg.tasks import bundled, find
+
+QUICK = ["--entrants", "sgd,adam", "--trials", "2", "--seeds", "6", "--width", "4"]
+
+OWN_TASK = """
+import torch
+from torch import nn
+from thalweg import Data, Task
+
+def model():
+    return nn.Linear(3, {outputs})
+
+def data():
+    torch.manual_seed(0)
+    inputs = torch.randn(40, 3)
+    targets = inputs.sum(1, keepdim=True)
+    return Data(train=(inputs[:20], targets[:20]),
+                validation=(inputs[20:30], targets[20:30]),
+                test=(inputs[30:], targets[30:]))
+
+def loss(outputs, targets):
+    return {loss}
+
+task = Task(name={name!r}, model=model, data=data, loss=loss, batch_size=10, steps=10)
+"""
+
+SQUARES = "((outputs - targets) ** 2).mean()"
+
+
+class Outcome:
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+
+@pytest.fixture
+def thalweg(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path):
+    """Runs a command in a fresh folder, and gives its exit status and what it printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["thalweg", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+            raise SystemExit(0)
+        captured = capfd.readouterr()
+        return Outcome(int(stop.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+def own_task(name: str = "mine", outputs: int = 1, loss: str = SQUARES) -> str:
+    Path("mine.py").write_text(OWN_TASK.format(name=name, outputs=outputs, loss=loss))
+    return "mine.py:task"
+
+
+def test_tasks_lists_every_bundled_task(thalweg) -> None:
+    outcome = thalweg("tasks")
+    assert outcome.status == 0
+    assert all(task.name in outcome.out for task in bundled())
+
+
+def test_a_race_ends_with_a_verdict_a_winner_and_a_report_and_is_then_only_redrawn(
+    thalweg,
+) -> None:
+    first = thalweg("race", "saddle", *QUICK)
+    assert first.status == 0, first.err
+    assert "report: runs/saddle/report.html" in first.out
+    assert Path("runs/saddle/report.html").read_text().startswith("<!doctype html>")
+    winner = Recipe.from_toml(Path("runs/saddle/winner.toml").read_text())
+    assert winner.name in ("sgd", "adam")
+
+    Path("runs/saddle/report.html").unlink()
+    again = thalweg("race", "saddle", *QUICK)
+    assert again.status == 0
+    assert "round:" in first.out
+    assert "round:" not in again.out
+    assert Path("runs/saddle/report.html").exists()
+    assert again.out.splitlines()[-3:] == first.out.splitlines()[-3:]
+
+
+def test_a_race_on_a_task_of_ones_own_and_training_with_its_winner(thalweg) -> None:
+    task = own_task()
+    assert thalweg("race", task, *QUICK).status == 0
+    trained = thalweg(
+        "train", task, "--recipe", "runs/mine/winner.toml", "--out", "a/m.safetensors"
+    )
+    assert trained.status == 0, trained.err
+    assert "validation: loss" in trained.out
+    assert "test: loss" in trained.out
+    assert set(load_file("a/m.safetensors")) == {"weight", "bias"}
+
+
+@pytest.mark.usefixtures("thalweg")
+def test_markup_in_a_name_is_text_in_the_report_and_stays_in_its_folder() -> None:
+    task = find(own_task(name="<script>alert(1)</script>/../.."))
+    result = tw.race(task, ["sgd", "adam"], trials=2, seeds=2)
+    written = result.report().read_text()
+    assert "<script>alert(1)" not in written
+    assert "&lt;script&gt;alert(1)" in written
+    assert result.folder.parent == Path("runs")
+
+
+RACE = ["race", "saddle", *QUICK]
+
+BAD_INPUT = {
+    "unknown task": (["race", "digit"], "digits"),
+    "missing file": (["race", "no/such.py:task"], "no/such.py"),
+    "missing attribute": (["race", "mine.py:tsk"], "tsk"),
+    "unknown entrant": (["race", "saddle", "--entrants", "sgd,adm"], "adm"),
+    "one entrant": (["race", "saddle", "--entrants", "sgd"], "two"),
+    "unknown cooling": ([*RACE, "--cooling", "warm"], "warm"),
+    "no trials": ([*RACE, "--trials", "0"], "trials"),
+    "no seeds": ([*RACE, "--seeds", "0"], "seeds"),
+    "alpha of one": ([*RACE, "--alpha", "1"], "alpha"),
+    "missing baseline": ([*RACE, "--baseline", "none.toml"], "none.toml"),
+    "negative lr": (
+        [*RACE, "--baseline", "negative.toml"],
+        "line 3: lr must be finite and at least 0",
+    ),
+    "typo in a recipe": (["train", "saddle", "--recipe", "typo.toml"], "line 3"),
+    "no such recipe": (["train", "saddle", "--recipe", "none.toml"], "none.toml"),
+    "a recipe of bytes": (["train", "saddle", "--recipe", "bytes.toml"], "bytes.toml"),
+    "a folder under a file": ([*RACE, "--runs", "mine.py"], "mine.py"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_one_sentence_and_status_2(thalweg, case: str) -> None:
+    own_task()
+    Path("negative.toml").write_text('[[rules]]\nrule = "SGD"\nlr = -1.0\n')
+    Path("typo.toml").write_text('[[rules]]\nrule = "SGD"\nlrr = 0.1\n')
+    Path("bytes.toml").write_bytes(b"\xff\xfe\x00")
+    arguments, named = BAD_INPUT[case]
+    outcome = thalweg(*arguments)
+    assert outcome.status == 2
+    assert len(outcome.err.strip().splitlines()) == 1
+    assert named in outcome.err
+    assert not Path("runs").exists()
+
+
+def test_an_unknown_option_is_named(thalweg) -> None:
+    outcome = thalweg("race", "saddle", "--trails", "3")
+    assert outcome.status == 2
+    assert "No such option: --trails" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("task", "named"),
+    [
+        ({"outputs": 2, "loss": "nn.functional.nll_loss(outputs, targets)"}, "loss of task 'mine'"),
+        ({"loss": "outputs - targets"}, "scalar"),
+        ({"loss": f"{SQUARES} * float('nan')"}, "nan at the initial weights"),
+    ],
+    ids=["wrong shape", "loss not a scalar", "nan from the first step"],
+)
+def test_a_task_that_cannot_be_trained_is_said_before_anything_is_written(
+    thalweg, task: dict[str, object], named: str
+) -> None:
+    outcome = thalweg("race", own_task(**task), *QUICK)  # type: ignore[arg-type]
+    assert outcome.status == 2
+    assert len(outcome.err.strip().splitlines()) == 1
+    assert named in outcome.err
+    assert not Path("runs").exists()
+
+
+def test_a_ledger_with_other_settings_is_left_alone(thalweg) -> None:
+    assert thalweg(*RACE).status == 0
+    before = Path("runs/saddle/ledger.sqlite").read_bytes()
+    other = thalweg(*RACE, "--cooling", "cosine")
+    assert other.status == 2
+    assert "cosine" in other.err
+    assert "--name" in other.err
+    assert Path("runs/saddle/ledger.sqlite").read_bytes() == before
+
+
+def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "thalweg", "race", "digits", "--entrants", "sgd,adam"]
+    command += ["--trials", "4", "--seeds", "4", "--width", "2"]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=environment,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "members done" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "goes on from the last finished block" in error
+    assert finished_runs(tmp_path) >= 2
+
+    went_on = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "already in the ledger" in went_on.stdout
+    assert "report: runs/digits/report.html" in went_on.stdout
+
+
+def finished_runs(folder: Path) -> int:
+    with sqlite3.connect(folder / "runs/digits/ledger.sqlite") as ledger:
+        (count,) = ledger.execute("select count(*) from runs").fetchone()
+    return int(count)
+
+
+def test_entrants_lists_every_optimizer_with_its_search_space(thalweg) -> None:
+    outcome = thalweg("entrants")
+    assert outcome.status == 0
+    assert all(name in outcome.out for name in RECIPES)
+    assert "momentum from 0.5 to 0.99, even in log(1 - x)" in outcome.out

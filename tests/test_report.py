@@ -1,0 +1,346 @@
+"""The report is one page that stands alone, and reads well wherever it is opened."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from made_record import made_record
+from thalweg.errors import UserError
+from thalweg.race.measures import Measures
+from thalweg.race.record import Edge, Record
+from thalweg.race.verdict import verdict
+from thalweg.report import write_report
+from thalweg.report.pictures import pictures
+from thalweg.report.report import command
+from thalweg.report.strokes import strokes
+
+MARKUP = "<script>document.title = 'run'</script>"
+NAME = "<script>alert(1)</script><b>%{x} $x$ & co</b>"
+
+RECORD = made_record(
+    {"sgd": 0.2, "adam": 0.1, "adamw": 0.101, "lion": 0.2, NAME: 0.3, "nadam": 0.25},
+    task=MARKUP,
+    target=0.11,
+    baseline="sgd",
+    failing={"lion": 1, "nadam": 0.3},
+    edges=[Edge("sgd", "lr", 2.9, 1e-3, 3.0)],
+)
+TWELVE = made_record({f"entrant {i}": 0.1 + 0.01 * i for i in range(12)}, target=0.15, seeds=12)
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path")
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(RECORD, tmp_path_factory.mktemp("report") / "report.html")
+
+
+# The file
+
+
+class Links(HTMLParser):
+    """Collects whatever a page could load, and the words that it shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.words: list[str] = []
+        self.hidden = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.hidden = tag in ("script", "style")
+        self.loads += [f"{tag} {name}" for name, _ in attrs if name in ("src", "href", "srcset")]
+        if tag in ("link", "iframe", "object", "embed", "base"):
+            self.loads.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:  # noqa: ARG002
+        self.hidden = False
+
+    def handle_data(self, data: str) -> None:
+        if not self.hidden:
+            self.words.append(data)
+
+
+def parsed(page: Path) -> Links:
+    links = Links()
+    links.feed(page.read_text(encoding="utf-8"))
+    return links
+
+
+def test_nothing_is_loaded_from_elsewhere(report: Path) -> None:
+    assert parsed(report).loads == []
+    assert "url(" not in re.sub(r"<script>.*?</script>", "", report.read_text(), flags=re.DOTALL)
+
+
+def test_what_a_person_needs_is_in_words(report: Path) -> None:
+    words = " ".join(" ".join(parsed(report).words).split())
+    judged = verdict(RECORD)
+    for text in (
+        judged.sentence,
+        *judged.advice,
+        *judged.limits,
+        "Not in the final round",
+        "loss is not finite",
+        "torch.optim.Adam",
+        "python 3.11.7",
+        command(RECORD.settings),
+    ):
+        assert " ".join(text.split()) in words
+
+
+def test_plotly_is_inlined_once(report: Path) -> None:
+    assert report.read_text().count("* plotly.js v") == 1
+
+
+def test_command_repeats_the_race() -> None:
+    settings = replace(RECORD.settings, task="my task.py:task", baseline="sgd (baseline)")
+    settings = replace(settings, entrants=("adam", "lion", "sgd (baseline)"))
+    assert command(settings) == (
+        "thalweg race 'my task.py:task' --entrants adam,lion --baseline sgd --trials 16 "
+        "--seeds 40 --cooling linear --alpha 0.05 --seed 0 --width 64"
+    )
+
+
+def test_twenty_entrants_all_look_different() -> None:
+    drawn = strokes([str(i) for i in range(20)])
+    assert len({(s.colour, s.dash, s.symbol) for s in drawn.values()}) == 20
+    assert len({(s.colour, s.dash) for s in drawn.values()}) == 20
+
+
+def test_every_picture_draws_an_entrant_in_its_one_colour() -> None:
+    drawn = strokes(RECORD.settings.entrants)
+    colour_of = {i: drawn[name].colour for i, name in enumerate(RECORD.settings.entrants)}
+    shown = pictures(Measures(RECORD), verdict(RECORD))
+    assert [p.name for p in shown] == ["ends", "curves", "target", "sensitivity", "tunability"]
+    for picture in shown:
+        for trace in picture.figure["data"]:
+            if "name" in trace:
+                style = trace.get("line") or trace["marker"]
+                assert style["color"] == colour_of[trace["meta"]]
+
+
+def test_band_holds_the_middle_half_of_the_seeds() -> None:
+    figure = next(p for p in pictures(Measures(TWELVE), verdict(TWELVE)) if p.name == "curves")
+    band, line = (
+        next(t for t in figure.figure["data"] if t["meta"] == 0 and ("name" in t) is named)
+        for named in (False, True)
+    )
+    finals = sorted(
+        run.score for run in TWELVE.runs if run.round == "final" and run.entrant == "entrant 0"
+    )
+    assert len(finals) == 12
+    half = len(band["x"]) // 2
+    assert line["y"][-1] == pytest.approx((finals[5] + finals[6]) / 2)
+    assert band["y"][half - 1] == pytest.approx((finals[8] + finals[9]) / 2)
+    assert band["y"][half] == pytest.approx((finals[2] + finals[3]) / 2)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        made_record({"sgd": 0.2, "adam": 0.1}, finished=False),
+        made_record({"sgd": 0.2, "adam": 0.1}, seeds=1),
+        made_record({"sgd": 0.2, "adam": 0.1}, failing={"sgd": 1, "adam": 1}, target=0.1),
+        made_record({"sgd": 0.2, "lion": 0.1}, failing={"sgd": 0.99, "lion": 0.99}),
+        made_record({"sgd": 0.2, "lion": 0.1}, direction="max", target=0.9),
+        replace(made_record({"sgd": 0.2, "lion": 0.1}, finished=False), runs=(), chosen={}),
+    ],
+    ids=["unfinished", "one seed", "none trained", "all diverged", "max", "no runs"],
+)
+def test_any_record_has_a_report(record: Record, tmp_path: Path) -> None:
+    page = write_report(record, tmp_path / "new" / "report.html")
+    assert verdict(record).sentence in " ".join(parsed(page).words)
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"the report .*report\.html cannot be written"):
+        write_report(RECORD, tmp_path / "file" / "report.html")
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+def opened(browser: Browser, report: Path, width: int = 1400) -> tuple[Page, list[str]]:
+    """The page, and a list of whatever goes wrong in it or asks for the network."""
+    page, wrong = browser.new_page(viewport={"width": width, "height": 900}), []
+    page.on("console", lambda message: wrong.append(message.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda request: wrong.append(request.url))
+    page.on("dialog", lambda dialog: wrong.append(dialog.message))
+    page.goto(report.as_uri())
+    page.wait_for_function("[...document.querySelectorAll('.plot')].every(p => p.data)")
+    wrong.remove(report.as_uri())
+    return page, wrong
+
+
+@pytest.fixture(scope="module")
+def desktop(browser: Browser, report: Path) -> tuple[Page, list[str]]:
+    """One open page for the tests that leave it as it was."""
+    return opened(browser, report)
+
+
+WIDER_THAN_PAGE = """
+() => [...document.querySelectorAll("body *")]
+  .filter(e => !e.closest("defs, thead, .legend input, #js-plotly-tester"))
+  .filter(e => {
+    const box = e.getBoundingClientRect();
+    return box.width > 0 && (box.right > innerWidth + 1 || box.left < -1);
+  })
+  .map(e => e.tagName + "." + e.getAttribute("class"))
+"""
+"""What sticks out of the page; Plotly measures text in a place of its own beside it."""
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [390, 820, 1400])
+def test_nothing_is_wider_than_the_page(browser: Browser, report: Path, width: int) -> None:
+    page, wrong = opened(browser, report, width)
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert page.evaluate(WIDER_THAN_PAGE) == []
+    assert page.evaluate("document.querySelectorAll('table').length") == 2
+    assert page.evaluate("document.querySelectorAll('.plot > * .main-svg').length") >= 5
+    assert wrong == []
+    page.close()
+
+
+@needs_chromium
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_and_pictures_stand_out_from_the_paper(
+    desktop: tuple[Page, list[str]], scheme: str
+) -> None:
+    page, _ = desktop
+    page.emulate_media(color_scheme=scheme)
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    inks = page.evaluate(
+        """() => [...document.querySelectorAll("h1, td, caption, pre, .plot text")]
+             .map(e => getComputedStyle(e)[e.closest("svg") ? "fill" : "color"])"""
+    )
+    assert (luminance(paper) < 0.1) == (scheme == "dark")
+    assert all(contrast(ink, paper) >= 4.5 for ink in set(inks))
+    for stroke in strokes(RECORD.settings.entrants).values():
+        assert contrast(rgb(stroke.colour), paper) >= 2.3
+
+
+def rgb(colour: str) -> str:
+    return f"rgb({', '.join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))})"
+
+
+def luminance(colour: str) -> float:
+    """The relative luminance of WCAG 2."""
+    channels = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    dark, bright = sorted((luminance(one), luminance(other)))
+    return (bright + 0.05) / (dark + 0.05)
+
+
+@needs_chromium
+def test_names_with_markup_show_as_text(desktop: tuple[Page, list[str]]) -> None:
+    page, wrong = desktop
+    assert page.title() == f"{MARKUP}: a race of optimizers"
+    assert MARKUP in page.inner_text("h1")
+    assert NAME in page.inner_text("table >> nth=0")
+    assert NAME in texts(page, "#ends ~ .plot .ytick text")
+    hover(page, NAME)
+    assert any(NAME in said for said in texts(page, "#ends ~ .plot .hovertext"))
+    assert wrong == []
+
+
+def texts(page: Page, selector: str) -> list[str]:
+    """The texts there, without the mark that keeps Plotly from reading a template."""
+    found = page.locator(selector).all_text_contents()
+    return [text.replace("\u2060", "") for text in found]
+
+
+def hover(page: Page, name: str) -> None:
+    """Points at an entrant in the first picture."""
+    page.evaluate(
+        """place => {
+             const plot = document.querySelector("#ends ~ .plot");
+             const curve = plot.data.findIndex(trace => trace.meta === place);
+             Plotly.Fx.hover(plot, [{curveNumber: curve, pointNumber: 0}]);
+           }""",
+        RECORD.settings.entrants.index(name),
+    )
+
+
+@needs_chromium
+def test_pictures_are_drawn_and_described(desktop: tuple[Page, list[str]]) -> None:
+    page, _ = desktop
+    marks = page.evaluate(
+        """() => [...document.querySelectorAll(".plot")].map(
+             plot => plot.querySelectorAll(".scatterlayer path[d]").length)"""
+    )
+    assert len(marks) == 5
+    assert all(count >= 5 for count in marks)
+    summaries = page.evaluate(
+        """() => [...document.querySelectorAll(".plot")].map(
+             plot => document.getElementById(plot.getAttribute("aria-describedby")).innerText)"""
+    )
+    assert all(len(summary) > 60 for summary in summaries)
+
+
+@needs_chromium
+def test_legend_switches_an_entrant_in_all_pictures(desktop: tuple[Page, list[str]]) -> None:
+    page, _ = desktop
+    shown = """() => [...document.querySelectorAll(".plot")].map(plot =>
+      plot.data.filter(t => t.meta === 1).every(t => t.visible !== false))"""
+    assert page.evaluate(shown) == [True] * 5
+    page.locator("label:has([data-entrant='1'])").first.click()
+    assert page.evaluate(shown) == [False] * 5
+    page.locator("label:has([data-entrant='1'])").last.click()
+    assert page.evaluate(shown) == [True] * 5
+
+
+@needs_chromium
+def test_it_prints_within_white_paper(browser: Browser, report: Path) -> None:
+    page, wrong = opened(browser, report)
+    page.emulate_media(color_scheme="dark")
+    page.evaluate(
+        """() => addEventListener("beforeprint", () => {
+             const pictures = [...document.querySelectorAll(".main-svg")];
+             window.widest = Math.max(...pictures.map(p => p.getBoundingClientRect().width)) })"""
+    )
+    pdf = page.pdf(format="A4", margin=dict.fromkeys(("top", "right", "bottom", "left"), "15mm"))
+    assert pdf.startswith(b"%PDF")
+    assert 0 < page.evaluate("widest") <= 180 / 25.4 * 96
+    page.emulate_media(media="print", color_scheme="dark")
+    assert luminance(page.evaluate("getComputedStyle(document.body).backgroundColor")) > 0.9
+    assert wrong == []
+    page.close()
+
+
+@needs_chromium
+def test_twelve_entrants_fit_a_phone(browser: Browser, tmp_path: Path) -> None:
+    page, wrong = opened(browser, write_report(TWELVE, tmp_path / "report.html"), 390)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate(WIDER_THAN_PAGE) == []
+    assert wrong == []
+    page.close()

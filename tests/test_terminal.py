@@ -1,0 +1,45 @@
+"""What a race shows on a real terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+
+
+def on_a_terminal(command: list[str], folder: Path) -> str:
+    """What a command writes to a terminal of its own, without the control sequences."""
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"COLUMNS": "120", "LINES": "40", "TERM": "xterm"}
+    process = subprocess.Popen(
+        command, cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+    )
+    os.close(theirs)
+    written = b""
+    try:
+        while part := os.read(ours, 65536):
+            written += part
+    except OSError:  # the other end is closed when the command ends
+        pass
+    os.close(ours)
+    assert process.wait() == 0, written.decode()
+    return CONTROL.sub("", written.decode())
+
+
+def test_a_live_table_shows_round_members_best_speed_and_time_left(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "thalweg", "race", "digits", "--entrants", "sgd,adam"]
+    shown = on_a_terminal([*command, "--trials", "3", "--seeds", "6", "--width", "3"], tmp_path)
+    assert re.search(
+        r"tuning round: 3 of 6 members done, 3 of 3 alive at step \d+ of 192, "
+        r"[\d,]+ member-steps/s, about \d+ s left at most",
+        shown,
+    )
+    assert re.search(r"sgd +\d\.\d+", shown)
+    assert "final round: " in shown
+    assert "median so far" in shown
+    assert "look at 6 seeds" in shown
