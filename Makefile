@@ -1,7 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: test check browser clean
+.PHONY: race test check benchmarks browser clean
+
+race: .venv/installed
+	$(BIN)/thalweg race digits
 
 test: check browser
 	$(BIN)/pytest
@@ -27,6 +30,9 @@ browser:
 	|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
 	     && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } \
 	|| echo "no chromium here: the tests of the report in a browser will be skipped"
+
+benchmarks: .venv/installed
+	$(BIN)/python benchmarks/stack.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
