@@ -33,6 +33,7 @@ browser:
 
 benchmarks: .venv/installed
 	$(BIN)/python benchmarks/stack.py
+	$(BIN)/python benchmarks/step.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

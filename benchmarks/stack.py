@@ -2,8 +2,9 @@
 
     python benchmarks/stack.py
 
-Both sides train the `digits` perceptron with Adam on the same batches. The sides take turns, so
-that each ratio compares neighbours in time; a ratio is of member-steps a second.
+Both sides train with Adam on the same batches: the `digits` perceptron over a curve of K, then the
+larger bundled tasks at one K. The sides take turns, so that each ratio compares neighbours in time;
+a ratio is of member-steps a second.
 """
 
 from __future__ import annotations
@@ -21,42 +22,47 @@ from thalweg.stack.batches import fetch, training_order
 from thalweg.stack.member import Member
 from thalweg.stack.population import initial_model
 from thalweg.stack.stacked import Stacked
-from thalweg.tasks import find
+from thalweg.tasks import Task, find
 
-TASK = find("digits")
+DIGITS = find("digits")
 MEMBERS = (1, 4, 16, 64, 256)
 WIDTH = 64
-PAIRS = 11
 PLAIN_STEPS = 100
 MEMBER_STEPS = 1500
 """Member-steps of the stack in a measurement, or two steps where that is more."""
+PAIRS = 11
+
+LARGER = ("digits-conv", "adding", "waveform", "topics")
+LARGER_MEMBERS = 16
+LARGER_STEPS = 3
+"""Steps of the stack in a measurement; as many member-steps of the plain loop."""
+LARGER_PAIRS = 5
 
 Sides = tuple[Callable[[], float], Callable[[], float]]
 
 
-def plain() -> Callable[[], float]:
+def plain(task: Task, steps: int) -> Callable[[], float]:
     """One model, `torch.optim.Adam(fused=True)`; measures its member-steps a second."""
-    model = initial_model(TASK, seed=0)
+    model = initial_model(task, seed=0)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
-    batches = training_order(TASK, seed=0)
+    batches = training_order(task, seed=0)
 
     def rate() -> float:
         start = perf_counter()
-        for _ in range(PLAIN_STEPS):
-            inputs, targets = fetch(TASK.splits.train, next(batches))
+        for _ in range(steps):
+            *inputs, targets = fetch(task.splits.train, next(batches))
             optimizer.zero_grad()
-            TASK.loss(model(inputs), targets).backward()
+            task.loss(model(*inputs), targets).backward()
             optimizer.step()
-        return PLAIN_STEPS / (perf_counter() - start)
+        return steps / (perf_counter() - start)
 
     return rate
 
 
-def stacked(count: int, shared: bool) -> Callable[[], float]:
+def stacked(task: Task, count: int, shared: bool, steps: int) -> Callable[[], float]:
     """`count` members in a stack; measures its member-steps a second."""
     members = [Member(recipes.adam(lr=1e-3), 0 if shared else seed) for seed in range(count)]
-    stack = Stacked(TASK, members, min(count, WIDTH))
-    steps = max(2, MEMBER_STEPS // count // (4 if count < 16 else 1))
+    stack = Stacked(task, members, min(count, WIDTH))
 
     def rate() -> float:
         start = perf_counter()
@@ -67,11 +73,11 @@ def stacked(count: int, shared: bool) -> Callable[[], float]:
     return rate
 
 
-def pairs(sides: Sides) -> dict[str, Any]:
+def pairs(sides: Sides, count: int) -> dict[str, Any]:
     """Rates of both sides in turn, after one turn that is thrown away."""
     for side in sides:
         side()
-    measured = [(sides[0](), sides[1]()) for _ in range(PAIRS)]
+    measured = [(sides[0](), sides[1]()) for _ in range(count)]
     return {
         "plain_member_steps_a_second": spread([plain for plain, _ in measured]),
         "stacked_member_steps_a_second": spread([stack for _, stack in measured]),
@@ -79,35 +85,61 @@ def pairs(sides: Sides) -> dict[str, Any]:
     }
 
 
+def on_digits(count: int, shared: bool) -> dict[str, Any]:
+    """A point of the curve over K."""
+    steps = max(2, MEMBER_STEPS // count // (4 if count < 16 else 1))
+    sides = plain(DIGITS, PLAIN_STEPS), stacked(DIGITS, count, shared, steps)
+    measured = pairs(sides, PAIRS)
+    return {"task": "digits", "members": count, "batches": batches_of(shared), **measured}
+
+
+def on_larger(name: str) -> dict[str, Any]:
+    """A larger task at one K, each member with its own batches."""
+    task = find(name)
+    alone = plain(task, LARGER_STEPS * LARGER_MEMBERS)
+    together = stacked(task, LARGER_MEMBERS, False, LARGER_STEPS)
+    measured = pairs((alone, together), LARGER_PAIRS)
+    return {"task": name, "members": LARGER_MEMBERS, "batches": batches_of(False), **measured}
+
+
+def batches_of(shared: bool) -> str:
+    return "shared" if shared else "own"
+
+
 def flop_of_step() -> int:
     """Floating-point operations of a member-step's matrix products, forward and backward."""
-    layers = [m for m in initial_model(TASK, seed=0).modules() if isinstance(m, nn.Linear)]
+    layers = [m for m in initial_model(DIGITS, seed=0).modules() if isinstance(m, nn.Linear)]
     # Forward, the weights' gradient and the inputs', which the first layer does not need.
     products = [layer.weight.numel() * (2 if i == 0 else 3) for i, layer in enumerate(layers)]
-    return 2 * TASK.batch_size * sum(products)
+    return 2 * DIGITS.batch_size * sum(products)
+
+
+def show(row: dict[str, Any]) -> None:
+    ratio = row["ratio"]
+    print(
+        f"{row['task']:<12}{row['members']:>4}  {row['batches']:<7}"
+        f"  {1e6 / row['stacked_member_steps_a_second']['median']:>16.0f}"
+        f"  {1e6 / row['plain_member_steps_a_second']['median']:>6.0f}"
+        f"  {ratio['median']:.2f} ({ratio['quartile_1']:.2f} to {ratio['quartile_3']:.2f})"
+    )
 
 
 def main() -> None:
     peak = matmul_peak()
     bound = flop_of_step() / peak * 1e6
-    curve = [
-        {"members": count, "batches": "shared" if shared else "own", **pairs(sides)}
-        for count in MEMBERS
-        for shared in (False, True)
-        for sides in [(plain(), stacked(count, shared))]
-    ]
-    print(f"{'K':>4}  batches  us a member-step  plain  ratio (quartiles)")
-    for row in curve:
-        ratio = row["ratio"]
-        print(
-            f"{row['members']:>4}  {row['batches']:<7}"
-            f"  {1e6 / row['stacked_member_steps_a_second']['median']:>16.0f}"
-            f"  {1e6 / row['plain_member_steps_a_second']['median']:>5.0f}"
-            f"  {ratio['median']:.2f} ({ratio['quartile_1']:.2f} to {ratio['quartile_3']:.2f})"
-        )
-    print(f"arithmetic alone: {bound:.0f} us a member-step at {peak / 1e9:.0f} GFLOP/s")
-    results = {"width": WIDTH, "pairs": PAIRS, "microseconds_of_arithmetic": bound, "curve": curve}
-    print(f"written to {save('stack', results)}")
+    print(f"{'task':<12}{'K':>4}  batches  us a member-step   plain  ratio (quartiles)")
+    curve = []
+    for count in MEMBERS:
+        for shared in (False, True):
+            curve.append(on_digits(count, shared))
+            show(curve[-1])
+    larger = []
+    for name in LARGER:
+        larger.append(on_larger(name))
+        show(larger[-1])
+    print(f"arithmetic alone on digits: {bound:.0f} us a member-step at {peak / 1e9:.0f} GFLOP/s")
+    measured = {"width": WIDTH, "microseconds_of_arithmetic": bound, "curve": curve}
+    print(f"written to {save('stack', {**measured, 'larger': larger})}")
 
 
 if __name__ == "__main__":
