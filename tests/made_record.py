@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -62,12 +63,14 @@ def made_record(
         path = loss + (0.7 - loss) * np.exp(-steps / 60)
         scores = path if direction == "min" else 1 - path
         curve = tuple(
-            Point(int(s), float(p) * 0.9, float(v))
+            Point(int(s), float(p) * 0.9, float(v), {"accuracy": 1 - float(v)})
             for s, p, v in zip(steps, path, scores, strict=True)
         )
         if fails:
             return RunRecord(round_, entrant, index, seed, math.nan, 137, FAILS, curve[:6])
-        test = {"loss": float(scores[-1]) + 0.01 * sign} if round_ == "final" and finished else {}
+        ended = float(scores[-1]) + 0.01 * sign
+        opened = round_ == "final" and finished
+        test = {"loss": ended, "accuracy": 1 - ended} if opened else {}
         return RunRecord(round_, entrant, index, seed, curve[-1].metric, None, None, curve, test)
 
     configurations, runs, chosen = [], [], {}
@@ -140,6 +143,7 @@ def made_record(
         (),
         finished,
         machine,
+        f"thalweg race {shlex.quote(task)}",
     )
 
 

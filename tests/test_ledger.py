@@ -50,6 +50,7 @@ CONFIGURATIONS = [
     Configuration("adam", 0, {"lr": 0.01, "betas[0]": 0.9}, "adam's recipe"),
 ]
 MACHINE = {"python": "3"}
+COMMAND = "thalweg race digits"
 
 
 def run(entrant: str = "sgd", seed: int = 1, score: float = 0.1 + 0.2) -> RunRecord:
@@ -62,7 +63,7 @@ def diverged(entrant: str = "adam", seed: int = 1) -> RunRecord:
 
 
 def opened(folder: Path, settings: Settings = SETTINGS) -> Ledger:
-    return Ledger.open(folder, settings, CONFIGURATIONS, MACHINE)
+    return Ledger.open(folder, settings, CONFIGURATIONS, MACHINE, COMMAND)
 
 
 @pytest.fixture
@@ -92,6 +93,7 @@ def test_what_is_written_is_read_by_the_next_process(tmp_path: Path) -> None:
     assert record.costs == {cost.entrant: cost for cost in costs}
     assert record.chosen == {"sgd": 0, "adam": 0}
     assert (record.looks, record.edges, record.notes) == ((look,), (edge,), ("a note",))
+    assert record.command == COMMAND
     assert (record.finished, record.machine, second.block_seconds) == (True, MACHINE, 0.125)
     second.close()
 
@@ -155,7 +157,7 @@ def test_another_recipe_under_an_old_name_is_another_race(tmp_path: Path) -> Non
     opened(tmp_path / "race").close()
     changed = [replace(CONFIGURATIONS[0], recipe="another"), CONFIGURATIONS[1]]
     with pytest.raises(UserError, match="another recipe or search space for sgd"):
-        Ledger.open(tmp_path / "race", SETTINGS, changed, MACHINE)
+        Ledger.open(tmp_path / "race", SETTINGS, changed, MACHINE, COMMAND)
 
 
 def test_the_suggested_name_is_free(tmp_path: Path) -> None:
@@ -167,8 +169,17 @@ def test_the_suggested_name_is_free(tmp_path: Path) -> None:
 
 def test_another_machine_is_noted_and_no_obstacle(tmp_path: Path) -> None:
     opened(tmp_path / "race").close()
-    ledger = Ledger.open(tmp_path / "race", SETTINGS, CONFIGURATIONS, {"python": "4"})
+    ledger = Ledger.open(tmp_path / "race", SETTINGS, CONFIGURATIONS, {"python": "4"}, COMMAND)
     assert "more than one machine" in ledger.read().notes[0]
+    ledger.close()
+
+
+def test_another_machine_that_only_redraws_is_not_noted(tmp_path: Path) -> None:
+    first = opened(tmp_path / "race")
+    first.open_seal()
+    first.close()
+    ledger = Ledger.open(tmp_path / "race", SETTINGS, CONFIGURATIONS, {"python": "4"}, COMMAND)
+    assert ledger.read().notes == ()
     ledger.close()
 
 

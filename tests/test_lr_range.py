@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -65,6 +66,19 @@ def test_the_same_call_gives_the_same_suggestion_and_leaves_the_random_state() -
 def test_a_range_that_cannot_be_walked_is_refused(bad: dict[str, float]) -> None:
     with pytest.raises(UserError, match="0 < low < high"):
         lr_range(find("saddle"), recipes.sgd(), **bad)  # type: ignore[arg-type]
+
+
+def test_a_loss_that_is_not_a_number_from_the_first_step_is_said() -> None:
+    task = replace(find("saddle"), loss=lambda heights, _: heights.mean() * math.nan)
+    with pytest.raises(UserError, match=r"the first step of saddle with sgd .* the loss was nan"):
+        lr_range(task, recipes.sgd())
+
+
+def test_a_loss_below_zero_is_as_good_as_any() -> None:
+    task = find("ravine")
+    lowered = replace(task, loss=lambda heights, _: heights.mean() - 1e4)
+    found, plain = lr_range(lowered, recipes.adam()), lr_range(task, recipes.adam())
+    assert found.suggestion == pytest.approx(plain.suggestion, rel=0.5)
 
 
 def test_no_rate_that_trains_is_said() -> None:

@@ -9,6 +9,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch.optim import lr_scheduler
 
 from thalweg import optim, recipes, schedules
 from thalweg.errors import UserError
-from thalweg.recipes import RECIPES, chain
+from thalweg.recipes import RECIPES, Recipe, chain
 
 STEPS = 50
 SHAPES = [(), (0,), (7,), (3, 4), (2, 3, 1, 2)]
@@ -628,6 +629,10 @@ def test_a_diverged_gradient_is_not_hidden() -> None:
         (lambda p: optim.Adam(p, lr="fast"), "lr must be a number or a schedule, not 'fast'."),
         (lambda p: optim.Adam([{"params": p, "lr": -1}]), "lr must be finite and at least 0"),
         (lambda p: optim.Adam([{"params": p, "betas": 0.9}]), "betas must be 2 numbers, not 0.9."),
+        (
+            lambda p: optim.Adam(p, lr=torch.ones(2)),
+            "lr must be a number or a schedule, not tensor",
+        ),
         (lambda p: optim.Adam(p[:0]), "optimizer got an empty parameter list"),
     ],
 )
@@ -635,6 +640,46 @@ def test_bad_input_gets_one_sentence(make: Callable[[Any], Any], sentence: str) 
     with pytest.raises(ValueError) as raised:
         make(parameters())
     assert str(raised.value).startswith(sentence)
+
+
+def test_numbers_of_numpy_and_tensors_of_one_are_numbers() -> None:
+    settings = [
+        {"lr": 0.5, "betas": (0.75, 0.875)},
+        {"lr": np.float32(0.5), "betas": (np.float64(0.75), np.float32(0.875))},
+        {"lr": torch.tensor([0.5]), "betas": (torch.tensor(0.75), torch.tensor(0.875))},
+    ]
+    first, *others = [optim.Adam(parameters(), **each) for each in settings]
+    train(first, range(3))
+    for other in others:
+        train(other, range(3))
+        same(parameters_of(other), parameters_of(first))
+        assert other.param_groups[0]["lr"] == 0.5
+    lasting = chain(recipes.sgd(), recipes.tail_average(np.int64(3)))
+    assert Recipe.from_toml(lasting.to_toml()) == lasting
+
+
+def test_parameters_may_have_names() -> None:
+    model = torch.nn.Linear(2, 2)
+    optimizer = optim.Adam(model.named_parameters())
+    model(torch.ones(2)).sum().backward()
+    optimizer.step()
+    resumed = optim.Adam(model.named_parameters())
+    resumed.load_state_dict(through_a_file(optimizer.state_dict()))
+    assert resumed.param_groups[0]["param_names"] == ["weight", "bias"]
+    same(list(resumed.state[model.weight].values()), list(optimizer.state[model.weight].values()))
+
+
+def test_a_scheduler_of_pytorchs_multiplies_with_a_schedule_of_ours() -> None:
+    ours = optim.SGD([torch.zeros(1, requires_grad=True)], lr=schedules.exponential(1.0, 0.5))
+    scheduler = lr_scheduler.StepLR(ours, 2, 0.1)
+    rates = []
+    for _ in range(4):
+        (param,) = ours.param_groups[0]["params"]
+        before, param.grad = param.item(), torch.ones(1)
+        ours.step()
+        scheduler.step()
+        rates.append(before - param.item())
+    assert rates == pytest.approx([1.0, 0.5, 0.025, 0.0125])
 
 
 def test_a_refused_group_leaves_the_optimizer_as_it_was() -> None:

@@ -260,8 +260,9 @@ def test_other_settings_are_refused_and_another_name_helps(tmp_path: Path) -> No
         replace(NET, batch_size=8),
         replace(NET, model=lambda: nn.Linear(4, 1)),
         replace(NET, loss=lambda out, y: 2 * F.mse_loss(out, y), metric=F.mse_loss),
+        replace(NET, metric=F.l1_loss),
     ],
-    ids=["batch size", "model", "loss"],
+    ids=["batch size", "model", "loss", "metric"],
 )
 def test_another_task_under_an_old_name_is_refused(tmp_path: Path, changed: Task) -> None:
     short(tmp_path, NET)
@@ -357,6 +358,38 @@ def test_a_baseline_races_untuned_at_its_own_settings(tmp_path: Path) -> None:
     (only,) = [c for c in record.configurations if c.entrant == name]
     assert Recipe.from_toml(only.recipe) == Recipe.from_toml(mine.read_text())
     assert any((run.round, run.entrant) == ("final", name) for run in record.runs)
+
+
+def test_what_is_not_tuned_keeps_its_own_schedule_where_cooling_is_tuned(tmp_path: Path) -> None:
+    """One configuration cannot choose among coolings, so none is drawn for it."""
+    own = recipes.sgd(lr=schedules.exponential(0.05, gamma=0.9))
+    record = short(tmp_path, entrants=["adam", Entrant("own", own, {})], cooling="tune").record
+    kinds: dict[str, list[str]] = {"adam": [], "own": []}
+    for one in record.configurations:
+        lr = Recipe.from_toml(one.recipe).settings["lr"]
+        kinds[one.entrant].append(lr.kind if isinstance(lr, schedules.Schedule) else "none")
+    assert kinds["own"] == ["exponential"]
+    assert set(kinds["adam"]) == {"none", "linear", "cosine"}
+
+
+def test_the_command_that_repeats_a_race_names_files_as_they_were_given(tmp_path: Path) -> None:
+    mine, other = tmp_path / "my recipe.toml", tmp_path / "other.toml"
+    mine.write_text(Recipe(recipes.adam().rules, "adam").to_toml())
+    other.write_text(Recipe(recipes.sgd().rules, "other").to_toml())
+    given = {"entrants": ["lion", str(other)], "baseline": str(mine), "task": "saddle"}
+    record = short(tmp_path, **given, trials=1, seeds=2).record
+    assert record.command == (
+        f"thalweg race saddle --entrants lion,{other} --baseline '{mine}' --trials 1 --seeds 2"
+        " --cooling linear --alpha 0.05 --seed 0 --width 4"
+    )
+
+
+def test_a_race_of_objects_is_repeated_from_python(tmp_path: Path) -> None:
+    record = short(tmp_path, NET, entrants=[SGD, "adam"], trials=1, seeds=2).record
+    assert record.command == (
+        "thalweg.race(<Task net>, entrants=[<Entrant sgd>, 'adam'], trials=1, seeds=2,"
+        " cooling='linear', alpha=0.05, seed=0, width=4)"
+    )
 
 
 def test_an_entrant_of_which_all_diverged_is_left_out_of_the_final(tmp_path: Path) -> None:

@@ -81,8 +81,9 @@ def any_recipe(draw: st.DrawFn) -> Recipe:
 
     stepping = draw(st.sampled_from([kind for kind in KINDS if "lr" in kind.hypers]))
     front = some(lambda kind: kind.place in ("anywhere", "before") and "lr" not in kind.hypers)
+    behind = some(lambda kind: kind.place == "behind") if not front else []
     last = some(lambda kind: kind.place == "last")
-    recipe = [*front, draw(settings_for(stepping)), *last]
+    recipe = [*front, draw(settings_for(stepping)), *behind, *last]
     return Recipe(tuple(recipe), draw(st.text(st.characters(exclude_categories=["Cs"]))))
 
 

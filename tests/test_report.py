@@ -19,7 +19,6 @@ from thalweg.race.record import Edge, Record
 from thalweg.race.verdict import verdict
 from thalweg.report import write_report
 from thalweg.report.pictures import pictures
-from thalweg.report.report import command
 from thalweg.report.strokes import strokes
 
 MARKUP = "<script>document.title = 'run'</script>"
@@ -96,22 +95,14 @@ def test_what_a_person_needs_is_in_words(report: Path) -> None:
         "loss is not finite",
         "torch.optim.Adam",
         "python 3.11.7",
-        command(RECORD.settings),
+        RECORD.command,
+        "accuracy 0.9",
     ):
         assert " ".join(text.split()) in words
 
 
 def test_plotly_is_inlined_once(report: Path) -> None:
     assert report.read_text().count("* plotly.js v") == 1
-
-
-def test_command_repeats_the_race() -> None:
-    settings = replace(RECORD.settings, task="my task.py:task", baseline="sgd (baseline)")
-    settings = replace(settings, entrants=("adam", "lion", "sgd (baseline)"))
-    assert command(settings) == (
-        "thalweg race 'my task.py:task' --entrants adam,lion --baseline sgd --trials 16 "
-        "--seeds 40 --cooling linear --alpha 0.05 --seed 0 --width 64"
-    )
 
 
 def test_twenty_entrants_all_look_different() -> None:
@@ -163,6 +154,21 @@ def test_band_holds_the_middle_half_of_the_seeds() -> None:
 def test_any_record_has_a_report(record: Record, tmp_path: Path) -> None:
     page = write_report(record, tmp_path / "new" / "report.html")
     assert verdict(record).sentence in " ".join(parsed(page).words)
+
+
+def test_nothing_is_drawn_where_nothing_trained() -> None:
+    record = made_record({"sgd": 0.2, "adam": 0.1}, failing={"sgd": 1, "adam": 1}, target=0.1)
+    assert pictures(Measures(record), verdict(record)) == []
+
+
+def test_only_one_that_is_left_alone_is_called_the_best(tmp_path: Path) -> None:
+    """Of several left, the first has the best median and no more."""
+    pages = [
+        parsed(write_report(made_record(losses, seeds=20), tmp_path / "report.html")).words
+        for losses in ({"sgd": 0.3, "adam": 0.1}, {"sgd": 0.1, "adam": 0.1})
+    ]
+    assert ["best" in words for words in pages] == [True, False]
+    assert ["best median" in words for words in pages] == [False, True]
 
 
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:

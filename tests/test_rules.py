@@ -465,6 +465,15 @@ def test_clipping_by_norm_hides_no_divergence() -> None:
     assert math.isnan(clipped[0])
 
 
+@pytest.mark.parametrize("recipe", [recipes.lion(), recipes.delta_bar_delta()], ids=label)
+def test_a_sign_lets_a_nan_through(recipe: Recipe) -> None:
+    param = torch.ones(3, requires_grad=True)
+    param.grad = torch.tensor([math.nan, 1.0, 0.0])
+    Optimizer([param], recipe).step()
+    assert param.isnan().tolist() == [True, False, False]
+    assert param[1] < 1 == param[2]
+
+
 def test_a_constant_gradient_makes_no_negative_variance() -> None:
     param = torch.zeros(200, requires_grad=True)
     optimizer = Optimizer([param], chain(rules.CenteredRMSprop(alpha=0.9)))

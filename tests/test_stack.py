@@ -569,6 +569,63 @@ def test_dictionaries_several_inputs_and_any_map_style_data_set() -> None:
         assert torch.equal(targets["first"], data.x[:, 0])
 
 
+class Augmented(Dataset[Any]):
+    """Samples that draw a new noise whenever they are asked for."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, i: int) -> Any:
+        return i + torch.randn(4), torch.ones(2)
+
+
+def test_what_samples_draw_belongs_to_the_seed_alone() -> None:
+    data = Augmented()
+    task = tiny(two_layers, data=lambda: Data(data, data, data))
+    found = []
+    for kind in (Single, lambda task, members: Stacked(task, members, width=2)):
+        for seeds in ((5,), (5, 5), (6, 5), (4, 6, 5)):
+            torch.manual_seed(len(seeds))
+            losses, _ = after(kind(task, [Member(recipes.sgd(), s) for s in seeds]), 4)
+            found += [[step[i] for step in losses] for i, seed in enumerate(seeds) if seed == 5]
+    for each in found[1:]:
+        assert each == pytest.approx(found[0], rel=1e-5)
+    assert len(set(found[0])) == 4
+
+
+class Counting(nn.Module):
+    """Counts its calls, in place and by assignment, and keeps a mean of what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+        self.register_buffer("assigned", torch.zeros(()))
+        self.register_buffer("in_place", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.assigned = self.assigned + 1
+        self.in_place += 1
+        self.mean = 0.9 * self.mean + 0.1 * x.mean(0)
+        out: Tensor = self.layer(x - self.mean)
+        return out
+
+
+@pytest.mark.parametrize("recipe", [recipes.adam(), chain(recipes.adam(), ema(0.5))], ids=str)
+def test_buffers_that_a_model_changes_itself_are_those_of_training(recipe: Recipe) -> None:
+    task = tiny(Counting)
+    assert way_of(task) == ("stacked", "")
+    members = [Member(recipe, seed) for seed in (0, 1)]
+    states = []
+    for population in (Single(task, members), Stacked(task, members, 2)):
+        after(population, 2)
+        with population.evaluation():
+            list(population.outputs(task.splits.validation))
+        states += after(population, 2)[1]
+    assert all(state["assigned"] == state["in_place"] == 4 for state in states)
+    torch.testing.assert_close(states[:2], states[2:])
+
+
 def test_a_training_set_smaller_than_a_batch_is_one_batch() -> None:
     task = tiny(two_layers, samples=5, batch_size=64)
     losses, _ = after(stack_of(recipes.sgd(lr=1e-30), (0, 0), task=task), 2)

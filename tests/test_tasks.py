@@ -144,6 +144,16 @@ class Detached(nn.Linear):
         return super().forward(inputs).detach()
 
 
+class Averaged(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        mean: Tensor = self.layer(inputs).mean()
+        return mean
+
+
 def failing() -> Any:
     raise FileNotFoundError("no such file: digits.csv\n(second line)")
 
@@ -201,6 +211,10 @@ def ragged_samples() -> Data:
         (
             {"loss": lambda o, _: BadBackward.apply(o).mean()},
             "backward pass of task 'line' failed: RuntimeError: no way back",
+        ),
+        (
+            {"model": Averaged, "loss": lambda o, t: (o - t.mean()) ** 2},
+            r"outputs of task 'line' must have one entry for each of the \d samples .* \[\]\.$",
         ),
         (
             {"metric": lambda o, t: o - t},

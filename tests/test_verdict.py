@@ -11,8 +11,9 @@ import pytest
 from scipy import stats
 
 from made_record import made_record
+from thalweg.race import wording
 from thalweg.race.measures import Row
-from thalweg.race.record import Edge, Record
+from thalweg.race.record import Departure, Edge, Look, Record
 from thalweg.race.verdict import Verdict, verdict
 from thalweg.recipes import Recipe
 
@@ -238,6 +239,20 @@ def test_steps_to_the_target_are_censored_at_the_budget() -> None:
     assert never.missed == never.n
 
 
+def test_further_metrics_stand_beside_as_medians_of_the_runs_that_trained() -> None:
+    record = made_record({"sgd": 0.2, "adam": 0.1}, failing={"adam": 0.2})
+    final = [r for r in record.runs if r.round == "final" and r.entrant == "adam"]
+    trained = [run for run in final if not math.isnan(run.score)]
+    assert 0 < len(trained) < len(final)
+    found = row(verdict(record), "adam")
+    assert found.also["accuracy"] == pytest.approx(np.median([1 - run.score for run in trained]))
+    expected = np.median([run.test["accuracy"] for run in trained])
+    assert found.test_also["accuracy"] == pytest.approx(expected)
+    table = verdict(record).table()[0]
+    assert table["validation_accuracy"] == found.also["accuracy"]
+    assert table["test_accuracy"] == found.test_also["accuracy"]
+
+
 def test_tunability_is_the_median_best_over_all_choices() -> None:
     record = made_record({"sgd": 0.3, "adam": 0.1}, trials=8)
     scores = [
@@ -314,12 +329,62 @@ def test_of_a_few_left_the_seeds_that_would_part_them_are_named() -> None:
     assert "more seed" in judged.advice[-1] or "is open" in judged.advice[-1]
 
 
+def test_what_is_lighter_or_simpler_but_less_safe_is_said_to_be_so() -> None:
+    record = made_record({"sgd": 0.103, "adam": 0.1}, failing={"sgd": 0.2}, seeds=12)
+    judged = verdict(record)
+    assert (judged.best, judged.shortlist) == ("adam", ("sgd", "adam"))
+    count = sum(map(math.isnan, finals(record, "sgd").values()))
+    assert count > 0
+    about = next(line for line in judged.advice if line.startswith("sgd is "))
+    assert about.endswith(f", but {count} of its 12 seeds diverged, against 0.")
+
+
+def test_a_best_that_diverges_on_some_seeds_is_said_to() -> None:
+    record = made_record({"sgd": 0.3, "adam": 0.1}, failing={"adam": 0.1})
+    judged = verdict(record)
+    found = row(judged, "adam").diverged
+    assert found is not None
+    assert judged.best == "adam"
+    assert found.count > 0
+    assert f"{found.count} of {found.n} seeds of adam diverged." in judged.advice
+
+
+def test_a_tuned_cooling_is_named_beside_the_lr() -> None:
+    record = made_record({"sgd": 0.3, "adam": 0.1})
+    judged = verdict(replace(record, settings=replace(record.settings, cooling="tune")))
+    assert judged.advice[0].endswith(", cooling linear).")
+    assert judged.table()[0]["cooling"] == "linear"
+
+
+def test_a_baseline_that_another_than_the_best_beat_is_told_which() -> None:
+    """The best by its median is too noisy to beat the baseline; a steady one does."""
+    record = made_record(dict.fromkeys(("base", "steady", "noisy"), 0.1), seeds=12, baseline="base")
+    scores = {"base": [1.0] * 12, "steady": [0.9] * 12, "noisy": [0.5] * 7 + [2.0] * 5}
+    runs = [
+        replace(run, score=scores[run.entrant][run.seed]) if run.round == "final" else run
+        for run in record.runs
+    ]
+    look = Look(12, 0.005, tuple(scores), (Departure("base", "steady", 2.0**-12),))
+    judged = verdict(replace(record, runs=tuple(runs), looks=(look,)))
+    assert judged.best == "noisy"
+    assert judged.sentence.startswith("Changing from base to steady lowers loss by 0.1 ")
+    assert "noisy cannot be told apart; the rest are worse" in judged.sentence
+
+
 # Where it stops
 
 
 def test_limits_name_the_task_the_budget_the_cooling_and_the_tuning() -> None:
     limits = " ".join(verdict(made_record(FIELD, trials=5)).limits)
-    for words in ("digits", "400 steps", "linear cooling", "5 configurations", "40 seeds", "5"):
+    for words in (
+        "on one seed",
+        "digits",
+        "400 steps",
+        "linear cooling",
+        "5 configurations",
+        "40 seeds",
+        "5",
+    ):
         assert words in limits
 
 
@@ -383,3 +448,22 @@ def test_table_is_flat() -> None:
         for value in one.values()
     )
     assert {"validation", "test_low", "difference_high", "wins", "lr"} <= table[0].keys()
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.05, "5"), (0.025, "2.5"), (0.95, "95"), (0.975, "97.5"), (0.99987, "99.987"), (0, "0")],
+)
+def test_a_share_keeps_what_tells_it_from_none_and_all(share: float, text: str) -> None:
+    assert wording.percent(share) == f"{text}\u00a0%"
+
+
+def test_no_column_of_the_printed_table_is_cut_off() -> None:
+    """Numbers as wide as they come, beside a name as long as a column takes."""
+    losses = {"an-entrant (baseline)": 1.2341e-6, "nadam": 2.3452e-6}
+    record = made_record(losses, noise=1e-8, target=1.3e-6, seeds=12)
+    costs = {name: replace(cost, step_seconds=1.23e-1) for name, cost in record.costs.items()}
+    text = str(verdict(replace(record, costs=costs)))
+    assert text.count("123 ms") == 2
+    assert "a step" in text
+    assert max(map(len, text.splitlines())) <= 100

@@ -65,7 +65,7 @@ def race(
             progress = stack.enter_context(Screen(console))
         result = run_race(
             task,
-            entrants=None if entrants is None else [e.strip() for e in entrants.split(",")],
+            entrants=entrants,
             trials=trials,
             seeds=seeds,
             baseline=baseline,
@@ -77,11 +77,11 @@ def race(
             runs=runs,
             progress=progress,
         )
-    report = result.report()
     print(result.verdict)
     if result.winner:
         print(f"winner: {result.winner}")
-    print(f"report: {report}")
+    with stopping("the same command draws the report"):
+        print(f"report: {result.report()}")
 
 
 @app.command()

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from thalweg.race.progress import Silent
 from thalweg.race.record import Look, Round
+from thalweg.race.wording import number
 
 
 class Lines(Silent):
@@ -84,7 +85,7 @@ class Screen(Silent):
         table.add_column("entrant")
         table.add_column("best so far" if self.round == "tuning" else "median so far")
         for entrant, score in self.best.items():
-            table.add_row(escape(entrant), "" if score is None else f"{score:.4g}")
+            table.add_row(escape(entrant), "" if score is None else number(score))
         return Group(Text(self.heading()), table)
 
     def heading(self) -> str:

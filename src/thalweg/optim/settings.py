@@ -13,7 +13,7 @@ def number(value: Any) -> Any:
     """A setting without tensors: PyTorch takes a tensor of one number as a rate, rules do not."""
     if isinstance(value, tuple | list):
         return tuple(number(part) for part in value)
-    return value.item() if isinstance(value, Tensor) else value
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
 
 
 def holds_schedule(value: Any) -> bool:

@@ -70,6 +70,10 @@ class Entrant:
             for end in (space.low, space.high):
                 self.configured({name: end})
 
+    def comes_under(self, cooling: str) -> bool:
+        """Whether its `lr` follows the cooling of the race; to tune that needs a space."""
+        return self.cooled and (cooling != "tune" or bool(self.space))
+
     def configured(self, values: Mapping[str, float]) -> Recipe:
         """The recipe with these values of its tuned settings."""
         settings = self.recipe.settings
@@ -170,7 +174,8 @@ def configurations(
     """What each entrant tries, by its name and the trial's index from 0.
 
     All draw from the same points. Where the cooling is "tune", it is drawn too, as a third of the
-    unit interval each for `COOLINGS`. An entrant without a space has the one configuration 0.
+    unit interval each for `COOLINGS`. An entrant without a space has the one configuration 0,
+    in which nothing is drawn, its cooling neither.
     """
     points = quantiles(trials, seed, (name for one in entrants for name in one.space))
     drawn = {}
@@ -178,7 +183,7 @@ def configurations(
         for index, point in enumerate(points if one.space else points[:1]):
             values = {name: value_at(space, point[name]) for name, space in one.space.items()}
             recipe = one.configured(values)
-            if one.cooled:
+            if one.comes_under(cooling):
                 choice = COOLINGS[int(3 * point["cooling"])] if cooling == "tune" else cooling
                 recipe = with_cooling(recipe, choice, steps)
             configuration = Configuration(one.name, index, values, recipe.to_toml())

@@ -89,6 +89,7 @@ class Ledger:
         settings: Settings,
         configurations: Sequence[Configuration],
         machine: Mapping[str, str],
+        command: str,
     ) -> Self:
         """The ledger in a folder: a new one, or that of the same race to go on with.
 
@@ -104,7 +105,7 @@ class Ledger:
             with failures(folder):
                 # A lock that is kept until the connection is closed: one writer.
                 connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-                ledger.take(settings, configurations, machine)
+                ledger.take(settings, configurations, machine, command)
         except BaseException:
             connection.close()
             raise
@@ -115,15 +116,16 @@ class Ledger:
         settings: Settings,
         configurations: Sequence[Configuration],
         machine: Mapping[str, str],
+        command: str,
     ) -> None:
         """Writes what defines the race into an empty file; compares it with what is in another."""
         with self.transaction(exclusive=True):
             if self.one("SELECT count(*) FROM sqlite_master") == 0:
-                self.create(settings, configurations, machine)
+                self.create(settings, configurations, machine, command)
                 return
             self.require_this_kind()
             self.require_same(settings, configurations)
-            if json.loads(self.fact("machine")) != dict(machine):
+            if not self.finished and json.loads(self.fact("machine")) != dict(machine):
                 self.add_note("The runs were made on more than one machine or version.")
 
     def create(
@@ -131,12 +133,14 @@ class Ledger:
         settings: Settings,
         configurations: Sequence[Configuration],
         machine: Mapping[str, str],
+        command: str,
     ) -> None:
         self.connection.execute(f"PRAGMA application_id = {APPLICATION}")
         self.connection.execute(f"PRAGMA user_version = {VERSION}")
         for table in TABLES.split(";"):
             self.connection.execute(table)
         facts = {"settings": json.dumps(asdict(settings)), "machine": json.dumps(dict(machine))}
+        facts["command"] = command
         self.insert("facts", facts.items())
         self.insert("configurations", [written(one) for one in configurations])
 
@@ -261,6 +265,7 @@ class Ledger:
             notes=tuple(line for (line,) in self.rows("SELECT line FROM notes ORDER BY rowid")),
             finished=self.finished,
             machine=json.loads(self.fact("machine")),
+            command=self.fact("command"),
         )
 
     def configurations(self) -> tuple[Configuration, ...]:

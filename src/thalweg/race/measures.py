@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from thalweg.race.record import Configuration, Record, RunRecord, Settings
+from thalweg.recipes import Recipe
+from thalweg.schedules import Schedule
 from thalweg.statistics import Interval, compare, median_interval, tunability, wilson
 
 BUDGETS = (1, 2, 4, 8, 16)
@@ -18,10 +21,11 @@ ONE_COMPARISON = 0.025
 
 @dataclass(frozen=True)
 class Difference:
-    """By how much an entrant's validation metric differs from the best entrant's.
+    """By how much an entrant's validation metric differs from another's, mostly the best one's.
 
-    estimate, low, high: entrant minus best in units of the metric (Hodges-Lehmann, and the interval
-        that inverts the signed-rank test); infinite where divergence decides or seeds are too few.
+    estimate, low, high: entrant minus other in units of the metric (Hodges-Lehmann, and the
+        interval that inverts the signed-rank test); infinite where divergence decides or seeds are
+        too few.
     confidence: of the interval, in (0, 1). seeds: those that both have.
     one_comparison: whether the interval stands for itself, outside the shortlist's error budget.
     """
@@ -61,9 +65,11 @@ class Row:
 
     shortlisted: whether it is still on. seeds: that it ran; 0 for one that never got to the final
     round, of which nothing else is known. validation, test: median and interval. difference: to the
-    best, none for the best itself. wins: the share of the seeds that all entrants have on which no
-    other was better. to_target: none where the task has no target. step_seconds: of a lone step.
-    state_per_parameter: numbers that the optimizer keeps. values: the tuned hyperparameters.
+    best, none for the best itself. also, test_also: the task's further metrics on validation and
+    test data, medians of the runs that did not diverge. wins: the share of the seeds that all
+    entrants have on which no other was better. to_target: none where the task has no target.
+    step_seconds: of a lone step. state_per_parameter: numbers that the optimizer keeps. values:
+    what was tuned.
     """
 
     entrant: str
@@ -71,13 +77,15 @@ class Row:
     seeds: int
     validation: Interval | None
     test: Interval | None
+    also: Mapping[str, float]
+    test_also: Mapping[str, float]
     difference: Difference | None
     wins: float | None
     diverged: Share | None
     to_target: ToTarget | None
     step_seconds: float | None
     state_per_parameter: float | None
-    values: Mapping[str, float]
+    values: Mapping[str, float | str]
 
 
 class Measures:
@@ -91,8 +99,7 @@ class Measures:
             if run.round == "final":
                 self.final.setdefault(run.entrant, {})[run.seed] = run
         self.raced = tuple(name for name in self.settings.entrants if name in self.final)
-        gone = {departure.entrant for look in record.looks for departure in look.left}
-        self.shortlist = tuple(name for name in self.raced if name not in gone)
+        self.shortlist = tuple(name for name in self.raced if self.beaten_by(name) is None)
         self.best = self._best()
 
     def scores(self, entrant: str, seeds: Sequence[int] | None = None) -> list[float]:
@@ -114,6 +121,11 @@ class Measures:
         seeds = self.shared_seeds(first, second)
         return self.scores(first, seeds), self.scores(second, seeds)
 
+    def beaten_by(self, entrant: str) -> str | None:
+        """Who sent the entrant off the shortlist; none for one that is still on."""
+        left = (departure for look in self.record.looks for departure in look.left)
+        return next((departure.by for departure in left if departure.entrant == entrant), None)
+
     def rows(self) -> tuple[Row, ...]:
         """A row for each entrant: those left first, then by their median, the absent ones last."""
         rows = [self.row(name) for name in self.settings.entrants]
@@ -128,7 +140,9 @@ class Measures:
             seeds=len(self.final.get(entrant, ())),
             validation=self.median(self.scores(entrant)) if raced else None,
             test=self.test(entrant) if raced else None,
-            difference=self.difference(entrant) if raced else None,
+            also=self.also(entrant),
+            test_also=self.test_also(entrant),
+            difference=self.difference(entrant, self.best) if raced else None,
             wins=self.wins(entrant) if raced else None,
             diverged=self.diverged(entrant) if raced else None,
             to_target=self.to_target(entrant) if raced else None,
@@ -147,13 +161,23 @@ class Measures:
             return None
         return self.median([run.test.get(self.settings.metric, math.nan) for run in runs])
 
-    def difference(self, entrant: str) -> Difference | None:
-        if self.best is None or entrant == self.best or not self.shared_seeds(entrant, self.best):
+    def also(self, entrant: str) -> dict[str, float]:
+        """The task's further metrics on validation data, at the end of the budget."""
+        return medians(run.curve[-1].also for run in self._trained(entrant))
+
+    def test_also(self, entrant: str) -> dict[str, float]:
+        """The task's further metrics on test data, once the test scores are opened."""
+        found = medians(run.test for run in self._trained(entrant))
+        return {name: value for name, value in found.items() if name != self.settings.metric}
+
+    def difference(self, entrant: str, other: str | None) -> Difference | None:
+        """The entrant minus the other; none for one and the same, and without a common seed."""
+        if other is None or entrant == other or not self.shared_seeds(entrant, other):
             return None
         # The gain of the first is the first minus the second of a metric to raise, and the second
-        # minus the first of one to lower: this order makes it entrant minus best for both.
+        # minus the first of one to lower: this order makes it entrant minus other for both.
         raised = self.settings.direction == "max"
-        pair = (entrant, self.best) if raised else (self.best, entrant)
+        pair = (entrant, other) if raised else (other, entrant)
         level = self.level(*pair)
         found = compare(*self.paired(*pair), self.settings.direction, level or ONE_COMPARISON)
         return Difference(
@@ -194,10 +218,15 @@ class Measures:
         )
         return next(found, None)
 
-    def values(self, entrant: str) -> Mapping[str, float]:
-        """The tuned hyperparameters of the chosen configuration."""
+    def values(self, entrant: str) -> Mapping[str, float | str]:
+        """What was tuned, as in the chosen configuration: the cooling too, where it was."""
         chosen = self.chosen(entrant)
-        return chosen.values if chosen else {}
+        if chosen is None:
+            return {}
+        if not chosen.values or self.settings.cooling != "tune":
+            return chosen.values
+        lr = Recipe.from_toml(chosen.recipe).settings["lr"]
+        return {**chosen.values, "cooling": lr.kind if isinstance(lr, Schedule) else "none"}
 
     def tunability(self) -> dict[str, tuple[tuple[int, float], ...]]:
         """For each entrant, (b, the median best of b configurations); optimistic tuning scores."""
@@ -217,6 +246,11 @@ class Measures:
             if run.round == "tuning" and run.entrant == entrant:
                 scores.setdefault(run.configuration, []).append(run.score)
         return {index: self.median(found).estimate for index, found in sorted(scores.items())}
+
+    def _trained(self, entrant: str) -> list[RunRecord]:
+        """The final runs that did not diverge."""
+        runs = self.final.get(entrant, {}).values()
+        return [run for run in runs if math.isfinite(run.score)]
 
     def _best(self) -> str | None:
         """Of those left, the one with the best median; then the safest, then the cheapest."""
@@ -243,6 +277,15 @@ class Measures:
         least = min(self._loss(name, seed) for name in self.raced)
         # Where all diverged, none won: nothing equals a number that is none.
         return least if math.isfinite(least) else math.nan
+
+
+def medians(found: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The median of each metric over runs that have it."""
+    by_name: dict[str, list[float]] = {}
+    for metrics in found:
+        for name, value in metrics.items():
+            by_name.setdefault(name, []).append(value)
+    return {name: median(values) for name, values in by_name.items()}
 
 
 def as_loss(score: float, settings: Settings) -> float:

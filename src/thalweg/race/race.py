@@ -30,6 +30,7 @@ from thalweg.race.fingerprint import fingerprint
 from thalweg.race.ledger import Ledger
 from thalweg.race.progress import Progress, Silent
 from thalweg.race.record import Configuration, Record, Settings
+from thalweg.race.repeat import call
 from thalweg.race.rounds import Rounds
 from thalweg.race.verdict import Verdict, verdict
 from thalweg.recipes import Recipe
@@ -79,6 +80,7 @@ def race(
 
     task: a task, the name of a bundled one, or `path/to/file.py:task`.
     entrants: names, paths of recipe files, recipes or `Entrant`s; `DEFAULT_ENTRANTS` if not given.
+        Names and paths may stand in one text, with commas.
     trials: configurations tried of each. seeds: final seeds of each at most.
     baseline: what is used now, a name or the path of a recipe file; it is not tuned.
     cooling: of every other entrant's lr: "linear" (to a hundredth), "cosine", "none", or "tune",
@@ -98,7 +100,8 @@ def race(
     found = tasks.find(task) if isinstance(task, str) else task
     if not isinstance(found, Task):
         raise UserError(f"task must be a thalweg.Task or the name of one, not {task!r}.")
-    field = entered(DEFAULT_ENTRANTS if entrants is None else entrants, baseline)
+    given = entries(entrants)
+    field = entered(given, baseline)
     check_arguments(trials, seeds, cooling, alpha, seed, width)
     folder = Path(runs) / folder_name(found, name)
     tasks.check(found)
@@ -120,7 +123,8 @@ def race(
         fingerprint=fingerprint(found),
     )
     drawn = configurations(field, trials, cooling, steps, seed)
-    ledger = Ledger.open(folder, settings, [one for one, _ in drawn.values()], machine())
+    command = call(task, given, baseline, settings)
+    ledger = Ledger.open(folder, settings, [one for one, _ in drawn.values()], machine(), command)
     try:
         if not ledger.finished:
             run(found, settings, field, drawn, ledger, progress)
@@ -145,7 +149,8 @@ def run(
     way, reason = way_of(task)
     block = settings.width if way == "stacked" else 1
     notes = [reason[0].upper() + reason[1:]] if reason else []
-    notes += [schedule_note(one) for one in field if one.cooled and brings_schedule(one)]
+    replaced = [one for one in field if one.comes_under(settings.cooling) and brings_schedule(one)]
+    notes += [schedule_note(one, settings.cooling) for one in replaced]
     ledger.add_notes(notes)
     for note in notes:
         progress.say(note)
@@ -166,10 +171,16 @@ def run(
     rounds.run()
 
 
-def entered(entrants: Sequence[Entry], baseline: str | Recipe | None) -> list[Entrant]:
+def entries(entrants: Sequence[Entry] | None) -> list[Entry]:
+    """What was given to race, the names in one text with commas told apart."""
+    given = DEFAULT_ENTRANTS if entrants is None else entrants
+    listed = given.split(",") if isinstance(given, str) else given
+    return [one.strip() if isinstance(one, str) else one for one in listed]
+
+
+def entered(given: Sequence[Entry], baseline: str | Recipe | None) -> list[Entrant]:
     """All that race, the baseline last; UserError for fewer than two, or two of one name."""
-    given = entrants.split(",") if isinstance(entrants, str) else entrants
-    field = [entrant(one.strip() if isinstance(one, str) else one) for one in given]
+    field = [entrant(one) for one in given]
     if baseline is not None:
         field.append(baseline_entrant(baseline))
     names = [one.name for one in field]
@@ -208,8 +219,9 @@ def brings_schedule(entrant: Entrant) -> bool:
     return isinstance(entrant.recipe.settings["lr"], Schedule)
 
 
-def schedule_note(entrant: Entrant) -> str:
-    return f"{entrant.name} brings a schedule for its lr; it races under the common cooling."
+def schedule_note(entrant: Entrant, cooling: str) -> str:
+    instead = "one that is tuned" if cooling == "tune" else "the common cooling"
+    return f"{entrant.name} brings a schedule for its lr; it races under {instead}."
 
 
 def machine() -> dict[str, str]:

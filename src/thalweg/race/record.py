@@ -124,7 +124,7 @@ class Edge:
 class Record:
     """A whole race. `chosen` is each entrant's best configuration after the tuning round;
     `finished` when the final round has ended and the test scores were opened; `notes` are lines a
-    reader of the verdict should know (why members ran one by one, what a stop left out).
+    reader of the verdict should know (why members ran one by one); `command` repeats the race.
     """
 
     settings: Settings
@@ -137,3 +137,4 @@ class Record:
     notes: tuple[str, ...]
     finished: bool
     machine: dict[str, str]
+    command: str

@@ -40,8 +40,6 @@ def standing(measures: Measures) -> str:
     seeds = counted(len(measures.final[measures.best]), "seed")
     recipes = recipes_in_words(settings)
     ground = f"on {settings.task}, over {seeds}, {wording.COOLINGS[settings.cooling]}"
-    if field == 1:
-        return f"{measures.best} raced alone {ground}: there is nothing to compare it with."
     if len(left) == 1:
         return f"{left[0]} is the best of these {recipes} {ground}."
     if len(left) > NEARLY_ALL * field:
@@ -67,6 +65,7 @@ def advice(measures: Measures) -> Iterator[str]:
         return
     others = [name for name in measures.shortlist if name != best]
     yield which(measures, best)
+    yield from unsafe(measures, best)
     yield from beside(measures, best, others)
     if others:
         yield separation(measures, best, others)
@@ -84,27 +83,41 @@ def which(measures: Measures, best: str) -> str:
     return f"Use {tuned}{why}."
 
 
+def unsafe(measures: Measures, best: str) -> Iterator[str]:
+    """A warning where some runs of the best diverged."""
+    found = measures.diverged(best)
+    if found.count:
+        yield f"{found.count} of {counted(found.n, 'seed')} of {best} diverged."
+
+
 def gain(measures: Measures, baseline: str) -> str:
-    """What changing from the baseline to the best would gain."""
+    """What changing from the baseline would gain: to the best, or else to who beat the baseline."""
     best, metric = measures.best, measures.settings.metric
     if baseline not in measures.final:
         return f"What you use now, {baseline}, diverged in the tuning round."
     if best is None or baseline == best:
         return f"Changing from {baseline} gains nothing that can be seen."
-    found = measures.difference(baseline)
+    for other in (best, measures.beaten_by(baseline)):
+        found = measures.difference(baseline, other)
+        if found and worse(found, measures.settings):
+            return gain_in_words(measures, baseline, other, found)
+    found = measures.difference(baseline, best)
     assert found is not None, "all entrants of the final round share its first seeds"
-    if not worse_than_best(found, measures.settings):
-        return (
-            f"Changing from {baseline} to {best} gains nothing that can be seen: {metric} differs "
-            f"by {difference_in_words(found)}."
-        )
+    return (
+        f"Changing from {baseline} to {best} gains nothing that can be seen: {metric} differs "
+        f"by {difference_in_words(found)}."
+    )
+
+
+def gain_in_words(measures: Measures, baseline: str, other: str | None, found: Difference) -> str:
     if math.isinf(found.estimate):
-        return f"Changing from {baseline} to {best} gains runs that do not diverge."
+        return f"Changing from {baseline} to {other} gains runs that do not diverge."
     verb = "lowers" if measures.settings.direction == "min" else "raises"
-    return f"Changing from {baseline} to {best} {verb} {metric} by {size_in_words(found)}."
+    metric = measures.settings.metric
+    return f"Changing from {baseline} to {other} {verb} {metric} by {size_in_words(found)}."
 
 
-def worse_than_best(found: Difference, settings: Settings) -> bool:
+def worse(found: Difference, settings: Settings) -> bool:
     """Whether the whole interval lies on the side of what is worse."""
     return found.low > 0 if settings.direction == "min" else found.high < 0
 
@@ -128,7 +141,7 @@ def beside(measures: Measures, best: str, others: list[str]) -> Iterator[str]:
     for name in others:
         merits = list(merits_over(rows[name], mine))
         if merits:
-            yield f"{name} is {listed(merits)}."
+            yield f"{name} is {listed(merits)}{less_safe(rows[name], mine)}."
 
 
 def merits_over(row: Row, best: Row) -> Iterator[str]:
@@ -145,6 +158,16 @@ def merits_over(row: Row, best: Row) -> Iterator[str]:
         yield f"lighter (numbers kept a parameter: {own} against {its})"
     if row.values and len(row.values) < len(best.values):
         yield f"simpler ({len(row.values)} tuned against {len(best.values)})"
+
+
+def less_safe(row: Row, best: Row) -> str:
+    """The end of a sentence on what else speaks for it, where more of its seeds diverged."""
+    assert row.diverged is not None
+    assert best.diverged is not None
+    count, of_best = row.diverged.count, best.diverged.count
+    if count <= of_best:
+        return ""
+    return f", but {count} of its {counted(row.diverged.n, 'seed')} diverged, against {of_best}"
 
 
 def lighter(own: float | None, its: float | None) -> bool:
@@ -173,8 +196,9 @@ def limits(measures: Measures) -> Iterator[str]:
         f"each, {wording.COOLINGS[settings.cooling]}, and not of the optimizers as such."
     )
     yield (
-        f"Each entrant was tuned with {counted(settings.trials, 'configuration')}; what a smaller "
-        "budget would have given is the tunability curve's business, in optimistic scores."
+        f"Each entrant was tuned with {counted(settings.trials, 'configuration')} on one seed; "
+        "what a smaller budget would have given is the tunability curve's business, in optimistic "
+        "scores."
     )
     if settings.baseline is not None:
         yield f"{settings.baseline} raced as it is used now, with its own settings and schedule."

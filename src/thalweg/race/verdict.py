@@ -85,7 +85,7 @@ class Verdict:
         return [flat(row) for row in self.rows]
 
     def _terminal_table(self) -> Table:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
         longest = max(len(row.entrant) for row in self.rows)
         table.add_column("entrant", overflow="fold", min_width=min(longest, NAME_WIDTH))
         for heading in (self.metric, *TERMINAL_COLUMNS):
@@ -134,7 +134,7 @@ def in_torch(toml: str) -> tuple[str | None, str | None]:
 
 def terminal_cells(row: Row) -> tuple[str, ...]:
     if row.validation is None:
-        return row.entrant, *["—"] * len(TERMINAL_COLUMNS)
+        return row.entrant, *["—"] * (1 + len(TERMINAL_COLUMNS))
     assert row.diverged is not None
     minus_best, between = "—", "—"
     if row.difference is not None:
@@ -177,6 +177,8 @@ def flat(row: Row) -> dict[str, Any]:
         "seeds": row.seeds,
         **ends("validation", row.validation),
         **ends("test", row.test),
+        **{f"validation_{name}": value for name, value in row.also.items()},
+        **{f"test_{name}": value for name, value in row.test_also.items()},
         **ends("difference", between),
         "difference_confidence": found.confidence if found else None,
         "difference_seeds": found.seeds if found else None,

@@ -40,9 +40,10 @@ def counted(count: int, noun: str) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in percent, with as many digits as it takes to tell it from 100 %."""
-    digits = 0 if share in (0, 1) else max(0, math.ceil(-math.log10(min(share, 1 - share))) - 2)
-    return f"{100 * share:.{digits}f}{PERCENT}"
+    """A share in percent, with two digits of what is left to 0 % or 100 %, whichever is nearer."""
+    left = min(share, 1 - share)
+    digits = max(0, -math.floor(math.log10(left)) - 1) if left > 0 else 0
+    return f"{round(100 * share, digits):.12g}{PERCENT}"
 
 
 def interval(found: Interval) -> str:
@@ -109,6 +110,10 @@ def wins(row: Row) -> str:
     return "—" if row.wins is None else f"{100 * row.wins:.0f}{PERCENT}"
 
 
-def values(tuned: Mapping[str, float]) -> str:
-    """Such as lr 0.003, momentum 0.9."""
-    return ", ".join(f"{name} {value:.4g}" for name, value in tuned.items())
+def values(tuned: Mapping[str, float | str]) -> str:
+    """Such as lr 0.003, cooling linear."""
+    return ", ".join(f"{name} {setting(value)}" for name, value in tuned.items())
+
+
+def setting(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"

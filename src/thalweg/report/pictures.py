@@ -60,9 +60,9 @@ def pictures(measures: Measures, verdict: Verdict) -> list[Picture]:
         found += [drawn.ends(), drawn.curves()]
         if measures.settings.target is not None:
             found.append(drawn.target())
-    if any("lr" in one.values for one in measures.record.configurations):
-        found.append(drawn.sensitivity())
-    if verdict.tunability:
+    if any(math.isfinite(run.score) for run in measures.record.runs if run.round == "tuning"):
+        if any("lr" in one.values for one in measures.record.configurations):
+            found.append(drawn.sensitivity())
         found.append(drawn.tunability())
     return found
 

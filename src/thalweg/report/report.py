@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
@@ -16,13 +15,10 @@ from plotly.offline import get_plotlyjs
 from thalweg.errors import UserError
 from thalweg.race import wording
 from thalweg.race.measures import Measures
-from thalweg.race.record import Record, RunRecord, Settings
+from thalweg.race.record import Record, RunRecord
 from thalweg.race.verdict import Verdict, verdict
 from thalweg.report.pictures import pictures
 from thalweg.report.strokes import strokes
-
-BASELINE = " (baseline)"
-"""What a race puts behind the name of what the person uses now."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,6 @@ def html(record: Record) -> str:
         pictures=pictures(Measures(record), judged),
         levels=levels(judged),
         diverged=list(diverged(record)),
-        command=command(record.settings),
         style=packaged("report.css"),
         script=packaged("report.js"),
         plotly=Markup(get_plotlyjs()),
@@ -127,15 +122,3 @@ def reaching(values: list[float]) -> str:
         return "—"
     low, high = min(values), max(values)
     return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
-
-
-def command(settings: Settings) -> str:
-    """The command that repeats the race."""
-    tuned = [name for name in settings.entrants if name != settings.baseline]
-    words = ["thalweg", "race", settings.task, "--entrants", ",".join(tuned)]
-    if settings.baseline is not None:
-        words += ["--baseline", settings.baseline.removesuffix(BASELINE)]
-    words += ["--trials", str(settings.trials), "--seeds", str(settings.seeds)]
-    words += ["--cooling", settings.cooling, "--alpha", f"{settings.alpha:g}"]
-    words += ["--seed", str(settings.seed), "--width", str(settings.width)]
-    return shlex.join(words)

@@ -8,7 +8,7 @@ An average stands last in a chain. Polyak and Juditsky 1992.
 
 from __future__ import annotations
 
-from thalweg.rules.arithmetic import replaced, where
+from thalweg.rules.arithmetic import maximum, replaced, where
 from thalweg.rules.row import Value
 from thalweg.rules.rule import Hyper, Option, RowState, Rule, State
 
@@ -25,7 +25,7 @@ class TailAverage(Rule):
     average = State()
 
     def update(self, g: Value) -> Value:
-        moved = self.average + (self.param + g - self.average) / max(self.count, 1)
+        moved = self.average + (self.param + g - self.average) / maximum(self.count, 1)
         self.average = where(self.count > 0, moved, self.average)
         return g
 
@@ -69,7 +69,7 @@ class BlockAverage(Rule):
     before, filling = State(), State()
 
     def update(self, g: Value) -> Value:
-        full = self.t > 1 and (self.t - 1) % self.last == 0
+        full = where(self.t > 1, (self.t - 1) % self.last == 0, False)
         self.before = where(full, self.filling, self.before)
         self.filling = where(full, self.param + g, self.filling + self.param + g)
         return g

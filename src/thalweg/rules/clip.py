@@ -23,7 +23,8 @@ class ClipValue(Rule):
 class ClipNorm(Rule):
     """g <- g min(1, max_norm / norm(g)), the norm taken over the whole model of a member.
 
-    The direction stays. Pascanu, Mikolov and Bengio 2013.
+    The direction stays. PyTorch's `clip_grad_norm_` divides by norm(g) + 1e-6.
+    Pascanu, Mikolov and Bengio 2013.
     """
 
     max_norm = Hyper(1.0)

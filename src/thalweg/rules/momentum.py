@@ -10,7 +10,8 @@ from thalweg.rules.space import log, log_one_minus
 class Momentum(Rule):
     """v <- momentum v - lr g; theta <- theta + v
 
-    `momentum` is gamma in [0, 1): 0 is plain descent, near 1 the whole history of gradients counts.
+    `momentum` is gamma in [0, 1): 0 is plain descent, near 1 the whole history of gradients counts;
+    0.5, 0.9 and 0.99 are typical. It is gamma that makes plain descent at 0, not the rate alpha.
     `velocity` is v, of the parameter's shape, 0 at the start. It has the learning rate inside,
     unlike the buffer of `torch.optim.SGD`: when `lr` cools, past gradients keep the rate of their
     own time. Polyak 1964.

@@ -33,7 +33,8 @@ class RMSprop(Rule):
 class CenteredRMSprop(RMSprop):
     """RMSProp with the variance in place of the mean square: r - m m, m the mean gradient.
 
-    m <- alpha m + (1 - alpha) g is `grad_avg`, of the parameter's shape. Graves 2013.
+    m <- alpha m + (1 - alpha) g is `grad_avg`, of the parameter's shape. Where round-off takes the
+    variance below 0 it counts as 0; PyTorch's root is not a number there. Graves 2013.
     """
 
     grad_avg = State()
@@ -42,7 +43,7 @@ class CenteredRMSprop(RMSprop):
         super().spread(g)
         self.grad_avg = self.alpha * self.grad_avg + (1 - self.alpha) * g
         variance = self.square_avg - self.grad_avg * self.grad_avg
-        return sqrt(maximum(variance, 0.0))  # round-off may take a variance below 0
+        return sqrt(maximum(variance, 0.0))
 
 
 class RMSpropMomentum(RMSprop):

@@ -66,5 +66,8 @@ class Row:
     def __neg__(self) -> Row:
         return Row(-self.column)
 
+    def sqrt(self) -> Row:
+        return Row(self.column.sqrt())
+
     __radd__ = __add__
     __rmul__ = __mul__

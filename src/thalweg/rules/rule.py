@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor
@@ -72,12 +73,12 @@ class Hyper(Declared):
             for level in (value.base, value(0), value(FAR)):
                 self.check(name, level)
             return value
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, Real):
             raise UserError(f"{name} must be a number or a schedule, not {value!r}.")
         self.check(name, value)
         return float(value)
 
-    def check(self, name: str, value: float) -> None:
+    def check(self, name: str, value: Any) -> None:
         too_high = value >= self.high if self.below else value > self.high
         if not math.isfinite(value) or value < self.low or too_high:
             raise UserError(f"{name} must be {self.range()}, not {value}.")
@@ -99,9 +100,9 @@ class Option(Declared):
 
     def accepted(self, name: str, value: Any) -> int:
         """The value, where this option may take it; UserError where not."""
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 1:
             raise UserError(f"{name} must be a positive whole number, not {value!r}.")
-        return value
+        return int(value)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
+from thalweg.stack.random_stream import RandomStream
 from thalweg.tasks.task import Task
 
 Batch = tuple[Any, ...]
@@ -44,18 +45,38 @@ def fetch(dataset: Dataset[Any], indices: Int64[Tensor, "*many B"]) -> Batch:
     return tuple(default_collate([dataset[int(i)] for i in indices]))
 
 
+class SeedBatches:
+    """The training batches that a seed sees, step by step, in numbers and in samples.
+
+    What samples draw at random (augmentation) is the seed's own, so that it is the same for every
+    recipe.
+    """
+
+    def __init__(self, task: Task, seed: int) -> None:
+        self.data = task.splits.train
+        self.order = training_order(task, seed)
+        self.stream = RandomStream(seed + 2**34)
+
+    def __next__(self) -> Batch:
+        return self.fetch(next(self.order))
+
+    def fetch(self, indices: Int64[Tensor, " B"]) -> Batch:
+        with self.stream.used():
+            return fetch(self.data, indices)
+
+
 class Batches:
     """The training batches of several seeds, as blocks of members need them."""
 
     def __init__(self, task: Task, seeds: Iterable[int]) -> None:
         self.data = task.splits.train
-        self.orders = {seed: training_order(task, seed) for seed in seeds}
+        self.each = {seed: SeedBatches(task, seed) for seed in seeds}
         self.indices: dict[int, Tensor] = {}
         self.fetched: dict[int, Batch] = {}
 
     def advance(self) -> None:
         """Goes on to the next step's batches."""
-        self.indices = {seed: next(batches) for seed, batches in self.orders.items()}
+        self.indices = {seed: next(batches.order) for seed, batches in self.each.items()}
         self.fetched = {}
 
     def of(self, seeds: Sequence[int]) -> Batch:
@@ -71,7 +92,7 @@ class Batches:
     def one(self, seed: int) -> Batch:
         """One seed's batch, fetched once a step."""
         if seed not in self.fetched:
-            self.fetched[seed] = fetch(self.data, self.indices[seed])
+            self.fetched[seed] = self.each[seed].fetch(self.indices[seed])
         return self.fetched[seed]
 
 

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
 from thalweg.rules.rule import Rule
-from thalweg.stack.batches import Batch, fetch, in_order, training_order
+from thalweg.stack.batches import Batch, SeedBatches, in_order
 from thalweg.stack.member import Divergence, Member
 from thalweg.tasks.task import Task
 
@@ -49,7 +49,7 @@ class Population(ABC):
         """Every member at the parameters that evaluation uses, training undisturbed.
 
         Where a recipe averages, the batch-norm statistics within are those of the average,
-        estimated from training data.
+        estimated from training data. Whatever the model does to its buffers within is undone.
         """
 
     @abstractmethod
@@ -98,14 +98,14 @@ def estimate_batch_norm(model: nn.Module, task: Task, forward: Callable[[Batch],
     """
     layers = batch_norms(model)
     momenta = [layer.momentum for layer in layers]
-    batches = training_order(task, seed=0)
+    batches = SeedBatches(task, seed=0)
     model.eval()
     for layer in layers:
         layer.train()
     for i in range(ESTIMATION_BATCHES):
         for layer in layers:
             layer.momentum = 1 / (i + 1)
-        forward(fetch(task.splits.train, next(batches)))
+        forward(next(batches))
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
 

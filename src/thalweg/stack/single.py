@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from thalweg.optim import Optimizer
-from thalweg.stack.batches import evaluation_batches, fetch, joined, training_order
+from thalweg.stack.batches import SeedBatches, evaluation_batches, joined
 from thalweg.stack.member import Divergence, Member
 from thalweg.stack.population import (
     Population,
@@ -21,6 +21,7 @@ from thalweg.stack.population import (
     estimate_batch_norm,
     initial_model,
 )
+from thalweg.stack.random_stream import RandomStream
 from thalweg.tasks.task import Task
 
 
@@ -39,12 +40,9 @@ class Single(Population):
             Optimizer(model.parameters(), member.recipe)
             for model, member in zip(self.models, members, strict=True)
         ]
-        self.orders = [training_order(task, member.seed) for member in members]
-        self.random_states = [
-            # Another stream than those of the initial weights and of the order of the data.
-            torch.Generator().manual_seed(member.seed + 2**33).get_state()
-            for member in members
-        ]
+        self.batches = [SeedBatches(task, member.seed) for member in members]
+        # Another stream than those of the initial weights and of the data.
+        self.streams = [RandomStream(member.seed + 2**33) for member in members]
         self.steps = 0
 
     def step(self) -> list[float]:
@@ -56,9 +54,9 @@ class Single(Population):
         if self.diverged[place]:
             return float("nan")
         model, optimizer = self.models[place], self.optimizers[place]
-        *inputs, targets = fetch(self.task.splits.train, next(self.orders[place]))
+        *inputs, targets = next(self.batches[place])
         optimizer.zero_grad()
-        with self.random_state(place):
+        with self.streams[place].used():
             loss = self.task.loss(model.train()(*inputs), targets)
             torch.autograd.backward(loss)
         trained = [param for param in model.parameters() if param.grad is not None]
@@ -72,17 +70,6 @@ class Single(Population):
                     param.copy_(value)
         return loss.item()
 
-    @contextmanager
-    def random_state(self, place: int) -> Iterator[None]:
-        """A member's own stream of random numbers; torch's global state stays as it is."""
-        outer = torch.get_rng_state()
-        torch.set_rng_state(self.random_states[place])
-        try:
-            yield
-        finally:
-            self.random_states[place] = torch.get_rng_state()
-            torch.set_rng_state(outer)
-
     def observe(self, training: Sequence[float], validation: Sequence[float]) -> None:
         for optimizer, seen, unseen in zip(self.optimizers, training, validation, strict=True):
             optimizer.observe(training=seen, validation=unseen)
@@ -92,9 +79,14 @@ class Single(Population):
         with ExitStack() as stack:
             for model, optimizer in zip(self.models, self.optimizers, strict=True):
                 stack.enter_context(optimizer.evaluation())
+                stack.enter_context(kept_buffers(model))
                 if averages(optimizer.rules) and batch_norms(model):
-                    stack.enter_context(estimated_batch_norm(self.task, model))
+                    self.estimate_buffers(model)
             yield
+
+    @torch.no_grad()
+    def estimate_buffers(self, model: nn.Module) -> None:
+        estimate_batch_norm(model, self.task, lambda batch: model(*batch[:-1]))
 
     def outputs(self, dataset: Dataset[Any]) -> Iterator[tuple[Any, Any]]:
         for model in self.models:
@@ -107,7 +99,7 @@ class Single(Population):
         return joined(outputs), joined(targets)
 
     def keep(self, places: Sequence[int]) -> None:
-        for name in ("members", "diverged", "models", "optimizers", "orders", "random_states"):
+        for name in ("members", "diverged", "models", "optimizers", "batches", "streams"):
             kept = getattr(self, name)
             setattr(self, name, [kept[place] for place in places])
 
@@ -125,13 +117,12 @@ def sound(loss: Tensor, gradients: Sequence[Tensor], stepped: Sequence[Tensor]) 
 
 
 @contextmanager
-def estimated_batch_norm(task: Task, model: nn.Module) -> Iterator[None]:
-    """The model with statistics estimated again, for the time of the block."""
+def kept_buffers(model: nn.Module) -> Iterator[None]:
+    """Gives the model its buffers back when the block ends."""
     kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with torch.no_grad():
-        estimate_batch_norm(model, task, lambda batch: model(*batch[:-1]))
     try:
         yield
     finally:
-        for name, buffer in model.named_buffers():
-            buffer.copy_(kept[name])
+        with torch.no_grad():
+            for name, buffer in kept.items():
+                model.get_buffer(name).copy_(buffer)

@@ -159,18 +159,18 @@ class Stacked(Population):
     def evaluation(self) -> Iterator[None]:
         rows, buffers = self.rows, self.buffers
         self.rows = rows.clone()
+        self.buffers = {name: x.clone() for name, x in buffers.items()}
         for group in self.groups:
             self.rows[group.rows] = group.evaluated(rows[group.rows], self.steps)
         if batch_norms(self.model) and any(averages(group.chain) for group in self.groups):
-            self.estimate_buffers()
+            self.estimate_buffers(buffers)
         try:
             yield
         finally:
             self.rows, self.buffers = rows, buffers
 
-    def estimate_buffers(self) -> None:
-        """Puts other buffers in place: those of members whose recipe averages, estimated again."""
-        kept, self.buffers = self.buffers, {name: x.clone() for name, x in self.buffers.items()}
+    def estimate_buffers(self, kept: Tensors) -> None:
+        """Estimates buffers again; members whose recipe does not average keep the given ones."""
         estimate_batch_norm(self.model, self.task, self.run_blocks)
         for group in self.groups:
             if not averages(group.chain):

@@ -19,7 +19,8 @@ from thalweg.tasks.task import Task
 Way = Literal["stacked", "single"]
 
 
-@lru_cache
+# Of the last task only: a longer memory would keep the data of all tasks before.
+@lru_cache(maxsize=1)
 def way_of(task: Task) -> tuple[Way, str]:
     """The way of stepping this task's members, and why where it is not stacked.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset, default_collate
 
 from thalweg.errors import UserError
@@ -23,7 +24,8 @@ def check(task: Task) -> None:
 
     Raises `UserError`, one sentence, for data that cannot be made or has another shape than
     (inputs..., target), a model that fails or has nothing to train, a loss that is no finite
-    scalar or does not reach the parameters, and a metric that is no scalar.
+    scalar or does not reach the parameters, outputs without a dimension of samples, and a metric
+    that is no scalar.
     """
     with torch.random.fork_rng():
         with failure_as_sentence(f"The data of task '{task.name}' failed"):
@@ -88,9 +90,20 @@ def check_metrics(task: Task, model: nn.Module, batch: list[Any]) -> None:
     *_, targets = batch
     with torch.no_grad():
         outputs = run_model(task, model.eval(), batch)
+        check_outputs(task, outputs, min(task.batch_size, len(task.splits.validation)))  # type: ignore[arg-type]
         run_score(task, "metric", task.score, outputs, targets)
         for name, score in task.also.items():
             run_score(task, f"further metric '{name}'", score, outputs, targets)
+
+
+def check_outputs(task: Task, outputs: Any, samples: int) -> None:
+    """A metric is over a whole split: the outputs of its batches must join to one."""
+    for output in tree_leaves(outputs):
+        if not isinstance(output, Tensor) or output.shape[:1] != (samples,):
+            raise UserError(
+                f"The outputs of task '{task.name}' must have one entry for each of the {samples}"
+                f" samples in their first dimension; one is {describe(output)}."
+            )
 
 
 def run_model(task: Task, model: nn.Module, batch: list[Any]) -> Any:

@@ -47,7 +47,8 @@ def cliff(point: Float[Tensor, "*points 2"]) -> Float[Tensor, "*points"]:
     """(exp(10 x) - 1) / 100 - x / 10 + y^2 / 20: a flat slope that ends at a wall.
 
     Far left the slope in x is -1/10 everywhere; right of the minimum at the origin it grows as
-    exp(10 x) / 10, so one step onto the wall throws the point far back.
+    exp(10 x) / 10, so one step onto the wall throws the point far back. What is huge there is the
+    gradient, not the height.
     """
     x, y = point.unbind(-1)
     return torch.expm1(10 * x) / 100 - x / 10 + y**2 / 20

@@ -26,7 +26,9 @@ class Data:
 
     Each is any map-style `torch.utils.data.Dataset`, or a tuple of tensors `[N, ...]` of equal
     length. The last item of a sample is the target; the items before it are the arguments of the
-    model. Optimizers are chosen on `validation`; `test` is touched once, after the choice.
+    model. Optimizers are chosen on `validation`; `test` is touched once, after the choice. A sample
+    that draws random numbers (augmentation) takes them from torch, which gives a seed the same ones
+    whatever trains with it.
 
     Raises `UserError` for a split that has no length or no sample.
     """

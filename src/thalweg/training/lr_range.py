@@ -20,7 +20,8 @@ FACTORS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 SMOOTHING = 0.9
 LOST = 4.0
-"""The ramp's loss is averaged with this memory, and ends where it is so many times its best."""
+"""The ramp's loss is averaged with this memory; the ramp ends where that has risen from its best by
+so many times the size of the first."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ def lr_range(
     `steps` steps on `seeds` fresh seeds, in one stack, and the one that brings the loss lowest is
     suggested.
 
-    Raises UserError for 0 < low < high violated, fewer than ten steps, or when no rate trains.
+    Raises UserError for 0 < low < high violated, fewer than ten steps, a first step that
+    diverges, or when no rate trains.
     Smith 2017 (cyclical learning rates) for the ramp.
     """
     if not 0 < low < high or steps < 10 or seeds < 1:
@@ -86,9 +88,15 @@ def ramp(
     for i in range(steps):
         group["lr"] = low * (high / low) ** (i / (steps - 1))
         (loss,) = alone.step()
+        (divergence,) = alone.diverged
+        if divergence and not losses:
+            raise UserError(
+                f"the first step of {task.name} with {recipe.name} at lr = {low:g} diverged: "
+                f"{divergence.reason}."
+            )
         smoothed = SMOOTHING * smoothed + (1 - SMOOTHING) * loss
         corrected = smoothed / (1 - SMOOTHING ** (i + 1))
-        if alone.diverged[0] or (losses and corrected > LOST * min(losses)):
+        if divergence or (losses and corrected - min(losses) > LOST * abs(losses[0])):
             break
         lrs.append(group["lr"])
         losses.append(corrected)

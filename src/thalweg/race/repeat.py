@@ -1,0 +1,40 @@
+"""How a race is called, as text: for the command line, or for Python where objects race."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from thalweg.race.entrants import Entry
+from thalweg.race.record import Settings
+from thalweg.recipes import Recipe
+from thalweg.tasks.task import Task
+
+
+def call(
+    task: Task | str, entrants: Sequence[Entry], baseline: str | Recipe | None, settings: Settings
+) -> str:
+    """The command that repeats the race.
+
+    Entrants and the baseline stand as they were given: a file by its path. What was given as an
+    object has no words at the command line; then the call from Python is told, `<Task net>` being
+    the task of that name.
+    """
+    further = {
+        name: getattr(settings, name)
+        for name in ("trials", "seeds", "cooling", "alpha", "seed", "width")
+    }
+    texts = [one for one in (task, *entrants, baseline) if isinstance(one, str)]
+    if len(texts) == 1 + len(entrants) + (baseline is not None):
+        words = ["thalweg", "race", settings.task, "--entrants", ",".join(map(str, entrants))]
+        words += [] if baseline is None else ["--baseline", str(baseline)]
+        words += [word for name, value in further.items() for word in (f"--{name}", str(value))]
+        return shlex.join(words)
+    arguments = [quoted(task), f"entrants=[{', '.join(map(quoted, entrants))}]"]
+    arguments += [] if baseline is None else [f"baseline={quoted(baseline)}"]
+    arguments += [f"{name}={value!r}" for name, value in further.items()]
+    return f"thalweg.race({', '.join(arguments)})"
+
+
+def quoted(given: Task | Entry) -> str:
+    return repr(given) if isinstance(given, str) else f"<{type(given).__name__} {given.name}>"
