@@ -46,26 +46,26 @@ def test_the_suggestion_trains_better_than_rates_a_hundred_times_off(
 
 
 def test_the_suggestion_is_the_best_of_those_tried() -> None:
-    found = lr_range(find("saddle"), recipes.momentum(), steps=40)
+    found = lr_range("saddle", recipes.momentum(), steps=40)
     assert found.tried[found.suggestion] == min(found.tried.values())
 
 
 def test_a_diverging_rate_is_tried_and_counts_as_infinite() -> None:
-    found = lr_range(find("ravine"), recipes.sgd())
+    found = lr_range("ravine", recipes.sgd())
     assert math.isinf(max(found.tried.values()))
 
 
 def test_the_same_call_gives_the_same_suggestion_and_leaves_the_random_state() -> None:
     before = torch.get_rng_state()
-    first = lr_range(find("saddle"), recipes.adam(), steps=20)
-    assert lr_range(find("saddle"), recipes.adam(), steps=20) == first
+    first = lr_range("saddle", recipes.adam(), steps=20)
+    assert lr_range("saddle", recipes.adam(), steps=20) == first
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("bad", [{"low": 0.0}, {"low": 1.0, "high": 0.1}, {"steps": 3}])
 def test_a_range_that_cannot_be_walked_is_refused(bad: dict[str, float]) -> None:
     with pytest.raises(UserError, match="0 < low < high"):
-        lr_range(find("saddle"), recipes.sgd(), **bad)  # type: ignore[arg-type]
+        lr_range("saddle", recipes.sgd(), **bad)  # type: ignore[arg-type]
 
 
 def test_a_loss_that_is_not_a_number_from_the_first_step_is_said() -> None:
@@ -83,4 +83,4 @@ def test_a_loss_below_zero_is_as_good_as_any() -> None:
 
 def test_no_rate_that_trains_is_said() -> None:
     with pytest.raises(UserError, match=r"no learning rate .* trains ravine"):
-        lr_range(find("ravine"), recipes.sgd(), low=1e3, high=1e6)
+        lr_range("ravine", recipes.sgd(), low=1e3, high=1e6)

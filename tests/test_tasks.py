@@ -310,6 +310,15 @@ def users_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+def test_a_task_is_found_as_itself_and_nothing_else_is_one() -> None:
+    task = bundled()[0]
+    assert find(task) is task
+    with pytest.raises(
+        UserError, match=r"task must be a thalweg\.Task or the name of one, not 3\."
+    ):
+        find(3)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("attribute", ["mine", "made"])
 def test_a_users_task_is_found_in_a_file(users_file: Path, attribute: str) -> None:
     folders = list(sys.path)

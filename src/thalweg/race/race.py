@@ -97,9 +97,7 @@ def race(
     cannot be trained, and a folder that holds another race or cannot be written to.
     """
     progress = progress or Silent()
-    found = tasks.find(task) if isinstance(task, str) else task
-    if not isinstance(found, Task):
-        raise UserError(f"task must be a thalweg.Task or the name of one, not {task!r}.")
+    found = tasks.find(task)
     given = entries(entrants)
     field = entered(given, baseline)
     check_arguments(trials, seeds, cooling, alpha, seed, width)

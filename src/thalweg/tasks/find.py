@@ -28,15 +28,23 @@ def bundled() -> list[Task]:
     return list(BUNDLED)
 
 
-def find(name: str) -> Task:
-    """The task called `name`: a bundled one, or `path/to/file.py:task` from a user's file.
+def find(task: Task | str) -> Task:
+    """The task itself, or the one of that name: a bundled one, or `path/to/file.py:task`.
 
-    In a file the attribute is a `Task` or a function without arguments that returns one. The
+    In a user's file the attribute is a `Task` or a function without arguments that returns one. The
     file's own folder can be imported from while the file is loaded.
 
     Raises `UserError` for an unknown name, a path or attribute that is not there, an attribute
     that is no task, and a file that fails.
     """
+    if isinstance(task, Task):
+        return task
+    if not isinstance(task, str):
+        raise UserError(f"task must be a thalweg.Task or the name of one, not {task!r}.")
+    return called(task)
+
+
+def called(name: str) -> Task:
     path, _, attribute = name.rpartition(":")
     if attribute and path.endswith(".py"):
         return task_in_file(Path(path), attribute)

@@ -13,6 +13,7 @@ from thalweg.recipes import Recipe
 from thalweg.stack.member import Member
 from thalweg.stack.single import Single
 from thalweg.stack.way import populate
+from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
 
 FACTORS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -40,7 +41,7 @@ class LRRange:
 
 
 def lr_range(
-    task: Task,
+    task: Task | str,
     recipe: Recipe,
     *,
     low: float = 1e-6,
@@ -48,7 +49,7 @@ def lr_range(
     steps: int = 100,
     seeds: int = 2,
 ) -> LRRange:
-    """Looks for the learning rate with which a recipe should begin a task.
+    """Looks for the learning rate with which a recipe should begin a task: one, or the name of one.
 
     The rate climbs evenly in log lr from `low` to `high` over `steps` steps; where the smoothed
     loss is lowest, the ramp has seen the largest rate that trains. A ramp is too hasty to say how
@@ -62,6 +63,7 @@ def lr_range(
     """
     if not 0 < low < high or steps < 10 or seeds < 1:
         raise UserError("lr_range needs 0 < low < high, 10 or more steps, and 1 or more seeds.")
+    task = find(task)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         lrs, losses = ramp(task, recipe, low, high, steps)

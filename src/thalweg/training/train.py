@@ -21,6 +21,7 @@ from thalweg.recipes import Recipe
 from thalweg.stack.member import Member
 from thalweg.stack.population import Population
 from thalweg.stack.way import populate
+from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
 from thalweg.training.run import Point, Run
 
@@ -67,7 +68,7 @@ def train_members(
 
 
 def train(
-    task: Task,
+    task: Task | str,
     recipe: Recipe,
     *,
     seed: int = 0,
@@ -76,11 +77,14 @@ def train(
 ) -> Trained:
     """Trains the task's model with a recipe, scores it on test data and saves a checkpoint.
 
+    task: a task, the name of a bundled one, or `path/to/file.py:task`.
+
     The checkpoint is a safetensors file of the parameters that evaluation uses, and the buffers, by
     the model's names; its metadata hold the task's name, the recipe and the seed. Raises UserError
     when the run diverges, and, before training, when nothing can be written to `out`.
     """
     require_writable(Path(out))
+    task = find(task)
     member = Member(recipe, seed)
     with own_random_state(seed):
         population = populate(task, [member], width=1)
