@@ -4,5 +4,11 @@ from __future__ import annotations
 
 import os
 
+from hypothesis import settings
+
 # The tensors are small and two tests run side by side: threads would only wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# The same examples every time, however long a busy machine takes over one.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")

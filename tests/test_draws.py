@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import qmc
 
@@ -96,7 +96,6 @@ def test_every_value_lies_within_its_documented_space() -> None:
 
 
 @given(SPACES, st.floats(0, 1))
-@settings(deadline=None)
 def test_quantiles_and_values_are_each_others_inverse(space: Space, quantile: float) -> None:
     value = draws.value_at(space, quantile)
     slack = 1e-9 * (space.high - space.low)

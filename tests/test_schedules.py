@@ -19,7 +19,7 @@ from thalweg import schedules
 from thalweg.errors import UserError
 from thalweg.schedules import Memory, Schedule
 
-repeatable = settings(derandomize=True, deadline=None, max_examples=200)
+thorough = settings(max_examples=200)
 
 LEVELS = st.floats(1e-6, 10.0)
 STEPS = st.integers(1, 60)
@@ -134,7 +134,7 @@ METRICS = st.lists(
 )
 
 
-@repeatable
+@thorough
 @given(PLATEAUS.filter(lambda plateau: plateau.gamma < 1), METRICS)
 def test_plateau_is_reduce_lr_on_plateau(plateau: schedules.Plateau, metrics: list[float]) -> None:
     optimizer = optimizer_of_torch(plateau.start)
@@ -209,7 +209,7 @@ def test_one_cycle_may_have_a_single_step_and_may_reach_its_peak_at_once() -> No
     assert 0 < schedules.one_cycle(0.3, 1)(0) <= 0.3
 
 
-@repeatable
+@thorough
 @given(FIXED, STEPS)
 def test_warmup_rises_linearly_and_hands_over_at_step_0(then: Schedule, steps: int) -> None:
     warmup = schedules.warmup(then, steps)
@@ -217,7 +217,7 @@ def test_warmup_rises_linearly_and_hands_over_at_step_0(then: Schedule, steps: i
     assert values(warmup, steps + 30) == pytest.approx(rise + values(then, 30), rel=1e-12)
 
 
-@repeatable
+@thorough
 @given(SCHEDULES, st.integers(0, 200))
 def test_the_value_is_the_base_times_the_factor(schedule: Schedule, i: int) -> None:
     assert schedule(i) == schedule.base * schedule.factor(i)
@@ -264,7 +264,7 @@ def test_a_warmup_passes_the_memory_through() -> None:
     assert warmup.factor(10, memory) == pytest.approx(0.1)
 
 
-@repeatable
+@thorough
 @given(FIXED)
 def test_other_schedules_remember_nothing(schedule: Schedule) -> None:
     assert remembered(schedule, [1.0, math.nan]) == {}
@@ -333,7 +333,7 @@ def test_a_schedule_that_ends_has_no_answer(schedule: Schedule) -> None:
 # Plain data
 
 
-@repeatable
+@thorough
 @given(SCHEDULES)
 def test_every_schedule_survives_toml(schedule: Schedule) -> None:
     written = tomli_w.dumps(schedule.to_dict())
@@ -359,7 +359,7 @@ def test_a_schedule_is_frozen() -> None:
         schedules.constant(0.3).value = 0.1  # type: ignore[misc]
 
 
-@repeatable
+@thorough
 @given(SCHEDULES, LEVELS, st.integers(0, 150), st.lists(st.floats(0.0, 2.0), max_size=8))
 def test_scaling_keeps_the_shape(
     schedule: Schedule, base: float, i: int, metrics: list[float]

@@ -54,7 +54,7 @@ def test_untied_p_equals_scipys_exact_p(n: int) -> None:
         assert p == pytest.approx(expected, rel=1e-12)
 
 
-@settings(derandomize=True, deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.lists(
         st.integers(-3, 3).map(float) | st.sampled_from([math.inf, -math.inf]),
@@ -78,7 +78,7 @@ def test_only_ties_are_no_evidence() -> None:
 # Two entrants
 
 
-@settings(derandomize=True, deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(paired(tied_scores | diverged) | paired(rough_scores | diverged), small_levels)
 def test_interval_and_test_never_disagree(scores: NDArray[np.float64], level: float) -> None:
     found = statistics.compare(scores[0], scores[1], "min", level)
@@ -110,7 +110,7 @@ def scipys_p(differences: NDArray[np.float64]) -> float:
     return float(stats.wilcoxon(differences, alternative="greater", method="exact").pvalue)
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(paired(tied_scores | diverged), small_levels)
 def test_swapping_entrants_mirrors_the_comparison(
     scores: NDArray[np.float64], level: float
@@ -373,7 +373,7 @@ def test_median_of_mostly_diverged_runs_is_not_a_number() -> None:
     assert math.isnan(statistics.median_interval([math.nan] * 6 + [1.0] * 4, "min").estimate)
 
 
-@settings(derandomize=True, deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.integers(-5, 5).map(float) | diverged, min_size=1, max_size=8),
     st.sampled_from(["min", "max"]),
