@@ -36,4 +36,4 @@ benchmarks: .venv/installed
 	$(BIN)/python benchmarks/step.py
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

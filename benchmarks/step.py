@@ -1,68 +1,199 @@
-"""What a step of the drop-in Adam takes beside PyTorch's own.
+"""What a step takes beside the best that PyTorch has, and beside a copy of the same memory.
 
     python benchmarks/step.py
 
 Gradients are made anew before every timed step, as in training. The sides take turns, so that each
-ratio compares neighbours in time.
+ratio compares neighbours in time. PyTorch's `torch.compile` of a step is measured too with
+`--compile`, which takes minutes.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from machine import save, spread
-from thalweg import optim
+from thalweg import adam, chain, clip_value, delta_bar_delta, lion, optim, tail_average
 
-SHAPES = {
-    "60 tensors, 26 k": [(29, 29), (29,)] * 30,
-    "320 tensors, 10 M": [(256, 256), (256,)] * 160,
+SMALL = [(29, 29), (29,)] * 30
+MANY = [(256, 256), (256,)] * 160
+LARGE = [(2048, 2048)] * 8
+ROUNDS = 41
+STEPS = 10**6
+
+Params = list[Tensor]
+Step = Callable[[], Any]
+Side = Callable[[Params], Step]
+
+
+def stepping(make: Callable[[Params], torch.optim.Optimizer]) -> Side:
+    return lambda params: make(params).step
+
+
+def eager(recipe: Any) -> Side:
+    return stepping(lambda params: optim.Optimizer(params, recipe, backend="eager"))
+
+
+def clipped_and_averaged(params: Params) -> Step:
+    """What PyTorch needs three calls for: clip by value, Adam, the mean of the iterates."""
+    model = torch.nn.Module()
+    model.params = torch.nn.ParameterList(params)
+    averaged = AveragedModel(model)
+    held = list(model.parameters())
+    optimizer = torch.optim.Adam(held, fused=True)
+
+    def step() -> None:
+        torch.nn.utils.clip_grad_value_(held, 1.0)
+        optimizer.step()
+        averaged.update_parameters(model)
+
+    return step
+
+
+ADAM = {
+    "thalweg": stepping(lambda params: optim.Adam(params)),
+    "torch fused": stepping(lambda params: torch.optim.Adam(params, fused=True)),
 }
-SIDES: dict[str, Callable[[list[Tensor]], torch.optim.Optimizer]] = {
-    "thalweg": lambda params: optim.Adam(params),
-    "torch": lambda params: torch.optim.Adam(params),
-    "torch, fused": lambda params: torch.optim.Adam(params, fused=True),
+CASES: dict[str, tuple[list[tuple[int, ...]], dict[str, Side]]] = {
+    "Adam, 60 small tensors": (SMALL, ADAM),
+    "Adam, 320 tensors": (MANY, ADAM),
+    "Adam, 8 tensors of 4 M": (LARGE, ADAM),
+    **{
+        f"{name}, 320 tensors": (
+            MANY,
+            {
+                "thalweg": stepping(getattr(optim, name)),
+                "torch": stepping(getattr(torch.optim, name)),
+                "torch foreach": stepping(
+                    lambda p, n=name: getattr(torch.optim, n)(p, foreach=True)
+                ),
+            },
+        )
+        for name in ("RMSprop", "NAdam", "Adadelta")
+    },
+    "Lion, 320 tensors": (
+        MANY,
+        {"thalweg": stepping(optim.Lion), "eager": eager(lion())},
+    ),
+    "delta-bar-delta, 320 tensors": (
+        MANY,
+        {"thalweg": stepping(optim.DeltaBarDelta), "eager": eager(delta_bar_delta())},
+    ),
+    "clip by value, Adam, tail average, 320 tensors": (
+        MANY,
+        {
+            "thalweg": stepping(
+                lambda params: optim.Optimizer(
+                    params, chain(clip_value(1.0), adam(), tail_average(last=STEPS, steps=STEPS))
+                )
+            ),
+            "torch, three calls": clipped_and_averaged,
+        },
+    ),
 }
-ROUNDS = 31
 
 
-def step_of(side: str, shapes: list[tuple[int, ...]]) -> Callable[[], float]:
-    """Measures the seconds of one step of a side's optimizer."""
-    params = [torch.randn(shape, requires_grad=True) for shape in shapes]
-    optimizer = SIDES[side](params)
+def timed(side: Side, shapes: list[tuple[int, ...]]) -> Callable[[], float]:
+    """Measures the seconds of one step of a side."""
+    params = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    step = side(params)
 
     def seconds() -> float:
         for param in params:
             param.grad = torch.randn_like(param)
         start = perf_counter()
-        optimizer.step()
+        step()
         return perf_counter() - start
 
     return seconds
 
 
-def measured(shapes: list[tuple[int, ...]]) -> dict[str, Any]:
-    """Milliseconds of each side, and how many times as long thalweg takes as the others."""
-    steps = {side: step_of(side, shapes) for side in SIDES}
-    rounds = [{side: step() for side, step in steps.items()} for _ in range(ROUNDS + 3)][3:]
-    others = [side for side in SIDES if side != "thalweg"]
+def measured(shapes: list[tuple[int, ...]], sides: dict[str, Side]) -> dict[str, Any]:
+    """Milliseconds of each side, and how many times as fast thalweg is as each other."""
+    steps = {name: timed(side, shapes) for name, side in sides.items()}
+    rounds = [{name: step() for name, step in steps.items()} for _ in range(ROUNDS + 4)][4:]
+    others = [name for name in sides if name != "thalweg"]
     return {
-        "milliseconds": {side: spread([1e3 * one[side] for one in rounds]) for side in SIDES},
-        "ratio": {side: spread([one["thalweg"] / one[side] for one in rounds]) for side in others},
+        "milliseconds": {name: spread([1e3 * one[name] for one in rounds]) for name in sides},
+        "times as fast": {n: spread([one[n] / one["thalweg"] for one in rounds]) for n in others},
     }
 
 
+def bandwidth_used(rounds: int = 15) -> dict[str, Any]:
+    """The bytes a second that Adam moves, as a share of what a copy moves; both large."""
+    adam = timed(ADAM["thalweg"], LARGE)
+    source, sink = torch.randn(7 * 2**22), torch.empty(7 * 2**22)
+    shares = []
+    for _ in range(rounds + 3):
+        start = perf_counter()
+        sink.copy_(source)
+        copy = 8 * source.numel() / (perf_counter() - start)
+        shares.append(28 * 8 * 2**22 / adam() / copy)
+    return spread(shares[3:])
+
+
+FIRST_STEP = """
+import sys
+from time import perf_counter
+import numba, torch
+from thalweg import optim
+params = [torch.randn(s, requires_grad=True) for s in [(256, 256), (256,)] * 160]
+for param in params:
+    param.grad = torch.randn_like(param)
+if sys.argv[1] == "compile":
+    optimizer = torch.optim.Adam(params)
+    step = torch.compile(optimizer.step)
+else:
+    optimizer = optim.Adam(params)
+    step = optimizer.step
+start = perf_counter()
+step()
+print(perf_counter() - start)
+"""
+
+
+def first_step(way: str, cache: str) -> float:
+    """Seconds of the first step of a process, compilation included."""
+    environment = os.environ | {"XDG_CACHE_HOME": cache, "TORCHINDUCTOR_CACHE_DIR": cache}
+    command = [sys.executable, "-c", FIRST_STEP, way]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def first_steps(repeats: int = 5) -> dict[str, Any]:
+    cold, warm = [], []
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as cache:
+            cold.append(first_step("thalweg", cache))
+            warm.append(first_step("thalweg", cache))
+    found: dict[str, Any] = {"cold cache, seconds": spread(cold), "warm, seconds": spread(warm)}
+    if "--compile" in sys.argv:
+        with tempfile.TemporaryDirectory() as cache:
+            found["torch.compile, seconds, once"] = first_step("compile", cache)
+    return found
+
+
 def main() -> None:
-    results = {name: measured(shapes) for name, shapes in SHAPES.items()}
-    for name, row in results.items():
-        times = ", ".join(f"{side} {t['median']:.2f} ms" for side, t in row["milliseconds"].items())
-        ratios = ", ".join(f"{r['median']:.1f} times {side}" for side, r in row["ratio"].items())
-        print(f"{name}: {times}; thalweg takes {ratios}")
-    print(f"written to {save('step', {'adam': results})}")
+    steps = {}
+    for name, (shapes, sides) in CASES.items():
+        steps[name] = row = measured(shapes, sides)
+        ratios = ", ".join(f"{r['median']:.2f} {n}" for n, r in row["times as fast"].items())
+        print(f"{name}: {row['milliseconds']['thalweg']['median']:.2f} ms, times as fast: {ratios}")
+    share = bandwidth_used()
+    print(f"Adam, 8 tensors of 4 M, share of the copy bandwidth: {share['median']:.2f}")
+    first = first_steps()
+    print(f"first step of 320 tensors: {first}")
+    results = {"steps": steps, "share of the copy bandwidth": share, "first step": first}
+    print(f"written to {save('step', results)}")
 
 
 if __name__ == "__main__":

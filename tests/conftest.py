@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from hypothesis import settings
 
 # The tensors are small and two tests run side by side: threads would only wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# Kernels of chains that only tests have do not belong among the user's.
+os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parents[1] / ".cache")
 
 # The same examples every time, however long a busy machine takes over one.
 settings.register_profile("repeatable", derandomize=True, deadline=None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, overload
 
@@ -12,11 +12,8 @@ from torch.optim.optimizer import ParamsT, StateDict
 
 from thalweg.fuse import eager
 from thalweg.fuse.eager import Cell
+from thalweg.optim.fused import Chain, Fusing, Group, Member, age, by_chain, kernel_for
 from thalweg.optim.settings import at, base, holds_schedule, memory, number, observed
-from thalweg.rules.rule import Rule
-
-Chain = tuple[type[Rule], ...]
-Group = dict[str, Any]
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -30,6 +27,8 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def __init__(self, params: ParamsT, defaults: Mapping[str, Any]) -> None:
         self.schedules: list[dict[str, Any]] = []
+        self.backend = "auto"
+        self.fusing = Fusing()
         super().__init__(params, {"maximize": False, **defaults})
 
     def chain(self, group: Group) -> Chain:
@@ -54,29 +53,52 @@ class RuleOptimizer(torch.optim.Optimizer):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step from the gradients that the parameters hold, after `closure` where given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        cells: dict[Chain, list[tuple[Tensor, Cell]]] = {}
-        for index, group in enumerate(self.param_groups):
-            chain, values = self.chain(group), self.values(index)
-            for param in group["params"]:
-                if param.grad is not None:
-                    aged = {**values, "t": age(self.state[param]) + 1}
-                    grad = gradient(param, group["maximize"])
-                    cell = Cell(working(param), grad, aged, self.states(chain, param, values))
-                    cells.setdefault(chain, []).append((param, cell))
+        members = self.stepping()
+        self.step_eagerly(members if self.backend == "eager" else self.fusing.step(self, members))
+        for group in self.param_groups:
             group["step_count"] += 1
-        for chain, stepped in cells.items():
-            eager.step(chain, [cell for _, cell in stepped], model_norm)
-            for param, cell in stepped:
+        return loss
+
+    def stepping(self) -> list[Member]:
+        """The parameters that have a gradient."""
+        return [
+            (param, grad, index)
+            for index, group in enumerate(self.param_groups)
+            for param in group["params"]
+            if (grad := param.grad) is not None
+        ]
+
+    def kernel_source(self) -> str:
+        """The printed kernels that step the parameters; empty where eager arithmetic does."""
+        kernels = {
+            kernel_for(self.chain(group), (param, param, index), self.param_groups): None
+            for index, group in enumerate(self.param_groups)
+            for param in group["params"]
+        }
+        return "\n\n".join(kernel.source for kernel in kernels if kernel)
+
+    @torch.no_grad()
+    def step_eagerly(self, members: Sequence[Member]) -> None:
+        """Steps members by their chains' arithmetic on whole tensors."""
+        for chain, places in by_chain(self, members).items():
+            some = [members[place] for place in places]
+            cells = [self.cell(chain, *member) for member in some]
+            eager.step(chain, cells, model_norm)
+            for (param, _, _), cell in zip(some, cells, strict=True):
                 as_real(param).copy_(cell.param)
                 self.keep(param, cell)
-        return loss
+
+    def cell(self, chain: Chain, param: Tensor, grad: Tensor, index: int) -> Cell:
+        """A parameter on its way through a step."""
+        values = self.values(index) | {"t": age(self.state[param]) + 1}
+        downhill = descending(grad, self.param_groups[index]["maximize"])
+        return Cell(working(param), downhill, values, self.states(chain, param, values))
 
     def values(self, index: int) -> dict[str, Any]:
         """The hyperparameters and options of a group at its coming step, schedules included."""
@@ -189,7 +211,12 @@ class RuleOptimizer(torch.optim.Optimizer):
             group["memory"] = fresh | group.get("memory", {})
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "schedules": self.schedules}
+        return {
+            **super().__getstate__(),
+            "schedules": self.schedules,
+            "backend": self.backend,
+            "fusing": Fusing(),
+        }
 
 
 def model_norm(tensors: list[Tensor]) -> list[Tensor]:
@@ -209,18 +236,10 @@ def working(x: Tensor) -> Tensor:
     return real.to(torch.promote_types(real.dtype, torch.float32))
 
 
-def gradient(param: Tensor, maximize: bool) -> Tensor:
-    """A parameter's gradient, dense, of what is to be made small."""
-    assert param.grad is not None
-    grad = working(param.grad.to_dense() if param.grad.is_sparse else param.grad)
-    return -grad if maximize else grad
-
-
-def age(saved: Mapping[str, Any]) -> int:
-    """The steps a parameter has taken; PyTorch does not count them for every optimizer."""
-    if "step" in saved:
-        return int(saved["step"])
-    return int(any(value is not None for value in saved.values()))
+def descending(grad: Tensor, maximize: bool) -> Tensor:
+    """A gradient, dense, of what is to be made small."""
+    dense = working(grad.to_dense() if grad.is_sparse else grad)
+    return -dense if maximize else dense
 
 
 def starting(param: Tensor, state: Any, values: Mapping[str, Any]) -> Tensor:

@@ -13,7 +13,8 @@ from torch.optim.optimizer import ParamsT
 
 from thalweg import rules
 from thalweg.errors import UserError
-from thalweg.optim.base import Chain, Group, RuleOptimizer
+from thalweg.optim.base import RuleOptimizer
+from thalweg.optim.fused import Chain, Group
 from thalweg.rules.rule import Rule
 from thalweg.schedules import Schedule
 

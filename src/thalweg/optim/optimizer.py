@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from torch.optim.optimizer import ParamsT
 
-from thalweg.optim.base import Chain, Group, RuleOptimizer
+from thalweg.errors import UserError, suggest
+from thalweg.optim.base import RuleOptimizer
+from thalweg.optim.fused import Chain, Group
 from thalweg.recipes import Recipe
+
+BACKENDS = ("auto", "eager", "numba")
 
 
 class Optimizer(RuleOptimizer):
@@ -14,13 +18,21 @@ class Optimizer(RuleOptimizer):
         recipe = chain(clip_value(1.0), adam(lr=3e-3), tail_average(last=500))
         optimizer = Optimizer(model.parameters(), recipe)
 
-    Each setting of the recipe is a key of the parameter groups. Raises UserError for a setting
-    outside its range.
+    Each setting of the recipe is a key of the parameter groups.
+
+    backend: "auto" and "numba" step with compiled kernels what these can, which is contiguous
+    float32 and float64 on the CPU, and the rest eagerly; "numba" says so once where there is a
+    rest. "eager" steps everything by the rules' arithmetic on whole tensors.
+
+    Raises UserError for a setting outside its range, and for an unknown backend.
     """
 
-    def __init__(self, params: ParamsT, recipe: Recipe) -> None:
+    def __init__(self, params: ParamsT, recipe: Recipe, *, backend: str = "auto") -> None:
+        if backend not in BACKENDS:
+            raise UserError(f"no backend is called {backend}; {suggest(backend, BACKENDS)}")
         self.rules: Chain = tuple(type(rule) for rule in recipe.rules)
         super().__init__(params, recipe.settings)
+        self.backend = backend
 
     def chain(self, group: Group) -> Chain:  # noqa: ARG002 (every group has the recipe's chain)
         return self.rules

@@ -33,10 +33,9 @@ class TailAverage(Rule):
         return where(self.count > 0, self.average, theta)
 
     @property
-    def count(self) -> int:
+    def count(self) -> Value:
         """How many iterates of the tail there have been; not above 0 until it begins."""
-        before: int = max(self.steps - self.last, 0)
-        return self.t - before
+        return self.t - maximum(self.steps - self.last, 0)
 
 
 class WindowAverage(Rule):

@@ -1,0 +1,214 @@
+"""Prints a program as Numba kernels for the CPU, one pass over memory for all tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from thalweg.fuse.program import Operation, Program
+
+FUNCTIONS = {
+    "add": "{} + {}",
+    "subtract": "{} - {}",
+    "multiply": "{} * {}",
+    "divide": "{} / {}",
+    "power": "{} ** {}",
+    "negate": "-{}",
+    "remainder": "{} % {}",
+    "sqrt": "sqrt({})",
+    # Written so that a not-a-number on either side comes through, as PyTorch's does.
+    "minimum": "{1} if {1} < {0} or {1} != {1} else {0}",
+    "maximum": "{1} if {1} > {0} or {1} != {1} else {0}",
+    "less": "one if {} < {} else zero",
+    "equal": "one if {} == {} else zero",
+    "where": "{1} if {0} != zero else {2}",
+}
+
+HEADER = '''\
+"""{title}"""
+
+from math import sqrt
+
+import numba
+import numpy as np
+
+from thalweg.fuse.pointer import pointer
+
+real = np.{dtype}
+size = {size}
+one, zero = real(1), real(0)
+
+'''
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a kernel finds what it works on, by label.
+
+    hypers: columns of the table of groups. row_states, scalars: columns of the tables of tensors;
+    scalars are the row's numbers that elements need, by place. tensors: columns of the table of
+    pointers. written: those of them that the kernel writes. normed: whether a norm goes in front.
+    """
+
+    hypers: tuple[str, ...]
+    row_states: tuple[str, ...]
+    scalars: tuple[int, ...]
+    tensors: tuple[str, ...]
+    written: tuple[str, ...]
+    normed: bool
+
+
+def layout(program: Program) -> Layout:
+    inputs = {label: program.operations[place] for label, place in program.inputs.items()}
+    rows = [label for label, operation in inputs.items() if operation.level == "row"]
+    tensors = [label for label, operation in inputs.items() if operation.level == "element"]
+    row_states = tuple(label for label in rows if label in program.results)
+    used = {
+        argument
+        for operation in program.operations
+        if operation.level == "element"
+        for argument in operation.arguments
+        if is_row_number(program.operations[argument])
+    }
+    return Layout(
+        hypers=tuple(label for label in rows if label not in (*row_states, "t", "norm")),
+        row_states=row_states,
+        scalars=tuple(sorted(used)),
+        tensors=tuple(tensors),
+        written=tuple(label for label in tensors if label != "grad"),
+        normed="normed" in program.results,
+    )
+
+
+def is_row_number(operation: Operation) -> bool:
+    return operation.level == "row" and operation.name != "constant"
+
+
+def printed(program: Program, dtype: str, title: str) -> str:
+    """The module of a program's kernels for elements of a NumPy type.
+
+    `rows` computes the row's numbers of every tensor, and moves its age and row states on when it
+    is called for the last time in a step; `tiles` runs over the elements of the tiles from `first`
+    to before `last`; `squares`, where a norm is asked for, sums the squares that it is the root of,
+    from rows without the norm.
+    """
+    plan = layout(program)
+    parts = [
+        HEADER.format(title=title, dtype=dtype, size=np.dtype(dtype).itemsize),
+        row_function(program, plan),
+    ]
+    if plan.normed:
+        parts.append(tile_function(program, plan, norm=True))
+    parts.append(tile_function(program, plan, norm=False))
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def row_function(program: Program, plan: Layout) -> str:
+    names = Names(program, real=False)
+    ends = [program.results[label] for label in plan.row_states]
+    wanted = [*plan.scalars, *ends]
+    kept = [f"row_states[k, {i}] = {names.of(place)}" for i, place in enumerate(ends)]
+    body = [
+        "hypers = groups[group_of[k]]",
+        "t = float(ages[k] + 1)",
+        *(f"{names.input(label)} = hypers[{i}]" for i, label in enumerate(plan.hypers)),
+        *(f"{names.input(label)} = row_states[k, {i}]" for i, label in enumerate(plan.row_states)),
+        *names.lines(wanted),
+        *(f"scalars[k, {i}] = {names.of(place)}" for i, place in enumerate(plan.scalars)),
+        "if last:",
+        *indented(["ages[k] += 1", *kept]),
+    ]
+    return "\n".join(
+        [
+            '@numba.njit(cache=True, error_model="numpy")',
+            "def rows(groups, group_of, ages, row_states, norm, scalars, last):",
+            *indented(["one, zero = 1.0, 0.0", "for k in range(len(ages)):"]),
+            *indented(body, 2),
+        ]
+    )
+
+
+def tile_function(program: Program, plan: Layout, norm: bool) -> str:
+    """The pass over elements: the step itself, or the sum of squares that a norm needs."""
+    names = Names(program, real=True)
+    wanted = (
+        [program.results["normed"]] if norm else [program.results[label] for label in plan.written]
+    )
+    needed = set(program.needed(wanted))
+    tensors = [label for label in plan.tensors if program.inputs[label] in needed]
+    tensors = tensors if norm else list(plan.tensors)
+    scalars = [
+        f"{names.of(place)} = real(scalars[k, {i}])"
+        for i, place in enumerate(plan.scalars)
+        if place in needed
+    ]
+    ends = (
+        [f"total += np.float64({names.of(wanted[0])}) * np.float64({names.of(wanted[0])})"]
+        if norm
+        else [f"{label}_[i] = {names.of(program.results[label])}" for label in plan.written]
+    )
+    body = [
+        "k, start, n = tensor_of[tile], starts[tile], lengths[tile]",
+        *(
+            f"{label}_ = numba.carray(pointer(tensors[k, {plan.tensors.index(label)}]"
+            " + start * size), n, real)"
+            for label in tensors
+        ),
+        *scalars,
+        *(["total = 0.0"] if norm else []),
+        "for i in range(n):",
+        *indented([f"{names.input(label)} = {label}_[i]" for label in tensors]),
+        *indented([*names.lines(wanted), *ends]),
+        *(["sums[tile] = total"] if norm else []),
+    ]
+    name = "squares" if norm else "tiles"
+    sums = "sums, " if norm else ""
+    return "\n".join(
+        [
+            '@numba.njit(cache=True, nogil=True, error_model="numpy")',
+            f"def {name}(tensors, tensor_of, starts, lengths, scalars, {sums}first, last):",
+            *indented(["for tile in range(first, last):"]),
+            *indented(body, 2),
+        ]
+    )
+
+
+class Names:
+    """What each operation of a program is called in a function, and the lines that compute them.
+
+    real: whether the function's own numbers are elements; those of the row are then given.
+    """
+
+    def __init__(self, program: Program, real: bool) -> None:
+        self.program = program
+        self.real = real
+        self.results = {place: label for label, place in program.results.items()}
+
+    def input(self, label: str) -> str:
+        return label.replace("[", "_").replace("]", "")
+
+    def of(self, place: int) -> str:
+        operation = self.program.operations[place]
+        if operation.name == "constant":
+            return f"real({operation.label})" if self.real else operation.label
+        if operation.name == "input":
+            return self.input(operation.label)
+        if place in self.results and operation.level == "element":
+            return f"new_{self.results[place]}"
+        return f"{'r' if operation.level == 'row' else 'x'}{place}"
+
+    def lines(self, wanted: Iterable[int]) -> list[str]:
+        level = "element" if self.real else "row"
+        lines = []
+        for place in self.program.needed(wanted):
+            operation = self.program.operations[place]
+            if operation.level == level and operation.name in FUNCTIONS:
+                arguments = [self.of(argument) for argument in operation.arguments]
+                lines.append(f"{self.of(place)} = {FUNCTIONS[operation.name].format(*arguments)}")
+        return lines
+
+
+def indented(lines: Iterable[str], by: int = 1) -> list[str]:
+    return [" " * 4 * by + line for line in lines]

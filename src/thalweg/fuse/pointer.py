@@ -1,0 +1,19 @@
+"""Addresses as Numba's pointers: the one thing that printed kernels need beyond Numba."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+
+@intrinsic
+def pointer(_typing: Any, _address: Any) -> Any:
+    """An int64 address as a pointer that `numba.carray` takes."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.int64), generate

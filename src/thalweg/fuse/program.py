@@ -1,0 +1,68 @@
+"""A chain of rules as a straight-line program.
+
+An operation works on numbers of one of two levels: those of a *row*, computed once for each tensor
+and step in float64 (`1 - beta1**t`), and those of its *elements*, computed for each of them in the
+parameter's precision. An operation is an element's as soon as one of its arguments is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+Level = Literal["row", "element"]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One line of a program: a function of earlier lines, which `arguments` gives the places of.
+
+    name: "input", "constant", or the function: add, subtract, multiply, divide, power, negate,
+    remainder, sqrt, minimum, maximum, less, equal, where. label: an input's name, or the
+    constant as Python writes it.
+    """
+
+    name: str
+    arguments: tuple[int, ...]
+    level: Level
+    label: str = ""
+
+
+@dataclass
+class Program:
+    """Operations in order, each written once, and which of them are its results.
+
+    inputs: the places of the inputs, by label. results: the places of what the program gives, by
+    name: `param`, the states and the row states.
+    """
+
+    operations: list[Operation] = field(default_factory=list)
+    inputs: dict[str, int] = field(default_factory=dict)
+    results: dict[str, int] = field(default_factory=dict)
+    places: dict[Operation, int] = field(default_factory=dict)
+
+    def add(self, operation: Operation) -> int:
+        """The place of an operation, which is a new one only if the program has none like it."""
+        if operation not in self.places:
+            self.places[operation] = len(self.operations)
+            self.operations.append(operation)
+        return self.places[operation]
+
+    def input(self, label: str, level: Level) -> int:
+        self.inputs[label] = self.add(Operation("input", (), level, label))
+        return self.inputs[label]
+
+    def constant(self, value: float) -> int:
+        return self.add(Operation("constant", (), "row", repr(float(value))))
+
+    def needed(self, wanted: Iterable[int]) -> list[int]:
+        """The places of all operations that the wanted ones rest on, in order."""
+        found: set[int] = set()
+        open_ = list(wanted)
+        while open_:
+            place = open_.pop()
+            if place not in found:
+                found.add(place)
+                open_ += self.operations[place].arguments
+        return sorted(found)

@@ -1,0 +1,192 @@
+"""Steps the parameters of an optimizer with compiled kernels, where they lie."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter, is_
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import increment_version
+
+from thalweg.fuse.kernel import DTYPES, Kernel, Table, kernel_of
+from thalweg.rules.rule import Rule
+
+if TYPE_CHECKING:
+    from thalweg.optim.base import RuleOptimizer
+
+Chain = tuple[type[Rule], ...]
+Group = dict[str, Any]
+Member = tuple[Tensor, Tensor, int]
+"""A parameter, the gradient that it has, and its group's index."""
+
+nbytes = attrgetter("nbytes")
+
+
+class Fused:
+    """Members that one kernel steps together, and the table that says where they are.
+
+    places: theirs among the members of a step. Their states stay those of the optimizer; each
+    `step` and each number of a row becomes a view of one tensor for all, so that the kernel moves
+    them on in one pass.
+    """
+
+    def __init__(
+        self,
+        optimizer: RuleOptimizer,
+        kernel: Kernel,
+        members: Sequence[Member],
+        places: Sequence[int],
+    ) -> None:
+        self.optimizer, self.kernel, self.places = optimizer, kernel, places
+        taken = [members[place] for place in places]
+        self.params = [param for param, _, _ in taken]
+        self.saved = [optimizer.state[param] for param in self.params]
+        ages = torch.tensor([age(saved) for saved in self.saved], dtype=torch.float32)
+        for (param, _, index), saved in zip(taken, self.saved, strict=True):
+            states = optimizer.states(kernel.chain, param, optimizer.values(index))
+            tensors = {n: state for n, state in states.items() if isinstance(state, Tensor)}
+            saved |= {name: tensor.contiguous() for name, tensor in tensors.items()}
+        starts = {n: state.init for rule in kernel.chain for n, state in rule.row_states.items()}
+        numbers = [[float(s.get(n, init)) for n, init in starts.items()] for s in self.saved]
+        row_states = torch.tensor(numbers, dtype=torch.float64).reshape(len(taken), -1)
+        for k, saved in enumerate(self.saved):
+            saved["step"] = ages[k]
+            saved |= {name: row_states[k, i] for i, name in enumerate(starts)}
+        self.state, self.held = optimizer.state, len(optimizer.state)
+        self.steps = [saved["step"] for saved in self.saved]
+        self.addresses = [param.data_ptr() for param in self.params]
+        self.sizes = [param.nbytes for param in self.params]
+        labels = [label for label in kernel.layout.tensors if label != "grad"]
+        columns = [
+            [param if label == "param" else saved[label] for label in labels]
+            for param, saved in zip(self.params, self.saved, strict=True)
+        ]
+        self.groups = sorted({index for _, _, index in taken})
+        group_of = [self.groups.index(index) for _, _, index in taken]
+        self.table = Table(kernel, columns, group_of, ages, row_states)
+
+    def stands(self) -> bool:
+        """Whether parameters and states are where the table has them.
+
+        Whatever puts another state in place puts another `step` in place too.
+        """
+        state = self.optimizer.state
+        return (
+            state is self.state
+            and len(state) == self.held
+            and list(map(Tensor.data_ptr, self.params)) == self.addresses
+            and all(map(is_, [saved.get("step") for saved in self.saved], self.steps))
+        )
+
+    def gradients(self, members: Sequence[Member]) -> list[int] | None:
+        """Where the gradients are; none if one cannot be read so."""
+        found = [members[place][1] for place in self.places]
+        if list(map(nbytes, found)) != self.sizes or not all(map(Tensor.is_contiguous, found)):
+            return None
+        return list(map(Tensor.data_ptr, found))
+
+    def step(self, gradients: list[int]) -> None:
+        values = map(self.optimizer.values, self.groups)
+        self.table.step(gradients, [in_columns(self.kernel, each) for each in values])
+        # Autograd has to know that what it may have saved has changed.
+        increment_version(self.params)
+
+
+class Fusing:
+    """The compiled steps of an optimizer: which of its parameters they take, and their tables."""
+
+    def __init__(self) -> None:
+        self.settled: tuple[list[int], list[Any]] = [], []
+        self.left: list[int] = []
+        self.parts: list[Fused] = []
+
+    def step(self, optimizer: RuleOptimizer, members: list[Member]) -> list[Member]:
+        """Steps what kernels can, and returns the rest."""
+        groups = [(optimizer.chain(each), each["maximize"]) for each in optimizer.param_groups]
+        now = [id(param) for param, _, _ in members], groups
+        stands = now == self.settled and all(part.stands() for part in self.parts)
+        gradients = [part.gradients(members) for part in self.parts] if stands else [None]
+        if None in gradients:
+            self.settle(optimizer, members)
+            self.settled = now
+            gradients = [part.gradients(members) for part in self.parts]
+        for part, addresses in zip(self.parts, gradients, strict=True):
+            assert addresses is not None, "only gradients that a kernel can read were taken"
+            part.step(addresses)
+        return [members[place] for place in self.left]
+
+    def settle(self, optimizer: RuleOptimizer, members: list[Member]) -> None:
+        """Finds the kernels for the members, and those that no kernel steps."""
+        self.left, taken = sorted_out(optimizer, members)
+        self.parts = [Fused(optimizer, kernel, members, some) for kernel, some in taken.items()]
+        if self.left and optimizer.backend == "numba":
+            warnings.warn(
+                f"{len(self.left)} of {len(members)} tensors are stepped eagerly: kernels take "
+                "contiguous float32 and float64 on the CPU, and chains that can be traced.",
+                stacklevel=5,
+            )
+            optimizer.backend = "auto"
+
+
+def sorted_out(
+    optimizer: RuleOptimizer, members: Sequence[Member]
+) -> tuple[list[int], dict[Kernel, list[int]]]:
+    """The places of the members that no kernel can step, and of those of each kernel.
+
+    A norm is over all members of a chain: one kernel takes all of them, or none does.
+    """
+    left: list[int] = []
+    taken: dict[Kernel, list[int]] = {}
+    for chain, places in by_chain(optimizer, members).items():
+        kernels = [kernel_for(chain, members[i], optimizer.param_groups) for i in places]
+        if any(rule.norms for rule in chain) and len(set(kernels)) > 1:
+            kernels = [None] * len(places)
+        for place, kernel in zip(places, kernels, strict=True):
+            (left if kernel is None else taken.setdefault(kernel, [])).append(place)
+    return left, taken
+
+
+def by_chain(optimizer: RuleOptimizer, members: Iterable[Member]) -> dict[Chain, list[int]]:
+    """The places of the members that each chain steps."""
+    chains = [optimizer.chain(group) for group in optimizer.param_groups]
+    found: dict[Chain, list[int]] = {}
+    for place, (_, _, index) in enumerate(members):
+        found.setdefault(chains[index], []).append(place)
+    return found
+
+
+def kernel_for(chain: Chain, member: Member, groups: Sequence[Group]) -> Kernel | None:
+    """The kernel that steps a member; none where eager arithmetic has to."""
+    param, grad, index = member
+    plain = (
+        type(param) in (Tensor, nn.Parameter)
+        and param.device.type == "cpu"
+        and param.dtype in DTYPES
+        and grad.dtype is param.dtype
+        and grad.layout is torch.strided
+        and param.is_contiguous()
+        and grad.is_contiguous()
+        and not groups[index]["maximize"]
+    )
+    return kernel_of(chain, param.dtype) if plain else None
+
+
+def age(saved: Mapping[str, Any]) -> int:
+    """The steps a parameter has taken; PyTorch does not count them for every optimizer."""
+    if "step" in saved:
+        return int(saved["step"])
+    return int(any(value is not None for value in saved.values()))
+
+
+def in_columns(kernel: Kernel, values: Mapping[str, Any]) -> list[float]:
+    """A group's hyperparameters in the order of a kernel's columns; a pair's parts one by one."""
+    flat: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, tuple):
+            flat |= {f"{name}[{i}]": part for i, part in enumerate(value)}
+        else:
+            flat[name] = value
+    return [flat[label] for label in kernel.layout.hypers]

@@ -1,0 +1,370 @@
+"""Compiled kernels against the eager arithmetic of the same chain."""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from thalweg import optim, recipes, rules, schedules
+from thalweg.errors import UserError
+from thalweg.fuse.threads import share
+from thalweg.optim import Optimizer
+from thalweg.recipes import RECIPES, Recipe
+
+SHAPES = [(), (0,), (1,), (7,), (3, 5), (2, 3, 4), (1000,)]
+
+CHAINS: dict[str, Recipe] = {name: make() for name, make in RECIPES.items()} | {
+    "sgd with PyTorch's momentum": recipes.chain(rules.SGDMomentum(dampening=0.2)),
+    "sgd with PyTorch's nesterov": recipes.chain(rules.SGDNesterov()),
+    "rmsprop with momentum": recipes.rmsprop(momentum=0.8),
+    "centered rmsprop": recipes.chain(rules.CenteredRMSprop()),
+    "centered rmsprop with momentum": recipes.chain(rules.CenteredRMSpropMomentum()),
+    "l2 decay": recipes.adam(weight_decay=0.1),
+    "clip by value, tail average": recipes.chain(
+        recipes.clip_value(0.5), recipes.adam(), recipes.tail_average(last=3, steps=6)
+    ),
+    "clip by norm of decayed gradients": recipes.chain(
+        rules.L2Decay(weight_decay=0.1), recipes.clip_norm(0.5), recipes.sgd()
+    ),
+    "block average": recipes.chain(recipes.nesterov(), recipes.block_average(last=2)),
+    "exponential average": recipes.chain(recipes.lion(), recipes.ema(0.9)),
+    "scheduled": recipes.nesterov(
+        lr=schedules.linear(0.1, steps=5), momentum=schedules.warming(steps=5)
+    ),
+}
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def parameters(dtype: torch.dtype, shapes: list[tuple[int, ...]] = SHAPES) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(s, dtype=dtype, generator=generator).requires_grad_() for s in shapes]
+
+
+def give_gradients(params: list[Tensor], step: int) -> None:
+    generator = torch.Generator().manual_seed(step)
+    for param in params:
+        param.grad = torch.randn(param.shape, dtype=param.dtype, generator=generator)
+
+
+def both(
+    recipe: Recipe, dtype: torch.dtype, shapes: list[tuple[int, ...]] = SHAPES
+) -> list[tuple[list[Tensor], Optimizer]]:
+    sides = []
+    for backend in ("numba", "eager"):
+        params = parameters(dtype, shapes)
+        sides.append((params, Optimizer(params, recipe, backend=backend)))
+    return sides
+
+
+def numbers(params: list[Tensor], optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """All that a step has changed."""
+    kept = [optimizer.state[p][name] for p in params for name in sorted(optimizer.state[p])]
+    return [*params, *kept]
+
+
+def assert_close(ours: list[Tensor], theirs: list[Tensor], ulps: float = 4) -> None:
+    for one, other in zip(ours, theirs, strict=True):
+        size = float(other.detach().abs().max()) if other.numel() else 0.0
+        unit = torch.finfo(one.dtype).eps
+        torch.testing.assert_close(one, other, rtol=ulps * unit, atol=ulps * unit * max(size, 1e-3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", CHAINS)
+def test_each_step_of_a_kernel_is_the_eager_one(name: str, dtype: torch.dtype) -> None:
+    (params, fused), (others, eager) = both(CHAINS[name], dtype)
+    for step in range(6):
+        give_gradients(params, step)
+        give_gradients(others, step)
+        fused.step()
+        eager.step()
+        assert_close(numbers(params, fused), numbers(others, eager))
+        # From here both go on from the same numbers, so that each step is judged alone.
+        for one, other in zip(params, others, strict=True):
+            one.data.copy_(other)
+            for key, state in eager.state[other].items():
+                fused.state[one][key].copy_(state)
+    assert fused.kernel_source()
+
+
+POOL = st.sampled_from([name for name, recipe in CHAINS.items() if len(recipe.rules) > 1])
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(
+    name=POOL,
+    lr=st.floats(1e-4, 1.0),
+    shapes=st.lists(st.lists(st.integers(0, 40), max_size=2).map(tuple), min_size=1, max_size=4),
+)
+def test_chains_at_any_rate_and_shape(name: str, lr: float, shapes: list[tuple[int, ...]]) -> None:
+    (params, fused), (others, eager) = both(CHAINS[name].replace(lr=lr), torch.float64, shapes)
+    for step in range(2):
+        give_gradients(params, step)
+        give_gradients(others, step)
+        fused.step()
+        eager.step()
+    assert_close(numbers(params, fused), numbers(others, eager), ulps=64)
+
+
+def test_many_tiles_and_odd_alignments() -> None:
+    sides = []
+    for backend in ("numba", "eager"):
+        whole = torch.randn(2**18 + 9, generator=torch.Generator().manual_seed(0))
+        params = [whole[1 : 2**17 + 4].detach(), whole[2**17 + 5 :].detach()]
+        optimizer = Optimizer([p.requires_grad_() for p in params], recipes.adam(), backend=backend)
+        give_gradients(params, 0)
+        optimizer.step()
+        sides.append(numbers(params, optimizer))
+    assert_close(*sides)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["clip by value, tail average", "amsgrad", "adam", "sgd"])
+def test_numbers_that_are_not_finite_go_where_they_go_eagerly(name: str, bad: float) -> None:
+    (params, fused), (others, eager) = both(CHAINS[name], torch.float32, [(5,)])
+    for step in range(2):
+        for side in (params, others):
+            give_gradients(side, step)
+            assert side[0].grad is not None
+            side[0].grad[2] = bad
+        fused.step()
+        eager.step()
+    torch.testing.assert_close(params[0], others[0], equal_nan=True)
+
+
+def made_late(params: list[Tensor], step: int) -> None:
+    if step < 2:
+        params[3].grad = None
+
+
+def not_contiguous(params: list[Tensor], _: int) -> None:
+    assert params[4].grad is not None
+    params[4].grad = params[4].grad.t().contiguous().t()
+
+
+def expanded(params: list[Tensor], _: int) -> None:
+    params[6].grad = torch.ones(1).expand(1000)
+
+
+def elsewhere(params: list[Tensor], step: int) -> None:
+    if step == 2:
+        params[6].data = params[6].data.clone()
+
+
+@pytest.mark.parametrize("change", [made_late, not_contiguous, expanded, elsewhere])
+@pytest.mark.parametrize("name", ["adam", "nadam", "clip by norm of decayed gradients"])
+def test_tensors_that_come_late_move_or_lie_otherwise(
+    name: str, change: Callable[[list[Tensor], int], None]
+) -> None:
+    (params, fused), (others, eager) = both(CHAINS[name], torch.float32)
+    fused.backend = "auto"
+    for step in range(4):
+        for side in (params, others):
+            give_gradients(side, step)
+            change(side, step)
+        fused.step()
+        eager.step()
+    assert_close(numbers(params, fused), numbers(others, eager), ulps=32)
+
+
+def test_what_no_kernel_takes_is_said_once() -> None:
+    params = parameters(torch.float32, [(3, 5), (4,)])
+    optimizer = Optimizer(params, recipes.adam(), backend="numba")
+    with pytest.warns(UserWarning, match="1 of 2 tensors are stepped eagerly") as told:
+        for step in range(3):
+            give_gradients(params, step)
+            params[0].grad = torch.ones(1, 1).expand(3, 5)
+            optimizer.step()
+    assert len(told) == 1
+
+
+def test_groups_have_rates_of_their_own_that_may_change() -> None:
+    sides = []
+    for backend in ("numba", "eager"):
+        params = parameters(torch.float32, [(4,), (5,)])
+        groups = [{"params": params[:1], "lr": 0.1}, {"params": params[1:], "lr": 0.01}]
+        optimizer = Optimizer(groups, recipes.adam(), backend=backend)
+        for step in range(4):
+            give_gradients(params, step)
+            optimizer.param_groups[1]["lr"] *= 2
+            optimizer.step()
+        sides.append(numbers(params, optimizer))
+    assert_close(*sides, ulps=16)
+
+
+@pytest.mark.parametrize("name", ["adam", "nadam", "nesterov"])
+def test_a_saved_state_goes_on_in_the_other_backend(name: str) -> None:
+    (params, fused), (others, eager) = both(CHAINS[name], torch.float64)
+    for step in range(2):
+        give_gradients(params, step)
+        give_gradients(others, step)
+        fused.step()
+        eager.step()
+    fused_state, eager_state = copy.deepcopy((fused.state_dict(), eager.state_dict()))
+    fused.load_state_dict(eager_state)
+    eager.load_state_dict(fused_state)
+    for step in range(2, 4):
+        give_gradients(params, step)
+        give_gradients(others, step)
+        fused.step()
+        eager.step()
+    assert_close(numbers(params, fused), numbers(others, eager), ulps=32)
+
+
+def test_a_copy_steps_its_own_parameters() -> None:
+    params = parameters(torch.float32, [(4,)])
+    optimizer = optim.Adam(params)
+    give_gradients(params, 0)
+    optimizer.step()
+    twin = copy.deepcopy(optimizer)
+    before = params[0].detach().clone()
+    (copied,) = twin.param_groups[0]["params"]
+    copied.grad = torch.ones(4)
+    twin.step()
+    assert torch.equal(params[0], before)
+    assert float(optimizer.state[params[0]]["step"]) == 1
+
+
+def test_autograd_is_told_that_parameters_have_changed() -> None:
+    (param,) = parameters(torch.float32, [(4,)])
+    loss = (param**3).sum()
+    give_gradients([param], 0)
+    Optimizer([param], recipes.sgd(), backend="numba").step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.backward(loss)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_threads_take_each_piece_once_and_failures_come_through() -> None:
+    taken: list[tuple[int, int]] = []
+    pieces = [(i, i + 1) for i in range(1000)]
+    share(lambda first, last: taken.append((first, last)), pieces)
+    assert sorted(taken) == pieces
+    with pytest.raises(ZeroDivisionError):
+        share(lambda first, _: 1 // (first - 500), pieces)
+
+
+def large() -> tuple[Tensor, Optimizer]:
+    """A parameter of several tiles, after one step, with the gradient of the next."""
+    param = torch.zeros(2**18, requires_grad=True)
+    optimizer = Optimizer([param], recipes.adam(), backend="numba")
+    for step in range(2):
+        give_gradients([param], step)
+        if step == 0:
+            optimizer.step()
+    return param, optimizer
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_forked_process_goes_on() -> None:
+    """Its threads are new ones: those of its parent are not in it."""
+    (param, optimizer), (other, expected) = large(), large()
+    expected.step()
+    right = other.detach().numpy().copy()
+
+    def child() -> None:
+        optimizer.step()
+        helped = any(thread.name.startswith("thalweg") for thread in threading.enumerate())
+        sys.exit(int(not (helped and np.array_equal(param.detach().numpy(), right))))
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(60)
+    process.kill()
+    assert process.exitcode == 0
+
+
+class Steps(Dataset[Tensor]):
+    """Samples that are made with an optimizer, in whatever process a loader asks for them."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, _: int) -> Tensor:
+        param, optimizer = large()
+        optimizer.step()
+        return param.detach()
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_of_a_loader_step_as_their_parent_does(start: str) -> None:
+    right = Steps()[0]
+    loader = DataLoader(Steps(), batch_size=None, num_workers=2, multiprocessing_context=start)
+    for found in loader:
+        assert torch.equal(found, right)
+
+
+def test_kernels_can_be_read() -> None:
+    source = Optimizer(parameters(torch.float32), recipes.adam()).kernel_source()
+    assert "new_exp_avg" in source
+    assert "param_[i] = new_param" in source
+    assert source.count("for i in range(n):") == 1
+
+
+def test_an_exact_window_has_no_kernel() -> None:
+    windowed = recipes.chain(recipes.sgd(), recipes.tail_average(last=3))
+    assert Optimizer(parameters(torch.float32), windowed).kernel_source() == ""
+
+
+def test_an_unknown_backend_is_named() -> None:
+    with pytest.raises(UserError, match="no backend is called nunba; did you mean numba"):
+        Optimizer(parameters(torch.float32), recipes.adam(), backend="nunba")
+
+
+STEP = """
+import torch
+from thalweg import optim
+param = torch.ones(5, requires_grad=True)
+optimizer = optim.Adam([param], lr=0.5)
+param.grad = torch.ones(5)
+optimizer.step()
+print(param.tolist())
+"""
+
+
+def in_a_process(cache: Path) -> subprocess.Popen[str]:
+    environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
+    return subprocess.Popen(
+        [sys.executable, "-c", STEP], env=environment, stdout=subprocess.PIPE, text=True
+    )
+
+
+def printed_by(process: subprocess.Popen[str]) -> str:
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    return out
+
+
+def test_processes_share_a_cache_and_a_damaged_one_is_rebuilt(tmp_path: Path) -> None:
+    together = [in_a_process(tmp_path) for _ in range(2)]
+    first, second = map(printed_by, together)
+    assert first == second
+    np.testing.assert_allclose(eval(first), [0.5] * 5, rtol=1e-6)
+    files = [file for file in (tmp_path / "thalweg").rglob("*") if file.is_file()]
+    assert any(file.suffix == ".nbi" for file in files)
+    for file in files:
+        file.write_bytes(b"damaged")
+    assert printed_by(in_a_process(tmp_path)) == first
+    assert (tmp_path / "thalweg/kernels").stat().st_mode & 0o077 == 0
