@@ -42,6 +42,7 @@ CHAINS: dict[str, Recipe] = {name: make() for name, make in RECIPES.items()} | {
     ),
     "block average": recipes.chain(recipes.nesterov(), recipes.block_average(last=2)),
     "exponential average": recipes.chain(recipes.lion(), recipes.ema(0.9)),
+    "rounded at random": recipes.chain(recipes.sgd(), recipes.stochastic_rounding(seed=3)),
     "scheduled": recipes.nesterov(
         lr=schedules.linear(0.1, steps=5), momentum=schedules.warming(steps=5)
     ),
@@ -58,13 +59,15 @@ def two_threads() -> Iterator[None]:
 
 def parameters(dtype: torch.dtype, shapes: list[tuple[int, ...]] = SHAPES) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(s, dtype=dtype, generator=generator).requires_grad_() for s in shapes]
+    made = [torch.randn(shape, dtype=torch.float64, generator=generator) for shape in shapes]
+    return [param.to(dtype).requires_grad_() for param in made]
 
 
 def give_gradients(params: list[Tensor], step: int) -> None:
     generator = torch.Generator().manual_seed(step)
     for param in params:
-        param.grad = torch.randn(param.shape, dtype=param.dtype, generator=generator)
+        made = torch.randn(param.shape, dtype=torch.float64, generator=generator)
+        param.grad = made.to(param.dtype)
 
 
 def both(
@@ -90,8 +93,12 @@ def assert_close(ours: list[Tensor], theirs: list[Tensor], ulps: float = 4) -> N
         torch.testing.assert_close(one, other, rtol=ulps * unit, atol=ulps * unit * max(size, 1e-3))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("name", CHAINS)
+CASES = [(name, dtype) for name in CHAINS for dtype in (torch.float32, torch.float64)]
+CASES += [(name, torch.bfloat16) for name in ("adam", "lion", "scheduled", "rounded at random")]
+CASES += [("clip by norm of decayed gradients", torch.bfloat16)]
+
+
+@pytest.mark.parametrize(("name", "dtype"), CASES, ids=str)
 def test_each_step_of_a_kernel_is_the_eager_one(name: str, dtype: torch.dtype) -> None:
     (params, fused), (others, eager) = both(CHAINS[name], dtype)
     for step in range(6):

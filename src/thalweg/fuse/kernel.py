@@ -27,11 +27,11 @@ from thalweg.rules.rule import Rule
 TILE = 2**16
 """Elements that one thread takes at a time; fewer are sooner done than shared."""
 
-DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 
 
 class Kernel:
-    """The compiled step of a chain for elements of one type.
+    """The compiled step of a chain for parameters of one type.
 
     source: the printed module. layout: where it finds what it works on.
     Raises TypeError for a chain that cannot be traced.
@@ -39,7 +39,7 @@ class Kernel:
 
     def __init__(self, chain: tuple[type[Rule], ...], dtype: torch.dtype) -> None:
         self.chain = chain
-        program = trace(chain)
+        program = trace(chain, dtype)
         self.layout = layout(program)
         title = "The step of " + ", ".join(rule.__name__ for rule in chain) + "."
         self.source = printed(program, DTYPES[dtype], title)

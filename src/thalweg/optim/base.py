@@ -96,7 +96,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def cell(self, chain: Chain, param: Tensor, grad: Tensor, index: int) -> Cell:
         """A parameter on its way through a step."""
-        values = self.values(index) | {"t": age(self.state[param]) + 1}
+        values = self.values(index) | {"t": age(self.state[param]) + 1, "dtype": param.dtype}
         downhill = descending(grad, self.param_groups[index]["maximize"])
         return Cell(working(param), downhill, values, self.states(chain, param, values))
 

@@ -125,7 +125,8 @@ class Fusing:
         if self.left and optimizer.backend == "numba":
             warnings.warn(
                 f"{len(self.left)} of {len(members)} tensors are stepped eagerly: kernels take "
-                "contiguous float32 and float64 on the CPU, and chains that can be traced.",
+                "contiguous float32, float64 and bfloat16 on the CPU, and chains that can be "
+                "traced.",
                 stacklevel=5,
             )
             optimizer.backend = "auto"
