@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -74,6 +75,14 @@ def rounded(x, place, seed, t):
 '''
 
 
+OWN_WORDS = re.compile(
+    "groups|group_of|ages|row_states|norms|scalars|first|last|hypers|tensors|tensor_of|starts|"
+    "lengths|sums|tile|total|start|k|n|i|one|zero|real|sqrt|numba|np|rows|tiles|squares|pointer|"
+    r"widened|narrowed|mixed|rounded|[rx]\d+|new_.*|.*_array"
+)
+"""What the printed functions call their own things; a rule's value of such a name gets a `_`."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where a kernel finds what it works on, by label.
@@ -144,6 +153,7 @@ def row_function(program: Program, plan: Layout) -> str:
     body = [
         "hypers = groups[group_of[k]]",
         "t = float(ages[k] + 1)",
+        *(["norm = norms[k]"] if plan.normed else []),
         *(f"{names.input(label)} = hypers[{i}]" for i, label in enumerate(plan.hypers)),
         *(f"{names.input(label)} = row_states[k, {i}]" for i, label in enumerate(plan.row_states)),
         *names.lines(wanted),
@@ -154,7 +164,7 @@ def row_function(program: Program, plan: Layout) -> str:
     return "\n".join(
         [
             '@numba.njit(cache=True, error_model="numpy")',
-            "def rows(groups, group_of, ages, row_states, norm, scalars, last):",
+            "def rows(groups, group_of, ages, row_states, norms, scalars, last):",
             *indented(["one, zero = 1.0, 0.0", "for k in range(len(ages)):"]),
             *indented(body, 2),
         ]
@@ -188,7 +198,7 @@ def tile_function(program: Program, plan: Layout, dtype: str, norm: bool) -> str
         *scalars,
         *(["total = 0.0"] if norm else []),
         "for i in range(n):",
-        *indented(tensor.load() for tensor in tensors),
+        *indented(tensor.load(names.input(tensor.label)) for tensor in tensors),
         *indented([*names.lines(wanted), *ends]),
         *(["sums[tile] = total"] if norm else []),
     ]
@@ -223,14 +233,14 @@ class Array:
         size = 2 if self.half else 8 if self.dtype == "float64" else 4
         address = f"tensors[k, {self.column}] + start * {size}"
         kind = "np.uint16" if self.half else "real"
-        return f"{self.label}_ = numba.carray(pointer({address}), n, {kind})"
+        return f"{self.label}_array = numba.carray(pointer({address}), n, {kind})"
 
-    def load(self) -> str:
-        read = f"{self.label}_[i]"
-        return f"{self.label} = {f'widened({read})' if self.half else read}"
+    def load(self, name: str) -> str:
+        read = f"{self.label}_array[i]"
+        return f"{name} = {f'widened({read})' if self.half else read}"
 
     def store(self, result: str) -> str:
-        return f"{self.label}_[i] = {f'narrowed({result})' if self.half else result}"
+        return f"{self.label}_array[i] = {f'narrowed({result})' if self.half else result}"
 
 
 class Names:
@@ -245,7 +255,8 @@ class Names:
         self.results = {place: label for label, place in program.results.items()}
 
     def input(self, label: str) -> str:
-        return label.replace("[", "_").replace("]", "")
+        name = label.replace("[", "_").replace("]", "")
+        return f"{name}_" if OWN_WORDS.fullmatch(name) else name
 
     def of(self, place: int) -> str:
         operation = self.program.operations[place]

@@ -220,9 +220,10 @@ class RuleOptimizer(torch.optim.Optimizer):
 
 
 def model_norm(tensors: list[Tensor]) -> list[Tensor]:
-    """The norm over all of them, once for each, on its own device."""
-    total = torch.nn.utils.get_total_norm(tensors)
-    return [total.to(tensor.device) for tensor in tensors]
+    """The norm over all of them, summed in float64; once for each, as its own kind."""
+    norms = [torch.linalg.vector_norm(x, dtype=torch.float64) for x in tensors]
+    total = torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
+    return [total.to(tensor) for tensor in tensors]
 
 
 def as_real(x: Tensor) -> Tensor:

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter, is_
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
-from thalweg.fuse.kernel import DTYPES, Kernel, Table, kernel_of
+from thalweg.fuse.kernel import Kernel, Table, kernel_of, labelled
 from thalweg.rules.rule import Rule
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Fused:
         ]
         self.groups = sorted({index for _, _, index in taken})
         group_of = [self.groups.index(index) for _, _, index in taken]
-        self.table = Table(kernel, columns, group_of, ages, row_states)
+        self.table = Table(kernel, columns, group_of, [0] * len(taken), ages, row_states)
 
     def stands(self) -> bool:
         """Whether parameters and states are where the table has them.
@@ -89,8 +90,9 @@ class Fused:
         return list(map(Tensor.data_ptr, found))
 
     def step(self, gradients: list[int]) -> None:
-        values = map(self.optimizer.values, self.groups)
-        self.table.step(gradients, [in_columns(self.kernel, each) for each in values])
+        values = [labelled(self.optimizer.values(index)) for index in self.groups]
+        hypers = [[each[label] for label in self.kernel.layout.hypers] for each in values]
+        self.table.step(gradients, np.array(hypers, np.float64).reshape(len(values), -1))
         # Autograd has to know that what it may have saved has changed.
         increment_version(self.params)
 
@@ -165,7 +167,6 @@ def kernel_for(chain: Chain, member: Member, groups: Sequence[Group]) -> Kernel 
     plain = (
         type(param) in (Tensor, nn.Parameter)
         and param.device.type == "cpu"
-        and param.dtype in DTYPES
         and grad.dtype is param.dtype
         and grad.layout is torch.strided
         and param.is_contiguous()
@@ -180,14 +181,3 @@ def age(saved: Mapping[str, Any]) -> int:
     if "step" in saved:
         return int(saved["step"])
     return int(any(value is not None for value in saved.values()))
-
-
-def in_columns(kernel: Kernel, values: Mapping[str, Any]) -> list[float]:
-    """A group's hyperparameters in the order of a kernel's columns; a pair's parts one by one."""
-    flat: dict[str, float] = {}
-    for name, value in values.items():
-        if isinstance(value, tuple):
-            flat |= {f"{name}[{i}]": part for i, part in enumerate(value)}
-        else:
-            flat[name] = value
-    return [flat[label] for label in kernel.layout.hypers]
