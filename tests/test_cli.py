@@ -174,11 +174,18 @@ def test_an_unknown_option_is_named(thalweg) -> None:
 def test_a_task_that_cannot_be_trained_is_said_before_anything_is_written(
     thalweg, task: dict[str, object], named: str
 ) -> None:
-    outcome = thalweg("race", own_task(**task), *QUICK)  # type: ignore[arg-type]
-    assert outcome.status == 2
-    assert len(outcome.err.strip().splitlines()) == 1
-    assert named in outcome.err
+    path = own_task(**task)  # type: ignore[arg-type]
+    Path("adam.toml").write_text(RECIPES["adam"]().to_toml())
+    for command in (
+        ["race", path, *QUICK],
+        ["train", path, "--recipe", "adam.toml", "--out", "a/b"],
+    ):
+        outcome = thalweg(*command)
+        assert outcome.status == 2
+        assert len(outcome.err.strip().splitlines()) == 1
+        assert named in outcome.err
     assert not Path("runs").exists()
+    assert not Path("a").exists()
 
 
 def test_a_ledger_with_other_settings_is_left_alone(thalweg) -> None:

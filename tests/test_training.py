@@ -260,12 +260,12 @@ def test_a_run_that_diverges_leaves_no_checkpoint(tmp_path: Path) -> None:
 def test_a_checkpoint_that_cannot_be_written_is_told_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
-    def never() -> nn.Module:
+    def never(step: int, alive: int) -> None:  # noqa: ARG001
         raise AssertionError("training has begun")
 
     for out in (tmp_path / "file" / "model.safetensors", tmp_path, Path("/proc/model.safetensors")):
         with pytest.raises(UserError, match="the checkpoint cannot be written to") as told:
-            train(replace(small(), model=never), recipes.sgd(), out=out)
+            train(small(), recipes.sgd(), out=out, watch=never)
         assert str(out) in str(told.value)
         assert "\n" not in str(told.value)
 

@@ -13,6 +13,7 @@ from thalweg.recipes import Recipe
 from thalweg.stack.member import Member
 from thalweg.stack.single import Single
 from thalweg.stack.way import populate
+from thalweg.tasks.check import check
 from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
 
@@ -57,13 +58,14 @@ def lr_range(
     `steps` steps on `seeds` fresh seeds, in one stack, and the one that brings the loss lowest is
     suggested.
 
-    Raises UserError for 0 < low < high violated, fewer than ten steps, a first step that
-    diverges, or when no rate trains.
+    Raises UserError for 0 < low < high violated, fewer than ten steps, a task that cannot be
+    trained, a first step that diverges, or when no rate trains.
     Smith 2017 (cyclical learning rates) for the ramp.
     """
     if not 0 < low < high or steps < 10 or seeds < 1:
         raise UserError("lr_range needs 0 < low < high, 10 or more steps, and 1 or more seeds.")
     task = find(task)
+    check(task)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         lrs, losses = ramp(task, recipe, low, high, steps)

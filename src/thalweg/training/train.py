@@ -21,6 +21,7 @@ from thalweg.recipes import Recipe
 from thalweg.stack.member import Member
 from thalweg.stack.population import Population
 from thalweg.stack.way import populate
+from thalweg.tasks.check import check
 from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
 from thalweg.training.run import Point, Run
@@ -81,10 +82,12 @@ def train(
 
     The checkpoint is a safetensors file of the parameters that evaluation uses, and the buffers, by
     the model's names; its metadata hold the task's name, the recipe and the seed. Raises UserError
-    when the run diverges, and, before training, when nothing can be written to `out`.
+    when the run diverges, and, before training, for a task that cannot be trained and when nothing
+    can be written to `out`.
     """
-    require_writable(Path(out))
     task = find(task)
+    check(task)
+    require_writable(Path(out))
     member = Member(recipe, seed)
     with own_random_state(seed):
         population = populate(task, [member], width=1)
