@@ -188,6 +188,31 @@ def test_a_task_that_cannot_be_trained_is_said_before_anything_is_written(
     assert not Path("a").exists()
 
 
+def test_a_task_that_fails_late_is_one_sentence_and_the_race_goes_on_when_it_is_mended(
+    thalweg,
+) -> None:
+    task = own_task()
+    mended = Path("mine.py").read_text()
+    Path("mine.py").write_text(
+        mended.replace("def loss(outputs, targets):", "calls = []\n\n" + FAILS_LATE)
+    )
+    stopped = thalweg("race", task, *QUICK)
+    assert (stopped.status, stopped.err.count("\n")) == (2, 1)
+    assert "Task 'mine' failed in training: ValueError: out of luck" in stopped.err
+
+    Path("mine.py").write_text(mended)
+    went_on = thalweg("race", task, *QUICK)
+    assert went_on.status == 0, went_on.err
+    assert "Going on in runs/mine, where 4 members are done" in went_on.out
+
+
+FAILS_LATE = """
+def loss(outputs, targets):
+    calls.append(1)
+    if len(calls) > 120:
+        raise ValueError("out of luck")"""
+
+
 def test_a_ledger_with_other_settings_is_left_alone(thalweg) -> None:
     assert thalweg(*RACE).status == 0
     before = Path("runs/saddle/ledger.sqlite").read_bytes()

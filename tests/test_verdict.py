@@ -371,6 +371,15 @@ def test_a_baseline_that_another_than_the_best_beat_is_told_which() -> None:
     assert "noisy cannot be told apart; the rest are worse" in judged.sentence
 
 
+def test_a_test_score_that_is_no_number_is_not_called_diverged() -> None:
+    record = made_record(FIELD, failing={"lion": 0.6})
+    runs = [replace(run, test=run.test and {"loss": math.nan}) for run in record.runs]
+    rows = verdict(replace(record, runs=tuple(runs))).rows
+    told = {row.entrant: wording.test_score(row) for row in rows}
+    assert told.pop("lion") == "diverged"
+    assert set(told.values()) == {"not a number"}
+
+
 # Where it stops
 
 

@@ -37,6 +37,7 @@ from thalweg.recipes import Recipe
 from thalweg.schedules import Schedule
 from thalweg.stack.member import Member
 from thalweg.stack.way import way_of
+from thalweg.tasks.check import failure_in_training
 from thalweg.tasks.task import Task
 
 WINNER = "winner.toml"
@@ -125,7 +126,8 @@ def race(
     ledger = Ledger.open(folder, settings, [one for one, _ in drawn.values()], machine(), command)
     try:
         if not ledger.finished:
-            run(found, settings, field, drawn, ledger, progress)
+            with failure_in_training(found):
+                run(found, settings, field, drawn, ledger, progress)
         record = ledger.read()
     finally:
         ledger.close()

@@ -143,7 +143,7 @@ def terminal_cells(row: Row) -> tuple[str, ...]:
     return (
         row.entrant,
         wording.number(row.validation.estimate),
-        wording.number(row.test.estimate) if row.test else "—",
+        wording.test_score(row),
         minus_best,
         between,
         wording.wins(row),

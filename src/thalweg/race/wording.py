@@ -25,6 +25,17 @@ def number(value: float) -> str:
     return "diverged" if math.isnan(value) else f"{value:.4g}".replace("inf", "∞")
 
 
+def test_score(row: Row) -> str:
+    """The median test score; it can be no number where the run did not diverge."""
+    if row.test is None:
+        return "—"
+    assert row.validation is not None
+    finished = math.isfinite(row.validation.estimate)
+    return (
+        "not a number" if finished and math.isnan(row.test.estimate) else number(row.test.estimate)
+    )
+
+
 def signed(value: float, digits: int = 3) -> str:
     return f"{value:+.{digits}g}".replace("inf", "∞")
 

@@ -13,7 +13,7 @@ from thalweg.recipes import Recipe
 from thalweg.stack.member import Member
 from thalweg.stack.single import Single
 from thalweg.stack.way import populate
-from thalweg.tasks.check import check
+from thalweg.tasks.check import check, failure_in_training
 from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
 
@@ -66,7 +66,7 @@ def lr_range(
         raise UserError("lr_range needs 0 < low < high, 10 or more steps, and 1 or more seeds.")
     task = find(task)
     check(task)
-    with torch.random.fork_rng(devices=[]):
+    with failure_in_training(task), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         lrs, losses = ramp(task, recipe, low, high, steps)
         word = lrs[losses.index(min(losses))]

@@ -21,7 +21,7 @@ from thalweg.recipes import Recipe
 from thalweg.stack.member import Member
 from thalweg.stack.population import Population
 from thalweg.stack.way import populate
-from thalweg.tasks.check import check
+from thalweg.tasks.check import check, failure_in_training
 from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
 from thalweg.training.run import Point, Run
@@ -89,7 +89,7 @@ def train(
     check(task)
     require_writable(Path(out))
     member = Member(recipe, seed)
-    with own_random_state(seed):
+    with failure_in_training(task), own_random_state(seed):
         population = populate(task, [member], width=1)
         (curve,) = learn(task, population, watch)
         (divergence,) = population.diverged
