@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,16 @@ def test_a_race_ends_with_a_verdict_a_winner_and_a_report_and_is_then_only_redra
     assert "round:" not in again.out
     assert Path("runs/saddle/report.html").exists()
     assert again.out.splitlines()[-3:] == first.out.splitlines()[-3:]
+
+
+def test_a_file_that_cannot_be_written_does_not_cost_the_verdict(thalweg) -> None:
+    Path("runs/saddle/winner.toml").mkdir(parents=True)
+    stopped = thalweg("race", "saddle", *QUICK)
+    assert stopped.status == 2
+    assert "tuned recipes on saddle" in stopped.out
+    assert stopped.err == (
+        "thalweg: runs/saddle/winner.toml cannot be written: it is no regular file.\n"
+    )
 
 
 def test_a_race_on_a_task_of_ones_own_and_training_with_its_winner(thalweg) -> None:
@@ -244,6 +255,18 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path) -> No
     went_on = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "already in the ledger" in went_on.stdout
     assert "report: runs/digits/report.html" in went_on.stdout
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.4, 1.0])
+def test_ctrl_c_at_the_very_start_is_one_line(seconds: float, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "thalweg_command", "race", "saddle"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.startswith("\nstopped")
+    assert error.count("\n") == 2
 
 
 def finished_runs(folder: Path) -> int:

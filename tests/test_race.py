@@ -15,13 +15,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from thalweg import recipes, rules, schedules, statistics
+from thalweg.api import Race, race
 from thalweg.errors import UserError
 from thalweg.optim import Optimizer
 from thalweg.race.cost import state_per_parameter
 from thalweg.race.entrants import Entrant
 from thalweg.race.ledger import FILE
 from thalweg.race.progress import Silent
-from thalweg.race.race import Result, race
 from thalweg.race.record import Look, Record, Round, RunRecord
 from thalweg.recipes import Recipe
 from thalweg.rules.space import linear, log
@@ -56,7 +56,7 @@ WILD = Entrant("wild", recipes.sgd(), {"lr": log(1e30, 1e32)})
 
 def short(
     runs: Path, task: Task | str = SADDLE, entrants: Any = ("sgd", "adam"), **more: Any
-) -> Result:
+) -> Race:
     return race(task, entrants, **{"trials": 4, "seeds": 8, "width": 4, "runs": runs} | more)
 
 

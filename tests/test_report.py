@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -173,8 +174,23 @@ def test_only_one_that_is_left_alone_is_called_the_best(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"the report .*report\.html cannot be written"):
-        write_report(RECORD, tmp_path / "file" / "report.html")
+    for place in (tmp_path / "file" / "report.html", tmp_path):
+        with pytest.raises(UserError, match=r"the report .* cannot be written"):
+            write_report(TWELVE, place)
+
+
+def test_a_report_is_replaced_only_by_a_whole_one(tmp_path: Path) -> None:
+    place = write_report(TWELVE, tmp_path / "report.html")
+    before = place.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(UserError, match="cannot be written: File too large"):
+            write_report(TWELVE, place)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert place.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
 # In a browser

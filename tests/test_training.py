@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -263,7 +264,9 @@ def test_a_checkpoint_that_cannot_be_written_is_told_before_training(tmp_path: P
     def never(step: int, alive: int) -> None:  # noqa: ARG001
         raise AssertionError("training has begun")
 
-    for out in (tmp_path / "file" / "model.safetensors", tmp_path, Path("/proc/model.safetensors")):
+    os.mkfifo(tmp_path / "pipe")
+    bad = [tmp_path / "file" / "model.safetensors", tmp_path, tmp_path / "pipe"]
+    for out in (*bad, Path("/proc/model.safetensors")):
         with pytest.raises(UserError, match="the checkpoint cannot be written to") as told:
             train(small(), recipes.sgd(), out=out, watch=never)
         assert str(out) in str(told.value)
@@ -273,5 +276,8 @@ def test_a_checkpoint_that_cannot_be_written_is_told_before_training(tmp_path: P
 def test_a_checkpoint_that_stands_there_is_replaced(tmp_path: Path) -> None:
     out = tmp_path / "model.safetensors"
     out.write_text("an older one")
+    before = os.umask(0o027)
     train(small(steps=2), recipes.sgd(), out=out)
+    os.umask(before)
+    assert out.stat().st_mode & 0o777 == 0o640
     assert set(load_file(out)) == {"0.weight", "0.bias", "2.weight", "2.bias"}

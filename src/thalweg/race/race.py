@@ -40,8 +40,6 @@ from thalweg.stack.way import way_of
 from thalweg.tasks.check import failure_in_training
 from thalweg.tasks.task import Task
 
-WINNER = "winner.toml"
-
 
 @dataclass(frozen=True)
 class Result:
@@ -238,13 +236,7 @@ def machine() -> dict[str, str]:
 
 
 def concluded(record: Record, recipes: Mapping[tuple[str, int], Recipe], folder: Path) -> Result:
-    """The verdict on the record, and the winning recipe, in `winner.toml` too."""
+    """The verdict on the record, and the winning recipe."""
     judged = verdict(record)
-    if judged.best is None:
-        return Result(record, judged, None, folder)
-    best = recipes[judged.best, record.chosen[judged.best]]
-    try:
-        (folder / WINNER).write_text(best.to_toml(), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{folder / WINNER} cannot be written: {error.strerror}.") from error
+    best = recipes[judged.best, record.chosen[judged.best]] if judged.best else None
     return Result(record, judged, best, folder)

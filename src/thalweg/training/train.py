@@ -25,6 +25,7 @@ from thalweg.tasks.check import check, failure_in_training
 from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
 from thalweg.training.run import Point, Run
+from thalweg.whole_file import require_replaceable, whole_file
 
 EVALUATIONS = 15
 """Evaluations in a run, spread evenly, the last at its end."""
@@ -117,9 +118,8 @@ def own_random_state(seed: int) -> Iterator[None]:
 
 def require_writable(path: Path) -> None:
     """Makes the checkpoint's folder; UserError where a file cannot be put there."""
-    if path.is_dir():
-        raise UserError(f"the checkpoint cannot be written to {path}, which is a folder.")
     try:
+        require_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=path.parent):
             pass
@@ -129,12 +129,10 @@ def require_writable(path: Path) -> None:
 
 def save(weights: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
     """Writes a checkpoint; one that stands there is replaced only by a whole one."""
-    unfinished = path.with_name(path.name + ".part")
     try:
-        save_file({n: x.contiguous() for n, x in weights.items()}, unfinished, metadata)
-        unfinished.replace(path)
+        with whole_file(path) as unfinished:
+            save_file({n: x.contiguous() for n, x in weights.items()}, unfinished, metadata)
     except (OSError, SafetensorError) as error:
-        unfinished.unlink(missing_ok=True)
         raise unwritable(path, error) from None
 
 
