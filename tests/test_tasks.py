@@ -231,6 +231,7 @@ def ragged_samples() -> Data:
             {"loss": lambda o, t: (o * 0).abs().sqrt().mean() + t.mean()},
             "its gradient is not: look",
         ),
+        ({"loss": lambda o, t: F.mse_loss(o, t[:, 0])}, "UserWarning: Using a target size"),
         ({"metric": lambda o, _t: o.mean() * math.nan}, "metric of task 'line' is nan on valid"),
         ({"metric": lambda _o, _t: 1 / 0}, "metric of task 'line' failed .* ZeroDivisionError"),
         (
@@ -372,7 +373,7 @@ def test_a_task_that_is_not_found_gets_a_sentence(
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("x = 1\ny = (", "line 2 failed: SyntaxError"),
+        ("x = 1\ny = (", "line 2 failed: SyntaxError: '.' was never closed$"),
         ("import no_such_module", "line 1 failed: ModuleNotFoundError: No module named 'no_such"),
         ("\nraise SystemExit(4)", "line 2 failed: SystemExit: 4"),
         (

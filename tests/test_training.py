@@ -273,6 +273,23 @@ def test_a_checkpoint_that_cannot_be_written_is_told_before_training(tmp_path: P
         assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**20, 1.5])
+def test_a_seed_out_of_range_is_refused(tmp_path: Path, seed: Any) -> None:
+    with pytest.raises(UserError, match="seed must be a whole number from 0 to 4294967295"):
+        train(small(), recipes.sgd(), seed=seed, out=tmp_path / "model.safetensors")
+
+
+def test_a_recipe_is_given_as_itself_by_its_name_or_by_its_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(recipes.adam().to_toml())
+    trained = [
+        train(small(steps=2), recipe, out=tmp_path / "model.safetensors").run
+        for recipe in (recipes.adam(), "adam", tmp_path / "mine.toml")
+    ]
+    assert trained[0] == trained[1] == trained[2]
+    with pytest.raises(UserError, match="a recipe is a Recipe, a name, or the path of a file"):
+        train(small(), 5)  # type: ignore[arg-type]
+
+
 def test_a_checkpoint_that_stands_there_is_replaced(tmp_path: Path) -> None:
     out = tmp_path / "model.safetensors"
     out.write_text("an older one")

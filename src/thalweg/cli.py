@@ -15,7 +15,7 @@ from rich.table import Table
 
 from thalweg.api import Race
 from thalweg.errors import UserError
-from thalweg.race.entrants import documented_space, from_file
+from thalweg.race.entrants import documented_space
 from thalweg.race.race import race as run_race
 from thalweg.recipes import RECIPES, named
 from thalweg.tasks import bundled, find
@@ -86,7 +86,9 @@ def race(
 @app.command()
 def train(
     task: TaskName,
-    recipe: Annotated[Path, typer.Option(help="A recipe, such as a race's winner.toml.")],
+    recipe: Annotated[
+        str, typer.Option(help="A recipe file, such as a race's winner.toml, or a name.")
+    ],
     seed: Annotated[int, typer.Option(help="Fixes the initial weights and the batches.")] = 0,
     out: Annotated[Path, typer.Option(help="Where the checkpoint goes.")] = Path(
         "model.safetensors"
@@ -95,7 +97,7 @@ def train(
     """Train a task with a recipe and save a checkpoint."""
     with stopping("nothing was saved"):
         found = find(task)
-        trained = run_training(found, from_file(recipe), seed=seed, out=out)
+        trained = run_training(found, recipe, seed=seed, out=out)
     last = trained.run.curve[-1]
     validation = {found.metric_name: last.metric, **last.also}
     for split, scores in (("validation", validation), ("test", trained.run.test)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -127,10 +128,15 @@ def run_model(task: Task, model: nn.Module, split: str, batch: list[Any]) -> Any
 
 
 def run_score(task: Task, what: str, score: Score, outputs: Any, targets: Any) -> Tensor:
-    with failure_as_sentence(
-        f"The {what} of task '{task.name}' failed on outputs {describe(outputs)}"
-        f" and targets {describe(targets)}"
+    with (
+        failure_as_sentence(
+            f"The {what} of task '{task.name}' failed on outputs {describe(outputs)}"
+            f" and targets {describe(targets)}"
+        ),
+        warnings.catch_warnings(),
     ):
+        # PyTorch's losses only warn of outputs [N, 1] against targets [N], which broadcast.
+        warnings.filterwarnings("error", message="Using a target size")
         value = score(outputs, targets)
     if not isinstance(value, Tensor) or value.ndim > 0:
         raise UserError(

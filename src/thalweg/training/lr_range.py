@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
+from thalweg.arguments import require_whole
 from thalweg.errors import UserError
-from thalweg.recipes import Recipe
+from thalweg.recipes import Recipe, recipe_of
 from thalweg.stack.member import Member
 from thalweg.stack.single import Single
 from thalweg.stack.way import populate
@@ -36,21 +38,24 @@ class LRRange:
     """
 
     suggestion: float
-    lrs: tuple[float, ...]
-    losses: tuple[float, ...]
+    lrs: tuple[float, ...] = field(repr=False)
+    losses: tuple[float, ...] = field(repr=False)
     tried: dict[float, float]
 
 
 def lr_range(
     task: Task | str,
-    recipe: Recipe,
+    recipe: Recipe | str | Path,
     *,
     low: float = 1e-6,
     high: float = 10.0,
     steps: int = 100,
     seeds: int = 2,
 ) -> LRRange:
-    """Looks for the learning rate with which a recipe should begin a task: one, or the name of one.
+    """Looks for the learning rate with which a recipe should begin a task.
+
+    task: a task, or the name of one. recipe: a recipe, the name of an optimizer, or the path of a
+    recipe file, `*.toml`.
 
     The rate climbs evenly in log lr from `low` to `high` over `steps` steps; where the smoothed
     loss is lowest, the ramp has seen the largest rate that trains. A ramp is too hasty to say how
@@ -62,9 +67,11 @@ def lr_range(
     trained, a first step that diverges, or when no rate trains.
     Smith 2017 (cyclical learning rates) for the ramp.
     """
-    if not 0 < low < high or steps < 10 or seeds < 1:
-        raise UserError("lr_range needs 0 < low < high, 10 or more steps, and 1 or more seeds.")
-    task = find(task)
+    if not 0 < low < high < math.inf:
+        raise UserError("lr_range needs 0 < low < high, both finite.")
+    require_whole("steps", steps, 10)
+    require_whole("seeds", seeds, 1)
+    task, recipe = find(task), recipe_of(recipe)
     check(task)
     with failure_in_training(task), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

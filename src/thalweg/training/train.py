@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from thalweg.arguments import require_whole
 from thalweg.errors import UserError
-from thalweg.recipes import Recipe
+from thalweg.recipes import Recipe, recipe_of
 from thalweg.stack.member import Member
 from thalweg.stack.population import Population
 from thalweg.stack.way import populate
@@ -57,7 +58,7 @@ def train_members(
     divergence are scored on test data too. The same members give the same runs; those that share a
     recipe's chain should be neighbours, which makes their steps fast.
     """
-    with own_random_state(members[0].seed):
+    with failure_in_training(task), own_random_state(members[0].seed):
         population = populate(task, members, width)
         curves = learn(task, population, watch)
         tested = scores(task, population, task.splits.test) if test else [{}] * len(members)
@@ -71,7 +72,7 @@ def train_members(
 
 def train(
     task: Task | str,
-    recipe: Recipe,
+    recipe: Recipe | str | Path,
     *,
     seed: int = 0,
     out: str | Path = "model.safetensors",
@@ -80,13 +81,16 @@ def train(
     """Trains the task's model with a recipe, scores it on test data and saves a checkpoint.
 
     task: a task, the name of a bundled one, or `path/to/file.py:task`.
+    recipe: a recipe, the name of an optimizer, or the path of a recipe file, `*.toml`.
+    seed: from 0 to 2^32 - 1, fixes the initial weights and the batches.
 
     The checkpoint is a safetensors file of the parameters that evaluation uses, and the buffers, by
     the model's names; its metadata hold the task's name, the recipe and the seed. Raises UserError
     when the run diverges, and, before training, for a task that cannot be trained and when nothing
     can be written to `out`.
     """
-    task = find(task)
+    task, recipe = find(task), recipe_of(recipe)
+    require_whole("seed", seed, 0)
     check(task)
     require_writable(Path(out))
     member = Member(recipe, seed)
