@@ -98,6 +98,8 @@ def test_what_a_person_needs_is_in_words(report: Path) -> None:
         "python 3.11.7",
         RECORD.command,
         "accuracy 0.9",
+        "out at 12 seeds, beaten by adam",
+        "only the seeds that all entrants ran count",
     ):
         assert " ".join(text.split()) in words
 
@@ -157,9 +159,10 @@ def test_any_record_has_a_report(record: Record, tmp_path: Path) -> None:
     assert verdict(record).sentence in " ".join(parsed(page).words)
 
 
-def test_nothing_is_drawn_where_nothing_trained() -> None:
+def test_nothing_is_drawn_where_nothing_trained(tmp_path: Path) -> None:
     record = made_record({"sgd": 0.2, "adam": 0.1}, failing={"sgd": 1, "adam": 1}, target=0.1)
     assert pictures(Measures(record), verdict(record)) == []
+    assert "Pictures" not in parsed(write_report(record, tmp_path / "report.html")).words
 
 
 def test_only_one_that_is_left_alone_is_called_the_best(tmp_path: Path) -> None:
