@@ -11,9 +11,9 @@ import sys
 LINE = "\nstopped."
 
 
-class Stopped(KeyboardInterrupt):
-    """Ctrl-C. Where a plain KeyboardInterrupt was ever seen leaving an `exec` of text, as imports
-    run many, CPython ends by the signal, whatever became of the exception.
+class Stopped(BaseException):
+    """Ctrl-C. Of a KeyboardInterrupt typer makes an end without a word; and where one was ever seen
+    leaving an `exec` of text, as imports run many, CPython ends by the signal after all.
     """
 
 
@@ -26,7 +26,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, stop)
     try:
         run()
-    except KeyboardInterrupt:
+    except Stopped:
         print(LINE, file=sys.stderr)
         sys.exit(130)
     finally:
@@ -41,7 +41,3 @@ def leave(*_: object) -> None:
 
 def stop(*_: object) -> None:
     raise Stopped
-
-
-if __name__ == "__main__":
-    main()

@@ -259,7 +259,8 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("seconds", [0.1, 0.4, 1.0])
 def test_ctrl_c_at_the_very_start_is_one_line(seconds: float, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "thalweg_command", "race", "saddle"]
+    start = "from thalweg_command import main; main()"
+    command = [sys.executable, "-c", start, "race", "saddle"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)

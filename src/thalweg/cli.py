@@ -21,6 +21,7 @@ from thalweg.recipes import RECIPES, named
 from thalweg.tasks import bundled, find
 from thalweg.terminal import Lines, Screen
 from thalweg.training.train import train as run_training
+from thalweg_command import Stopped
 
 app = typer.Typer(
     help="Race optimizers on your own task. See why one wins. Train with the winner.",
@@ -134,7 +135,7 @@ def stopping(outcome: str) -> Iterator[None]:
     """Ctrl-C within is a clean stop: a line that says what became of the work, and status 130."""
     try:
         yield
-    except KeyboardInterrupt:
+    except Stopped:
         print(f"\nstopped; {outcome}.", file=sys.stderr)
         raise typer.Exit(130) from None
 
