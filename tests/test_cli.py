@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,16 @@ def test_a_race_ends_with_a_verdict_a_winner_and_a_report_and_is_then_only_redra
     assert again.out.splitlines()[-3:] == first.out.splitlines()[-3:]
 
 
+def test_a_file_that_cannot_be_written_does_not_cost_the_verdict(thalweg) -> None:
+    Path("runs/saddle/winner.toml").mkdir(parents=True)
+    stopped = thalweg("race", "saddle", *QUICK)
+    assert stopped.status == 2
+    assert "tuned recipes on saddle" in stopped.out
+    assert stopped.err == (
+        "thalweg: runs/saddle/winner.toml cannot be written: it is no regular file.\n"
+    )
+
+
 def test_a_race_on_a_task_of_ones_own_and_training_with_its_winner(thalweg) -> None:
     task = own_task()
     assert thalweg("race", task, *QUICK).status == 0
@@ -174,11 +185,43 @@ def test_an_unknown_option_is_named(thalweg) -> None:
 def test_a_task_that_cannot_be_trained_is_said_before_anything_is_written(
     thalweg, task: dict[str, object], named: str
 ) -> None:
-    outcome = thalweg("race", own_task(**task), *QUICK)  # type: ignore[arg-type]
-    assert outcome.status == 2
-    assert len(outcome.err.strip().splitlines()) == 1
-    assert named in outcome.err
+    path = own_task(**task)  # type: ignore[arg-type]
+    Path("adam.toml").write_text(RECIPES["adam"]().to_toml())
+    for command in (
+        ["race", path, *QUICK],
+        ["train", path, "--recipe", "adam.toml", "--out", "a/b"],
+    ):
+        outcome = thalweg(*command)
+        assert outcome.status == 2
+        assert len(outcome.err.strip().splitlines()) == 1
+        assert named in outcome.err
     assert not Path("runs").exists()
+    assert not Path("a").exists()
+
+
+def test_a_task_that_fails_late_is_one_sentence_and_the_race_goes_on_when_it_is_mended(
+    thalweg,
+) -> None:
+    task = own_task()
+    mended = Path("mine.py").read_text()
+    Path("mine.py").write_text(
+        mended.replace("def loss(outputs, targets):", "calls = []\n\n" + FAILS_LATE)
+    )
+    stopped = thalweg("race", task, *QUICK)
+    assert (stopped.status, stopped.err.count("\n")) == (2, 1)
+    assert "Task 'mine' failed in training: ValueError: out of luck" in stopped.err
+
+    Path("mine.py").write_text(mended)
+    went_on = thalweg("race", task, *QUICK)
+    assert went_on.status == 0, went_on.err
+    assert "Going on in runs/mine, where 4 members are done" in went_on.out
+
+
+FAILS_LATE = """
+def loss(outputs, targets):
+    calls.append(1)
+    if len(calls) > 120:
+        raise ValueError("out of luck")"""
 
 
 def test_a_ledger_with_other_settings_is_left_alone(thalweg) -> None:
@@ -212,6 +255,19 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path) -> No
     went_on = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "already in the ledger" in went_on.stdout
     assert "report: runs/digits/report.html" in went_on.stdout
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.4, 1.0])
+def test_ctrl_c_at_the_very_start_is_one_line(seconds: float, tmp_path: Path) -> None:
+    start = "from thalweg_command import main; main()"
+    command = [sys.executable, "-c", start, "race", "saddle"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.startswith("\nstopped")
+    assert error.count("\n") == 2
 
 
 def finished_runs(folder: Path) -> int:

@@ -21,10 +21,9 @@ from thalweg.race.entrants import (
     configurations,
     documented_space,
     entrant,
-    from_file,
     with_cooling,
 )
-from thalweg.recipes import Recipe
+from thalweg.recipes import Recipe, from_file
 from thalweg.rules.space import Space, linear, log, log_one_minus
 
 SPACES = st.one_of(
@@ -186,7 +185,7 @@ def test_a_space_that_cannot_be_searched_gets_a_sentence(space: dict, words: str
     [
         ("adma", "did you mean adam"),
         ("missing.toml", "missing.toml cannot be read"),
-        (3, "a Recipe or an Entrant, not 3"),
+        (3, "a recipe is a Recipe, a name, or the path of a file, not 3"),
     ],
 )
 def test_an_entrant_that_is_none_gets_a_sentence(given: object, words: str) -> None:

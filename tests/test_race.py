@@ -15,13 +15,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from thalweg import recipes, rules, schedules, statistics
+from thalweg.api import Race, race
 from thalweg.errors import UserError
 from thalweg.optim import Optimizer
 from thalweg.race.cost import state_per_parameter
 from thalweg.race.entrants import Entrant
 from thalweg.race.ledger import FILE
 from thalweg.race.progress import Silent
-from thalweg.race.race import Result, race
 from thalweg.race.record import Look, Record, Round, RunRecord
 from thalweg.recipes import Recipe
 from thalweg.rules.space import linear, log
@@ -56,7 +56,7 @@ WILD = Entrant("wild", recipes.sgd(), {"lr": log(1e30, 1e32)})
 
 def short(
     runs: Path, task: Task | str = SADDLE, entrants: Any = ("sgd", "adam"), **more: Any
-) -> Result:
+) -> Race:
     return race(task, entrants, **{"trials": 4, "seeds": 8, "width": 4, "runs": runs} | more)
 
 
@@ -110,6 +110,7 @@ def test_a_race_ends_with_a_verdict_and_the_winner(tmp_path: Path) -> None:
     assert Recipe.from_toml((result.folder / "winner.toml").read_text()) == result.best
     best = record.configurations[record.chosen["sgd"]]
     assert result.best == recipes.sgd(lr=schedules.linear(best.values["lr"], steps=6))
+    assert len(repr(result)) < 400
 
 
 def test_every_entrant_is_tuned_equally_and_its_best_goes_on(tmp_path: Path) -> None:
@@ -452,11 +453,17 @@ def test_a_model_that_does_not_stack_races_one_by_one_and_says_why(tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"trials": 0}, "trials must be a whole number, 1 or above, not 0"),
+        ({"trials": 0}, "trials must be a whole number from 1 to 4294967295, not 0"),
         ({"trials": 2.5}, "trials must be a whole number"),
-        ({"seeds": 1}, "seeds must be a whole number, 2 or above, not 1"),
-        ({"width": 0}, "width must be a whole number, 1 or above"),
-        ({"seed": -1}, "seed must be a whole number, 0 or above"),
+        ({"seeds": 1}, "seeds must be a whole number from 2 to 4294967295, not 1"),
+        ({"width": 0}, "width must be a whole number from 1 to 4294967295"),
+        ({"seed": -1}, "seed must be a whole number from 0 to 4294967295"),
+        ({"seed": 10**23}, "seed must be a whole number from 0 to 4294967295"),
+        ({"seeds": 10**20}, "seeds must be a whole number from 2 to 4294967295"),
+        ({"entrants": 5}, "entrants must be a list of them, or names with commas, not 5"),
+        ({"entrants": ["adam", 5]}, "a recipe is a Recipe, a name, or the path of a file, not 5"),
+        ({"name": 3}, "name must be the name of one folder"),
+        ({"runs": 3}, "runs must be the path of a folder, not 3"),
         ({"alpha": 0.5}, "alpha must be a number above 0 and below 0.5"),
         ({"alpha": math.nan}, "alpha must be a number"),
         ({"cooling": "warm"}, "cooling must be none, linear, cosine or tune, not 'warm'"),
@@ -476,7 +483,7 @@ def test_what_cannot_be_raced_gets_a_sentence_and_leaves_no_trace(
     tmp_path: Path, arguments: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(UserError, match=words) as caught:
-        short(tmp_path / "runs", **arguments)
+        short(**{"runs": tmp_path / "runs"} | arguments)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "runs").exists()
 
@@ -492,7 +499,10 @@ def test_a_tasks_name_never_leaves_the_folder(tmp_path: Path, name: str, folder:
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [folder]
 
 
-def test_a_task_from_a_file_is_recorded_by_its_path(tmp_path: Path) -> None:
+def test_a_task_from_a_file_is_known_by_its_name_and_repeated_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "mine.py"
     path.write_text(
         "from dataclasses import replace\n"
@@ -500,12 +510,19 @@ def test_a_task_from_a_file_is_recorded_by_its_path(tmp_path: Path) -> None:
         "mine = replace(find('saddle'), name='mine', steps=4)\n"
     )
     result = short(tmp_path, f"{path}:mine", seeds=2)
-    assert result.record.settings.task == f"{path}:mine"
+    assert "on mine, " in result.verdict.sentence
+    assert f"thalweg race {path}:mine" in result.record.command
     assert result.folder == tmp_path / "mine"
+    told = Watched()
+    assert short(tmp_path, "mine.py:mine", seeds=2, progress=told).record == result.record
+    assert told.lines == [f"The race in {tmp_path / 'mine'} was finished already; {REDRAWN}"]
+
+
+REDRAWN = "it is only drawn again."
 
 
 def test_entrants_may_be_named_in_one_text(tmp_path: Path) -> None:
-    record = short(tmp_path, entrants="sgd, adam", seeds=2).record
+    record = short(tmp_path, entrants="sgd, adam,", seeds=2).record
     assert record.settings.entrants == ("sgd", "adam")
 
 

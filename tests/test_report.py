@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -97,6 +98,8 @@ def test_what_a_person_needs_is_in_words(report: Path) -> None:
         "python 3.11.7",
         RECORD.command,
         "accuracy 0.9",
+        "out at 12 seeds, beaten by adam",
+        "only the seeds that all entrants ran count",
     ):
         assert " ".join(text.split()) in words
 
@@ -156,9 +159,10 @@ def test_any_record_has_a_report(record: Record, tmp_path: Path) -> None:
     assert verdict(record).sentence in " ".join(parsed(page).words)
 
 
-def test_nothing_is_drawn_where_nothing_trained() -> None:
+def test_nothing_is_drawn_where_nothing_trained(tmp_path: Path) -> None:
     record = made_record({"sgd": 0.2, "adam": 0.1}, failing={"sgd": 1, "adam": 1}, target=0.1)
     assert pictures(Measures(record), verdict(record)) == []
+    assert "Pictures" not in parsed(write_report(record, tmp_path / "report.html")).words
 
 
 def test_only_one_that_is_left_alone_is_called_the_best(tmp_path: Path) -> None:
@@ -173,8 +177,23 @@ def test_only_one_that_is_left_alone_is_called_the_best(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"the report .*report\.html cannot be written"):
-        write_report(RECORD, tmp_path / "file" / "report.html")
+    for place in (tmp_path / "file" / "report.html", tmp_path):
+        with pytest.raises(UserError, match=r"the report .* cannot be written"):
+            write_report(TWELVE, place)
+
+
+def test_a_report_is_replaced_only_by_a_whole_one(tmp_path: Path) -> None:
+    place = write_report(TWELVE, tmp_path / "report.html")
+    before = place.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(UserError, match="cannot be written: File too large"):
+            write_report(TWELVE, place)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert place.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
 # In a browser

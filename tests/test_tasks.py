@@ -21,6 +21,7 @@ from thalweg.tasks import Data, Task, bundled, check, find
 from thalweg.tasks import landscapes as land
 from thalweg.tasks import topics as text
 from thalweg.tasks import waveform as wave
+from thalweg.tasks.check import failure_in_training
 
 NAMES = [task.name for task in bundled()]
 
@@ -173,6 +174,11 @@ def one_tensor_a_sample() -> Data:
     return Data(split, split, split)
 
 
+def wider_test_inputs() -> Data:
+    seen = (torch.ones(8, 3), torch.ones(8, 1))
+    return Data(seen, seen, (torch.ones(8, 4), torch.ones(8, 1)))
+
+
 def ragged_samples() -> Data:
     split: Any = [(torch.ones(2), torch.ones(1)), (torch.ones(3), torch.ones(1))]
     return Data(split, split, split)
@@ -190,7 +196,7 @@ def ragged_samples() -> Data:
         ({"model": nn.Identity}, "has no trainable parameters"),
         (
             {"model": lambda: nn.Linear(4, 1)},
-            r"model of task 'line' failed on inputs of shape \[8, 3\]: RuntimeError: mat1 and mat2",
+            r"model of task 'line' failed on train inputs of shape \[8, 3\]: RuntimeError: mat1",
         ),
         (
             {"loss": lambda outputs, targets: F.cross_entropy(outputs, targets[:2])},
@@ -220,10 +226,17 @@ def ragged_samples() -> Data:
             {"metric": lambda o, t: o - t},
             r"metric of task 'line' must be a scalar tensor, .* \[8, 1\]",
         ),
+        ({"data": wider_test_inputs}, r"failed on test inputs of shape \[8, 4\]: RuntimeError"),
+        (
+            {"loss": lambda o, t: (o * 0).abs().sqrt().mean() + t.mean()},
+            "its gradient is not: look",
+        ),
+        ({"loss": lambda o, t: F.mse_loss(o, t[:, 0])}, "UserWarning: Using a target size"),
+        ({"metric": lambda o, _t: o.mean() * math.nan}, "metric of task 'line' is nan on valid"),
         ({"metric": lambda _o, _t: 1 / 0}, "metric of task 'line' failed .* ZeroDivisionError"),
         (
             {"also": {"gap": lambda o, t: o - t}},
-            "further metric 'gap' of task 'line' must be a sca",
+            "further validation metric 'gap' of task 'line' must be a sca",
         ),
     ],
 )
@@ -231,6 +244,14 @@ def test_check_says_in_one_sentence_what_is_wrong(changes: dict[str, Any], sente
     with pytest.raises(UserError, match=sentence) as caught:
         check(linear_task(**changes))
     assert "\n" not in str(caught.value)
+
+
+def test_a_bug_of_ours_in_training_keeps_its_traceback() -> None:
+    with pytest.raises(TypeError), failure_in_training(linear_task()):
+        linear_task().steps_per_epoch("a word")  # type: ignore[arg-type]
+    told = pytest.raises(UserError, match="Task 'line' failed in training: RuntimeError: mat1")
+    with told, failure_in_training(linear_task()):
+        linear_model()(torch.ones(2, 4))
 
 
 def test_check_leaves_the_random_state_alone() -> None:
@@ -352,7 +373,7 @@ def test_a_task_that_is_not_found_gets_a_sentence(
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("x = 1\ny = (", "line 2 failed: SyntaxError"),
+        ("x = 1\ny = (", "line 2 failed: SyntaxError: '.' was never closed$"),
         ("import no_such_module", "line 1 failed: ModuleNotFoundError: No module named 'no_such"),
         ("\nraise SystemExit(4)", "line 2 failed: SystemExit: 4"),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -260,18 +261,40 @@ def test_a_run_that_diverges_leaves_no_checkpoint(tmp_path: Path) -> None:
 def test_a_checkpoint_that_cannot_be_written_is_told_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
-    def never() -> nn.Module:
+    def never(step: int, alive: int) -> None:  # noqa: ARG001
         raise AssertionError("training has begun")
 
-    for out in (tmp_path / "file" / "model.safetensors", tmp_path, Path("/proc/model.safetensors")):
+    os.mkfifo(tmp_path / "pipe")
+    bad = [tmp_path / "file" / "model.safetensors", tmp_path, tmp_path / "pipe"]
+    for out in (*bad, Path("/proc/model.safetensors")):
         with pytest.raises(UserError, match="the checkpoint cannot be written to") as told:
-            train(replace(small(), model=never), recipes.sgd(), out=out)
+            train(small(), recipes.sgd(), out=out, watch=never)
         assert str(out) in str(told.value)
         assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**20, 1.5])
+def test_a_seed_out_of_range_is_refused(tmp_path: Path, seed: Any) -> None:
+    with pytest.raises(UserError, match="seed must be a whole number from 0 to 4294967295"):
+        train(small(), recipes.sgd(), seed=seed, out=tmp_path / "model.safetensors")
+
+
+def test_a_recipe_is_given_as_itself_by_its_name_or_by_its_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(recipes.adam().to_toml())
+    trained = [
+        train(small(steps=2), recipe, out=tmp_path / "model.safetensors").run
+        for recipe in (recipes.adam(), "adam", tmp_path / "mine.toml")
+    ]
+    assert trained[0] == trained[1] == trained[2]
+    with pytest.raises(UserError, match="a recipe is a Recipe, a name, or the path of a file"):
+        train(small(), 5)  # type: ignore[arg-type]
 
 
 def test_a_checkpoint_that_stands_there_is_replaced(tmp_path: Path) -> None:
     out = tmp_path / "model.safetensors"
     out.write_text("an older one")
+    before = os.umask(0o027)
     train(small(steps=2), recipes.sgd(), out=out)
+    os.umask(before)
+    assert out.stat().st_mode & 0o777 == 0o640
     assert set(load_file(out)) == {"0.weight", "0.bias", "2.weight", "2.bias"}

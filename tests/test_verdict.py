@@ -106,7 +106,7 @@ def test_a_race_in_which_all_diverge_has_no_best() -> None:
     in_final = verdict(made_record({"sgd": 0.3, "adam": 0.1}, failing={"sgd": 0.99, "adam": 0.99}))
     assert "most runs diverged" in in_final.sentence
     assert in_tuning.best is in_final.best is None
-    assert row(in_final, "sgd").wins == 0
+    assert row(in_final, "sgd").wins.count == 0
     assert str(in_final)
 
 
@@ -195,7 +195,7 @@ def test_wins_are_counted_on_the_seeds_that_all_have() -> None:
     assert len(shared) < len(scores["adam"])
     winners = [min(scores, key=lambda name, seed=seed: scores[name][seed]) for seed in shared]
     for one in verdict(record).rows:
-        assert one.wins == pytest.approx(winners.count(one.entrant) / len(shared))
+        assert (one.wins.count, one.wins.n) == (winners.count(one.entrant), len(shared))
 
 
 def test_share_that_diverged_has_its_wilson_interval() -> None:
@@ -371,6 +371,15 @@ def test_a_baseline_that_another_than_the_best_beat_is_told_which() -> None:
     assert "noisy cannot be told apart; the rest are worse" in judged.sentence
 
 
+def test_a_test_score_that_is_no_number_is_not_called_diverged() -> None:
+    record = made_record(FIELD, failing={"lion": 0.6})
+    runs = [replace(run, test=run.test and {"loss": math.nan}) for run in record.runs]
+    rows = verdict(replace(record, runs=tuple(runs))).rows
+    told = {row.entrant: wording.test_score(row) for row in rows}
+    assert told.pop("lion") == "diverged"
+    assert set(told.values()) == {"not a number"}
+
+
 # Where it stops
 
 
@@ -406,6 +415,22 @@ def test_an_entrant_that_never_trained_is_named() -> None:
 def test_notes_of_the_record_are_passed_on() -> None:
     note = "members ran one by one: the model has an nn.LSTM."
     assert note in verdict(replace(made_record(FIELD), notes=(note,))).limits
+
+
+def test_test_data_that_point_the_other_way_are_told_and_do_not_choose() -> None:
+    record = made_record(FIELD)
+    best = verdict(record).best
+    (other,) = {"adam", "adamw"} - {str(best)}
+    told = "point the other way"
+    assert told not in " ".join(verdict(record).limits)
+    for name, says in ((other, True), ("lion", False)):  # lion has left the shortlist
+        runs = [
+            replace(run, test={"loss": 0.01 * run.score}) if run.entrant == name else run
+            for run in record.runs
+        ]
+        judged = verdict(replace(record, runs=tuple(runs)))
+        assert judged.best == best
+        assert (told in " ".join(judged.limits)) == says
 
 
 # As it is handed out
@@ -448,6 +473,12 @@ def test_table_is_flat() -> None:
         for value in one.values()
     )
     assert {"validation", "test_low", "difference_high", "wins", "lr"} <= table[0].keys()
+    out = {one["entrant"]: (one["out_at_seeds"], one["beaten_by"]) for one in table}
+    assert out == dict.fromkeys(FIELD, (None, None)) | {
+        departure.entrant: (look.seeds, departure.by)
+        for look in record.looks
+        for departure in look.left
+    }
 
 
 @pytest.mark.parametrize(

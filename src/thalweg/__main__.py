@@ -1,5 +1,5 @@
 """`python -m thalweg` is `thalweg`."""
 
-from thalweg.cli import main
+from thalweg_command import main
 
 main()

@@ -7,18 +7,30 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from thalweg.race.race import WINNER, Result
+from thalweg.errors import UserError
+from thalweg.race.race import Result
 from thalweg.race.race import race as run_race
+from thalweg.whole_file import whole_file
 
 
 @dataclass(frozen=True)
 class Race(Result):
-    """A finished race, which can draw its report."""
+    """A finished race, which can write its files."""
 
     @property
     def winner(self) -> Path | None:
         """The file that holds the winning recipe; none where every entrant diverged."""
-        return self.folder / WINNER if self.best else None
+        return self.folder / "winner.toml" if self.best else None
+
+    def write_winner(self) -> None:
+        """Writes the winning recipe, where there is one. UserError where it cannot be written."""
+        if self.best is None or self.winner is None:
+            return
+        try:
+            with whole_file(self.winner) as unfinished:
+                unfinished.write_text(self.best.to_toml(), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{self.winner} cannot be written: {error.strerror}.") from error
 
     def report(self, path: str | Path | None = None) -> Path:
         """Writes the report, one HTML file that opens without a network, and says where.
@@ -35,5 +47,6 @@ class Race(Result):
 
 @wraps(run_race)
 def race(*args: Any, **kwargs: Any) -> Race:
-    result = run_race(*args, **kwargs)
-    return Race(result.record, result.verdict, result.best, result.folder)
+    raced = Race(**vars(run_race(*args, **kwargs)))
+    raced.write_winner()
+    return raced

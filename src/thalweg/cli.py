@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -13,13 +13,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from thalweg.api import race as run_race
+from thalweg.api import Race
 from thalweg.errors import UserError
-from thalweg.race.entrants import documented_space, from_file
+from thalweg.race.entrants import documented_space
+from thalweg.race.race import race as run_race
 from thalweg.recipes import RECIPES, named
 from thalweg.tasks import bundled, find
 from thalweg.terminal import Lines, Screen
 from thalweg.training.train import train as run_training
+from thalweg_command import Stopped
 
 app = typer.Typer(
     help="Race optimizers on your own task. See why one wins. Train with the winner.",
@@ -58,45 +60,45 @@ def race(
 ) -> None:
     """Which optimizer, at which settings, trains this task best?"""
     console = Console()
-    with ExitStack() as stack:
-        stack.enter_context(stopping("the same command goes on from the last finished block"))
-        progress: Lines | Screen = Lines(console)
-        if console.is_terminal:
-            progress = stack.enter_context(Screen(console))
-        result = run_race(
-            task,
-            entrants=entrants,
-            trials=trials,
-            seeds=seeds,
-            baseline=baseline,
-            cooling=cooling,
-            alpha=alpha,
-            seed=seed,
-            width=width,
-            name=name,
-            runs=runs,
-            progress=progress,
-        )
-    print(result.verdict)
-    if result.winner:
-        print(f"winner: {result.winner}")
-    with stopping("the same command draws the report"):
-        print(f"report: {result.report()}")
+    with stopping("the same command goes on from the last finished block"):
+        with Screen(console) if console.is_terminal else nullcontext(Lines(console)) as progress:
+            result = run_race(
+                task,
+                entrants=entrants,
+                trials=trials,
+                seeds=seeds,
+                baseline=baseline,
+                cooling=cooling,
+                alpha=alpha,
+                seed=seed,
+                width=width,
+                name=name,
+                runs=runs,
+                progress=progress,
+            )
+        raced = Race(**vars(result))
+        print(raced.verdict)
+        if raced.winner:
+            raced.write_winner()
+            print(f"winner: {raced.winner}")
+        print(f"report: {raced.report()}")
 
 
 @app.command()
 def train(
     task: TaskName,
-    recipe: Annotated[Path, typer.Option(help="A recipe, such as a race's winner.toml.")],
+    recipe: Annotated[
+        str, typer.Option(help="A recipe file, such as a race's winner.toml, or a name.")
+    ],
     seed: Annotated[int, typer.Option(help="Fixes the initial weights and the batches.")] = 0,
     out: Annotated[Path, typer.Option(help="Where the checkpoint goes.")] = Path(
         "model.safetensors"
     ),
 ) -> None:
     """Train a task with a recipe and save a checkpoint."""
-    found = find(task)
     with stopping("nothing was saved"):
-        trained = run_training(found, from_file(recipe), seed=seed, out=out)
+        found = find(task)
+        trained = run_training(found, recipe, seed=seed, out=out)
     last = trained.run.curve[-1]
     validation = {found.metric_name: last.metric, **last.also}
     for split, scores in (("validation", validation), ("test", trained.run.test)):
@@ -133,7 +135,7 @@ def stopping(outcome: str) -> Iterator[None]:
     """Ctrl-C within is a clean stop: a line that says what became of the work, and status 130."""
     try:
         yield
-    except KeyboardInterrupt:
+    except Stopped:
         print(f"\nstopped; {outcome}.", file=sys.stderr)
         raise typer.Exit(130) from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from thalweg import recipe_file, rules
@@ -263,3 +264,28 @@ def named(name: str) -> Recipe:
     if name not in RECIPES:
         raise UserError(f"no optimizer is called {name}; {suggest(name, RECIPES)}")
     return RECIPES[name]()
+
+
+def recipe_of(given: str | Path | Recipe) -> Recipe:
+    """The recipe itself, of that name, or in the file of that path, which ends in `.toml`.
+
+    Raises UserError for an unknown name, and for a file that holds no recipe.
+    """
+    if isinstance(given, Recipe):
+        return given
+    if not isinstance(given, str | Path):
+        raise UserError(f"a recipe is a Recipe, a name, or the path of a file, not {given!r}.")
+    return from_file(Path(given)) if str(given).endswith(".toml") else named(str(given))
+
+
+def from_file(path: Path) -> Recipe:
+    """The recipe in a file; one without a name of its own is called after the file."""
+    try:
+        recipe = Recipe.from_toml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"The recipe file {path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"The recipe file {path} is no text in UTF-8.") from None
+    except UserError as error:
+        raise UserError(f"{path}, {error}") from None
+    return Recipe(recipe.rules, path.stem) if recipe.name == "recipe" else recipe

@@ -101,5 +101,6 @@ class Screen(Silent):
 
 def described(look: Look) -> str:
     """A look in one line."""
-    leaving = ", ".join(departure.entrant for departure in look.left) or "no one"
-    return f"look at {look.seeds} seeds: {leaving} left, {len(look.on) - len(look.left)} still on"
+    names = ", ".join(departure.entrant for departure in look.left)
+    out = f"out: {names}" if names else "nobody out"
+    return f"look at {look.seeds} seeds: {out}; {len(look.on) - len(look.left)} still on"

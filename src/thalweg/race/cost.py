@@ -18,6 +18,7 @@ from thalweg.recipes import Recipe
 from thalweg.stack.batches import fetch, order
 from thalweg.stack.member import Member
 from thalweg.stack.population import initial_model
+from thalweg.tasks.check import failure_in_training
 from thalweg.tasks.task import Task
 from thalweg.training.train import EVALUATIONS, train_members
 
@@ -35,9 +36,19 @@ class EnoughError(Exception):
 def block_seconds(task: Task, members: Sequence[Member], width: int, steps: int) -> float:
     """Seconds for a block of these members through a budget of `steps`, evaluations included.
 
-    Its beginning is run, as far as it takes to see one evaluation between two steps.
+    Its beginning is run, as far as it takes to see one evaluation between two steps; before that,
+    its first step alone, so that what only the first block of a race has to wait for is not counted
+    for all.
     """
-    until = min(steps, math.ceil(steps / EVALUATIONS) + 1)
+    seconds_until(task, members, width, 1)
+    after = seconds_until(task, members, width, min(steps, math.ceil(steps / EVALUATIONS) + 1))
+    first, last = after[0], after[-1]
+    a_step = (last - first) / max(1, len(after) - 1)
+    return first + (steps - 1) * a_step
+
+
+def seconds_until(task: Task, members: Sequence[Member], width: int, until: int) -> list[float]:
+    """The seconds from the start of a block to the end of each step, up to the step `until`."""
     began = perf_counter()
     after: list[float] = []
 
@@ -48,14 +59,13 @@ def block_seconds(task: Task, members: Sequence[Member], width: int, steps: int)
 
     with suppress(EnoughError):
         train_members(task, members, width=width, watch=watch)
-    first, last = after[0], after[-1]
-    a_step = (last - first) / max(1, len(after) - 1)
-    return first + (steps - 1) * a_step
+    return after
 
 
 def cost(task: Task, entrant: Entrant, recipe: Recipe) -> Cost:
     """What the entrant costs with this recipe, alone, in its drop-in form. See `Cost`."""
-    whole, own = lone_step_seconds(task, recipe)
+    with failure_in_training(task):
+        whole, own = lone_step_seconds(task, recipe)
     return Cost(entrant.name, whole, own, state_per_parameter(recipe))
 
 

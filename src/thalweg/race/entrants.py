@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
 from thalweg import schedules
 from thalweg.errors import UserError
 from thalweg.race.draws import quantiles, value_at
 from thalweg.race.record import Configuration
-from thalweg.recipes import Recipe, named
+from thalweg.recipes import Recipe, recipe_of
 from thalweg.rules.space import Space
 from thalweg.schedules import Schedule
 
@@ -126,30 +125,6 @@ def baseline_entrant(given: str | Recipe) -> Entrant:
     """What a person uses now: one configuration, its `lr` and its schedules exactly as they are."""
     recipe = recipe_of(given)
     return Entrant(f"{recipe.name} (baseline)", recipe, {}, cooled=False)
-
-
-def recipe_of(given: str | Recipe) -> Recipe:
-    if isinstance(given, Recipe):
-        return given
-    if not isinstance(given, str):
-        raise UserError(
-            "an entrant is a name, the path of a recipe file, a Recipe or an Entrant,"
-            f" not {given!r}."
-        )
-    return from_file(Path(given)) if given.endswith(".toml") else named(given)
-
-
-def from_file(path: Path) -> Recipe:
-    """The recipe in a file; one without a name of its own is called after the file."""
-    try:
-        recipe = Recipe.from_toml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"The recipe file {path} cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise UserError(f"The recipe file {path} is no text in UTF-8.") from None
-    except UserError as error:
-        raise UserError(f"{path}, {error}") from None
-    return Recipe(recipe.rules, path.stem) if recipe.name == "recipe" else recipe
 
 
 def with_cooling(recipe: Recipe, cooling: str, steps: int) -> Recipe:

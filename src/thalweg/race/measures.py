@@ -63,24 +63,27 @@ class ToTarget:
 class Row:
     """One entrant over its final seeds.
 
-    shortlisted: whether it is still on. seeds: that it ran; 0 for one that never got to the final
-    round, of which nothing else is known. validation, test: median and interval. difference: to the
-    best, none for the best itself. also, test_also: the task's further metrics on validation and
-    test data, medians of the runs that did not diverge. wins: the share of the seeds that all
-    entrants have on which no other was better. to_target: none where the task has no target.
-    step_seconds: of a lone step. state_per_parameter: numbers that the optimizer keeps. values:
-    what was tuned.
+    shortlisted: whether it is still on. beaten_by, out_at: who sent it off the shortlist, and after
+    how many seeds; none for one that is still on. seeds: that it ran; 0 for one that never got to
+    the final round, of which nothing else is known. validation, test: median and interval.
+    difference: to the best, none for the best itself. also, test_also: the task's further metrics
+    on validation and test data, medians of the runs that did not diverge. wins: of the seeds that
+    all entrants have, those on which no other was better; none without such a seed. to_target: none
+    where the task has no target. step_seconds: of a lone step. state_per_parameter: numbers that
+    the optimizer keeps. values: what was tuned.
     """
 
     entrant: str
     shortlisted: bool
+    beaten_by: str | None
+    out_at: int | None
     seeds: int
     validation: Interval | None
     test: Interval | None
     also: Mapping[str, float]
     test_also: Mapping[str, float]
     difference: Difference | None
-    wins: float | None
+    wins: Share | None
     diverged: Share | None
     to_target: ToTarget | None
     step_seconds: float | None
@@ -123,8 +126,13 @@ class Measures:
 
     def beaten_by(self, entrant: str) -> str | None:
         """Who sent the entrant off the shortlist; none for one that is still on."""
-        left = (departure for look in self.record.looks for departure in look.left)
-        return next((departure.by for departure in left if departure.entrant == entrant), None)
+        return self.departure(entrant)[0]
+
+    def departure(self, entrant: str) -> tuple[str, int] | tuple[None, None]:
+        """Who sent the entrant off the shortlist, and after how many seeds."""
+        left = ((one, look.seeds) for look in self.record.looks for one in look.left)
+        found = ((one.by, seeds) for one, seeds in left if one.entrant == entrant)
+        return next(found, (None, None))
 
     def rows(self) -> tuple[Row, ...]:
         """A row for each entrant: those left first, then by their median, the absent ones last."""
@@ -134,9 +142,12 @@ class Measures:
     def row(self, entrant: str) -> Row:
         cost = self.record.costs.get(entrant)
         raced = entrant in self.final
+        beaten_by, out_at = self.departure(entrant)
         return Row(
             entrant=entrant,
             shortlisted=entrant in self.shortlist,
+            beaten_by=beaten_by,
+            out_at=out_at,
             seeds=len(self.final.get(entrant, ())),
             validation=self.median(self.scores(entrant)) if raced else None,
             test=self.test(entrant) if raced else None,
@@ -189,17 +200,17 @@ class Measures:
             one_comparison=level is None,
         )
 
-    def wins(self, entrant: str) -> float | None:
+    def wins(self, entrant: str) -> Share | None:
         seeds = self.shared_seeds(*self.raced)
         if not seeds:
             return None
         won = [seed for seed in seeds if self._loss(entrant, seed) == self._least_loss(seed)]
-        return len(won) / len(seeds)
+        return share(len(won), len(seeds))
 
     def diverged(self, entrant: str) -> Share:
         runs = self.final[entrant].values()
         count = sum(not math.isfinite(run.score) for run in runs)
-        return Share(count, len(runs), wilson(count, len(runs)))
+        return share(count, len(runs))
 
     def to_target(self, entrant: str) -> ToTarget | None:
         if self.settings.target is None:
@@ -277,6 +288,10 @@ class Measures:
         least = min(self._loss(name, seed) for name in self.raced)
         # Where all diverged, none won: nothing equals a number that is none.
         return least if math.isfinite(least) else math.nan
+
+
+def share(count: int, n: int) -> Share:
+    return Share(count, n, wilson(count, n))
 
 
 def medians(found: Iterable[Mapping[str, float]]) -> dict[str, float]:

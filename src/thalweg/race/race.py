@@ -7,7 +7,7 @@ import os
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from thalweg import tasks
+from thalweg.arguments import require_whole
 from thalweg.errors import UserError
 from thalweg.race import cost
 from thalweg.race.entrants import (
@@ -39,8 +40,6 @@ from thalweg.stack.member import Member
 from thalweg.stack.way import way_of
 from thalweg.tasks.task import Task
 
-WINNER = "winner.toml"
-
 
 @dataclass(frozen=True)
 class Result:
@@ -51,8 +50,8 @@ class Result:
     the ledger and `winner.toml` are.
     """
 
-    record: Record
-    verdict: Verdict
+    record: Record = field(repr=False)
+    verdict: Verdict = field(repr=False)
     best: Recipe | None
     folder: Path
 
@@ -101,11 +100,13 @@ def race(
     given = entries(entrants)
     field = entered(given, baseline)
     check_arguments(trials, seeds, cooling, alpha, seed, width)
+    if not isinstance(runs, str | Path):
+        raise UserError(f"runs must be the path of a folder, not {runs!r}.")
     folder = Path(runs) / folder_name(found, name)
     tasks.check(found)
     steps = found.total_steps(len(found.splits.train))  # type: ignore[arg-type]
     settings = Settings(
-        task=task if isinstance(task, str) else task.name,
+        task=found.name,
         metric=found.metric_name,
         direction=found.direction,
         target=found.target,
@@ -124,7 +125,9 @@ def race(
     command = call(task, given, baseline, settings)
     ledger = Ledger.open(folder, settings, [one for one, _ in drawn.values()], machine(), command)
     try:
-        if not ledger.finished:
+        if ledger.finished:
+            progress.say(f"The race in {folder} was finished already; it is only drawn again.")
+        else:
             run(found, settings, field, drawn, ledger, progress)
         record = ledger.read()
     finally:
@@ -172,8 +175,11 @@ def run(
 def entries(entrants: Sequence[Entry] | None) -> list[Entry]:
     """What was given to race, the names in one text with commas told apart."""
     given = DEFAULT_ENTRANTS if entrants is None else entrants
-    listed = given.split(",") if isinstance(given, str) else given
-    return [one.strip() if isinstance(one, str) else one for one in listed]
+    if isinstance(given, str):
+        return [one.strip() for one in given.split(",") if one.strip()]
+    if not isinstance(given, Sequence):
+        raise UserError(f"entrants must be a list of them, or names with commas, not {given!r}.")
+    return list(given)
 
 
 def entered(given: Sequence[Entry], baseline: str | Recipe | None) -> list[Entrant]:
@@ -196,8 +202,7 @@ def check_arguments(
     """Raises UserError for a number out of range and for an unknown cooling."""
     least = {"trials": (trials, 1), "seeds": (seeds, 2), "seed": (seed, 0), "width": (width, 1)}
     for name, (value, low) in least.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise UserError(f"{name} must be a whole number, {low} or above, not {value!r}.")
+        require_whole(name, value, low)
     if isinstance(alpha, bool) or not isinstance(alpha, float | int) or not 0 < alpha < 0.5:
         raise UserError(f"alpha must be a number above 0 and below 0.5, not {alpha!r}.")
     if cooling not in (*COOLINGS, "tune"):
@@ -208,7 +213,7 @@ def folder_name(task: Task, name: str | None) -> str:
     """The name that was given, or the task's with all but letters, digits, ., _ and - replaced."""
     if name is None:
         return re.sub(r"[^\w.-]+", "-", task.name).strip(".-")[:80] or "race"
-    if name in ("", ".", "..") or re.search(r"[/\\\0]", name):
+    if not isinstance(name, str) or name in ("", ".", "..") or re.search(r"[/\\\0]", name):
         raise UserError(f"name must be the name of one folder, without / or \\, not {name!r}.")
     return name
 
@@ -236,13 +241,7 @@ def machine() -> dict[str, str]:
 
 
 def concluded(record: Record, recipes: Mapping[tuple[str, int], Recipe], folder: Path) -> Result:
-    """The verdict on the record, and the winning recipe, in `winner.toml` too."""
+    """The verdict on the record, and the winning recipe."""
     judged = verdict(record)
-    if judged.best is None:
-        return Result(record, judged, None, folder)
-    best = recipes[judged.best, record.chosen[judged.best]]
-    try:
-        (folder / WINNER).write_text(best.to_toml(), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{folder / WINNER} cannot be written: {error.strerror}.") from error
+    best = recipes[judged.best, record.chosen[judged.best]] if judged.best else None
     return Result(record, judged, best, folder)

@@ -14,7 +14,7 @@ Round = Literal["tuning", "final"]
 class Settings:
     """All that decides what a race does; the same settings repeat the same race.
 
-    task: its name, or `path/to/file.py:attribute`. metric, direction, target, steps: the task's.
+    task: its name. metric, direction, target, steps: the task's.
     entrants: their names in order. trials: configurations tuned an entrant. seeds: final seeds at
     most. cooling: the schedule of every lr ("none", "linear", "cosine", "tune"). baseline: the
     entrant that stands for what the person uses now. alpha: the risk that the best entrant is

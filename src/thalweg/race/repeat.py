@@ -26,7 +26,7 @@ def call(
     }
     texts = [one for one in (task, *entrants, baseline) if isinstance(one, str)]
     if len(texts) == 1 + len(entrants) + (baseline is not None):
-        words = ["thalweg", "race", settings.task, "--entrants", ",".join(map(str, entrants))]
+        words = ["thalweg", "race", str(task), "--entrants", ",".join(map(str, entrants))]
         words += [] if baseline is None else ["--baseline", str(baseline)]
         words += [word for name, value in further.items() for word in (f"--{name}", str(value))]
         return shlex.join(words)

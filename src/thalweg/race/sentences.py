@@ -207,12 +207,32 @@ def limits(measures: Measures) -> Iterator[str]:
     for name in settings.entrants:
         if record.finished and name not in measures.final:
             yield f"{name} diverged with every configuration in tuning, and was not in the final."
+    yield from against_the_choice(measures)
     for edge in record.edges:
         yield (
             f"The best {edge.hyper} of {edge.entrant}, {edge.value:.4g}, lies at the edge of its "
             f"search space {edge.low:g} to {edge.high:g}: widen it and race again."
         )
     yield from record.notes
+
+
+def against_the_choice(measures: Measures) -> Iterator[str]:
+    """A warning where the opened test data point to another of those left than the best."""
+    if measures.best is None:
+        return
+    best, metric = measures.test(measures.best), measures.settings.metric
+    for name in measures.shortlist:
+        other = measures.test(name)
+        if best is None or other is None:
+            continue
+        lower, higher = (other, best) if measures.settings.direction == "min" else (best, other)
+        if lower.high < higher.low:
+            yield (
+                f"The test data, opened after the choice, point the other way: the test {metric} "
+                f"is {wording.interval(other)} with {name} and {wording.interval(best)} with "
+                f"{measures.best}. {measures.best} stays the choice: data that choose can no "
+                "longer test it."
+            )
 
 
 def reach(settings: Settings, entrants: int) -> str:

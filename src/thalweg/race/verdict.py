@@ -100,9 +100,12 @@ class Verdict:
         alone = [
             row.entrant for row in self.rows if row.difference and row.difference.one_comparison
         ]
-        if alone:
-            return f"{shared}; each is one comparison at 95 % for {listed(alone)}."
-        return f"{shared}, at the level of the shortlist."
+        level = (
+            f"; each is one comparison at 95 % for {listed(alone)}"
+            if alone
+            else ", at the level of the shortlist"
+        )
+        return f"{shared}{level}. Wins count on the seeds that all ran."
 
 
 def verdict(record: Record) -> Verdict:
@@ -143,10 +146,10 @@ def terminal_cells(row: Row) -> tuple[str, ...]:
     return (
         row.entrant,
         wording.number(row.validation.estimate),
-        wording.number(row.test.estimate) if row.test else "—",
+        wording.test_score(row),
         minus_best,
         between,
-        wording.wins(row),
+        f"{row.wins.count}/{row.wins.n}" if row.wins else "—",
         f"{row.diverged.count}/{row.diverged.n}",
         reached(row.to_target),
         wording.milliseconds(row.step_seconds),
@@ -174,6 +177,8 @@ def flat(row: Row) -> dict[str, Any]:
     return {
         "entrant": row.entrant,
         "shortlisted": row.shortlisted,
+        "beaten_by": row.beaten_by,
+        "out_at_seeds": row.out_at,
         "seeds": row.seeds,
         **ends("validation", row.validation),
         **ends("test", row.test),
@@ -183,7 +188,8 @@ def flat(row: Row) -> dict[str, Any]:
         "difference_confidence": found.confidence if found else None,
         "difference_seeds": found.seeds if found else None,
         "difference_one_comparison": found.one_comparison if found else None,
-        "wins": row.wins,
+        "wins": row.wins.count if row.wins else None,
+        "wins_of_seeds": row.wins.n if row.wins else None,
         **ends("diverged", row.diverged.interval if row.diverged else None),
         "steps_to_target": target.median if target else None,
         "missed_target": target.missed if target else None,

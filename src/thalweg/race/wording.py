@@ -25,6 +25,17 @@ def number(value: float) -> str:
     return "diverged" if math.isnan(value) else f"{value:.4g}".replace("inf", "∞")
 
 
+def test_score(row: Row) -> str:
+    """The median test score; it can be no number where the run did not diverge."""
+    if row.test is None:
+        return "—"
+    assert row.validation is not None
+    finished = math.isfinite(row.validation.estimate)
+    return (
+        "not a number" if finished and math.isnan(row.test.estimate) else number(row.test.estimate)
+    )
+
+
 def signed(value: float, digits: int = 3) -> str:
     return f"{value:+.{digits}g}".replace("inf", "∞")
 
@@ -82,6 +93,11 @@ def level(found: Difference) -> str:
     return f"{percent(found.confidence)}, {counted(found.seeds, 'seed')}"
 
 
+def count(found: Share) -> str:
+    """Such as 6 of 12, on one line."""
+    return f"{found.count}\u00a0of\u00a0{found.n}"
+
+
 def share(found: Share) -> str:
     """The interval of a share, such as 1 to 17 %."""
     return f"{100 * found.interval.low:.0f} to {100 * found.interval.high:.0f}{PERCENT}"
@@ -93,7 +109,7 @@ def to_target(found: ToTarget | None) -> str:
         return "—"
     if math.isnan(found.median):
         return f"{found.missed} of {found.n} never"
-    never = f" ({found.missed} never)" if found.missed else ""
+    never = f"\u00a0({found.missed}\u00a0never)" if found.missed else ""
     return f"{found.median:,.0f}{never}"
 
 
@@ -106,8 +122,9 @@ def memory(state_per_parameter: float | None) -> str:
     return "—" if state_per_parameter is None else f"{state_per_parameter:.3g}"
 
 
-def wins(row: Row) -> str:
-    return "—" if row.wins is None else f"{100 * row.wins:.0f}{PERCENT}"
+def out(row: Row) -> str:
+    """When an entrant left the shortlist, and why."""
+    return f"out at {row.out_at} seeds, beaten by {row.beaten_by}"
 
 
 def values(tuned: Mapping[str, float | str]) -> str:

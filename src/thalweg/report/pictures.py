@@ -101,7 +101,9 @@ class Drawing:
         self.lay_out(figure, f"validation {self.metric}", "", spread, of_x=True)
         lines = sum(1 + on_lines(name).count("<br>") for name in shown)
         figure.update_layout(height=110 + 34 * lines, yaxis={"showgrid": False})
-        summary = f"The final validation {self.settings.metric} over seeds: median and interval"
+        summary = (
+            f"The final validation {self.settings.metric} over seeds: median and 95 % interval"
+        )
         if self.measures.best in shown:
             end = wording.interval(shown[self.measures.best])
             summary += f". {self.measures.best}, the best, ends at {end}"
@@ -182,6 +184,7 @@ class Drawing:
                 told.append(f"{name} {len(reached) - len(steps)} of {len(reached)}")
         self.lay_out(figure, "step", "seeds at the target, %", [])
         figure.update_yaxes(range=[-2, 103])
+        figure.update_xaxes(range=[0, 1.02 * self.settings.steps])
         summary = (
             f"The share of seeds whose validation {self.settings.metric} has reached the target, "
             f"{self.settings.target:g}. A line that ends below 100 % has runs that never reached "
@@ -224,7 +227,7 @@ class Drawing:
                     hovertemplate="diverged at lr %{x:.3g}",
                 )
         self.lay_out(figure, "lr", f"tuning {self.metric}", finite)
-        figure.update_xaxes(type="log", dtick=1, exponentformat="none")
+        figure.update_xaxes(type="log", dtick=1, tickformat="~e", tickangle=0)
         summary = (
             f"The tuning {self.settings.metric} of every configuration against its lr; the other "
             "tuned settings vary too. The large mark is the one that was chosen; a thin cross at "

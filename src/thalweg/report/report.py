@@ -19,6 +19,7 @@ from thalweg.race.record import Record, RunRecord
 from thalweg.race.verdict import Verdict, verdict
 from thalweg.report.pictures import pictures
 from thalweg.report.strokes import strokes
+from thalweg.whole_file import whole_file
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def write_report(record: Record, path: str | Path) -> Path:
     page = html(record)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
+        with whole_file(path) as unfinished:
+            unfinished.write_text(page, encoding="utf-8")
     except OSError as error:
         raise UserError(f"the report {path} cannot be written: {error.strerror}.") from None
     return path

@@ -20,11 +20,21 @@ stand out from white and from black; their yellow and black do not, and a violet
 
 DASHES = ("solid", "dash", "dot")
 
-SYMBOLS = (
-    *("circle", "square", "diamond", "triangle-up", "cross"),
-    *("triangle-down", "star", "hexagon", "pentagon", "bowtie", "hourglass"),
-)
-"""As many as share no divisor with the colours: the pair tells 88 entrants apart."""
+SYMBOLS = {
+    "circle": "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0",
+    "square": "M-4-4H4V4H-4Z",
+    "diamond": "M0-5L5 0L0 5L-5 0Z",
+    "triangle-up": "M0-5L5 4H-5Z",
+    "cross": "M-2-5H2V-2H5V2H2V5H-2V2H-5V-2H-2Z",
+    "triangle-down": "M0 5L-5-4H5Z",
+    "star": "M0-5L1.2-1.6H4.8L1.9 .6L3 4L0 1.9L-3 4L-1.9 .6L-4.8-1.6H-1.2Z",
+    "hexagon": "M0-5L4.3-2.5V2.5L0 5L-4.3 2.5V-2.5Z",
+    "pentagon": "M0-5L4.8-1.5L2.9 4H-2.9L-4.8-1.5Z",
+    "bowtie": "M-5-4L5 4V-4L-5 4Z",
+    "hourglass": "M-4-5H4L-4 5H4Z",
+}
+"""Plotly's names, and the shapes as paths of SVG. As many as share no divisor with the colours: the
+pair tells 88 entrants apart."""
 
 SWATCHES = {"solid": "", "dash": "7 4", "dot": "2 3"}
 """The dashes in the words of SVG."""
@@ -43,6 +53,11 @@ class Stroke:
         """The dash as SVG's stroke-dasharray, for the legend."""
         return SWATCHES[self.dash]
 
+    @property
+    def marker(self) -> str:
+        """The symbol as a path of SVG around the origin, for the legend."""
+        return SYMBOLS[self.symbol]
+
     def faint(self, opacity: float) -> str:
         """The colour for an area that others must be seen through."""
         red, green, blue = (int(self.colour[i : i + 2], 16) for i in (1, 3, 5))
@@ -55,7 +70,7 @@ def strokes(entrants: Sequence[str]) -> dict[str, Stroke]:
         name: Stroke(
             COLOURS[i % len(COLOURS)],
             DASHES[i // len(COLOURS) % len(DASHES)],
-            SYMBOLS[i % len(SYMBOLS)],
+            list(SYMBOLS)[i % len(SYMBOLS)],
         )
         for i, name in enumerate(entrants)
     }

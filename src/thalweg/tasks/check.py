@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,23 +21,26 @@ def check(task: Task) -> None:
     """Make the model and run one batch forward and backward; leaves torch's random state alone.
 
     One batch of the training split (up to `batch_size` samples) goes through the model in training
-    mode, the loss, and back to the parameters; one of the validation split through the model in
-    evaluation mode and every metric.
+    mode, the loss, and back to the parameters; one each of the validation and the test split
+    through the model in evaluation mode and every metric. Of the test split only the shapes count:
+    its scores are thrown away.
 
     Raises `UserError`, one sentence, for data that cannot be made or has another shape than
     (inputs..., target), a model that fails or has nothing to train, a loss that is no finite
-    scalar or does not reach the parameters, outputs without a dimension of samples, and a metric
-    that is no scalar.
+    scalar or does not reach the parameters, a gradient that is not finite, outputs without a
+    dimension of samples, a metric that is no scalar, and a ranked one that is not a number.
     """
     with torch.random.fork_rng():
         with failure_as_sentence(f"The data of task '{task.name}' failed"):
             splits = task.splits
-        train = first_batch(task, "train", splits.train)
-        validation = first_batch(task, "validation", splits.validation)
-        first_batch(task, "test", splits.test)
         model = make_model(task)
-        check_loss(task, model, train)
-        check_metrics(task, model, validation)
+        check_loss(task, model, first_batch(task, "train", splits.train))
+        if try_metrics(task, model, "validation", splits.validation).isnan():
+            raise UserError(
+                f"The metric of task '{task.name}' is nan on validation data at the initial"
+                " weights: look for such values in the data, and for log(0) or 0/0 in the metric."
+            )
+        try_metrics(task, model, "test", splits.test)
 
 
 def first_batch(task: Task, split: str, dataset: Dataset[Any]) -> list[Any]:
@@ -70,7 +75,7 @@ def make_model(task: Task) -> nn.Module:
 
 def check_loss(task: Task, model: nn.Module, batch: list[Any]) -> None:
     *_, targets = batch
-    outputs = run_model(task, model.train(), batch)
+    outputs = run_model(task, model.train(), "train", batch)
     loss = run_score(task, "loss", task.loss, outputs, targets)
     if not loss.isfinite():
         raise UserError(
@@ -82,18 +87,27 @@ def check_loss(task: Task, model: nn.Module, batch: list[Any]) -> None:
         raise UserError(unconnected(task))
     with failure_as_sentence(f"The backward pass of task '{task.name}' failed"):
         gradients = torch.autograd.grad(loss, trainable(model), allow_unused=True)
-    if all(gradient is None for gradient in gradients):
+    reached = [gradient.to_dense() for gradient in gradients if gradient is not None]
+    if not reached:
         raise UserError(unconnected(task))
+    if not all(gradient.isfinite().all() for gradient in reached):
+        raise UserError(
+            f"The loss of task '{task.name}' is finite at the initial weights, but its gradient is"
+            " not: look for sqrt(0), log(0) or 0/0 on the way to the loss."
+        )
 
 
-def check_metrics(task: Task, model: nn.Module, batch: list[Any]) -> None:
+def try_metrics(task: Task, model: nn.Module, split: str, dataset: Dataset[Any]) -> Tensor:
+    """What entrants are ranked by, on the first samples of this split."""
+    batch = first_batch(task, split, dataset)
     *_, targets = batch
     with torch.no_grad():
-        outputs = run_model(task, model.eval(), batch)
-        check_outputs(task, outputs, min(task.batch_size, len(task.splits.validation)))  # type: ignore[arg-type]
-        run_score(task, "metric", task.score, outputs, targets)
+        outputs = run_model(task, model.eval(), split, batch)
+        check_outputs(task, outputs, min(task.batch_size, len(dataset)))  # type: ignore[arg-type]
+        ranked = run_score(task, f"{split} metric", task.score, outputs, targets)
         for name, score in task.also.items():
-            run_score(task, f"further metric '{name}'", score, outputs, targets)
+            run_score(task, f"further {split} metric '{name}'", score, outputs, targets)
+    return ranked
 
 
 def check_outputs(task: Task, outputs: Any, samples: int) -> None:
@@ -106,18 +120,23 @@ def check_outputs(task: Task, outputs: Any, samples: int) -> None:
             )
 
 
-def run_model(task: Task, model: nn.Module, batch: list[Any]) -> Any:
+def run_model(task: Task, model: nn.Module, split: str, batch: list[Any]) -> Any:
     *inputs, _ = batch
     shapes = ", ".join(map(describe, inputs))
-    with failure_as_sentence(f"The model of task '{task.name}' failed on inputs {shapes}"):
+    with failure_as_sentence(f"The model of task '{task.name}' failed on {split} inputs {shapes}"):
         return model(*inputs)
 
 
 def run_score(task: Task, what: str, score: Score, outputs: Any, targets: Any) -> Tensor:
-    with failure_as_sentence(
-        f"The {what} of task '{task.name}' failed on outputs {describe(outputs)}"
-        f" and targets {describe(targets)}"
+    with (
+        failure_as_sentence(
+            f"The {what} of task '{task.name}' failed on outputs {describe(outputs)}"
+            f" and targets {describe(targets)}"
+        ),
+        warnings.catch_warnings(),
     ):
+        # PyTorch's losses only warn of outputs [N, 1] against targets [N], which broadcast.
+        warnings.filterwarnings("error", message="Using a target size")
         value = score(outputs, targets)
     if not isinstance(value, Tensor) or value.ndim > 0:
         raise UserError(
@@ -138,6 +157,22 @@ def failure_as_sentence(what_failed: str) -> Iterator[None]:
         lines = str(error).splitlines()
         message = f": {lines[0]}" if lines else ""
         raise UserError(f"{what_failed}: {type(error).__name__}{message}") from error
+
+
+@contextmanager
+def failure_in_training(task: Task) -> Iterator[None]:
+    """The same for a whole training, of which `check` has seen one batch.
+
+    What was raised within this package is a bug of ours, and passes with its traceback.
+    """
+    try:
+        yield
+    except Exception as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__", "").startswith("thalweg."):
+            raise
+        with failure_as_sentence(f"Task '{task.name}' failed in training"):
+            raise
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:

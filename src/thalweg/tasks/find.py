@@ -113,4 +113,5 @@ def failure_as_sentence(path: Path) -> Iterator[None]:
         if lines:
             place += f", line {lines[-1]}"
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        raise UserError(f"The task file {place} failed: {kind}{error}") from error
+        what = error.msg if isinstance(error, SyntaxError) else error  # its text has the line too
+        raise UserError(f"The task file {place} failed: {kind}{what}") from error

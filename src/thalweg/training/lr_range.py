@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
+from thalweg.arguments import require_whole
 from thalweg.errors import UserError
-from thalweg.recipes import Recipe
+from thalweg.recipes import Recipe, recipe_of
 from thalweg.stack.member import Member
 from thalweg.stack.single import Single
 from thalweg.stack.way import populate
+from thalweg.tasks.check import check, failure_in_training
 from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
 
@@ -35,21 +38,24 @@ class LRRange:
     """
 
     suggestion: float
-    lrs: tuple[float, ...]
-    losses: tuple[float, ...]
+    lrs: tuple[float, ...] = field(repr=False)
+    losses: tuple[float, ...] = field(repr=False)
     tried: dict[float, float]
 
 
 def lr_range(
     task: Task | str,
-    recipe: Recipe,
+    recipe: Recipe | str | Path,
     *,
     low: float = 1e-6,
     high: float = 10.0,
     steps: int = 100,
     seeds: int = 2,
 ) -> LRRange:
-    """Looks for the learning rate with which a recipe should begin a task: one, or the name of one.
+    """Looks for the learning rate with which a recipe should begin a task.
+
+    task: a task, or the name of one. recipe: a recipe, the name of an optimizer, or the path of a
+    recipe file, `*.toml`.
 
     The rate climbs evenly in log lr from `low` to `high` over `steps` steps; where the smoothed
     loss is lowest, the ramp has seen the largest rate that trains. A ramp is too hasty to say how
@@ -57,14 +63,17 @@ def lr_range(
     `steps` steps on `seeds` fresh seeds, in one stack, and the one that brings the loss lowest is
     suggested.
 
-    Raises UserError for 0 < low < high violated, fewer than ten steps, a first step that
-    diverges, or when no rate trains.
+    Raises UserError for 0 < low < high violated, fewer than ten steps, a task that cannot be
+    trained, a first step that diverges, or when no rate trains.
     Smith 2017 (cyclical learning rates) for the ramp.
     """
-    if not 0 < low < high or steps < 10 or seeds < 1:
-        raise UserError("lr_range needs 0 < low < high, 10 or more steps, and 1 or more seeds.")
-    task = find(task)
-    with torch.random.fork_rng(devices=[]):
+    if not 0 < low < high < math.inf:
+        raise UserError("lr_range needs 0 < low < high, both finite.")
+    require_whole("steps", steps, 10)
+    require_whole("seeds", seeds, 1)
+    task, recipe = find(task), recipe_of(recipe)
+    check(task)
+    with failure_in_training(task), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         lrs, losses = ramp(task, recipe, low, high, steps)
         word = lrs[losses.index(min(losses))]

@@ -16,14 +16,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from thalweg.arguments import require_whole
 from thalweg.errors import UserError
-from thalweg.recipes import Recipe
+from thalweg.recipes import Recipe, recipe_of
 from thalweg.stack.member import Member
 from thalweg.stack.population import Population
 from thalweg.stack.way import populate
+from thalweg.tasks.check import check, failure_in_training
 from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
 from thalweg.training.run import Point, Run
+from thalweg.whole_file import require_replaceable, whole_file
 
 EVALUATIONS = 15
 """Evaluations in a run, spread evenly, the last at its end."""
@@ -55,7 +58,7 @@ def train_members(
     divergence are scored on test data too. The same members give the same runs; those that share a
     recipe's chain should be neighbours, which makes their steps fast.
     """
-    with own_random_state(members[0].seed):
+    with failure_in_training(task), own_random_state(members[0].seed):
         population = populate(task, members, width)
         curves = learn(task, population, watch)
         tested = scores(task, population, task.splits.test) if test else [{}] * len(members)
@@ -69,7 +72,7 @@ def train_members(
 
 def train(
     task: Task | str,
-    recipe: Recipe,
+    recipe: Recipe | str | Path,
     *,
     seed: int = 0,
     out: str | Path = "model.safetensors",
@@ -78,15 +81,20 @@ def train(
     """Trains the task's model with a recipe, scores it on test data and saves a checkpoint.
 
     task: a task, the name of a bundled one, or `path/to/file.py:task`.
+    recipe: a recipe, the name of an optimizer, or the path of a recipe file, `*.toml`.
+    seed: from 0 to 2^32 - 1, fixes the initial weights and the batches.
 
     The checkpoint is a safetensors file of the parameters that evaluation uses, and the buffers, by
     the model's names; its metadata hold the task's name, the recipe and the seed. Raises UserError
-    when the run diverges, and, before training, when nothing can be written to `out`.
+    when the run diverges, and, before training, for a task that cannot be trained and when nothing
+    can be written to `out`.
     """
+    task, recipe = find(task), recipe_of(recipe)
+    require_whole("seed", seed, 0)
+    check(task)
     require_writable(Path(out))
-    task = find(task)
     member = Member(recipe, seed)
-    with own_random_state(seed):
+    with failure_in_training(task), own_random_state(seed):
         population = populate(task, [member], width=1)
         (curve,) = learn(task, population, watch)
         (divergence,) = population.diverged
@@ -114,9 +122,8 @@ def own_random_state(seed: int) -> Iterator[None]:
 
 def require_writable(path: Path) -> None:
     """Makes the checkpoint's folder; UserError where a file cannot be put there."""
-    if path.is_dir():
-        raise UserError(f"the checkpoint cannot be written to {path}, which is a folder.")
     try:
+        require_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=path.parent):
             pass
@@ -126,12 +133,10 @@ def require_writable(path: Path) -> None:
 
 def save(weights: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
     """Writes a checkpoint; one that stands there is replaced only by a whole one."""
-    unfinished = path.with_name(path.name + ".part")
     try:
-        save_file({n: x.contiguous() for n, x in weights.items()}, unfinished, metadata)
-        unfinished.replace(path)
+        with whole_file(path) as unfinished:
+            save_file({n: x.contiguous() for n, x in weights.items()}, unfinished, metadata)
     except (OSError, SafetensorError) as error:
-        unfinished.unlink(missing_ok=True)
         raise unwritable(path, error) from None
 
 

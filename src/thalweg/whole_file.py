@@ -1,0 +1,32 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import EEXIST
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """An empty file beside `path` to write to, which takes its place when the block ends well.
+
+    What stands at `path` is replaced only by a whole file. Raises OSError where that cannot be.
+    """
+    require_replaceable(path)
+    unfinished = path.with_name(path.name + ".part")
+    try:
+        unfinished.touch()
+        mode = unfinished.stat().st_mode
+        yield unfinished
+        unfinished.chmod(mode)  # some writers make a new file, for its owner alone
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def require_replaceable(path: Path) -> None:
+    """OSError for a path at which a folder, a device or anything else but a file stands."""
+    if path.exists() and not path.is_file():
+        raise FileExistsError(EEXIST, "it is no regular file")

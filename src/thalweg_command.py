@@ -1,0 +1,43 @@
+"""The command `thalweg`, in a module outside the package: importing the package takes seconds, and
+Ctrl-C is a clean stop from the first of them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+LINE = "\nstopped."
+
+
+class Stopped(BaseException):
+    """Ctrl-C. Of a KeyboardInterrupt typer makes an end without a word; and where one was ever seen
+    leaving an `exec` of text, as imports run many, CPython ends by the signal after all.
+    """
+
+
+def main() -> None:
+    """Runs the command line; Ctrl-C at any moment is one line and exit status 130."""
+    # Imports may swallow an exception, or turn it into another.
+    signal.signal(signal.SIGINT, leave)
+    from thalweg.cli import main as run
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        run()
+    except Stopped:
+        print(LINE, file=sys.stderr)
+        sys.exit(130)
+    finally:
+        # Nothing is left to stop, and an interpreter that is interrupted in its own end is noisy.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def leave(*_: object) -> None:
+    print(LINE, file=sys.stderr, flush=True)
+    os._exit(130)
+
+
+def stop(*_: object) -> None:
+    raise Stopped
