@@ -61,6 +61,7 @@ class Table:
     columns: for each tensor the ones that the kernel works on, in the layout's order, but for the
     gradient. group_of: the row of the hyperparameters' table that each belongs to. ages: the steps
     that each has taken, float32 `[n]`. row_states: float64 `[n, s]`. A step changes all in place.
+    total: what the norm is the root of, from the sums of squares of the tensors, float64 `[n]`.
     """
 
     def __init__(
@@ -70,8 +71,9 @@ class Table:
         group_of: Sequence[int],
         ages: Tensor,
         row_states: Tensor,
+        total: Callable[[NDArray[np.float64]], float] = np.sum,
     ) -> None:
-        self.kernel = kernel
+        self.kernel, self.total = kernel, total
         self.gradient = kernel.layout.tensors.index("grad")
         pointers = [[tensor.data_ptr() for tensor in row] for row in columns]
         whole = np.insert(np.array(pointers, np.int64), self.gradient, 0, axis=1)
@@ -104,7 +106,9 @@ class Table:
         self.rows(groups, np.nan, last=False)
         sums = np.zeros(len(self.tiles[0]))
         self.share(self.kernel.module.squares, sums)
-        return float(np.sqrt(sums.sum()))
+        squares = np.zeros(len(self.group_of))
+        np.add.at(squares, self.tiles[0], sums)
+        return float(np.sqrt(self.total(squares)))
 
 
 def tiled(sizes: Sequence[int]) -> tuple[list[NDArray[np.int64]], list[tuple[int, int]]]:

@@ -7,11 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter, is_
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
 from thalweg.fuse.kernel import DTYPES, Kernel, Table, kernel_of
+from thalweg.optim.sharded import is_sharded, local, placed_as, total
 from thalweg.rules.rule import Rule
 
 if TYPE_CHECKING:
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 Chain = tuple[type[Rule], ...]
 Group = dict[str, Any]
 Member = tuple[Tensor, Tensor, int]
-"""A parameter, the gradient that it has, and its group's index."""
+"""A parameter, what is here of the gradient that it has, and its group's index."""
 
 nbytes = attrgetter("nbytes")
 
@@ -48,7 +51,7 @@ class Fused:
         for (param, _, index), saved in zip(taken, self.saved, strict=True):
             states = optimizer.states(kernel.chain, param, optimizer.values(index))
             tensors = {n: state for n, state in states.items() if isinstance(state, Tensor)}
-            saved |= {name: tensor.contiguous() for name, tensor in tensors.items()}
+            saved |= {n: placed_as(param, tensor.contiguous()) for n, tensor in tensors.items()}
         starts = {n: state.init for rule in kernel.chain for n, state in rule.row_states.items()}
         numbers = [[float(s.get(n, init)) for n, init in starts.items()] for s in self.saved]
         row_states = torch.tensor(numbers, dtype=torch.float64).reshape(len(taken), -1)
@@ -57,16 +60,29 @@ class Fused:
             saved |= {name: row_states[k, i] for i, name in enumerate(starts)}
         self.state, self.held = optimizer.state, len(optimizer.state)
         self.steps = [saved["step"] for saved in self.saved]
-        self.addresses = [param.data_ptr() for param in self.params]
-        self.sizes = [param.nbytes for param in self.params]
+        self.model = optimizer.parameters()
+        self.sharded = any(map(is_sharded, self.model))
+        here = self.here()
+        self.addresses = list(map(Tensor.data_ptr, here))
+        self.sizes = list(map(nbytes, here))
         labels = [label for label in kernel.layout.tensors if label != "grad"]
         columns = [
-            [param if label == "param" else saved[label] for label in labels]
-            for param, saved in zip(self.params, self.saved, strict=True)
+            [param if label == "param" else local(saved[label]) for label in labels]
+            for param, saved in zip(here, self.saved, strict=True)
         ]
         self.groups = sorted({index for _, _, index in taken})
         group_of = [self.groups.index(index) for _, _, index in taken]
-        self.table = Table(kernel, columns, group_of, ages, row_states)
+        self.table = Table(kernel, columns, group_of, ages, row_states, self.total)
+
+    def here(self) -> list[Tensor]:
+        """What is here of the parameters."""
+        return list(map(local, self.params)) if self.sharded else self.params
+
+    def total(self, squares: NDArray[np.float64]) -> float:
+        """The sum over the whole model, from the sums of squares of what is here of each tensor."""
+        if not self.sharded:
+            return float(squares.sum())
+        return float(total(torch.from_numpy(squares), self.params, self.model))
 
     def stands(self) -> bool:
         """Whether parameters and states are where the table has them.
@@ -77,7 +93,7 @@ class Fused:
         return (
             state is self.state
             and len(state) == self.held
-            and list(map(Tensor.data_ptr, self.params)) == self.addresses
+            and list(map(Tensor.data_ptr, self.here())) == self.addresses
             and all(map(is_, [saved.get("step") for saved in self.saved], self.steps))
         )
 
@@ -160,7 +176,7 @@ def by_chain(optimizer: RuleOptimizer, members: Iterable[Member]) -> dict[Chain,
 
 def kernel_for(chain: Chain, member: Member, groups: Sequence[Group]) -> Kernel | None:
     """The kernel that steps a member; none where eager arithmetic has to."""
-    param, grad, index = member
+    param, grad, index = local(member[0]), *member[1:]
     plain = (
         type(param) in (Tensor, nn.Parameter)
         and param.device.type == "cpu"
