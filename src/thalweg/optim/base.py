@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 from torch.optim.optimizer import ParamsT, StateDict
 
+from thalweg.errors import UserError
 from thalweg.fuse import eager
 from thalweg.fuse.eager import Cell
 from thalweg.optim.fused import Chain, Fusing, Group, Member, age, by_chain, kernel_for
@@ -132,14 +133,20 @@ class RuleOptimizer(torch.optim.Optimizer):
         return values
 
     def states(self, chain: Chain, param: Tensor, values: Mapping[str, Any]) -> dict[str, Any]:
-        """What the chain's rules keep for a parameter, as far as it is here, or start from."""
+        """What the chain's rules keep for a parameter, as far as it is here, or start from.
+
+        UserError for a kept state of another shape.
+        """
         saved, here = self.state[param], as_real(local(param))
         states: dict[str, Any] = {}
         for rule in chain:
             for name, state in rule.states.items():
                 kept = saved.get(name)
-                fresh = kept is None
-                states[name] = starting(here, state, values) if fresh else as_real(local(kept))
+                if kept is None:
+                    states[name] = starting(here, state, values)
+                else:
+                    shape = shape_of(here, state, values)
+                    states[name] = fitting(name, as_real(local(kept)), shape)
             for name, row_state in rule.row_states.items():
                 states[name] = float(saved.get(name, row_state.init))
         return states
@@ -160,7 +167,9 @@ class RuleOptimizer(torch.optim.Optimizer):
         """The model at the parameters that evaluation is meant to use, for the time of the block.
 
         Averages and look-ahead rules train at another point than they evaluate at; checkpoints
-        meant for use are saved in here. Training goes on as if nothing had happened.
+        meant for use are saved in here. Training goes on as if nothing had happened. A model of
+        `fully_shard` may still hold the parameters that it has gathered for its last forward pass:
+        call its `reshard()` first within the block and behind it.
         """
         kept: list[tuple[Tensor, Tensor]] = []
         try:
@@ -276,10 +285,23 @@ def descending(grad: Tensor, maximize: bool) -> Tensor:
 def starting(param: Tensor, state: Any, values: Mapping[str, Any]) -> Tensor:
     """A state before its first step; that of half-precision weights is float32."""
     dtype = torch.promote_types(param.dtype, torch.float32)
-    shape = (values[state.copies], *param.shape) if state.copies else param.shape
     init = values[state.init] if isinstance(state.init, str) else state.init
-    started: Tensor = param.new_zeros(shape, dtype=dtype) + init
+    started: Tensor = param.new_zeros(shape_of(param, state, values), dtype=dtype) + init
     return started
+
+
+def shape_of(param: Tensor, state: Any, values: Mapping[str, Any]) -> tuple[int, ...]:
+    return (values[state.copies], *param.shape) if state.copies else tuple(param.shape)
+
+
+def fitting(name: str, kept: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A kept state, where it has this shape; UserError where not."""
+    if kept.shape != shape:
+        raise UserError(
+            f"{name} has the shape {tuple(kept.shape)} in the state, but {shape} here; load "
+            "the state of this model, of a sharded one by torch.distributed.checkpoint.state_dict."
+        )
+    return kept
 
 
 def now(group: Group, scheduled: Mapping[str, Any], name: str, ahead: int) -> Any:
