@@ -1,13 +1,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: race test check benchmarks browser clean
+.PHONY: race test test-all check benchmarks browser clean
 
 race: .venv/installed
 	$(BIN)/thalweg race digits
 
 test: check browser
 	$(BIN)/pytest
+
+# Also what takes too long for every change.
+test-all: check browser
+	$(BIN)/pytest -m "exhaustive or not exhaustive"
 
 check: .venv/installed-dev
 	$(BIN)/ruff check src tests benchmarks

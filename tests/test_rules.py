@@ -306,7 +306,8 @@ def test_a_rule_is_its_formula(parts: list[Rule], formula: Formula, shape: tuple
 
 def test_every_rule_of_the_package_is_held_against_a_formula() -> None:
     compared = {type(rule) for parts, _ in FORMULAS for rule in parts}
-    assert compared | set(AVERAGES) == set(RULES)
+    drawn = {rules.StochasticRounding}  # held against its odds, in a file of its own
+    assert compared | set(AVERAGES) | drawn == set(RULES)
 
 
 COOLING = schedules.linear(0.08, 0.001, steps=30)

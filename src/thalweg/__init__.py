@@ -28,6 +28,7 @@ from thalweg.recipes import (
     nesterov,
     rmsprop,
     sgd,
+    stochastic_rounding,
     tail_average,
 )
 from thalweg.tasks import Data, Task
@@ -60,6 +61,7 @@ __all__ = [
     "rmsprop",
     "schedules",
     "sgd",
+    "stochastic_rounding",
     "tail_average",
     "train",
 ]

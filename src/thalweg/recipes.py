@@ -122,6 +122,11 @@ def block_average(last: int) -> Rule:
     return rules.BlockAverage(last=last)
 
 
+def stochastic_rounding(seed: int = 1) -> Rule:
+    """Random rounding of bfloat16 parameters: `thalweg.rules.StochasticRounding`."""
+    return rules.StochasticRounding(seed=seed)
+
+
 def ema(decay: Setting = 0.999) -> Rule:
     """The exponential average of the iterates: `thalweg.rules.ExponentialAverage`."""
     return rules.ExponentialAverage(decay=decay)

@@ -18,9 +18,10 @@ MemberNorm = Callable[[list[Tensor]], Sequence[Tensor]]
 class Cell:
     """One tensor on its way through a chain.
 
-    param: the parameter as the model holds it. grad: its gradient. values: the hyperparameters,
-    options and the age `t` of this step. states: what the rules keep, by name; a step puts new
-    tensors in place of the old and changes none of them (but a ring's slot).
+    param: the parameter that the model holds. grad: its gradient. values: the hyperparameters,
+    options, the age `t` of this step and, where it matters, the parameter's `dtype`. states: what
+    the rules keep, by name; a step puts new tensors in place of the old and changes none of them
+    (but a ring's slot).
     """
 
     param: Tensor

@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -27,11 +27,11 @@ from thalweg.rules.rule import Rule
 TILE = 2**16
 """Elements that one thread takes at a time; fewer are sooner done than shared."""
 
-DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 
 
 class Kernel:
-    """The compiled step of a chain for elements of one type.
+    """The compiled step of a chain for parameters of one type.
 
     source: the printed module. layout: where it finds what it works on.
     Raises TypeError for a chain that cannot be traced.
@@ -39,7 +39,7 @@ class Kernel:
 
     def __init__(self, chain: tuple[type[Rule], ...], dtype: torch.dtype) -> None:
         self.chain = chain
-        program = trace(chain)
+        program = trace(chain, dtype)
         self.layout = layout(program)
         title = "The step of " + ", ".join(rule.__name__ for rule in chain) + "."
         self.source = printed(program, DTYPES[dtype], title)
@@ -48,7 +48,9 @@ class Kernel:
 
 @cache
 def kernel_of(chain: tuple[type[Rule], ...], dtype: torch.dtype) -> Kernel | None:
-    """The kernel of a chain; none for one that cannot be traced."""
+    """The kernel of a chain; none for one that cannot be traced, and for other types."""
+    if dtype not in DTYPES:
+        return None
     try:
         return Kernel(chain, dtype)
     except TypeError:
@@ -59,9 +61,10 @@ class Table:
     """The tensors that a kernel steps, in tiles, and the numbers of the row that each has.
 
     columns: for each tensor the ones that the kernel works on, in the layout's order, but for the
-    gradient. group_of: the row of the hyperparameters' table that each belongs to. ages: the steps
-    that each has taken, float32 `[n]`. row_states: float64 `[n, s]`. A step changes all in place.
-    total: what the norm is the root of, from the sums of squares of the tensors, float64 `[n]`.
+    gradient. group_of, member_of: the row of the hyperparameters' table, and the member, that each
+    belongs to. ages: the steps that each has taken, float32 `[n]`. row_states: float64 `[n, s]`. A
+    step changes all in place. total: for each tensor what its norm is the root of, from the sums of
+    squares of all, float64 `[n]`; where none is given, the sum over its member.
     """
 
     def __init__(
@@ -69,26 +72,32 @@ class Table:
         kernel: Kernel,
         columns: Sequence[Sequence[Tensor]],
         group_of: Sequence[int],
+        member_of: Sequence[int],
         ages: Tensor,
         row_states: Tensor,
-        total: Callable[[NDArray[np.float64]], float] = np.sum,
+        total: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
     ) -> None:
-        self.kernel, self.total = kernel, total
+        self.kernel, self.total = kernel, total or self.over_members
         self.gradient = kernel.layout.tensors.index("grad")
         pointers = [[tensor.data_ptr() for tensor in row] for row in columns]
         whole = np.insert(np.array(pointers, np.int64), self.gradient, 0, axis=1)
         self.pointers = np.ascontiguousarray(whole)
         self.tiles, self.pieces = tiled([row[0].numel() for row in columns])
-        self.group_of = np.array(group_of, np.int64)
+        self.group_of, self.member_of = np.array(group_of), np.array(member_of)
         self.ages, self.row_states = ages.numpy(), row_states.numpy()
         self.scalars = np.empty((len(columns), len(kernel.layout.scalars)))
 
-    def step(self, gradients: Sequence[int], hypers: Sequence[Sequence[float]]) -> None:
-        """One step of every tensor, from gradients at these addresses."""
+    def step(self, gradients: Sequence[int], hypers: NDArray[np.float64]) -> None:
+        """One step of every tensor, from gradients at these addresses.
+
+        hypers: `[groups, h]`, in the layout's order.
+        """
         self.pointers[:, self.gradient] = gradients
-        groups = np.array(hypers, np.float64).reshape(len(hypers), -1)
-        norm = self.norm(groups) if self.kernel.layout.normed else 0.0
-        self.rows(groups, norm, last=True)
+        norms = np.full(len(self.ages), np.nan)
+        if self.kernel.layout.normed:
+            self.rows(hypers, norms, last=False)
+            norms = self.norms()
+        self.rows(hypers, norms, last=True)
         self.share(self.kernel.module.tiles)
 
     def share(self, function: Callable[..., None], *arguments: Any) -> None:
@@ -96,19 +105,35 @@ class Table:
         known = (self.pointers, *self.tiles, self.scalars, *arguments)
         share(lambda first, last: function(*known, first, last), self.pieces)
 
-    def rows(self, groups: NDArray[np.float64], norm: float, last: bool) -> None:
+    def rows(self, hypers: NDArray[np.float64], norms: NDArray[np.float64], last: bool) -> None:
         self.kernel.module.rows(
-            groups, self.group_of, self.ages, self.row_states, norm, self.scalars, last
+            hypers, self.group_of, self.ages, self.row_states, norms, self.scalars, last
         )
 
-    def norm(self, groups: NDArray[np.float64]) -> float:
-        """The norm over all tensors, of what the chain's norm is taken of."""
-        self.rows(groups, np.nan, last=False)
+    def norms(self) -> NDArray[np.float64]:
+        """For each tensor the norm over its member, of what the chain's norm is taken of."""
         sums = np.zeros(len(self.tiles[0]))
         self.share(self.kernel.module.squares, sums)
-        squares = np.zeros(len(self.group_of))
+        squares = np.zeros(len(self.ages))
         np.add.at(squares, self.tiles[0], sums)
-        return float(np.sqrt(self.total(squares)))
+        norms: NDArray[np.float64] = np.sqrt(self.total(squares))
+        return norms
+
+    def over_members(self, squares: NDArray[np.float64]) -> NDArray[np.float64]:
+        """For each tensor the sum over its member."""
+        sums: NDArray[np.float64] = np.bincount(self.member_of, squares)[self.member_of]
+        return sums
+
+
+def labelled(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A chain's values under the labels that kernels know: a pair's parts one by one."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, tuple):
+            flat |= {f"{name}[{i}]": part for i, part in enumerate(value)}
+        else:
+            flat[name] = value
+    return flat
 
 
 def tiled(sizes: Sequence[int]) -> tuple[list[NDArray[np.int64]], list[tuple[int, int]]]:
@@ -156,7 +181,8 @@ def compiled(name: str, path: Path, plan: Layout) -> ModuleType:
     none = np.empty(0, np.int64)
     ages, row_states = np.empty(0, np.float32), np.empty((0, len(plan.row_states)))
     pointers, scalars = np.empty((0, len(plan.tensors)), np.int64), np.empty((0, len(plan.scalars)))
-    module.rows(np.empty((0, len(plan.hypers))), none, ages, row_states, 0.0, scalars, True)
+    hypers = np.empty((0, len(plan.hypers)))
+    module.rows(hypers, none, ages, row_states, np.empty(0), scalars, True)
     module.tiles(pointers, none, none, none, scalars, 0, 0)
     if plan.normed:
         module.squares(pointers, none, none, none, scalars, np.empty(0), 0, 0)

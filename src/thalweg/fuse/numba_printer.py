@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-import numpy as np
 
 from thalweg.fuse.program import Operation, Program
 
@@ -24,6 +23,7 @@ FUNCTIONS = {
     "less": "one if {} < {} else zero",
     "equal": "one if {} == {} else zero",
     "where": "{1} if {0} != zero else {2}",
+    "rounded": "rounded({}, start + i, {}, {})",
 }
 
 HEADER = '''\
@@ -36,11 +36,51 @@ import numpy as np
 
 from thalweg.fuse.pointer import pointer
 
-real = np.{dtype}
-size = {size}
+real = np.{real}
 one, zero = real(1), real(0)
 
 '''
+
+BFLOAT16 = '''\
+@numba.njit
+def widened(half):
+    """The float32 that the bits of a bfloat16 stand for."""
+    return np.uint32(np.uint32(half) << np.uint32(16)).view(np.float32)
+
+
+@numba.njit
+def narrowed(x):
+    """The bits of the bfloat16 nearest to a float32, of two the even one."""
+    bits = np.int64(np.float32(x).view(np.uint32))
+    return np.uint16(0x7FC0) if x != x else np.uint16((bits + 0x7FFF + (bits >> 16 & 1)) >> 16)
+
+
+@numba.njit
+def mixed(word):
+    word = word ^ (word >> 16)
+    word = word * 0x21F0AAAD & 0xFFFFFFFF
+    word = word ^ (word >> 15)
+    word = word * 0xD35A2D97 & 0xFFFFFFFF
+    return word ^ (word >> 15)
+
+
+@numba.njit
+def rounded(x, place, seed, t):
+    """A float32 at random at one of the two bfloat16 beside it; see StochasticRounding."""
+    bits = np.int64(np.float32(x).view(np.uint32))
+    noise = mixed(bits >> 16 ^ mixed(place ^ mixed(np.int64(t) ^ mixed(np.int64(seed))))) & 0xFFFF
+    up = np.uint32((bits + noise) & 0xFFFF0000).view(np.float32)
+    return up if abs(x) < np.float32(np.inf) else x
+
+'''
+
+
+OWN_WORDS = re.compile(
+    "groups|group_of|ages|row_states|norms|scalars|first|last|hypers|tensors|tensor_of|starts|"
+    "lengths|sums|tile|total|start|k|n|i|one|zero|real|sqrt|numba|np|rows|tiles|squares|pointer|"
+    r"widened|narrowed|mixed|rounded|[rx]\d+|new_.*|.*_array"
+)
+"""What the printed functions call their own things; a rule's value of such a name gets a `_`."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +127,7 @@ def is_row_number(operation: Operation) -> bool:
 
 
 def printed(program: Program, dtype: str, title: str) -> str:
-    """The module of a program's kernels for elements of a NumPy type.
+    """The module of a program's kernels for parameters of a type; states are float32 at the least.
 
     `rows` computes the row's numbers of every tensor, and moves its age and row states on when it
     is called for the last time in a step; `tiles` runs over the elements of the tiles from `first`
@@ -95,14 +135,14 @@ def printed(program: Program, dtype: str, title: str) -> str:
     from rows without the norm.
     """
     plan = layout(program)
-    parts = [
-        HEADER.format(title=title, dtype=dtype, size=np.dtype(dtype).itemsize),
-        row_function(program, plan),
-    ]
+    half = dtype == "bfloat16"
+    parts = [HEADER.format(title=title, real="float32" if half else dtype)]
+    parts += [BFLOAT16] if half else []
+    parts.append(row_function(program, plan))
     if plan.normed:
-        parts.append(tile_function(program, plan, norm=True))
-    parts.append(tile_function(program, plan, norm=False))
-    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+        parts.append(tile_function(program, plan, dtype, norm=True))
+    parts.append(tile_function(program, plan, dtype, norm=False))
+    return "\n\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
 def row_function(program: Program, plan: Layout) -> str:
@@ -113,6 +153,7 @@ def row_function(program: Program, plan: Layout) -> str:
     body = [
         "hypers = groups[group_of[k]]",
         "t = float(ages[k] + 1)",
+        *(["norm = norms[k]"] if plan.normed else []),
         *(f"{names.input(label)} = hypers[{i}]" for i, label in enumerate(plan.hypers)),
         *(f"{names.input(label)} = row_states[k, {i}]" for i, label in enumerate(plan.row_states)),
         *names.lines(wanted),
@@ -123,43 +164,41 @@ def row_function(program: Program, plan: Layout) -> str:
     return "\n".join(
         [
             '@numba.njit(cache=True, error_model="numpy")',
-            "def rows(groups, group_of, ages, row_states, norm, scalars, last):",
+            "def rows(groups, group_of, ages, row_states, norms, scalars, last):",
             *indented(["one, zero = 1.0, 0.0", "for k in range(len(ages)):"]),
             *indented(body, 2),
         ]
     )
 
 
-def tile_function(program: Program, plan: Layout, norm: bool) -> str:
+def tile_function(program: Program, plan: Layout, dtype: str, norm: bool) -> str:
     """The pass over elements: the step itself, or the sum of squares that a norm needs."""
     names = Names(program, real=True)
     wanted = (
         [program.results["normed"]] if norm else [program.results[label] for label in plan.written]
     )
     needed = set(program.needed(wanted))
-    tensors = [label for label in plan.tensors if program.inputs[label] in needed]
-    tensors = tensors if norm else list(plan.tensors)
+    tensors = [Array(label, i, dtype) for i, label in enumerate(plan.tensors)]
+    if norm:
+        tensors = [tensor for tensor in tensors if program.inputs[tensor.label] in needed]
     scalars = [
         f"{names.of(place)} = real(scalars[k, {i}])"
         for i, place in enumerate(plan.scalars)
         if place in needed
     ]
+    results = {label: names.of(program.results[label]) for label in plan.written}
     ends = (
         [f"total += np.float64({names.of(wanted[0])}) * np.float64({names.of(wanted[0])})"]
         if norm
-        else [f"{label}_[i] = {names.of(program.results[label])}" for label in plan.written]
+        else [tensor.store(results[tensor.label]) for tensor in tensors if tensor.label in results]
     )
     body = [
         "k, start, n = tensor_of[tile], starts[tile], lengths[tile]",
-        *(
-            f"{label}_ = numba.carray(pointer(tensors[k, {plan.tensors.index(label)}]"
-            " + start * size), n, real)"
-            for label in tensors
-        ),
+        *(tensor.opening() for tensor in tensors),
         *scalars,
         *(["total = 0.0"] if norm else []),
         "for i in range(n):",
-        *indented([f"{names.input(label)} = {label}_[i]" for label in tensors]),
+        *indented(tensor.load(names.input(tensor.label)) for tensor in tensors),
         *indented([*names.lines(wanted), *ends]),
         *(["sums[tile] = total"] if norm else []),
     ]
@@ -175,6 +214,35 @@ def tile_function(program: Program, plan: Layout, norm: bool) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Array:
+    """A tensor within a tile: its column in the table of pointers, and how its numbers are kept.
+
+    dtype: of the parameters, which their gradients share.
+    """
+
+    label: str
+    column: int
+    dtype: str
+
+    @property
+    def half(self) -> bool:
+        return self.dtype == "bfloat16" and self.label in ("param", "grad")
+
+    def opening(self) -> str:
+        size = 2 if self.half else 8 if self.dtype == "float64" else 4
+        address = f"tensors[k, {self.column}] + start * {size}"
+        kind = "np.uint16" if self.half else "real"
+        return f"{self.label}_array = numba.carray(pointer({address}), n, {kind})"
+
+    def load(self, name: str) -> str:
+        read = f"{self.label}_array[i]"
+        return f"{name} = {f'widened({read})' if self.half else read}"
+
+    def store(self, result: str) -> str:
+        return f"{self.label}_array[i] = {f'narrowed({result})' if self.half else result}"
+
+
 class Names:
     """What each operation of a program is called in a function, and the lines that compute them.
 
@@ -187,7 +255,8 @@ class Names:
         self.results = {place: label for label, place in program.results.items()}
 
     def input(self, label: str) -> str:
-        return label.replace("[", "_").replace("]", "")
+        name = label.replace("[", "_").replace("]", "")
+        return f"{name}_" if OWN_WORDS.fullmatch(name) else name
 
     def of(self, place: int) -> str:
         operation = self.program.operations[place]

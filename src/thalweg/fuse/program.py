@@ -19,7 +19,7 @@ class Operation:
     """One line of a program: a function of earlier lines, which `arguments` gives the places of.
 
     name: "input", "constant", or the function: add, subtract, multiply, divide, power, negate,
-    remainder, sqrt, minimum, maximum, less, equal, where. label: an input's name, or the
+    remainder, sqrt, minimum, maximum, less, equal, where, rounded. label: an input's name, or the
     constant as Python writes it.
     """
 

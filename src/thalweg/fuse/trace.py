@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from thalweg.fuse import eager
 from thalweg.fuse.program import Level, Operation, Program
 from thalweg.rules.rule import Rule
@@ -87,15 +89,19 @@ class Symbol:
     def choose(self, yes: Any, no: Any) -> Symbol:
         return self.made("where", self, yes, no)
 
+    def rounded(self, seed: Any, t: Any) -> Symbol:
+        return self.made("rounded", self, seed, t)
+
     def __bool__(self) -> bool:
         raise TypeError("a rule that takes a Python decision on its numbers cannot be traced")
 
 
-def trace(chain: Sequence[type[Rule]]) -> Program:
+def trace(chain: Sequence[type[Rule]], dtype: torch.dtype = torch.float32) -> Program:
     """The program of a chain's step, from `param`, `grad`, `t`, settings and states.
 
-    A pair's parts are the inputs `betas[0]` and `betas[1]`. A norm is an input of the row, and the
-    result `norm of NAME` is the element that it is taken of.
+    dtype: in which the model holds its parameters. A pair's parts are the inputs `betas[0]` and
+    `betas[1]`. A norm is an input of the row, and the result `normed` is the element that it is
+    taken of.
 
     Raises TypeError for a chain that no straight-line program can do.
     """
@@ -107,7 +113,7 @@ def trace(chain: Sequence[type[Rule]]) -> Program:
     def element(label: str) -> Symbol:
         return Symbol(program, program.input(label, "element"))
 
-    values: dict[str, Any] = {"t": row("t")}
+    values: dict[str, Any] = {"t": row("t"), "dtype": dtype}
     states: dict[str, Any] = {}
     for rule in chain:
         values |= {name: row(name) for name in rule.options}

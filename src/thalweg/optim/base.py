@@ -117,7 +117,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def cell(self, chain: Chain, param: Tensor, grad: Tensor, index: int) -> Cell:
         """What is here of a parameter, on its way through a step."""
-        values = self.values(index) | {"t": age(self.state[param]) + 1}
+        values = self.values(index) | {"t": age(self.state[param]) + 1, "dtype": param.dtype}
         downhill = descending(grad, self.param_groups[index]["maximize"])
         return Cell(working(local(param)), downhill, values, self.states(chain, param, values))
 
@@ -252,17 +252,17 @@ class RuleOptimizer(torch.optim.Optimizer):
 def model_norm(
     params: Sequence[Tensor], model: Sequence[Tensor], tensors: list[Tensor]
 ) -> list[Tensor]:
-    """The norm over all of these tensors, once for each, on its own device.
+    """The norm over all of them, summed in float64; once for each, as its own kind.
 
-    Of what belongs to `params`, some of the parameters of a model; where that is sharded, over all
-    shards.
+    Each belongs to one of `params`; where the model is sharded, the norm is over all shards.
     """
+    norms = [torch.linalg.vector_norm(x, dtype=torch.float64) for x in tensors]
+    together = torch.stack([norm.to(norms[0].device) for norm in norms])
     if any(map(is_sharded, model)):
-        squares = [tensor.to(torch.float64).square().sum() for tensor in tensors]
-        norm = total(torch.stack(squares), params, model).sqrt()
-        return [norm.to(tensor) for tensor in tensors]
-    norm = torch.nn.utils.get_total_norm(tensors)
-    return [norm.to(tensor.device) for tensor in tensors]
+        norm = total(together.square(), params, model).sqrt()
+    else:
+        norm = torch.linalg.vector_norm(together)
+    return [norm.to(tensor) for tensor in tensors]
 
 
 def as_real(x: Tensor) -> Tensor:

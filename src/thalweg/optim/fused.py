@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
-from thalweg.fuse.kernel import DTYPES, Kernel, Table, kernel_of
+from thalweg.fuse.kernel import Kernel, Table, kernel_of, labelled
 from thalweg.optim.sharded import is_sharded, local, placed_as, total
 from thalweg.rules.rule import Rule
 
@@ -72,17 +72,18 @@ class Fused:
         ]
         self.groups = sorted({index for _, _, index in taken})
         group_of = [self.groups.index(index) for _, _, index in taken]
-        self.table = Table(kernel, columns, group_of, ages, row_states, self.total)
+        one_member = [0] * len(taken)
+        total = self.over_shards if self.sharded else None
+        self.table = Table(kernel, columns, group_of, one_member, ages, row_states, total)
 
     def here(self) -> list[Tensor]:
         """What is here of the parameters."""
         return list(map(local, self.params)) if self.sharded else self.params
 
-    def total(self, squares: NDArray[np.float64]) -> float:
-        """The sum over the whole model, from the sums of squares of what is here of each tensor."""
-        if not self.sharded:
-            return float(squares.sum())
-        return float(total(torch.from_numpy(squares), self.params, self.model))
+    def over_shards(self, squares: NDArray[np.float64]) -> NDArray[np.float64]:
+        """For each tensor the sum over the whole model, from the sums over what is here of each."""
+        whole = float(total(torch.from_numpy(squares), self.params, self.model))
+        return np.full(len(squares), whole)
 
     def stands(self) -> bool:
         """Whether parameters and states are where the table has them.
@@ -105,8 +106,9 @@ class Fused:
         return list(map(Tensor.data_ptr, found))
 
     def step(self, gradients: list[int]) -> None:
-        values = map(self.optimizer.values, self.groups)
-        self.table.step(gradients, [in_columns(self.kernel, each) for each in values])
+        values = [labelled(self.optimizer.values(index)) for index in self.groups]
+        hypers = [[each[label] for label in self.kernel.layout.hypers] for each in values]
+        self.table.step(gradients, np.array(hypers, np.float64).reshape(len(values), -1))
         # Autograd has to know that what it may have saved has changed.
         increment_version(self.params)
 
@@ -141,7 +143,8 @@ class Fusing:
         if self.left and optimizer.backend == "numba":
             warnings.warn(
                 f"{len(self.left)} of {len(members)} tensors are stepped eagerly: kernels take "
-                "contiguous float32 and float64 on the CPU, and chains that can be traced.",
+                "contiguous float32, float64 and bfloat16 on the CPU, and chains that can be "
+                "traced.",
                 stacklevel=5,
             )
             optimizer.backend = "auto"
@@ -180,7 +183,6 @@ def kernel_for(chain: Chain, member: Member, groups: Sequence[Group]) -> Kernel 
     plain = (
         type(param) in (Tensor, nn.Parameter)
         and param.device.type == "cpu"
-        and param.dtype in DTYPES
         and grad.dtype is param.dtype
         and grad.layout is torch.strided
         and param.is_contiguous()
@@ -195,14 +197,3 @@ def age(saved: Mapping[str, Any]) -> int:
     if "step" in saved:
         return int(saved["step"])
     return int(any(value is not None for value in saved.values()))
-
-
-def in_columns(kernel: Kernel, values: Mapping[str, Any]) -> list[float]:
-    """A group's hyperparameters in the order of a kernel's columns; a pair's parts one by one."""
-    flat: dict[str, float] = {}
-    for name, value in values.items():
-        if isinstance(value, tuple):
-            flat |= {f"{name}[{i}]": part for i, part in enumerate(value)}
-        else:
-            flat[name] = value
-    return [flat[label] for label in kernel.layout.hypers]

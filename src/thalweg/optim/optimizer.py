@@ -21,8 +21,8 @@ class Optimizer(RuleOptimizer):
     Each setting of the recipe is a key of the parameter groups.
 
     backend: "auto" and "numba" step with compiled kernels what these can, which is contiguous
-    float32 and float64 on the CPU, and the rest eagerly; "numba" says so once where there is a
-    rest. "eager" steps everything by the rules' arithmetic on whole tensors.
+    float32, float64 and bfloat16 on the CPU, and the rest eagerly; "numba" says so once where there
+    is a rest. "eager" steps everything by the rules' arithmetic on whole tensors.
 
     Raises UserError for a setting outside its range, and for an unknown backend.
     """

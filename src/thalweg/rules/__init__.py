@@ -17,6 +17,7 @@ from thalweg.rules.rmsprop import (
     RMSprop,
     RMSpropMomentum,
 )
+from thalweg.rules.rounding import StochasticRounding
 from thalweg.rules.rule import Rule
 from thalweg.rules.sgd import SGD, SGDMomentum, SGDNesterov
 
@@ -44,6 +45,7 @@ __all__ = [
     "Rule",
     "SGDMomentum",
     "SGDNesterov",
+    "StochasticRounding",
     "TailAverage",
     "WindowAverage",
 ]

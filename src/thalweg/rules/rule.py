@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Self
 
+import torch
 from torch import Tensor
 
 from thalweg.errors import UserError, suggest
@@ -139,8 +140,8 @@ class Norm(Declared):
 class Rule:
     """The arithmetic of one idea. See the module's docstring.
 
-    While a step is taken, a bound rule also has `param`, the parameter before the step, and `t`,
-    the step's number from 1 in the age of the tensor.
+    While a step is taken, a bound rule also has `param`, the parameter before the step, `t`, the
+    step's number from 1 in the age of the tensor, and `dtype`, in which the model holds it.
 
     Raises UserError for a setting that the rule does not have, or outside its range.
     """
@@ -155,6 +156,7 @@ class Rule:
 
     t: int
     param: Tensor
+    dtype: torch.dtype = torch.float32
 
     def __init_subclass__(cls) -> None:
         declared = {
