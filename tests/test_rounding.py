@@ -72,6 +72,18 @@ def test_steps_below_the_last_digit_add_up(backend: str) -> None:
     assert ends[1] == pytest.approx(1 + 4 * 2.0**-7, abs=5 * digits * 2.0**-7)
 
 
+def test_a_long_seed_draws_the_same_in_kernels() -> None:
+    ends = []
+    for backend in ("numba", "eager"):
+        param = torch.ones(4096, dtype=torch.bfloat16, requires_grad=True)
+        recipe = recipes.chain(recipes.sgd(), recipes.stochastic_rounding(2**24 + 1))
+        optimizer = Optimizer([param], recipe, backend=backend)
+        param.grad = torch.linspace(-1, 1, 4096).bfloat16()
+        optimizer.step()
+        ends.append(param.detach())
+    assert torch.equal(*ends)
+
+
 def test_other_precisions_are_left_alone() -> None:
     ends = []
     for last in ([], [recipes.stochastic_rounding()]):

@@ -96,7 +96,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     def kernel_source(self) -> str:
         """The printed kernels that step the parameters; empty where eager arithmetic does."""
         kernels = {
-            kernel_for(self.chain(group), (param, local(param), index), self.param_groups): None
+            kernel_for(self, self.chain(group), (param, local(param), index)): None
             for index, group in enumerate(self.param_groups)
             for param in group["params"]
         }

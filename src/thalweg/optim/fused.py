@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
-from thalweg.fuse.kernel import Kernel, Table, kernel_of, labelled
+from thalweg.fuse.kernel import Kernel, kernel_of, labelled
+from thalweg.fuse.triton_kernel import TritonKernel, runs_on, triton_kernel_of
 from thalweg.optim.sharded import is_sharded, local, placed_as, total
 from thalweg.rules.rule import Rule
 
 if TYPE_CHECKING:
     from thalweg.optim.base import RuleOptimizer
 
+AnyKernel = Kernel | TritonKernel
 Chain = tuple[type[Rule], ...]
 Group = dict[str, Any]
 Member = tuple[Tensor, Tensor, int]
@@ -39,7 +40,7 @@ class Fused:
     def __init__(
         self,
         optimizer: RuleOptimizer,
-        kernel: Kernel,
+        kernel: AnyKernel,
         members: Sequence[Member],
         places: Sequence[int],
     ) -> None:
@@ -47,14 +48,15 @@ class Fused:
         taken = [members[place] for place in places]
         self.params = [param for param, _, _ in taken]
         self.saved = [optimizer.state[param] for param in self.params]
-        ages = torch.tensor([age(saved) for saved in self.saved], dtype=torch.float32)
+        device = self.params[0].device
+        ages = torch.tensor([age(saved) for saved in self.saved], dtype=torch.float32).to(device)
         for (param, _, index), saved in zip(taken, self.saved, strict=True):
             states = optimizer.states(kernel.chain, param, optimizer.values(index))
             tensors = {n: state for n, state in states.items() if isinstance(state, Tensor)}
             saved |= {n: placed_as(param, tensor.contiguous()) for n, tensor in tensors.items()}
         starts = {n: state.init for rule in kernel.chain for n, state in rule.row_states.items()}
         numbers = [[float(s.get(n, init)) for n, init in starts.items()] for s in self.saved]
-        row_states = torch.tensor(numbers, dtype=torch.float64).reshape(len(taken), -1)
+        row_states = torch.tensor(numbers, dtype=torch.float64).reshape(len(taken), -1).to(device)
         for k, saved in enumerate(self.saved):
             saved["step"] = ages[k]
             saved |= {name: row_states[k, i] for i, name in enumerate(starts)}
@@ -72,18 +74,19 @@ class Fused:
         ]
         self.groups = sorted({index for _, _, index in taken})
         group_of = [self.groups.index(index) for _, _, index in taken]
-        one_member = [0] * len(taken)
-        total = self.over_shards if self.sharded else None
-        self.table = Table(kernel, columns, group_of, one_member, ages, row_states, total)
+        # The sums over shards are told from those over what is whole, so each is one of its own.
+        member_of = range(len(taken)) if self.sharded else [0] * len(taken)
+        self.table = kernel.table(columns, group_of, member_of, ages, row_states)
+        if self.sharded:
+            self.table.total = self.over_shards
 
     def here(self) -> list[Tensor]:
         """What is here of the parameters."""
         return list(map(local, self.params)) if self.sharded else self.params
 
-    def over_shards(self, squares: NDArray[np.float64]) -> NDArray[np.float64]:
+    def over_shards(self, squares: Tensor) -> Tensor:
         """For each tensor the sum over the whole model, from the sums over what is here of each."""
-        whole = float(total(torch.from_numpy(squares), self.params, self.model))
-        return np.full(len(squares), whole)
+        return total(squares, self.params, self.model).expand(len(squares))
 
     def stands(self) -> bool:
         """Whether parameters and states are where the table has them.
@@ -120,6 +123,7 @@ class Fusing:
         self.settled: tuple[list[int], list[Any]] = [], []
         self.left: list[int] = []
         self.parts: list[Fused] = []
+        self.told = False
 
     def step(self, optimizer: RuleOptimizer, members: list[Member]) -> list[Member]:
         """Steps what kernels can, and returns the rest."""
@@ -140,27 +144,27 @@ class Fusing:
         """Finds the kernels for the members, and those that no kernel steps."""
         self.left, taken = sorted_out(optimizer, members)
         self.parts = [Fused(optimizer, kernel, members, some) for kernel, some in taken.items()]
-        if self.left and optimizer.backend == "numba":
+        if self.left and optimizer.backend != "auto" and not self.told:
             warnings.warn(
                 f"{len(self.left)} of {len(members)} tensors are stepped eagerly: kernels take "
-                "contiguous float32, float64 and bfloat16 on the CPU, and chains that can be "
-                "traced.",
+                "contiguous float32, float64 and bfloat16 where their compiler runs (numba: on the "
+                "CPU, triton: on a GPU), and chains that can be traced.",
                 stacklevel=5,
             )
-            optimizer.backend = "auto"
+            self.told = True
 
 
 def sorted_out(
     optimizer: RuleOptimizer, members: Sequence[Member]
-) -> tuple[list[int], dict[Kernel, list[int]]]:
+) -> tuple[list[int], dict[AnyKernel, list[int]]]:
     """The places of the members that no kernel can step, and of those of each kernel.
 
     A norm is over all members of a chain: one kernel takes all of them, or none does.
     """
     left: list[int] = []
-    taken: dict[Kernel, list[int]] = {}
+    taken: dict[AnyKernel, list[int]] = {}
     for chain, places in by_chain(optimizer, members).items():
-        kernels = [kernel_for(chain, members[i], optimizer.param_groups) for i in places]
+        kernels = [kernel_for(optimizer, chain, members[i]) for i in places]
         if any(rule.norms for rule in chain) and len(set(kernels)) > 1:
             kernels = [None] * len(places)
         for place, kernel in zip(places, kernels, strict=True):
@@ -177,19 +181,23 @@ def by_chain(optimizer: RuleOptimizer, members: Iterable[Member]) -> dict[Chain,
     return found
 
 
-def kernel_for(chain: Chain, member: Member, groups: Sequence[Group]) -> Kernel | None:
+def kernel_for(optimizer: RuleOptimizer, chain: Chain, member: Member) -> AnyKernel | None:
     """The kernel that steps a member; none where eager arithmetic has to."""
     param, grad, index = local(member[0]), *member[1:]
     plain = (
         type(param) in (Tensor, nn.Parameter)
-        and param.device.type == "cpu"
         and grad.dtype is param.dtype
+        and grad.device == param.device
         and grad.layout is torch.strided
         and param.is_contiguous()
         and grad.is_contiguous()
-        and not groups[index]["maximize"]
+        and not optimizer.param_groups[index]["maximize"]
     )
-    return kernel_of(chain, param.dtype) if plain else None
+    if plain and param.device.type == "cpu" and optimizer.backend in ("auto", "numba"):
+        return kernel_of(chain, param.dtype)
+    if plain and runs_on(param.device) and optimizer.backend in ("auto", "triton"):
+        return triton_kernel_of(chain, param.dtype, param.device)
+    return None
 
 
 def age(saved: Mapping[str, Any]) -> int:

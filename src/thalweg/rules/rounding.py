@@ -10,6 +10,9 @@ from torch import Tensor
 from thalweg.rules.row import Value
 from thalweg.rules.rule import Option, Rule
 
+EXACT = 2**24
+"""Seeds and ages below this come whole through the float32 that a kernel computes in."""
+
 LOW = 0xFFFF
 WORD = 0xFFFFFFFF
 
@@ -34,9 +37,10 @@ class StochasticRounding(Rule):
     def stored(self, theta: Value) -> Value:
         if self.dtype is not torch.bfloat16:
             return theta
+        seed = self.seed % EXACT
         if isinstance(theta, Tensor):
-            return rounded(theta, self.seed, self.t)
-        return theta.rounded(self.seed, self.t)
+            return rounded(theta, seed, self.t)
+        return theta.rounded(seed, self.t)
 
 
 def rounded(x: Tensor, seed: int, t: int) -> Tensor:

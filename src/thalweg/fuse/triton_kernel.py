@@ -1,0 +1,191 @@
+"""Steps tensors on a GPU with printed Triton kernels, without waiting for it.
+
+What a step depends on lies on the device: ages, the states of rows and the norm never pass through
+the host. Triton itself is first needed when a kernel is made.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from thalweg.fuse.kernel import DTYPES, as_they_are, tiled, title
+from thalweg.fuse.kernel_file import load
+from thalweg.fuse.numba_printer import layout
+from thalweg.fuse.trace import trace
+from thalweg.fuse.triton_printer import printed
+from thalweg.rules.rule import Rule
+
+BLOCK = 1024
+"""Elements that one program takes."""
+
+
+class TritonKernel:
+    """The step of a chain for parameters of one type on one device.
+
+    source: the printed module. layout: where it finds what it works on.
+    Raises TypeError for a chain that cannot be traced or printed.
+    """
+
+    def __init__(
+        self, chain: tuple[type[Rule], ...], dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.chain, self.device = chain, device
+        program = trace(chain, dtype)
+        self.layout = layout(program)
+        self.source = printed(program, DTYPES[dtype], title(chain))
+        self.module = load(self.source)
+
+    def table(
+        self,
+        columns: Sequence[Sequence[Tensor]],
+        group_of: Sequence[int],
+        member_of: Sequence[int],
+        ages: Tensor,
+        row_states: Tensor,
+    ) -> TritonTable:
+        """The tensors that it is to step; see `TritonTable`."""
+        return TritonTable(self, columns, group_of, member_of, ages, row_states)
+
+
+def runs_on(device: torch.device) -> bool:
+    """Whether Triton is installed, and steps tensors there: on a GPU, or interpreted on the CPU."""
+    interpreted = os.environ.get("TRITON_INTERPRET", "0") != "0"
+    return device.type == ("cpu" if interpreted else "cuda") and installed()
+
+
+@cache
+def installed() -> bool:
+    return find_spec("triton") is not None
+
+
+@cache
+def triton_kernel_of(
+    chain: tuple[type[Rule], ...], dtype: torch.dtype, device: torch.device
+) -> TritonKernel | None:
+    """The kernel of a chain; none for one that cannot be traced or printed, and for other types."""
+    if dtype not in DTYPES:
+        return None
+    try:
+        return TritonKernel(chain, dtype, device)
+    except TypeError:
+        return None
+
+
+class TritonTable:
+    """The tensors that a kernel steps, in tiles, and the numbers of the row that each has.
+
+    columns: for each tensor the ones that the kernel works on, in the layout's order, but for the
+    gradient. group_of, member_of: the row of the hyperparameters' table, and the member, that each
+    belongs to. ages: the steps that each has taken, float32 `[n]`. row_states: float64 `[n, s]`.
+    Both lie on the device, and a step changes them in place. `total` may be put in place by who
+    steps parts of members.
+    """
+
+    def __init__(
+        self,
+        kernel: TritonKernel,
+        columns: Sequence[Sequence[Tensor]],
+        group_of: Sequence[int],
+        member_of: Sequence[int],
+        ages: Tensor,
+        row_states: Tensor,
+    ) -> None:
+        self.kernel, self.device, self.total = kernel, kernel.device, as_they_are
+        pointers = [[tensor.data_ptr() for tensor in row] for row in columns]
+        self.pointers = torch.tensor(pointers, device=self.device)
+        tiles = tiled([row[0].numel() for row in columns], BLOCK)
+        self.tiles = [torch.from_numpy(column).to(self.device) for column in tiles]
+        self.group_of = torch.tensor(group_of, device=self.device)
+        self.member_of = torch.tensor(member_of, device=self.device)
+        self.ages, self.row_states = ages, row_states
+        self.scalars = self.zeros(len(columns), len(kernel.layout.scalars))
+        self.norms = self.zeros(len(columns)).fill_(torch.nan)
+        slots, shape = slotted(np.array(member_of)[tiles[0]], 1 + max(member_of))
+        self.slots, self.sums = torch.from_numpy(slots).to(self.device), self.zeros(*shape)
+        # Triton compiles anew for an address that is no multiple of 16.
+        self.behind_gradients = len(columns) + len(columns) % 2
+        room = self.behind_gradients + (1 + max(group_of)) * len(kernel.layout.hypers)
+        self.given = torch.zeros(room, dtype=torch.int64, device=self.device)
+
+    def zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.float64, device=self.device)
+
+    def step(self, gradients: Sequence[int], hypers: NDArray[np.float64]) -> None:
+        """One step of every tensor, from gradients at these addresses.
+
+        hypers: `[groups, h]`, in the layout's order.
+        """
+        with on(self.device):
+            self.give(gradients, hypers)
+            if self.kernel.layout.normed:
+                self.rows(last=False)
+                self.over_tiles("squares", self.sums, self.slots)
+                self.norms.copy_(self.total(self.sums.sum(1)).sqrt()[self.member_of])
+            self.rows(last=True)
+            self.over_tiles("tiles")
+
+    def give(self, gradients: Sequence[int], hypers: NDArray[np.float64]) -> None:
+        """Copies what the host knows of a step to the device, at once."""
+        given = np.zeros(len(self.given), np.int64)
+        given[: len(gradients)] = gradients
+        given[self.behind_gradients :] = hypers.reshape(-1).view(np.int64)
+        host = torch.from_numpy(given)
+        # PyTorch does not hand out pinned memory again before it has been copied.
+        pinned = host.pin_memory() if self.device.type == "cuda" else host
+        self.given.copy_(pinned, non_blocking=True)
+
+    def rows(self, last: bool) -> None:
+        self.kernel.module.rows[len(self.ages),](
+            self.given[self.behind_gradients :].view(torch.float64),
+            self.group_of,
+            self.ages,
+            self.row_states,
+            self.norms,
+            self.scalars,
+            LAST=last,
+            num_warps=1,
+            enable_fp_fusion=False,
+        )
+
+    def over_tiles(self, function: str, *arguments: Tensor) -> None:
+        """Runs one of the kernel's functions over all tiles."""
+        getattr(self.kernel.module, function)[len(self.tiles[0]),](
+            self.pointers,
+            self.given,
+            *self.tiles,
+            self.scalars,
+            *arguments,
+            BLOCK=BLOCK,
+            enable_fp_fusion=False,
+        )
+
+
+def slotted(
+    member_of: NDArray[np.int64], members: int
+) -> tuple[NDArray[np.int64], tuple[int, int]]:
+    """A slot for each tile in a table with a row for each member, and the table's shape.
+
+    Sums over such rows are the same every time, as those by atomic additions are not.
+    """
+    counts = np.bincount(member_of, minlength=members)
+    before = np.cumsum(counts) - counts
+    order = np.argsort(member_of, kind="stable")
+    slots = np.empty_like(member_of)
+    slots[order] = (
+        np.arange(len(member_of)) + (np.arange(members) * counts.max() - before)[member_of[order]]
+    )
+    return slots, (members, int(counts.max()))
+
+
+def on(device: torch.device) -> AbstractContextManager[object]:
+    """Triton launches on the current device."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -1,0 +1,255 @@
+"""Prints a program as Triton kernels for a GPU, one pass over memory for all tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from thalweg.fuse import numba_printer
+from thalweg.fuse.numba_printer import Layout, indented, layout
+from thalweg.fuse.program import Program
+
+FUNCTIONS = {
+    "add": "{} + {}",
+    "subtract": "{} - {}",
+    "multiply": "{} * {}",
+    "divide": "{} / {}",
+    "power": "power({}, {})",
+    "negate": "-{}",
+    "remainder": "remainder({}, {})",
+    "sqrt": "tl.sqrt({})",
+    "minimum": "smaller({}, {})",
+    "maximum": "larger({}, {})",
+    "less": "({} < {}).to(tl.{real})",
+    "equal": "({} == {}).to(tl.{real})",
+    "where": "tl.where({} != 0, {}, {})",
+    "rounded": "rounded({}, place, whole_{}, whole_{})",
+}
+
+# Of float32 Triton's own are the quick ones, not the correctly rounded.
+EXACT = {"divide": "tl.div_rn({}, {})", "sqrt": "tl.sqrt_rn({})"}
+
+HELPERS = {
+    "power": '''\
+@triton.jit
+def power(x, y):
+    """x to the power of y, for numbers of the row with x >= 0."""
+    return tl.exp2(y * tl.log2(tl.full((), x, tl.float64)))
+''',
+    "remainder": '''\
+@triton.jit
+def remainder(x, y):
+    """What is left of x, with the sign of y."""
+    left = x % y
+    return tl.where((left != 0) & ((left < 0) != (y < 0)), left + y, left)
+''',
+    "minimum": '''\
+@triton.jit
+def smaller(x, y):
+    """The smaller number, and a not-a-number where either is one."""
+    return tl.where(y < x, y, tl.where(y != y, y, x))
+''',
+    "maximum": '''\
+@triton.jit
+def larger(x, y):
+    """The larger number, and a not-a-number where either is one."""
+    return tl.where(y > x, y, tl.where(y != y, y, x))
+''',
+    "rounded": '''\
+@triton.jit
+def mixed(word):
+    word = (word ^ (word >> 16)).to(tl.uint32) * 0x21F0AAAD
+    word = (word ^ (word >> 15)) * 0xD35A2D97
+    return word ^ (word >> 15)
+
+
+@triton.jit
+def rounded(x, place, seed, t):
+    """A float32 at random at one of the two bfloat16 beside it; see StochasticRounding."""
+    bits = x.to(tl.uint32, bitcast=True)
+    noise = mixed((bits >> 16) ^ mixed(place ^ mixed(t ^ mixed(seed)))) & 0xFFFF
+    up = ((bits + noise) & 0xFFFF0000).to(tl.float32, bitcast=True)
+    return tl.where(tl.abs(x) < float("inf"), up, x)
+''',
+}
+
+NARROWED = '''\
+@triton.jit
+def narrowed(x):
+    """The bfloat16 nearest to a float32, of two the even one, on a GPU and interpreted alike."""
+    bits = x.to(tl.uint32, bitcast=True)
+    bits = tl.where(x == x, bits + 0x7FFF + ((bits >> 16) & 1), 0x7FC00000)
+    return (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+'''
+
+HEADER = '''\
+"""{title}"""
+
+import triton
+import triton.language as tl
+'''
+
+
+def printed(program: Program, dtype: str, title: str) -> str:
+    """The module of a program's kernels for parameters of a type; states are float32 at the least.
+
+    `rows` computes the row's numbers of every tensor, one program a tensor, and moves its age and
+    row states on where `LAST` says that it is called for the last time in a step. `tiles` runs over
+    the elements, one program a tile of at most `BLOCK`; `squares`, where a norm is asked for, sums
+    of each tile the squares that it is the root of, from rows without the norm.
+
+    Raises TypeError for a power of elements.
+    """
+    plan = layout(program)
+    used = {operation.name for operation in program.operations}
+    parts = [HEADER.format(title=title)]
+    parts += [helper for name, helper in HELPERS.items() if name in used]
+    parts += [NARROWED] if dtype == "bfloat16" else []
+    parts.append(row_function(program, plan))
+    if plan.normed:
+        parts.append(tile_function(program, plan, dtype, norm=True))
+    parts.append(tile_function(program, plan, dtype, norm=False))
+    return "\n\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def row_function(program: Program, plan: Layout) -> str:
+    names = Names(program, "float64", real=False)
+    ends = [program.results[label] for label in plan.row_states]
+    hypers, states, scalars = len(plan.hypers), len(plan.row_states), len(plan.scalars)
+    body = [
+        "tensor = tl.program_id(0)",
+        "age = tl.load(ages_ptr + tensor) + 1",
+        "t = age.to(tl.float64)",
+        *(["norm = tl.load(norms_ptr + tensor)"] if plan.normed else []),
+        f"group_ptr = groups_ptr + tl.load(group_of_ptr + tensor) * {hypers}",
+        *(f"{names.input(name)} = tl.load(group_ptr + {i})" for i, name in enumerate(plan.hypers)),
+        *(
+            f"{names.input(name)} = tl.load(row_states_ptr + tensor * {states} + {i})"
+            for i, name in enumerate(plan.row_states)
+        ),
+        *names.lines([*plan.scalars, *ends]),
+        *(
+            f"tl.store(scalars_ptr + tensor * {scalars} + {i}, {names.of(place)})"
+            for i, place in enumerate(plan.scalars)
+        ),
+        "if LAST:",
+        *indented(
+            [
+                "tl.store(ages_ptr + tensor, age)",
+                *(
+                    f"tl.store(row_states_ptr + tensor * {states} + {i}, {names.of(place)})"
+                    for i, place in enumerate(ends)
+                ),
+            ]
+        ),
+    ]
+    return function(
+        "rows",
+        ["groups", "group_of", "ages", "row_states", "norms", "scalars"],
+        "LAST",
+        body,
+    )
+
+
+def tile_function(program: Program, plan: Layout, dtype: str, norm: bool) -> str:
+    """The pass over elements: the step itself, or the sum of squares that a norm needs."""
+    real = "float32" if dtype == "bfloat16" else dtype
+    names = Names(program, real, real=True)
+    wanted = [program.results[label] for label in (["normed"] if norm else plan.written)]
+    needed = set(program.needed(wanted))
+    tensors = [label for label in plan.tensors if not norm or program.inputs[label] in needed]
+    half = {"param", "grad"} if dtype == "bfloat16" else set()
+    body = [
+        "tile = tl.program_id(0)",
+        "tensor = tl.load(tensor_of_ptr + tile)",
+        "lane = tl.arange(0, BLOCK)",
+        "place = tl.load(starts_ptr + tile) + lane",
+        "inside = lane < tl.load(lengths_ptr + tile)",
+        *(
+            f"{label}_ptr = {address(plan, label)}"
+            f".to(tl.pointer_type(tl.{'bfloat16' if label in half else real})) + place"
+            for label in tensors
+        ),
+        *scalar_lines(program, plan, names, needed),
+        *(
+            f"{label} = tl.load({label}_ptr, inside){'.to(tl.float32)' if label in half else ''}"
+            for label in tensors
+        ),
+        *names.lines(wanted),
+    ]
+    if norm:
+        body += [
+            f"normed = tl.where(inside, {names.of(*wanted)}, 0).to(tl.float64)",
+            "tl.store(sums_ptr + tl.load(slots_ptr + tile), tl.sum(normed * normed))",
+        ]
+    for label, place in zip(plan.written, wanted, strict=True) if not norm else ():
+        result = f"narrowed({names.of(place)})" if label in half else names.of(place)
+        body.append(f"tl.store({label}_ptr, {result}, inside)")
+    pointers = ["tensors", "gradients", "tensor_of", "starts", "lengths", "scalars"]
+    if norm:
+        return function("squares", [*pointers, "sums", "slots"], "BLOCK", body)
+    return function("tiles", pointers, "BLOCK", body)
+
+
+def address(plan: Layout, label: str) -> str:
+    """The expression of a tensor's address; gradients' are apart, since they change every step."""
+    if label == "grad":
+        return "tl.load(gradients_ptr + tensor)"
+    columns = [name for name in plan.tensors if name != "grad"]
+    return f"tl.load(tensors_ptr + tensor * {len(columns)} + {columns.index(label)})"
+
+
+def scalar_lines(program: Program, plan: Layout, names: Names, needed: set[int]) -> list[str]:
+    """The lines that load the row's numbers that the elements need; what is hashed stays whole."""
+    operations = [program.operations[place] for place in needed]
+    hashed = {place for one in operations if one.name == "rounded" for place in one.arguments[1:]}
+    real = {
+        place
+        for one in operations
+        if one.level == "element"
+        for place in one.arguments[: 1 if one.name == "rounded" else None]
+    }
+    lines = []
+    for i, place in enumerate(plan.scalars):
+        number = f"tl.load(scalars_ptr + tensor * {len(plan.scalars)} + {i})"
+        if place in real:
+            lines.append(f"{names.of(place)} = {number}.to(tl.{names.kind})")
+        if place in hashed:
+            lines.append(f"whole_{names.of(place)} = {number}.to(tl.int64)")
+    return lines
+
+
+class Names(numba_printer.Names):
+    """What each operation of a program is called in a function, and the lines that compute them.
+
+    kind: the type of the function's own numbers. real: whether they are elements.
+    """
+
+    def __init__(self, program: Program, kind: str, real: bool) -> None:
+        super().__init__(program, real)
+        self.kind = kind
+        self.functions = FUNCTIONS | (EXACT if kind == "float32" else {})
+
+    def of(self, place: int) -> str:
+        operation = self.program.operations[place]
+        # Triton gives a bare number the type of what it meets.
+        return operation.label if operation.name == "constant" else super().of(place)
+
+    def lines(self, wanted: Iterable[int]) -> list[str]:
+        level = "element" if self.real else "row"
+        lines = []
+        for place in self.program.needed(wanted):
+            operation = self.program.operations[place]
+            if operation.level == level and operation.name in self.functions:
+                if self.real and operation.name == "power":
+                    raise TypeError("Triton has no power that holds for all elements")
+                arguments = map(self.of, operation.arguments)
+                result = self.functions[operation.name].format(*arguments, real=self.kind)
+                lines.append(f"{self.of(place)} = {result}")
+        return lines
+
+
+def function(name: str, pointers: Sequence[str], constant: str, body: Iterable[str]) -> str:
+    """A kernel's text, of its arguments and the lines in it."""
+    arguments = [f"{pointer}_ptr," for pointer in pointers] + [f"{constant}: tl.constexpr,"]
+    head = ["@triton.jit", f"def {name}(", *indented(arguments), "):"]
+    return "\n".join([*head, *indented(body)])
