@@ -469,6 +469,17 @@ def test_a_state_dict_of_another_shape_of_groups_is_refused_and_changes_nothing(
     assert str(optimizer.state_dict()) == str(before)
 
 
+@pytest.mark.parametrize("backend", ["numba", "eager"])
+def test_a_state_of_another_shape_is_refused_before_a_step(backend: str) -> None:
+    small = optim.Adam([torch.zeros(2, requires_grad=True)])
+    large = optim.Optimizer([torch.zeros(9, requires_grad=True)], recipes.adam(), backend=backend)
+    train(small, range(1))
+    large.load_state_dict(small.state_dict() | {"param_groups": large.state_dict()["param_groups"]})
+    with pytest.raises(UserError, match=r"exp_avg has the shape \(2,\) in the state, but \(9,\)"):
+        train(large, range(1))
+    assert not parameters_of(large)[0].any()
+
+
 def test_hooks_on_loading_are_heard() -> None:
     """PyTorch lets a hook replace the state that is loaded."""
     optimizer, emptied = optim.Adam(parameters()), optim.Adam(parameters())

@@ -73,7 +73,7 @@ class Table:
     columns: for each tensor the ones that the kernel works on, in the layout's order, but for the
     gradient. group_of, member_of: the row of the hyperparameters' table, and the member, that each
     belongs to. ages: the steps that each has taken, float32 `[n]`. row_states: float64 `[n, s]`. A
-    step changes all in place.
+    step changes all in place. `total` may be put in place by who steps parts of members.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Table:
         ages: Tensor,
         row_states: Tensor,
     ) -> None:
-        self.kernel = kernel
+        self.kernel, self.total = kernel, as_they_are
         self.gradient = kernel.layout.tensors.index("grad")
         pointers = [[tensor.data_ptr() for tensor in row] for row in columns]
         whole = np.insert(np.array(pointers, np.int64), self.gradient, 0, axis=1)
@@ -125,8 +125,14 @@ class Table:
         self.share(self.kernel.module.squares, sums)
         members = self.member_of[self.tiles[0]]
         squares = np.bincount(members, sums, minlength=1 + self.member_of.max())
-        norms: NDArray[np.float64] = np.sqrt(squares)[self.member_of]
+        total: NDArray[np.float64] = self.total(torch.from_numpy(squares)).numpy()
+        norms: NDArray[np.float64] = np.sqrt(total)[self.member_of]
         return norms
+
+
+def as_they_are(squares: Tensor) -> Tensor:
+    """The sums of squares of members that no other process has a part of."""
+    return squares
 
 
 def labelled(values: Mapping[str, Any]) -> dict[str, Any]:

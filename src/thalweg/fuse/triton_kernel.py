@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thalweg.fuse.kernel import DTYPES, tiled, title
+from thalweg.fuse.kernel import DTYPES, as_they_are, tiled, title
 from thalweg.fuse.kernel_file import load
 from thalweg.fuse.numba_printer import layout
 from thalweg.fuse.trace import trace
@@ -86,7 +86,8 @@ class TritonTable:
     columns: for each tensor the ones that the kernel works on, in the layout's order, but for the
     gradient. group_of, member_of: the row of the hyperparameters' table, and the member, that each
     belongs to. ages: the steps that each has taken, float32 `[n]`. row_states: float64 `[n, s]`.
-    Both lie on the device, and a step changes them in place.
+    Both lie on the device, and a step changes them in place. `total` may be put in place by who
+    steps parts of members.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class TritonTable:
         ages: Tensor,
         row_states: Tensor,
     ) -> None:
-        self.kernel, self.device = kernel, kernel.device
+        self.kernel, self.device, self.total = kernel, kernel.device, as_they_are
         pointers = [[tensor.data_ptr() for tensor in row] for row in columns]
         self.pointers = torch.tensor(pointers, device=self.device)
         tiles = tiled([row[0].numel() for row in columns], BLOCK)
@@ -128,7 +129,7 @@ class TritonTable:
             if self.kernel.layout.normed:
                 self.rows(last=False)
                 self.over_tiles("squares", self.sums, self.slots)
-                self.norms.copy_(self.sums.sum(1).sqrt()[self.member_of])
+                self.norms.copy_(self.total(self.sums.sum(1)).sqrt()[self.member_of])
             self.rows(last=True)
             self.over_tiles("tiles")
 

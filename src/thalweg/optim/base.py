@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, overload
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 from torch.optim.optimizer import ParamsT, StateDict
 
+from thalweg.errors import UserError
 from thalweg.fuse import eager
 from thalweg.fuse.eager import Cell
 from thalweg.optim.fused import Chain, Fusing, Group, Member, age, by_chain, kernel_for
 from thalweg.optim.settings import at, base, holds_schedule, memory, number, observed
+from thalweg.optim.sharded import is_sharded, local, local_gradient, placed_as, total
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -60,24 +64,39 @@ class RuleOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         members = self.stepping()
+        if not members:
+            self.stand_by()
         self.step_eagerly(members if self.backend == "eager" else self.fusing.step(self, members))
         for group in self.param_groups:
             group["step_count"] += 1
         return loss
 
     def stepping(self) -> list[Member]:
-        """The parameters that have a gradient."""
+        """The parameters that have a gradient, with what is here of it."""
         return [
-            (param, grad, index)
+            (param, grad if type(grad) is Tensor else local_gradient(grad, param), index)
             for index, group in enumerate(self.param_groups)
             for param in group["params"]
             if (grad := param.grad) is not None
         ]
 
+    @torch.no_grad()
+    def stand_by(self) -> None:
+        """Takes part in the norms of a step for which this process has no gradient."""
+        model = self.parameters()
+        if any(map(is_sharded, model)) and any(
+            rule.norms for group in self.param_groups for rule in self.chain(group)
+        ):
+            total(torch.empty(0, dtype=torch.float64), [], model)
+
+    def parameters(self) -> list[Tensor]:
+        """Those of all groups."""
+        return [param for group in self.param_groups for param in group["params"]]
+
     def kernel_source(self) -> str:
         """The printed kernels that step the parameters; empty where eager arithmetic does."""
         kernels = {
-            kernel_for(self, self.chain(group), (param, param, index)): None
+            kernel_for(self, self.chain(group), (param, local(param), index)): None
             for index, group in enumerate(self.param_groups)
             for param in group["params"]
         }
@@ -89,16 +108,18 @@ class RuleOptimizer(torch.optim.Optimizer):
         for chain, places in by_chain(self, members).items():
             some = [members[place] for place in places]
             cells = [self.cell(chain, *member) for member in some]
-            eager.step(chain, cells, model_norm)
+            norm = partial(model_norm, [param for param, _, _ in some], self.parameters())
+            eager.step(chain, cells, norm)
             for (param, _, _), cell in zip(some, cells, strict=True):
-                as_real(param).copy_(cell.param)
+                as_real(local(param)).copy_(cell.param)
+                increment_version(param)
                 self.keep(param, cell)
 
     def cell(self, chain: Chain, param: Tensor, grad: Tensor, index: int) -> Cell:
-        """A parameter on its way through a step."""
+        """What is here of a parameter, on its way through a step."""
         values = self.values(index) | {"t": age(self.state[param]) + 1, "dtype": param.dtype}
         downhill = descending(grad, self.param_groups[index]["maximize"])
-        return Cell(working(param), downhill, values, self.states(chain, param, values))
+        return Cell(working(local(param)), downhill, values, self.states(chain, param, values))
 
     def values(self, index: int) -> dict[str, Any]:
         """The hyperparameters and options of a group at its coming step, schedules included."""
@@ -112,14 +133,20 @@ class RuleOptimizer(torch.optim.Optimizer):
         return values
 
     def states(self, chain: Chain, param: Tensor, values: Mapping[str, Any]) -> dict[str, Any]:
-        """What the chain's rules keep for a parameter, or start from."""
-        saved = self.state[param]
+        """What the chain's rules keep for a parameter, as far as it is here, or start from.
+
+        UserError for a kept state of another shape.
+        """
+        saved, here = self.state[param], as_real(local(param))
         states: dict[str, Any] = {}
         for rule in chain:
             for name, state in rule.states.items():
                 kept = saved.get(name)
-                fresh = kept is None
-                states[name] = starting(as_real(param), state, values) if fresh else as_real(kept)
+                if kept is None:
+                    states[name] = starting(here, state, values)
+                else:
+                    shape = shape_of(here, state, values)
+                    states[name] = fitting(name, as_real(local(kept)), shape)
             for name, row_state in rule.row_states.items():
                 states[name] = float(saved.get(name, row_state.init))
         return states
@@ -132,14 +159,17 @@ class RuleOptimizer(torch.optim.Optimizer):
             if isinstance(value, float):
                 saved[name] = torch.tensor(value, dtype=torch.float64)
             else:
-                saved[name] = torch.view_as_complex(value) if param.is_complex() else value
+                state = torch.view_as_complex(value) if param.is_complex() else value
+                saved[name] = placed_as(param, state)
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
         """The model at the parameters that evaluation is meant to use, for the time of the block.
 
         Averages and look-ahead rules train at another point than they evaluate at; checkpoints
-        meant for use are saved in here. Training goes on as if nothing had happened.
+        meant for use are saved in here. Training goes on as if nothing had happened. A model of
+        `fully_shard` may still hold the parameters that it has gathered for its last forward pass:
+        call its `reshard()` first within the block and behind it.
         """
         kept: list[tuple[Tensor, Tensor]] = []
         try:
@@ -154,7 +184,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                     param.copy_(value)
 
     def evaluated(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The parameters that evaluation uses at another value, and that value."""
+        """What is here of the parameters that evaluation uses at another value, and that value."""
         for index, group in enumerate(self.param_groups):
             chain, values = self.chain(group), self.values(index)
             for param in group["params"]:
@@ -162,10 +192,10 @@ class RuleOptimizer(torch.optim.Optimizer):
                 if t == 0:
                     continue
                 no_grad, states = torch.empty(0), self.states(chain, param, values)
-                cell = Cell(working(param), no_grad, {**values, "t": t}, states)
+                cell = Cell(working(local(param)), no_grad, {**values, "t": t}, states)
                 value = eager.evaluated(chain, cell)
                 if value is not cell.param:
-                    yield param, value
+                    yield local(param), value
 
     def observe(self, validation: float | None = None, training: float | None = None) -> None:
         """Tells plateau schedules the metric that they watch."""
@@ -219,11 +249,20 @@ class RuleOptimizer(torch.optim.Optimizer):
         }
 
 
-def model_norm(tensors: list[Tensor]) -> list[Tensor]:
-    """The norm over all of them, summed in float64; once for each, as its own kind."""
+def model_norm(
+    params: Sequence[Tensor], model: Sequence[Tensor], tensors: list[Tensor]
+) -> list[Tensor]:
+    """The norm over all of them, summed in float64; once for each, as its own kind.
+
+    Each belongs to one of `params`; where the model is sharded, the norm is over all shards.
+    """
     norms = [torch.linalg.vector_norm(x, dtype=torch.float64) for x in tensors]
-    total = torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
-    return [total.to(tensor) for tensor in tensors]
+    together = torch.stack([norm.to(norms[0].device) for norm in norms])
+    if any(map(is_sharded, model)):
+        norm = total(together.square(), params, model).sqrt()
+    else:
+        norm = torch.linalg.vector_norm(together)
+    return [norm.to(tensor) for tensor in tensors]
 
 
 def as_real(x: Tensor) -> Tensor:
@@ -246,10 +285,23 @@ def descending(grad: Tensor, maximize: bool) -> Tensor:
 def starting(param: Tensor, state: Any, values: Mapping[str, Any]) -> Tensor:
     """A state before its first step; that of half-precision weights is float32."""
     dtype = torch.promote_types(param.dtype, torch.float32)
-    shape = (values[state.copies], *param.shape) if state.copies else param.shape
     init = values[state.init] if isinstance(state.init, str) else state.init
-    started: Tensor = param.new_zeros(shape, dtype=dtype) + init
+    started: Tensor = param.new_zeros(shape_of(param, state, values), dtype=dtype) + init
     return started
+
+
+def shape_of(param: Tensor, state: Any, values: Mapping[str, Any]) -> tuple[int, ...]:
+    return (values[state.copies], *param.shape) if state.copies else tuple(param.shape)
+
+
+def fitting(name: str, kept: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A kept state, where it has this shape; UserError where not."""
+    if kept.shape != shape:
+        raise UserError(
+            f"{name} has the shape {tuple(kept.shape)} in the state, but {shape} here; load "
+            "the state of this model, of a sharded one by torch.distributed.checkpoint.state_dict."
+        )
+    return kept
 
 
 def now(group: Group, scheduled: Mapping[str, Any], name: str, ahead: int) -> Any:

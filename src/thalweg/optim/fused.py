@@ -14,6 +14,7 @@ from torch.autograd.graph import increment_version
 
 from thalweg.fuse.kernel import Kernel, kernel_of, labelled
 from thalweg.fuse.triton_kernel import TritonKernel, runs_on, triton_kernel_of
+from thalweg.optim.sharded import is_sharded, local, placed_as, total
 from thalweg.rules.rule import Rule
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ AnyKernel = Kernel | TritonKernel
 Chain = tuple[type[Rule], ...]
 Group = dict[str, Any]
 Member = tuple[Tensor, Tensor, int]
-"""A parameter, the gradient that it has, and its group's index."""
+"""A parameter, what is here of the gradient that it has, and its group's index."""
 
 nbytes = attrgetter("nbytes")
 
@@ -52,7 +53,7 @@ class Fused:
         for (param, _, index), saved in zip(taken, self.saved, strict=True):
             states = optimizer.states(kernel.chain, param, optimizer.values(index))
             tensors = {n: state for n, state in states.items() if isinstance(state, Tensor)}
-            saved |= {name: tensor.contiguous() for name, tensor in tensors.items()}
+            saved |= {n: placed_as(param, tensor.contiguous()) for n, tensor in tensors.items()}
         starts = {n: state.init for rule in kernel.chain for n, state in rule.row_states.items()}
         numbers = [[float(s.get(n, init)) for n, init in starts.items()] for s in self.saved]
         row_states = torch.tensor(numbers, dtype=torch.float64).reshape(len(taken), -1).to(device)
@@ -61,16 +62,31 @@ class Fused:
             saved |= {name: row_states[k, i] for i, name in enumerate(starts)}
         self.state, self.held = optimizer.state, len(optimizer.state)
         self.steps = [saved["step"] for saved in self.saved]
-        self.addresses = [param.data_ptr() for param in self.params]
-        self.sizes = [param.nbytes for param in self.params]
+        self.model = optimizer.parameters()
+        self.sharded = any(map(is_sharded, self.model))
+        here = self.here()
+        self.addresses = list(map(Tensor.data_ptr, here))
+        self.sizes = list(map(nbytes, here))
         labels = [label for label in kernel.layout.tensors if label != "grad"]
         columns = [
-            [param if label == "param" else saved[label] for label in labels]
-            for param, saved in zip(self.params, self.saved, strict=True)
+            [param if label == "param" else local(saved[label]) for label in labels]
+            for param, saved in zip(here, self.saved, strict=True)
         ]
         self.groups = sorted({index for _, _, index in taken})
         group_of = [self.groups.index(index) for _, _, index in taken]
-        self.table = kernel.table(columns, group_of, [0] * len(taken), ages, row_states)
+        # The sums over shards are told from those over what is whole, so each is one of its own.
+        member_of = range(len(taken)) if self.sharded else [0] * len(taken)
+        self.table = kernel.table(columns, group_of, member_of, ages, row_states)
+        if self.sharded:
+            self.table.total = self.over_shards
+
+    def here(self) -> list[Tensor]:
+        """What is here of the parameters."""
+        return list(map(local, self.params)) if self.sharded else self.params
+
+    def over_shards(self, squares: Tensor) -> Tensor:
+        """For each tensor the sum over the whole model, from the sums over what is here of each."""
+        return total(squares, self.params, self.model).expand(len(squares))
 
     def stands(self) -> bool:
         """Whether parameters and states are where the table has them.
@@ -81,7 +97,7 @@ class Fused:
         return (
             state is self.state
             and len(state) == self.held
-            and list(map(Tensor.data_ptr, self.params)) == self.addresses
+            and list(map(Tensor.data_ptr, self.here())) == self.addresses
             and all(map(is_, [saved.get("step") for saved in self.saved], self.steps))
         )
 
@@ -167,7 +183,7 @@ def by_chain(optimizer: RuleOptimizer, members: Iterable[Member]) -> dict[Chain,
 
 def kernel_for(optimizer: RuleOptimizer, chain: Chain, member: Member) -> AnyKernel | None:
     """The kernel that steps a member; none where eager arithmetic has to."""
-    param, grad, index = member
+    param, grad, index = local(member[0]), *member[1:]
     plain = (
         type(param) in (Tensor, nn.Parameter)
         and grad.dtype is param.dtype

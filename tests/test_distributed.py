@@ -1,0 +1,302 @@
+"""The drop-in optimizers in two processes, against one process that does the same."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import (
+    DTensor,
+    Partial,
+    Replicate,
+    Shard,
+    distribute_tensor,
+    init_device_mesh,
+)
+from torch.distributed.tensor.debug import CommDebugMode
+from torch.multiprocessing import spawn
+from torch.nn.parallel import DistributedDataParallel
+
+from thalweg import recipes, schedules
+from thalweg.errors import UserError
+from thalweg.optim import Optimizer
+from thalweg.recipes import Recipe, chain
+
+WORLD = 2
+STEPS = 4
+
+RECIPES: dict[str, Recipe] = {
+    "adam": recipes.adam(lr=0.1),
+    "sgd behind a clip": chain(recipes.clip_norm(0.05), recipes.sgd(lr=0.5)),
+    "adam behind a clip": chain(recipes.clip_norm(0.05), recipes.adam(lr=0.1)),
+    "nadam, averaged": chain(recipes.nadam(lr=0.1), recipes.ema(0.9)),
+    "nesterov, the last averaged": chain(recipes.nesterov(lr=0.1), recipes.tail_average(3)),
+}
+Numbers = list[Tensor]
+Work = Callable[[int, Path], Any]
+
+
+def in_two_processes(work: Work, folder: Path) -> Any:
+    """What `work` gives in the first of two processes; one that waits for ever fails."""
+    processes = spawn(in_a_process, (work, folder), WORLD, join=False)
+    end = time.monotonic() + 100
+    try:
+        while not processes.join(timeout=1):
+            assert time.monotonic() < end, "the processes wait for each other"
+    finally:
+        for process in processes.processes:
+            process.kill()
+    return torch.load(folder / "found.pt", weights_only=True)
+
+
+def in_a_process(rank: int, work: Work, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder / 'meeting'}",
+        rank=rank,
+        world_size=WORLD,
+        timeout=timedelta(seconds=20),
+    )
+    found = work(rank, folder)
+    if rank == 0:
+        torch.save(found, folder / "found.pt")
+    dist.destroy_process_group()
+
+
+def model_of_one_seed() -> nn.Module:
+    """Its last bias, of one number, leaves one of two processes without any of it."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1)).double()
+
+
+def train(model: nn.Module, optimizer: Optimizer, steps: range, rank: int | None = None) -> None:
+    """Steps on whole batches, or on the half of each that a process has."""
+    for step in steps:
+        generator = torch.Generator().manual_seed(step)
+        batch = torch.randn(8, 3, generator=generator, dtype=torch.float64)
+        mine = batch if rank is None else batch.chunk(WORLD)[rank]
+        optimizer.zero_grad()
+        (model(mine) - mine.prod(1, keepdim=True)).square().mean().backward()
+        optimizer.step()
+
+
+def whole(x: Tensor) -> Tensor:
+    return (x.full_tensor() if isinstance(x, DTensor) else x).detach().clone()
+
+
+def numbers(optimizer: Optimizer) -> Numbers:
+    """Parameters and states, and the parameters to evaluate at."""
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    states = [optimizer.state[p][name] for p in params for name in sorted(optimizer.state[p])]
+    found = list(map(whole, [*params, *states]))
+    with optimizer.evaluation():
+        return found + list(map(whole, params))
+
+
+def alone(recipe: Recipe) -> Numbers:
+    model = model_of_one_seed()
+    optimizer = Optimizer(model.parameters(), recipe)
+    train(model, optimizer, range(STEPS))
+    return numbers(optimizer)
+
+
+def assert_same(found: Numbers, expected: Numbers, case: str) -> None:
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(
+            one, other, rtol=1e-9, atol=1e-12, msg=lambda text: f"{case}: {text}"
+        )
+
+
+def but_the_first_layer(model: nn.Module) -> nn.Module:
+    """Sharded, but for the first layer, which each process has, with the mean of the gradients."""
+    whole_ones = list(model.get_submodule("0").parameters())
+    for param in whole_ones:
+        param.register_post_accumulate_grad_hook(mean_gradient)
+    return fully_shard(model, ignored_params=set(whole_ones))
+
+
+def mean_gradient(param: Tensor) -> None:
+    assert param.grad is not None
+    dist.all_reduce(param.grad)
+    param.grad /= WORLD
+
+
+WAYS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "replicated": DistributedDataParallel,
+    "sharded": fully_shard,
+    "some sharded": but_the_first_layer,
+    "replicated shards": lambda model: fully_shard(
+        model, mesh=init_device_mesh("cpu", (WORLD, 1), mesh_dim_names=("replicas", "shards"))
+    ),
+}
+
+
+def trained(rank: int, _: Path) -> list[tuple[str, str, Numbers]]:
+    found = []
+    for way, spread in WAYS.items():
+        for name, recipe in RECIPES.items():
+            for backend in ("numba", "eager"):
+                model = spread(model_of_one_seed())
+                optimizer = Optimizer(model.parameters(), recipe, backend=backend)
+                train(model, optimizer, range(STEPS), rank)
+                assert optimizer.backend == backend or "last" in name, "each shard has its kernel"
+                found.append((f"{way}, {name}, {backend}", name, numbers(optimizer)))
+    return found
+
+
+def test_two_processes_step_as_one(tmp_path: Path) -> None:
+    expected = {name: alone(recipe) for name, recipe in RECIPES.items()}
+    found = in_two_processes(trained, tmp_path)
+    assert len(found) == len(WAYS) * len(RECIPES) * 2
+    for case, name, theirs in found:
+        assert_same(theirs, expected[name], case)
+
+
+CLIPPED = RECIPES["adam behind a clip"]
+"""Its kernel and its arithmetic on whole tensors both take a norm."""
+
+
+def rows(seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(3, 2, generator=generator, dtype=torch.float64)
+
+
+def by_hand(rank: int, _: Path) -> dict[str, Any]:
+    mesh = init_device_mesh("cpu", (WORLD,))
+    found: dict[str, Any] = {"all-reduces": [], "copied": []}
+    for backend in ("numba", "eager"):
+
+        def made(*placements: Any, backend: str = backend) -> tuple[DTensor, Optimizer]:
+            param = distribute_tensor(rows(0), mesh, placements).requires_grad_()
+            return param, Optimizer([param], CLIPPED, backend=backend)
+
+        # The second process has no gradient.
+        lone, optimizer = made(Shard(0))
+        lone.grad = distribute_tensor(rows(1), mesh, [Shard(0)])
+        if rank == 1:
+            lone.grad = None
+        with CommDebugMode() as communication:
+            optimizer.step()
+        found["all-reduces"].append(communication.get_total_counts())
+        found[f"lone, {backend}"] = [lone.to_local().detach()]
+
+        # Gradients that every process has all of, and that are parts of a sum.
+        param, optimizer = made(Shard(0))
+        param.grad = distribute_tensor(rows(1), mesh, [Replicate()])
+        optimizer.step()
+        found[f"whole gradients, {backend}"] = [whole(param)]
+        param, optimizer = made(Replicate())
+        param.grad = DTensor.from_local(rows(1) / WORLD, mesh, [Partial()])
+        optimizer.step()
+        found[f"parts of gradients, {backend}"] = [whole(param)]
+
+        twin = copy.deepcopy(optimizer)
+        (copied,) = twin.param_groups[0]["params"]
+        for each, one in ((param, optimizer), (copied, twin)):
+            each.grad = distribute_tensor(rows(2), mesh, [Replicate()])
+            one.step()
+        found["copied"].append(
+            bool(copied is not param and torch.equal(whole(copied), whole(param)))
+        )
+
+        param, optimizer = made(Shard(0))
+        param.grad = distribute_tensor(rows(1), mesh, [Shard(0)])
+        optimizer.step()
+        saved = optimizer.state_dict()
+        saved["state"][0]["exp_avg"] = whole(saved["state"][0]["exp_avg"])
+        optimizer.load_state_dict(saved)
+        with pytest.raises(UserError, match=r"exp_avg has the shape \(3, 2\) in the state, but"):
+            optimizer.step()
+    return found
+
+
+def test_gradients_that_lie_otherwise_or_nowhere(tmp_path: Path) -> None:
+    def stepped(param: Tensor, grad: Tensor) -> Numbers:
+        param.requires_grad_().grad = grad
+        Optimizer([param], CLIPPED).step()
+        return [param.detach()]
+
+    found = in_two_processes(by_hand, tmp_path)
+    # A chunk of three rows in two has two of them.
+    lone = stepped(rows(0)[:2], rows(1)[:2])
+    everywhere = stepped(rows(0), rows(1))
+    for backend in ("numba", "eager"):
+        assert_same(found[f"lone, {backend}"], lone, f"lone, {backend}")
+        for case in (f"whole gradients, {backend}", f"parts of gradients, {backend}"):
+            assert_same(found[case], everywhere, case)
+    assert found["all-reduces"] == [1, 1]
+    assert found["copied"] == [True, True]
+
+
+SAVED = chain(
+    recipes.clip_norm(0.05),
+    recipes.nadam(
+        lr=schedules.plateau(0.1, gamma=0.5, patience=0),
+        betas=(schedules.warming(0.5, 0.9, steps=8), 0.999),
+    ),
+    recipes.ema(0.9),
+)
+"""A norm, numbers of the row, and schedules that count steps and remember a metric."""
+
+HALF, END = range(4), range(4, 8)
+
+
+def begun(model: nn.Module, rank: int | None = None) -> Optimizer:
+    """After half the steps."""
+    optimizer = Optimizer(model.parameters(), SAVED)
+    train(model, optimizer, HALF, rank)
+    for metric in (1.0, 1.0):
+        optimizer.observe(validation=metric)
+    return optimizer
+
+
+def save(model: nn.Module, optimizer: Optimizer, file: Path) -> None:
+    of_model, of_optimizer = get_state_dict(model, optimizer)
+    dcp.save(
+        {"model": of_model, "optimizer": of_optimizer},
+        checkpoint_id=file,
+        no_dist=not dist.is_initialized(),
+    )
+
+
+def gone_on(model: nn.Module, file: Path, rank: int | None = None) -> Numbers:
+    """After the other half, from a checkpoint."""
+    optimizer = Optimizer(model.parameters(), SAVED)
+    of_model, of_optimizer = get_state_dict(model, optimizer)
+    dcp.load(
+        {"model": of_model, "optimizer": of_optimizer},
+        checkpoint_id=file,
+        no_dist=not dist.is_initialized(),
+    )
+    set_state_dict(model, optimizer, model_state_dict=of_model, optim_state_dict=of_optimizer)
+    train(model, optimizer, END, rank)
+    return numbers(optimizer)
+
+
+def saved_and_gone_on(rank: int, folder: Path) -> Numbers:
+    model = fully_shard(model_of_one_seed())
+    save(model, begun(model, rank), folder / "of two")
+    return gone_on(fully_shard(model_of_one_seed()), folder / "of one", rank)
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_a_checkpoint_goes_on_in_another_number_of_processes(tmp_path: Path) -> None:
+    model = model_of_one_seed()
+    optimizer = begun(model)
+    save(model, optimizer, tmp_path / "of one")
+    train(model, optimizer, END)
+    expected = numbers(optimizer)
+    assert_same(in_two_processes(saved_and_gone_on, tmp_path), expected, "from one to two")
+    assert_same(gone_on(model_of_one_seed(), tmp_path / "of two"), expected, "from two to one")
