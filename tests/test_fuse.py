@@ -243,15 +243,30 @@ def test_tensors_that_come_late_move_or_lie_otherwise(
     assert_close(numbers(params, fused), numbers(others, eager), ulps=32)
 
 
-def test_what_no_kernel_takes_is_said_once() -> None:
+@pytest.mark.parametrize("backend", ["auto", "numba"])
+def test_what_no_kernel_takes_is_said_once(backend: str) -> None:
     params = parameters(torch.float32, [(3, 5), (4,)])
-    optimizer = Optimizer(params, recipes.adam(), backend="numba")
+    optimizer = Optimizer(params, recipes.adam(), backend=backend)
     with pytest.warns(UserWarning, match="1 of 2 tensors are stepped eagerly") as told:
         for step in range(3):
             give_gradients(params, step)
             params[0].grad = torch.ones(1, 1).expand(3, 5)
             optimizer.step()
     assert len(told) == 1
+
+
+def test_groups_that_climb() -> None:
+    sides = []
+    for backend in ("numba", "eager"):
+        params = parameters(torch.float32, [(4,), (5,)])
+        groups = [{"params": params[:1], "maximize": True}, {"params": params[1:]}]
+        optimizer = Optimizer(groups, recipes.nesterov(), backend=backend)
+        for step in range(2):
+            give_gradients(params, step)
+            optimizer.step()
+        sides.append(numbers(params, optimizer))
+    assert_close(*sides, ulps=4)
+    assert optimizer.kernel_source() == ""
 
 
 def test_groups_have_rates_of_their_own_that_may_change() -> None:

@@ -32,9 +32,11 @@ class Kernel:
     Raises TypeError for a chain that cannot be traced.
     """
 
-    def __init__(self, chain: tuple[type[Rule], ...], dtype: torch.dtype) -> None:
+    def __init__(
+        self, chain: tuple[type[Rule], ...], dtype: torch.dtype, maximize: bool = False
+    ) -> None:
         self.chain = chain
-        program = trace(chain, dtype)
+        program = trace(chain, dtype, maximize)
         self.layout = layout(program)
         self.source = printed(program, DTYPES[dtype], title(chain))
         self.module = load(self.source, lambda module: compiled(module, self.layout))
@@ -57,12 +59,14 @@ def title(chain: Sequence[type[Rule]]) -> str:
 
 
 @cache
-def kernel_of(chain: tuple[type[Rule], ...], dtype: torch.dtype) -> Kernel | None:
+def kernel_of(
+    chain: tuple[type[Rule], ...], dtype: torch.dtype, maximize: bool = False
+) -> Kernel | None:
     """The kernel of a chain; none for one that cannot be traced, and for other types."""
     if dtype not in DTYPES:
         return None
     try:
-        return Kernel(chain, dtype)
+        return Kernel(chain, dtype, maximize)
     except TypeError:
         return None
 

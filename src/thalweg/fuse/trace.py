@@ -96,10 +96,13 @@ class Symbol:
         raise TypeError("a rule that takes a Python decision on its numbers cannot be traced")
 
 
-def trace(chain: Sequence[type[Rule]], dtype: torch.dtype = torch.float32) -> Program:
+def trace(
+    chain: Sequence[type[Rule]], dtype: torch.dtype = torch.float32, maximize: bool = False
+) -> Program:
     """The program of a chain's step, from `param`, `grad`, `t`, settings and states.
 
-    dtype: in which the model holds its parameters. A pair's parts are the inputs `betas[0]` and
+    dtype: in which the model holds its parameters. maximize: whether `grad` is the gradient of what
+    is to be made large. A pair's parts are the inputs `betas[0]` and
     `betas[1]`. A norm is an input of the row, and the result `normed` is the element that it is
     taken of.
 
@@ -125,7 +128,8 @@ def trace(chain: Sequence[type[Rule]], dtype: torch.dtype = torch.float32) -> Pr
             raise TypeError("a state of several copies has no place in a straight line")
         states |= {name: element(name) for name in rule.states}
         states |= {name: row(name) for name in rule.row_states}
-    cell = eager.Cell(element("param"), element("grad"), values, states)  # type: ignore[arg-type]
+    grad: Any = -element("grad") if maximize else element("grad")
+    cell = eager.Cell(element("param"), grad, values, states)  # type: ignore[arg-type]
 
     def norm_of(given: list[Any]) -> list[Any]:
         program.results["normed"] = given[0].place

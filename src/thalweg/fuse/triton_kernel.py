@@ -36,10 +36,14 @@ class TritonKernel:
     """
 
     def __init__(
-        self, chain: tuple[type[Rule], ...], dtype: torch.dtype, device: torch.device
+        self,
+        chain: tuple[type[Rule], ...],
+        dtype: torch.dtype,
+        maximize: bool,
+        device: torch.device,
     ) -> None:
         self.chain, self.device = chain, device
-        program = trace(chain, dtype)
+        program = trace(chain, dtype, maximize)
         self.layout = layout(program)
         self.source = printed(program, DTYPES[dtype], title(chain))
         self.module = load(self.source)
@@ -69,13 +73,13 @@ def installed() -> bool:
 
 @cache
 def triton_kernel_of(
-    chain: tuple[type[Rule], ...], dtype: torch.dtype, device: torch.device
+    chain: tuple[type[Rule], ...], dtype: torch.dtype, maximize: bool, device: torch.device
 ) -> TritonKernel | None:
     """The kernel of a chain; none for one that cannot be traced or printed, and for other types."""
     if dtype not in DTYPES:
         return None
     try:
-        return TritonKernel(chain, dtype, device)
+        return TritonKernel(chain, dtype, maximize, device)
     except TypeError:
         return None
 

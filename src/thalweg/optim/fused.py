@@ -144,7 +144,7 @@ class Fusing:
         """Finds the kernels for the members, and those that no kernel steps."""
         self.left, taken = sorted_out(optimizer, members)
         self.parts = [Fused(optimizer, kernel, members, some) for kernel, some in taken.items()]
-        if self.left and optimizer.backend != "auto" and not self.told:
+        if self.left and not self.told:
             warnings.warn(
                 f"{len(self.left)} of {len(members)} tensors are stepped eagerly: kernels take "
                 "contiguous float32, float64 and bfloat16 where their compiler runs (numba: on the "
@@ -191,12 +191,12 @@ def kernel_for(optimizer: RuleOptimizer, chain: Chain, member: Member) -> AnyKer
         and grad.layout is torch.strided
         and param.is_contiguous()
         and grad.is_contiguous()
-        and not optimizer.param_groups[index]["maximize"]
     )
+    maximize = optimizer.param_groups[index]["maximize"]
     if plain and param.device.type == "cpu" and optimizer.backend in ("auto", "numba"):
-        return kernel_of(chain, param.dtype)
+        return kernel_of(chain, param.dtype, maximize)
     if plain and runs_on(param.device) and optimizer.backend in ("auto", "triton"):
-        return triton_kernel_of(chain, param.dtype, param.device)
+        return triton_kernel_of(chain, param.dtype, maximize, param.device)
     return None
 
 

@@ -21,10 +21,10 @@ class Optimizer(RuleOptimizer):
     Each setting of the recipe is a key of the parameter groups.
 
     backend: "auto" steps with compiled kernels what these can, which is contiguous float32, float64
-    and bfloat16 on the CPU (by Numba) and on a GPU (by Triton), and the rest eagerly. "numba" and
-    "triton" take that compiler alone, and say so once where there is a rest. "eager" steps
-    everything by the rules' arithmetic on whole tensors. Triton steps tensors on the CPU only in
-    its interpreter, which serves to test kernels: where TRITON_INTERPRET=1 is set.
+    and bfloat16 on the CPU (by Numba) and on a GPU (by Triton); the rest is stepped eagerly, which
+    is said once. "numba" and "triton" take that compiler alone. "eager" steps everything by the
+    rules' arithmetic on whole tensors. Triton steps tensors on the CPU only in its interpreter,
+    which serves to test kernels: where TRITON_INTERPRET=1 is set.
 
     Raises UserError for a setting outside its range, and for an unknown backend.
     """
