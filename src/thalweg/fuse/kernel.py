@@ -22,6 +22,9 @@ from thalweg.rules.rule import Rule
 TILE = 2**16
 """Elements that one thread takes at a time; fewer are sooner done than shared."""
 
+PIECES = 16
+"""A thread's share of a large step is in about so many pieces, of which a busy core takes fewer."""
+
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 
 
@@ -157,11 +160,12 @@ def tiled(sizes: Sequence[int], tile: int) -> list[NDArray[np.int64]]:
 
 
 def pieces(lengths: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Tiles of these lengths in pieces that are worth a thread.
+    """Tiles of these lengths in pieces that are worth a thread, and several for each.
 
     Of each piece its first tile and the one behind its last.
     """
-    piece_of = (np.cumsum(lengths) - 1) // TILE
+    elements = max(TILE, int(lengths.sum()) // (PIECES * torch.get_num_threads()))
+    piece_of = (np.cumsum(lengths) - 1) // elements
     bounds = np.flatnonzero(np.diff(piece_of, prepend=-1, append=len(lengths)))
     return list(pairwise(bounds.tolist()))
 
