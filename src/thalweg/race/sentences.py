@@ -217,22 +217,23 @@ def limits(measures: Measures) -> Iterator[str]:
 
 
 def against_the_choice(measures: Measures) -> Iterator[str]:
-    """A warning where the opened test data point to another of those left than the best."""
+    """A warning where the opened test data point to others of those left than the best."""
     if measures.best is None:
         return
-    best, metric = measures.test(measures.best), measures.settings.metric
-    for name in measures.shortlist:
-        other = measures.test(name)
-        if best is None or other is None:
-            continue
-        lower, higher = (other, best) if measures.settings.direction == "min" else (best, other)
-        if lower.high < higher.low:
-            yield (
-                f"The test data, opened after the choice, point the other way: the test {metric} "
-                f"is {wording.interval(other)} with {name} and {wording.interval(best)} with "
-                f"{measures.best}. {measures.best} stays the choice: data that choose can no "
-                "longer test it."
-            )
+    found = {name: measures.test(name) for name in measures.shortlist}
+    best, metric = found.pop(measures.best), measures.settings.metric
+    lower = measures.settings.direction == "min"
+    ahead = [
+        f"{wording.interval(other)} with {name}"
+        for name, other in found.items()
+        if best and other and (other.high < best.low if lower else other.low > best.high)
+    ]
+    if best and ahead:
+        yield (
+            f"The test data, opened after the choice, point the other way: the test {metric} is "
+            f"{listed(ahead)}, and {wording.interval(best)} with {measures.best}. {measures.best} "
+            "stays the choice: data that choose can no longer test it."
+        )
 
 
 def reach(settings: Settings, entrants: int) -> str:
