@@ -11,7 +11,9 @@ from hypothesis import settings
 os.environ["OMP_NUM_THREADS"] = "1"
 
 # Kernels of chains that only tests have do not belong among the user's.
-os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parents[1] / ".cache")
+CACHE = Path(__file__).parents[1] / ".cache"
+os.environ["XDG_CACHE_HOME"] = str(CACHE)
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(CACHE / "inductor")
 
 # The same examples every time, however long a busy machine takes over one.
 settings.register_profile("repeatable", derandomize=True, deadline=None)

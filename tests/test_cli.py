@@ -19,6 +19,7 @@ from thalweg.recipes import RECIPES, Recipe
 from thalweg.tasks import bundled, find
 
 QUICK = ["--entrants", "sgd,adam", "--trials", "2", "--seeds", "6", "--width", "4"]
+QUICK += ["--step", "stacked"]
 
 OWN_TASK = """
 import torch
@@ -236,6 +237,7 @@ def test_a_ledger_with_other_settings_is_left_alone(thalweg) -> None:
 
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "thalweg", "race", "digits", "--entrants", "sgd,adam"]
+    command += ["--step", "stacked"]
     command += ["--trials", "4", "--seeds", "4", "--width", "2"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(

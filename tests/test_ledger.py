@@ -24,6 +24,7 @@ from thalweg.race.record import (
     Departure,
     Edge,
     Look,
+    Plan,
     RunRecord,
     Settings,
 )
@@ -51,6 +52,7 @@ CONFIGURATIONS = [
 ]
 MACHINE = {"python": "3"}
 COMMAND = "thalweg race digits"
+PLAN = Plan("stacked", 0.125, "Members are stepped stacked.")
 
 
 def run(entrant: str = "sgd", seed: int = 1, score: float = 0.1 + 0.2) -> RunRecord:
@@ -79,7 +81,7 @@ def test_what_is_written_is_read_by_the_next_process(tmp_path: Path) -> None:
     costs = [Cost("sgd", 0.001, 0.0002, 0.0), Cost("adam", 0.002, 0.0003, 2.0)]
     first = opened(tmp_path / "race")
     first.add_runs([run()])
-    first.add_costs(costs, 0.125)
+    first.add_costs(costs, PLAN)
     first.add_choice({"sgd": 0, "adam": 0}, [edge])
     first.add_notes(["a note", "a note"])
     first.add_look(look)
@@ -94,7 +96,7 @@ def test_what_is_written_is_read_by_the_next_process(tmp_path: Path) -> None:
     assert record.chosen == {"sgd": 0, "adam": 0}
     assert (record.looks, record.edges, record.notes) == ((look,), (edge,), ("a note",))
     assert record.command == COMMAND
-    assert (record.finished, record.machine, second.block_seconds) == (True, MACHINE, 0.125)
+    assert (record.finished, record.machine, second.plan) == (True, MACHINE, PLAN)
     second.close()
 
 

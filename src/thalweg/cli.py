@@ -16,6 +16,7 @@ from rich.table import Table
 from thalweg.api import Race
 from thalweg.errors import UserError
 from thalweg.race.entrants import documented_space
+from thalweg.race.plan import MEASURED
 from thalweg.race.race import race as run_race
 from thalweg.recipes import RECIPES, named
 from thalweg.tasks import bundled, find
@@ -55,6 +56,9 @@ def race(
     ] = 0.05,
     seed: Annotated[int, typer.Option(help="Where all other seeds come from.")] = 0,
     width: Annotated[int, typer.Option(help="Members that are trained together.")] = 32,
+    step: Annotated[
+        str, typer.Option(help="How they are stepped: single, stacked, compiled, or measured.")
+    ] = MEASURED,
     name: Annotated[str | None, typer.Option(help="The run's name; default: the task's.")] = None,
     runs: Annotated[Path, typer.Option(help="The folder that holds runs.")] = Path("runs"),
 ) -> None:
@@ -72,6 +76,7 @@ def race(
                 alpha=alpha,
                 seed=seed,
                 width=width,
+                step=step,
                 name=name,
                 runs=runs,
                 progress=progress,

@@ -18,6 +18,7 @@ from thalweg.recipes import Recipe
 from thalweg.stack.batches import fetch, order
 from thalweg.stack.member import Member
 from thalweg.stack.population import initial_model
+from thalweg.stack.way import Way
 from thalweg.tasks.check import failure_in_training
 from thalweg.tasks.task import Task
 from thalweg.training.train import EVALUATIONS, train_members
@@ -33,21 +34,24 @@ class EnoughError(Exception):
     """Ends the training of a block that is only there to be timed."""
 
 
-def block_seconds(task: Task, members: Sequence[Member], width: int, steps: int) -> float:
+def block_seconds(task: Task, members: Sequence[Member], width: int, steps: int, way: Way) -> float:
     """Seconds for a block of these members through a budget of `steps`, evaluations included.
 
     Its beginning is run, as far as it takes to see one evaluation between two steps; before that,
     its first step alone, so that what only the first block of a race has to wait for is not counted
     for all.
     """
-    seconds_until(task, members, width, 1)
-    after = seconds_until(task, members, width, min(steps, math.ceil(steps / EVALUATIONS) + 1))
+    until = min(steps, math.ceil(steps / EVALUATIONS) + 1)
+    seconds_until(task, members, width, 1, way)
+    after = seconds_until(task, members, width, until, way)
     first, last = after[0], after[-1]
     a_step = (last - first) / max(1, len(after) - 1)
     return first + (steps - 1) * a_step
 
 
-def seconds_until(task: Task, members: Sequence[Member], width: int, until: int) -> list[float]:
+def seconds_until(
+    task: Task, members: Sequence[Member], width: int, until: int, way: Way
+) -> list[float]:
     """The seconds from the start of a block to the end of each step, up to the step `until`."""
     began = perf_counter()
     after: list[float] = []
@@ -58,7 +62,7 @@ def seconds_until(task: Task, members: Sequence[Member], width: int, until: int)
             raise EnoughError
 
     with suppress(EnoughError):
-        train_members(task, members, width=width, watch=watch)
+        train_members(task, members, width=width, way=way, watch=watch)
     return after
 
 

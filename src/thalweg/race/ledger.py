@@ -22,6 +22,7 @@ from thalweg.race.record import (
     Departure,
     Edge,
     Look,
+    Plan,
     Record,
     Round,
     RunRecord,
@@ -198,11 +199,11 @@ class Ledger:
         self.insert("further", [(key, step, name, value) for step, name, value in further])
         self.insert("sealed", [(key, name, value) for name, value in run.test.items()])
 
-    def add_costs(self, costs: Iterable[Cost], block_seconds: float) -> None:
-        """Adds what was measured before the race: each entrant's cost, seconds for a block."""
+    def add_costs(self, costs: Iterable[Cost], plan: Plan) -> None:
+        """Adds what was measured before the race: each entrant's cost, and the way of stepping."""
         with self.transaction():
             self.insert("costs", [tuple(asdict(cost).values()) for cost in costs])
-            self.insert("facts", [("block_seconds", repr(block_seconds))])
+            self.insert("facts", [("plan", json.dumps(asdict(plan)))])
 
     def add_choice(self, chosen: Mapping[str, int], edges: Iterable[Edge]) -> None:
         """Adds each entrant's best configuration, the end of the tuning round."""
@@ -239,10 +240,10 @@ class Ledger:
         return self.fact("finished") == "yes"
 
     @property
-    def block_seconds(self) -> float | None:
-        """The seconds that were measured for a block; none before."""
-        seconds = self.fact("block_seconds")
-        return float(seconds) if seconds else None
+    def plan(self) -> Plan | None:
+        """The way of stepping that was chosen; none before."""
+        found = self.fact("plan")
+        return Plan(**json.loads(found)) if found else None
 
     def scores(self, round: Round) -> dict[Key, float]:
         """The members of a round that were trained, with their scores; nan for the diverged."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from thalweg.race.entrants import (
 )
 from thalweg.race.fingerprint import fingerprint
 from thalweg.race.ledger import Ledger
+from thalweg.race.plan import MEASURED, block_of, planned, require_way
 from thalweg.race.progress import Progress, Silent
 from thalweg.race.record import Configuration, Record, Settings
 from thalweg.race.repeat import call
@@ -36,7 +37,6 @@ from thalweg.race.rounds import Rounds
 from thalweg.race.verdict import Verdict, verdict
 from thalweg.recipes import Recipe
 from thalweg.schedules import Schedule
-from thalweg.stack.member import Member
 from thalweg.stack.way import way_of
 from thalweg.tasks.task import Task
 
@@ -71,6 +71,7 @@ def race(
     alpha: float = 0.05,
     seed: int = 0,
     width: int = 32,
+    step: str = MEASURED,
     name: str | None = None,
     runs: str | Path = "runs",
     progress: Progress | None = None,
@@ -86,6 +87,7 @@ def race(
         which tries all three.
     alpha: in (0, 0.5), the risk that the best entrant is missing from the shortlist.
     seed: the same seed repeats the race. width: members trained at once.
+    step: how they are stepped, "single", "stacked" or "compiled"; the quickest, if not given.
     name: of the folder in `runs` that keeps the ledger and `winner.toml`; the task's if not given.
     progress: is told what happens.
 
@@ -100,6 +102,7 @@ def race(
     given = entries(entrants)
     field = entered(given, baseline)
     check_arguments(trials, seeds, cooling, alpha, seed, width)
+    require_way(step)
     if not isinstance(runs, str | Path):
         raise UserError(f"runs must be the path of a folder, not {runs!r}.")
     folder = Path(runs) / folder_name(found, name)
@@ -119,6 +122,7 @@ def race(
         alpha=alpha,
         seed=seed,
         width=width,
+        step=step,
         fingerprint=fingerprint(found),
     )
     drawn = configurations(field, trials, cooling, steps, seed)
@@ -147,29 +151,26 @@ def run(
     progress: Progress,
 ) -> None:
     """Measures what the race will cost, says so, and runs what is left of it."""
-    way, reason = way_of(task)
-    block = settings.width if way == "stacked" else 1
+    _, reason = way_of(task)
     notes = [reason[0].upper() + reason[1:]] if reason else []
     replaced = [one for one in field if one.comes_under(settings.cooling) and brings_schedule(one)]
     notes += [schedule_note(one, settings.cooling) for one in replaced]
     ledger.add_notes(notes)
     for note in notes:
         progress.say(note)
-    rounds = Rounds(task, settings, field, drawn, ledger, progress, block)
-    if ledger.block_seconds is None:
-        recipes = [recipe for _, recipe in drawn.values()]
-        # Spread over the entrants, whose steps do not all cost the same.
-        spread = recipes[:: math.ceil(len(recipes) / block)]
-        members = [Member(recipe, settings.seed) for recipe in spread]
-        seconds = cost.block_seconds(task, members, settings.width, settings.steps)
+    plan = ledger.plan
+    if plan is None:
+        blocks = partial(cost.most_blocks, field, settings)
+        plan = planned(task, [recipe for _, recipe in drawn.values()], settings, blocks)
         costs = [cost.cost(task, one, drawn[one.name, 0][1]) for one in field]
-        ledger.add_costs(costs, seconds)
-        progress.say(cost.announcement(cost.most_blocks(field, settings, block), seconds))
+        ledger.add_costs(costs, plan)
+        progress.say(plan.why)
+        progress.say(cost.announcement(blocks(block_of(plan.way, settings)), plan.seconds))
         progress.say(cost.outlook(settings))
     else:
         done = len(ledger.scores("tuning")) + len(ledger.scores("final"))
         progress.say(f"Going on in {ledger.folder}, where {done} members are done.")
-    rounds.run()
+    Rounds(task, settings, field, drawn, ledger, progress, plan.way).run()
 
 
 def entries(entrants: Sequence[Entry] | None) -> list[Entry]:

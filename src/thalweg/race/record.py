@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from thalweg.stack.way import Way
 from thalweg.training.run import Point
 
 Round = Literal["tuning", "final"]
@@ -19,6 +20,7 @@ class Settings:
     most. cooling: the schedule of every lr ("none", "linear", "cosine", "tune"). baseline: the
     entrant that stands for what the person uses now. alpha: the risk that the best entrant is
     missing from the shortlist. seed: where all other seeds come from. width: members in a block.
+    step: the way of stepping them, "measured" where the race chooses.
     fingerprint: of the task's model, data and batch size; another task under an old name shows.
     """
 
@@ -35,7 +37,17 @@ class Settings:
     alpha: float
     seed: int
     width: int
+    step: str = "measured"
     fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """way: in which members are stepped. seconds: that a block takes. why: what was measured."""
+
+    way: Way
+    seconds: float
+    why: str
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def call(
     """
     further = {
         name: getattr(settings, name)
-        for name in ("trials", "seeds", "cooling", "alpha", "seed", "width")
+        for name in ("trials", "seeds", "cooling", "alpha", "seed", "width", "step")
     }
     texts = [one for one in (task, *entrants, baseline) if isinstance(one, str)]
     if len(texts) == 1 + len(entrants) + (baseline is not None):

@@ -16,10 +16,12 @@ from thalweg import statistics
 from thalweg.race.draws import edges
 from thalweg.race.entrants import Entrant
 from thalweg.race.ledger import Key, Ledger
+from thalweg.race.plan import block_of
 from thalweg.race.progress import Progress
 from thalweg.race.record import Configuration, Departure, Edge, Look, Round, RunRecord, Settings
 from thalweg.recipes import Recipe
 from thalweg.stack.member import Member
+from thalweg.stack.way import Way
 from thalweg.tasks.task import Task
 from thalweg.training.run import Run
 from thalweg.training.train import train_members
@@ -29,8 +31,7 @@ from thalweg.training.train import train_members
 class Rounds:
     """A race that is ready to run.
 
-    drawn: what each entrant tries, by its name and the trial's index. block: members that are
-    trained and written at once.
+    drawn: what each entrant tries, by its name and the trial's index. way: of stepping members.
     """
 
     task: Task
@@ -39,7 +40,7 @@ class Rounds:
     drawn: Mapping[tuple[str, int], tuple[Configuration, Recipe]]
     ledger: Ledger
     progress: Progress
-    block: int
+    way: Way
 
     def run(self) -> None:
         """Does all that is not in the ledger yet, and then opens the seal on the test scores."""
@@ -134,7 +135,7 @@ class Rounds:
         The blocks are cut before the finished ones are left out, so that a member has the same
         company whether the race was stopped or not.
         """
-        for block in blocks(wanted, self.block):
+        for block in blocks(wanted, block_of(self.way, self.settings)):
             done = self.ledger.scores(round)
             missing = [key for key in block if key not in done]
             if missing:
@@ -143,8 +144,14 @@ class Rounds:
     def train_block(self, round: Round, keys: Sequence[Key]) -> None:
         members = [Member(self.drawn[name, index][1], seed) for name, index, seed in keys]
         watch = partial(self.stepped, len(members))
-        test = round == "final"
-        runs = train_members(self.task, members, width=self.settings.width, test=test, watch=watch)
+        runs = train_members(
+            self.task,
+            members,
+            width=self.settings.width,
+            way=self.way,
+            test=round == "final",
+            watch=watch,
+        )
         records = [record_of(round, *pair) for pair in zip(keys, runs, strict=True)]
         self.ledger.add_runs(records)
         scores = self.ledger.scores(round)

@@ -103,18 +103,27 @@ class Stacked(Population):
     def block_gradients(self, block: slice) -> tuple[Tensor, Tensor]:
         seeds = [member.seed for member in self.members[block]]
         seeds += [seeds[0]] * (self.width - len(seeds))
-        rows = self.rows[block].detach().requires_grad_()
         # Each row has its batch, though one be the same for all: a batch without a dimension of
         # rows would be multiplied in another order, and a member's bits depend on its neighbours.
-        losses, buffers = vmap(self.loss, randomness="different")(
-            self.views(rows),
+        losses, gradients, buffers = self.differentiated(
+            self.rows[block],
             part(self.constants, block),
             part(self.buffers, block),
             self.batches.of(seeds),
         )
-        (gradients,) = torch.autograd.grad(losses.sum(), rows)
         self.put_buffers(block, buffers)
-        return losses.detach(), gradients
+        return losses, gradients
+
+    def differentiated(
+        self, rows: Float[Tensor, "W P"], constants: Tensors, buffers: Tensors, batch: Batch
+    ) -> tuple[Float[Tensor, " W"], Float[Tensor, "W P"], Tensors]:
+        """The losses of a block's rows, their gradients, and the buffers after the forward pass."""
+        rows = rows.detach().requires_grad_()
+        losses, buffers = vmap(self.loss, randomness="different")(
+            self.views(rows), constants, buffers, batch
+        )
+        (gradients,) = torch.autograd.grad(losses.sum(), rows)
+        return losses.detach(), gradients, {n: buffer.detach() for n, buffer in buffers.items()}
 
     def loss(self, rows: Tensors, constants: Tensors, buffers: Tensors, batch: Batch) -> Any:
         """One member's loss, and its buffers after the forward pass."""
@@ -135,7 +144,7 @@ class Stacked(Population):
 
     def put_buffers(self, block: slice, buffers: Tensors) -> None:
         for name, buffer in buffers.items():
-            self.buffers[name][block] = buffer.detach()
+            self.buffers[name][block] = buffer
 
     def commit(self, place: slice, moved: Tensor, losses: Tensor, gradients: Tensor) -> None:
         """Makes a step final, but for members that are not finite or were frozen before."""

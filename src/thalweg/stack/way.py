@@ -1,4 +1,4 @@
-"""How members are stepped: stacked where the model allows it, else one by one."""
+"""How members are stepped: one by one, stacked, or stacked and compiled."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ import torch
 from torch import nn
 
 from thalweg import recipes
+from thalweg.stack.compiled import Compiled
 from thalweg.stack.member import Member
 from thalweg.stack.population import Population, initial_model
 from thalweg.stack.single import Single
 from thalweg.stack.stacked import Stacked
 from thalweg.tasks.task import Task
 
-Way = Literal["stacked", "single"]
+Way = Literal["single", "stacked", "compiled"]
 
 
 # Of the last task only: a longer memory would keep the data of all tasks before.
 @lru_cache(maxsize=1)
 def way_of(task: Task) -> tuple[Way, str]:
-    """The way of stepping this task's members, and why where it is not stacked.
+    """Whether this task's members can be stacked or have to go one by one, and then why.
 
     Tried for one step, on two members that share their batches and two that do not; torch's random
     state stays as it is.
@@ -42,8 +43,14 @@ def way_of(task: Task) -> tuple[Way, str]:
     return "stacked", ""
 
 
-def populate(task: Task, members: Sequence[Member], width: int) -> Population:
-    """The members, ready to be trained from their initial weights; a lone one as a plain model."""
-    if len(members) > 1 and way_of(task)[0] == "stacked":
-        return Stacked(task, members, width)
-    return Single(task, members)
+def populate(
+    task: Task, members: Sequence[Member], width: int, way: Way | None = None
+) -> Population:
+    """The members, ready to be trained from their initial weights; a lone one as a plain model.
+
+    way: stacked where that is possible, if not given.
+    """
+    chosen = "single" if len(members) == 1 else way or way_of(task)[0]
+    if chosen == "single":
+        return Single(task, members)
+    return (Compiled if chosen == "compiled" else Stacked)(task, members, width)

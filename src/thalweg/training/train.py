@@ -21,7 +21,7 @@ from thalweg.errors import UserError
 from thalweg.recipes import Recipe, recipe_of
 from thalweg.stack.member import Member
 from thalweg.stack.population import Population
-from thalweg.stack.way import populate
+from thalweg.stack.way import Way, populate
 from thalweg.tasks.check import check, failure_in_training
 from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
@@ -49,17 +49,19 @@ def train_members(
     members: Sequence[Member],
     *,
     width: int,
+    way: Way | None = None,
     test: bool = False,
     watch: Watch | None = None,
 ) -> list[Run]:
     """Trains members through the task's whole budget, and says what became of each, in their order.
 
-    width: how many share a block where they are stacked. test: whether those that end without a
+    width: how many share a block where they are stacked. way: of stepping them; stacked where that
+    is possible, if not given. test: whether those that end without a
     divergence are scored on test data too. The same members give the same runs; those that share a
     recipe's chain should be neighbours, which makes their steps fast.
     """
     with failure_in_training(task), own_random_state(members[0].seed):
-        population = populate(task, members, width)
+        population = populate(task, members, width, way)
         curves = learn(task, population, watch)
         tested = scores(task, population, task.splits.test) if test else [{}] * len(members)
     return [

@@ -1,0 +1,188 @@
+"""Blocks as one compiled graph, against the same blocks under vmap; and the choice of the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import thalweg as tw
+from thalweg import recipes
+from thalweg.errors import UserError
+from thalweg.race import plan
+from thalweg.race.plan import planned
+from thalweg.race.record import Settings
+from thalweg.stack.compiled import Compiled, TooLongError
+from thalweg.stack.member import Member
+from thalweg.stack.population import Population
+from thalweg.stack.stacked import Stacked
+from thalweg.tasks import Data, Task, bundled, find
+
+FEW = ["digits", "digits-conv"]
+EVERY = [
+    pytest.param(task.name, marks=() if task.name in FEW else pytest.mark.exhaustive)
+    for task in bundled()
+    if task.name != "waveform"
+]
+
+
+def dropout() -> Task:
+    def data() -> Data:
+        x, y = torch.randn(40, 4), torch.randn(40, 2)
+        return Data((x, y), (x, y), (x, y))
+
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 32), nn.Dropout(0.5), nn.Linear(32, 2))
+
+    return Task("dropout", model, data, nn.functional.mse_loss, epochs=2, batch_size=8)
+
+
+def after(population: Population, steps: int) -> tuple[list[list[float]], list[dict[str, Any]]]:
+    torch.manual_seed(0)
+    losses = [population.step() for _ in range(steps)]
+    return losses, [population.state_dict(i) for i in range(len(population.members))]
+
+
+def both(task: Task, members: list[Member], steps: int) -> list[Any]:
+    return [after(kind(task, members, width=2), steps) for kind in (Stacked, Compiled)]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_compiled_stack_takes_the_steps_of_a_stack(name: str) -> None:
+    task = find(name)
+    members = [Member(recipes.momentum(lr=1e-3), 0), Member(recipes.adam(), 1)]
+    (losses, states), (others, compiled) = both(task, members, steps=3)
+    for one, other in zip(losses, others, strict=True):
+        assert other == pytest.approx(one, rel=1e-4)
+    for one, other in zip(states, compiled, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-5)
+
+
+def test_twenty_compiled_steps_in_float64_are_those_of_a_stack() -> None:
+    task = find("digits")
+    double = replace(
+        task,
+        model=lambda: task.model().double(),
+        data=lambda: Data(*(((x := s.tensors)[0].double(), x[1]) for s in splits(task))),
+    )
+    members = [Member(recipes.adam(), 0), Member(recipes.nesterov(lr=0.01), 1)]
+    (_, states), (_, compiled) = both(double, members, steps=20)
+    for one, other in zip(states, compiled, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-11)
+
+
+def splits(task: Task) -> Any:
+    return (task.splits.train, task.splits.validation, task.splits.test)
+
+
+def test_dropout_draws_the_same_numbers() -> None:
+    members = [Member(recipes.sgd(), seed) for seed in (0, 0, 1)]
+    (losses, _), (others, _) = both(dropout(), members, steps=4)
+    for one, other in zip(losses, others, strict=True):
+        assert other == pytest.approx(one, rel=1e-5)
+    assert losses[0][0] != losses[0][1]
+
+
+def test_a_diverged_member_changes_no_other_members_bits() -> None:
+    task = find("digits")
+    calm, wild = Member(recipes.adam(), 0), Member(recipes.sgd(lr=1e30), 1)
+    found = []
+    for other in (calm, wild):
+        stack = Compiled(task, [calm, other], width=2)
+        _, states = after(stack, 4)
+        found.append(states[0])
+        assert (stack.diverged[1] is not None) == (other is wild)
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_a_graph_that_would_take_minutes_is_not_compiled() -> None:
+    task = find("waveform")
+    stack = Compiled(task, [Member(recipes.sgd(), seed) for seed in (0, 1)], width=2)
+    with pytest.raises(TooLongError):
+        stack.step()
+
+
+# --- the choice ---
+
+
+def settings(task: Task, step: str = "measured") -> Settings:
+    return Settings(
+        task.name, "loss", "min", None, 12, ("sgd", "adam"), 2, 4, "none", None, 0.05, 0, 2, step
+    )
+
+
+def blocks(members: int, block: int) -> int:
+    return -(-members // block)
+
+
+RECIPES = [recipes.sgd(lr=1e-3), recipes.adam()]
+
+
+def test_a_short_race_is_not_compiled() -> None:
+    task = find("saddle")
+    found = planned(task, RECIPES, settings(task), partial(blocks, 12))
+    assert found.way in ("single", "stacked")
+    assert "compiled" not in found.why
+    for way in ("single", "stacked"):
+        assert way in found.why
+
+
+def test_of_a_long_race_every_way_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = find("digits")
+    found = planned(task, RECIPES, settings(task), partial(blocks, 10**6))
+    assert all(way in found.why for way in plan.WAYS)
+    monkeypatch.setattr(plan, "race_seconds", lambda *given: {"compiled": 1.0}.get(given[3], 1e3))
+    assert planned(task, RECIPES, settings(task), partial(blocks, 12)).way == "compiled"
+
+
+def test_a_way_that_a_task_does_not_have_is_refused() -> None:
+    lstm = replace(dropout(), model=lambda: Last(nn.LSTM(4, 2)))
+    with pytest.raises(UserError, match="compiled steps cannot be had: members run one by one"):
+        planned(lstm, RECIPES, settings(lstm, "compiled"), partial(blocks, 12))
+    with pytest.raises(UserError, match="no step is called compild; did you mean compiled"):
+        tw.race("saddle", step="compild")
+
+
+class Last(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.layer(x)[0]
+        return out
+
+
+def test_a_race_that_goes_on_keeps_its_way(tmp_path: Path) -> None:
+    task = replace(find("saddle"), steps=6)
+    given: dict[str, Any] = {"entrants": "sgd,adam", "trials": 2, "seeds": 3, "width": 2}
+    tw.race(task, **given, step="single", runs=tmp_path)
+    with pytest.raises(UserError, match="another race"):
+        tw.race(task, **given, step="stacked", runs=tmp_path)
+    with sqlite3.connect(tmp_path / "saddle/ledger.sqlite") as connection:
+        ((found,),) = connection.execute("SELECT value FROM facts WHERE name = 'plan'")
+    assert json.loads(found)["way"] == "single"
+
+
+def test_without_a_compiler_the_race_goes_on(tmp_path: Path) -> None:
+    environment = os.environ | {"CXX": "/no/compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    words = "race saddle --entrants sgd,adam --trials 2 --seeds 2 --step compiled"
+    done = subprocess.run(
+        [sys.executable, "-m", "thalweg", *words.split(), "--runs", str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "compiled failed" in done.stdout + done.stderr
