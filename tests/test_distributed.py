@@ -151,7 +151,8 @@ def trained(rank: int, _: Path) -> list[tuple[str, str, Numbers]]:
                 model = spread(model_of_one_seed())
                 optimizer = Optimizer(model.parameters(), recipe, backend=backend)
                 train(model, optimizer, range(STEPS), rank)
-                assert optimizer.backend == backend or "last" in name, "each shard has its kernel"
+                if backend == "numba" and "last" not in name:
+                    assert not optimizer.fusing.left, "each shard has its kernel"
                 found.append((f"{way}, {name}, {backend}", name, numbers(optimizer)))
     return found
 

@@ -26,6 +26,7 @@ from thalweg.errors import UserError
 from thalweg.fuse.threads import share
 from thalweg.optim import Optimizer
 from thalweg.recipes import RECIPES, Recipe
+from thalweg.rules.rule import Hyper, Norm, State
 
 SHAPES = [(), (0,), (1,), (7,), (3, 5), (2, 3, 4), (1000,)]
 
@@ -264,9 +265,9 @@ def test_groups_that_climb() -> None:
         for step in range(2):
             give_gradients(params, step)
             optimizer.step()
+        assert not optimizer.fusing.left
         sides.append(numbers(params, optimizer))
     assert_close(*sides, ulps=4)
-    assert optimizer.kernel_source() == ""
 
 
 def test_groups_have_rates_of_their_own_that_may_change() -> None:
@@ -314,6 +315,130 @@ def test_a_copy_steps_its_own_parameters() -> None:
     twin.step()
     assert torch.equal(params[0], before)
     assert float(optimizer.state[params[0]]["step"]) == 1
+
+
+def momentum_forgotten(optimizer: Optimizer, param: Tensor) -> None:
+    optimizer.state[param]["exp_avg"] = torch.zeros_like(param)
+
+
+def all_forgotten(optimizer: Optimizer, param: Tensor) -> None:
+    optimizer.state[param] = {}
+
+
+def in_double_precision(_: Optimizer, param: Tensor) -> None:
+    param.data, param.grad = param.data.double(), None
+
+
+def transposed(_: Optimizer, param: Tensor) -> None:
+    param.data = param.data.t()
+
+
+@pytest.mark.parametrize(
+    "change", [momentum_forgotten, all_forgotten, in_double_precision, transposed]
+)
+def test_what_changes_between_steps_is_seen(change: Callable[[Optimizer, Tensor], None]) -> None:
+    sides = []
+    for backend in ("auto", "eager"):
+        (param,) = parameters(torch.float32, [(40, 40)])
+        optimizer = Optimizer([param], recipes.adam(), backend=backend)
+        for step in range(6):
+            if step == 3:
+                change(optimizer, param)
+            give_gradients([param], step)
+            optimizer.step()
+        sides.append(numbers([param], optimizer))
+    torch.testing.assert_close(*sides, rtol=1e-5, atol=1e-6)
+
+
+def zero(_: Tensor) -> Tensor:
+    return torch._efficientzerotensor((3,))
+
+
+def negated(grad: Tensor) -> Tensor:
+    return torch._neg_view(grad)
+
+
+def sparse(grad: Tensor) -> Tensor:
+    return grad.to_sparse()
+
+
+@pytest.mark.parametrize("kind", [zero, negated, sparse])
+def test_gradients_of_another_kind_come_and_go(kind: Callable[[Tensor], Tensor]) -> None:
+    sides = []
+    for backend in ("auto", "eager"):
+        (param,) = parameters(torch.float32, [(3,)])
+        optimizer = Optimizer([param], recipes.sgd(), backend=backend)
+        for step in range(4):
+            give_gradients([param], step)
+            if step % 2:
+                assert param.grad is not None
+                param.grad = kind(param.grad)
+            optimizer.step()
+        sides.append(numbers([param], optimizer))
+    assert_close(*sides, ulps=8)
+
+
+class Absolute(rules.Rule):
+    def update(self, g: Tensor) -> Tensor:
+        return g.abs()
+
+
+class Weighted(rules.Rule):
+    def update(self, g: Tensor) -> Tensor:
+        return g * torch.full((3,), 2.0)
+
+
+class Odd(rules.Rule):
+    """Its names are words of the printed code."""
+
+    range, float_ = Hyper(0.5), Hyper(0.25)
+    total, sums = State(), State()
+
+    def update(self, g: Tensor) -> Tensor:
+        self.total = self.total + self.range * g
+        self.sums = self.sums + self.float_ * self.total
+        return g + self.sums * (-0.5) ** self.t
+
+
+class SecondNorm(rules.Rule):
+    size = Norm()
+
+    def update(self, g: Tensor) -> Tensor:
+        return g / self.size
+
+
+@pytest.mark.parametrize(
+    "front", [[Absolute()], [Weighted()], [Odd()], [rules.ClipNorm(), SecondNorm()]]
+)
+def test_rules_of_a_users_own(front: list[rules.Rule]) -> None:
+    sides = []
+    for backend in ("auto", "eager"):
+        params = parameters(torch.float32, [(3,), (3,)])
+        optimizer = Optimizer(params, recipes.chain(*front, recipes.sgd()), backend=backend)
+        for step in range(3):
+            give_gradients(params, step)
+            optimizer.step()
+        sides.append(numbers(params, optimizer))
+    assert_close(*sides, ulps=8)
+
+
+def test_a_step_that_fails_leaves_the_next_ones_right() -> None:
+    params = parameters(torch.float32, [(3,), (3,), (3,)])
+    optimizer = Optimizer(params, recipes.adam())
+    for step, without in enumerate([None, 1, 1]):
+        give_gradients(params, step)
+        if without is not None:
+            params[without].grad = None
+        optimizer.step()
+    good = optimizer.state[params[1]]["exp_avg"]
+    optimizer.state[params[1]]["exp_avg"] = torch.zeros(5)
+    give_gradients(params, 3)
+    with pytest.raises(UserError, match="exp_avg has the shape"):
+        optimizer.step()
+    optimizer.state[params[1]]["exp_avg"] = good
+    params[1].grad = None
+    optimizer.step()
+    assert [int(optimizer.state[param]["step"]) for param in params] == [4, 1, 4]
 
 
 def test_autograd_is_told_that_parameters_have_changed() -> None:
@@ -437,4 +562,19 @@ def test_processes_share_a_cache_and_a_damaged_one_is_rebuilt(tmp_path: Path) ->
     for file in files:
         file.write_bytes(b"damaged")
     assert printed_by(in_a_process(tmp_path)) == first
+    for file in (tmp_path / "thalweg").rglob("*.nbc"):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2 :: 997] = bytes(len(content[len(content) // 2 :: 997]))
+        file.write_bytes(content)
+    assert printed_by(in_a_process(tmp_path)) == first
     assert (tmp_path / "thalweg/kernels").stat().st_mode & 0o077 == 0
+
+
+def test_a_cache_that_others_can_write_or_nobody_can_is_not_used(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    (shared / "thalweg/kernels").mkdir(parents=True)
+    (shared / "thalweg/kernels").chmod(0o777)
+    (tmp_path / "file").write_text("")
+    for cache in (shared, tmp_path / "file"):
+        np.testing.assert_allclose(eval(printed_by(in_a_process(cache))), [0.5] * 5, rtol=1e-6)
+    assert not list((shared / "thalweg/kernels").iterdir())

@@ -144,7 +144,7 @@ def test_late_and_moved_tensors_and_groups_with_rates_of_their_own() -> None:
 def test_each_member_is_clipped_by_its_own_norm() -> None:
     """Tables may hold several members, whose tensors lie in any order."""
     chain = (rules.ClipNorm, rules.SGD)
-    kernel = TritonKernel(chain, torch.float32, DEVICE)
+    kernel = TritonKernel(chain, torch.float32, False, DEVICE)
     params = [made((n,), torch.float32, n) for n in (BLOCK + 1, 3, 2 * BLOCK, 5)]
     gradients = [made((len(param),), torch.float32, 7) for param in params]
     member_of = [1, 0, 1, 0]
@@ -211,7 +211,7 @@ chain = tuple(type(rule) for rule in recipe.rules)
 integers = "tensors gradients tensor_of starts lengths slots group_of".split()
 types = {f"{name}_ptr": "*i64" for name in integers} | {"ages_ptr": "*fp32"}
 for dtype in (torch.float32, torch.float64, torch.bfloat16):
-    kernel = TritonKernel(chain, dtype, torch.device("cuda"))
+    kernel = TritonKernel(chain, dtype, False, torch.device("cuda"))
     for name in ("rows", "squares", "tiles"):
         function = getattr(kernel.module, name)
         signature = {arg: types.get(arg, "*fp64") for arg in function.arg_names}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import importlib.util
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -19,23 +22,63 @@ def load(source: str, compile_: Callable[[ModuleType], None] | None = None) -> M
     file. What is damaged is written and compiled anew, and a file is whole whenever another process
     sees it.
     """
-    path = written(source)
     try:
-        return imported(path, compile_)
+        return loaded(written(source, folder()), compile_)
+    except OSError:  # a full disk
+        return loaded(written(source, temporary()), compile_)
+
+
+def loaded(path: Path, compile_: Callable[[ModuleType], None] | None) -> ModuleType:
+    if checksum(path) != noted(path):
+        discard(path)
+    try:
+        module = imported(path, compile_)
     except Exception:
-        for kept in path.parent.glob(f"__pycache__/{path.stem}.*"):
-            kept.unlink(missing_ok=True)
-        return imported(path, compile_)
+        discard(path)
+        module = imported(path, compile_)
+    if checksum(path) != noted(path):
+        write(path.with_suffix(".sha256"), checksum(path))
+    return module
 
 
-def written(source: str) -> Path:
+def machine_code(path: Path) -> list[Path]:
+    """What a compiler keeps beside a file."""
+    return sorted(path.parent.glob(f"__pycache__/{path.stem}.*.nb?"))
+
+
+def checksum(path: Path) -> str:
+    """Of the machine code, which would be run without a further look."""
+    whole = hashlib.sha256()
+    for file in machine_code(path):
+        whole.update(file.read_bytes())
+    return whole.hexdigest()
+
+
+def noted(path: Path) -> str:
+    """The checksum of the machine code as it was written."""
+    note = path.with_suffix(".sha256")
+    return note.read_text(errors="replace") if note.exists() else ""
+
+
+def discard(path: Path) -> None:
+    for file in machine_code(path):
+        file.unlink(missing_ok=True)
+
+
+def written(source: str, folder: Path) -> Path:
     """The file that has this content."""
-    path = folder() / f"kernel_{hashlib.sha256(source.encode()).hexdigest()[:16]}.py"
+    path = folder / f"kernel_{hashlib.sha256(source.encode()).hexdigest()[:16]}.py"
     if not path.exists() or path.read_bytes() != source.encode():
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as unfinished:
-            unfinished.write(source)
-        Path(unfinished.name).replace(path)
+        write(path, source)
     return path
+
+
+def write(path: Path, text: str) -> None:
+    """Puts a whole file in place."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as beside:
+        unfinished = Path(beside, path.name)
+        unfinished.write_text(text)
+        unfinished.replace(path)
 
 
 def imported(path: Path, compile_: Callable[[ModuleType], None] | None) -> ModuleType:
@@ -52,8 +95,29 @@ def imported(path: Path, compile_: Callable[[ModuleType], None] | None) -> Modul
 
 
 def folder() -> Path:
-    """Where kernels are kept: a folder that only the user can write."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    kernels = base / "thalweg" / "kernels"
-    kernels.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Where kernels are kept: the user's cache, or a folder of this process where others write."""
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        kernels = base / "thalweg" / "kernels"
+        for each in (kernels.parent, kernels):
+            each.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not is_own(each):
+                return temporary()
+        tempfile.TemporaryFile(dir=kernels).close()
+    except (OSError, RuntimeError):  # no folder that can be written to; no home
+        return temporary()
     return kernels
+
+
+def is_own(folder: Path) -> bool:
+    """Whether nobody else can put code there that would be run."""
+    known = folder.stat()
+    return not hasattr(os, "getuid") or (known.st_uid == os.getuid() and not known.st_mode & 0o022)
+
+
+@cache
+def temporary() -> Path:
+    """A folder that goes when the process ends."""
+    made = tempfile.mkdtemp(prefix="thalweg-")
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return Path(made)

@@ -29,7 +29,7 @@ FUNCTIONS = {
 HEADER = '''\
 """{title}"""
 
-from math import sqrt
+from math import inf, nan, sqrt
 
 import numba
 import numpy as np
@@ -78,7 +78,7 @@ def rounded(x, place, seed, t):
 OWN_WORDS = re.compile(
     "groups|group_of|ages|row_states|norms|scalars|first|last|hypers|tensors|tensor_of|starts|"
     "lengths|sums|tile|total|start|k|n|i|one|zero|real|sqrt|numba|np|rows|tiles|squares|pointer|"
-    r"widened|narrowed|mixed|rounded|[rx]\d+|new_.*|.*_array"
+    r"widened|narrowed|mixed|rounded|float|range|len|abs|inf|nan|[rx]\d+|new_.*|.*_array|.*_"
 )
 """What the printed functions call their own things; a rule's value of such a name gets a `_`."""
 
@@ -261,7 +261,8 @@ class Names:
     def of(self, place: int) -> str:
         operation = self.program.operations[place]
         if operation.name == "constant":
-            return f"real({operation.label})" if self.real else operation.label
+            number = f"({operation.label})" if operation.label[0] == "-" else operation.label
+            return f"real({number})" if self.real else number
         if operation.name == "input":
             return self.input(operation.label)
         if place in self.results and operation.level == "element":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Literal
 
 Level = Literal["row", "element"]
@@ -54,6 +55,8 @@ class Program:
         return self.inputs[label]
 
     def constant(self, value: float) -> int:
+        if not isinstance(value, Real):
+            raise TypeError(f"{type(value).__name__} has no place in a straight line")
         return self.add(Operation("constant", (), "row", repr(float(value))))
 
     def needed(self, wanted: Iterable[int]) -> list[int]:

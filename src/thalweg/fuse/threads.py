@@ -23,11 +23,13 @@ def share(work: Callable[[int, int], None], pieces: Sequence[tuple[int, int]]) -
 
     threads = min(torch.get_num_threads(), len(pieces))
     helpers = [pool().submit(take) for _ in range(threads - 1)]
-    take()
-    for helper in helpers:
-        # One that has not begun has nothing left to do.
-        if not helper.cancel():
-            helper.result()
+    try:
+        take()
+    finally:
+        for helper in helpers:
+            # One that has not begun has nothing left to do.
+            if not helper.cancel():
+                helper.result()
 
 
 @cache
@@ -35,5 +37,6 @@ def pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count(), "thalweg")
 
 
-# A forked process has the pool but not its threads.
-os.register_at_fork(after_in_child=pool.cache_clear)
+if hasattr(os, "register_at_fork"):
+    # A forked process has the pool but not its threads.
+    os.register_at_fork(after_in_child=pool.cache_clear)

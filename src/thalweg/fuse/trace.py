@@ -11,6 +11,8 @@ from thalweg.fuse import eager
 from thalweg.fuse.program import Level, Operation, Program
 from thalweg.rules.rule import Rule
 
+RESERVED = {"param", "grad", "t", "norm", "normed", "dtype"}
+
 
 class Symbol:
     """Stands for a number in a rule's arithmetic, and records what becomes of it."""
@@ -18,6 +20,10 @@ class Symbol:
     def __init__(self, program: Program, place: int) -> None:
         self.program = program
         self.place = place
+
+    @property
+    def level(self) -> Level:
+        return self.program.operations[self.place].level
 
     def made(self, name: str, *arguments: Any) -> Symbol:
         """What a function of these arguments gives."""
@@ -92,6 +98,9 @@ class Symbol:
     def rounded(self, seed: Any, t: Any) -> Symbol:
         return self.made("rounded", self, seed, t)
 
+    def __getattr__(self, name: str) -> Any:
+        raise TypeError(f"{name} has no place in a straight line")
+
     def __bool__(self) -> bool:
         raise TypeError("a rule that takes a Python decision on its numbers cannot be traced")
 
@@ -116,6 +125,10 @@ def trace(
     def element(label: str) -> Symbol:
         return Symbol(program, program.input(label, "element"))
 
+    row_states = {name for rule in chain for name in rule.row_states}
+    for rule in chain:
+        if RESERVED & {*rule.known(), *rule.states, *rule.row_states, *rule.coming}:
+            raise TypeError(f"{rule.__name__} takes a name that a step has for something else")
     values: dict[str, Any] = {"t": row("t"), "dtype": dtype}
     states: dict[str, Any] = {}
     for rule in chain:
@@ -132,11 +145,16 @@ def trace(
     cell = eager.Cell(element("param"), grad, values, states)  # type: ignore[arg-type]
 
     def norm_of(given: list[Any]) -> list[Any]:
+        if "normed" in program.results:
+            raise TypeError("a second norm needs a second pass")
         program.results["normed"] = given[0].place
         return [row("norm")]
 
     eager.step(chain, [cell], norm_of)
     for name, value in {"param": cell.param, **cell.states}.items():
+        level = "row" if name in row_states else "element"
+        if not isinstance(value, Symbol) or value.level != level:
+            raise TypeError(f"{name} does not end as what it began")
         program.results[name] = value.place
     return program
 

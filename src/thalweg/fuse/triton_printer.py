@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from thalweg.fuse import numba_printer
@@ -165,13 +166,14 @@ def tile_function(program: Program, plan: Layout, dtype: str, norm: bool) -> str
         "place = tl.load(starts_ptr + tile) + lane",
         "inside = lane < tl.load(lengths_ptr + tile)",
         *(
-            f"{label}_ptr = {address(plan, label)}"
+            f"{names.input(label)}_ptr = {address(plan, label)}"
             f".to(tl.pointer_type(tl.{'bfloat16' if label in half else real})) + place"
             for label in tensors
         ),
         *scalar_lines(program, plan, names, needed),
         *(
-            f"{label} = tl.load({label}_ptr, inside){'.to(tl.float32)' if label in half else ''}"
+            f"{names.input(label)} = tl.load({names.input(label)}_ptr, inside)"
+            f"{'.to(tl.float32)' if label in half else ''}"
             for label in tensors
         ),
         *names.lines(wanted),
@@ -183,7 +185,7 @@ def tile_function(program: Program, plan: Layout, dtype: str, norm: bool) -> str
         ]
     for label, place in zip(plan.written, wanted, strict=True) if not norm else ():
         result = f"narrowed({names.of(place)})" if label in half else names.of(place)
-        body.append(f"tl.store({label}_ptr, {result}, inside)")
+        body.append(f"tl.store({names.input(label)}_ptr, {result}, inside)")
     pointers = ["tensors", "gradients", "tensor_of", "starts", "lengths", "scalars"]
     if norm:
         return function("squares", [*pointers, "sums", "slots"], "BLOCK", body)
@@ -218,6 +220,13 @@ def scalar_lines(program: Program, plan: Layout, names: Names, needed: set[int])
     return lines
 
 
+OWN_WORDS = re.compile(
+    "age|tensor|tile|lane|place|inside|tl|triton|power|remainder|smaller|larger|BLOCK|LAST|"
+    "gradients|slots|whole_.*|.*_ptr"
+)
+"""What the printed functions call their own things, beyond what Numba's do."""
+
+
 class Names(numba_printer.Names):
     """What each operation of a program is called in a function, and the lines that compute them.
 
@@ -228,6 +237,10 @@ class Names(numba_printer.Names):
         super().__init__(program, real)
         self.kind = kind
         self.functions = FUNCTIONS | (EXACT if kind == "float32" else {})
+
+    def input(self, label: str) -> str:
+        name = super().input(label)
+        return f"{name}_" if OWN_WORDS.fullmatch(name) else name
 
     def of(self, place: int) -> str:
         operation = self.program.operations[place]

@@ -146,7 +146,9 @@ class RuleOptimizer(torch.optim.Optimizer):
                     states[name] = starting(here, state, values)
                 else:
                     shape = shape_of(here, state, values)
-                    states[name] = fitting(name, as_real(local(kept)), shape)
+                    dtype = torch.promote_types(here.dtype, torch.float32)
+                    fitted = fitting(name, as_real(local(kept)), shape)
+                    states[name] = fitted.to(here.device, dtype)
             for name, row_state in rule.row_states.items():
                 states[name] = float(saved.get(name, row_state.init))
         return states

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain as joined
 from operator import attrgetter, is_
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ Member = tuple[Tensor, Tensor, int]
 """A parameter, what is here of the gradient that it has, and its group's index."""
 
 nbytes = attrgetter("nbytes")
+negated = Tensor.is_neg
 
 
 class Fused:
@@ -60,8 +62,9 @@ class Fused:
         for k, saved in enumerate(self.saved):
             saved["step"] = ages[k]
             saved |= {name: row_states[k, i] for i, name in enumerate(starts)}
-        self.state, self.held = optimizer.state, len(optimizer.state)
-        self.steps = [saved["step"] for saved in self.saved]
+        self.kept = [tensor for saved in self.saved for tensor in saved.values()]
+        # Held, so that the table never points to memory that is no more.
+        self.memory = [local(tensor).detach() for tensor in self.kept]
         self.model = optimizer.parameters()
         self.sharded = any(map(is_sharded, self.model))
         here = self.here()
@@ -89,24 +92,28 @@ class Fused:
         return total(squares, self.params, self.model).expand(len(squares))
 
     def stands(self) -> bool:
-        """Whether parameters and states are where the table has them.
-
-        Whatever puts another state in place puts another `step` in place too.
-        """
-        state = self.optimizer.state
+        """Whether parameters and states are those that the table has, where it has them."""
+        here = self.here()
+        saved = map(self.optimizer.state.get, self.params)
         return (
-            state is self.state
-            and len(state) == self.held
-            and list(map(Tensor.data_ptr, self.here())) == self.addresses
-            and all(map(is_, [saved.get("step") for saved in self.saved], self.steps))
+            list(map(Tensor.data_ptr, here)) == self.addresses
+            and all(map(Tensor.is_contiguous, here))
+            and all(map(is_, saved, self.saved))
+            and sum(map(len, self.saved)) == len(self.kept)
+            and all(map(is_, joined.from_iterable(map(dict.values, self.saved)), self.kept))
         )
 
     def gradients(self, members: Sequence[Member]) -> list[int] | None:
         """Where the gradients are; none if one cannot be read so."""
         found = [members[place][1] for place in self.places]
-        if list(map(nbytes, found)) != self.sizes or not all(map(Tensor.is_contiguous, found)):
+        try:
+            fit = list(map(nbytes, found)) == self.sizes and all(map(Tensor.is_contiguous, found))
+        except RuntimeError:  # a sparse one has no such thing
             return None
-        return list(map(Tensor.data_ptr, found))
+        addresses = list(map(Tensor.data_ptr, found))
+        # One that PyTorch knows to be zero has no memory, as an empty one has none.
+        fit = fit and addresses.count(0) == self.sizes.count(0) and not any(map(negated, found))
+        return addresses if fit else None
 
     def step(self, gradients: list[int]) -> None:
         values = [labelled(self.optimizer.values(index)) for index in self.groups]
@@ -142,6 +149,7 @@ class Fusing:
 
     def settle(self, optimizer: RuleOptimizer, members: list[Member]) -> None:
         """Finds the kernels for the members, and those that no kernel steps."""
+        self.settled = [], []
         self.left, taken = sorted_out(optimizer, members)
         self.parts = [Fused(optimizer, kernel, members, some) for kernel, some in taken.items()]
         if self.left and not self.told:
@@ -191,6 +199,7 @@ def kernel_for(optimizer: RuleOptimizer, chain: Chain, member: Member) -> AnyKer
         and grad.layout is torch.strided
         and param.is_contiguous()
         and grad.is_contiguous()
+        and not (grad._is_zerotensor() or grad.is_neg())
     )
     maximize = optimizer.param_groups[index]["maximize"]
     if plain and param.device.type == "cpu" and optimizer.backend in ("auto", "numba"):
