@@ -6,6 +6,7 @@ import json
 import platform
 import sys
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from statistics import quantiles
 from time import perf_counter
@@ -24,6 +25,8 @@ def machine() -> dict[str, Any]:
         "vector_units": torch.backends.cpu.get_cpu_capability(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "numba": version("numba"),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python", *sys.orig_argv[1:]]),
     }
