@@ -36,8 +36,9 @@ def loaded(path: Path, compile_: Callable[[ModuleType], None] | None) -> ModuleT
     except Exception:
         discard(path)
         module = imported(path, compile_)
-    if checksum(path) != noted(path):
-        write(path.with_suffix(".sha256"), checksum(path))
+    now = checksum(path)
+    if now != noted(path):
+        write(path.with_suffix(".sha256"), now)
     return module
 
 

@@ -55,6 +55,9 @@ def narrowed(x):
     return np.uint16(0x7FC0) if x != x else np.uint16((bits + 0x7FFF + (bits >> 16 & 1)) >> 16)
 
 
+'''
+
+ROUNDED = '''\
 @numba.njit
 def mixed(word):
     word = word ^ (word >> 16)
@@ -138,6 +141,7 @@ def printed(program: Program, dtype: str, title: str) -> str:
     half = dtype == "bfloat16"
     parts = [HEADER.format(title=title, real="float32" if half else dtype)]
     parts += [BFLOAT16] if half else []
+    parts += [ROUNDED] if any(one.name == "rounded" for one in program.operations) else []
     parts.append(row_function(program, plan))
     if plan.normed:
         parts.append(tile_function(program, plan, dtype, norm=True))
@@ -275,9 +279,12 @@ class Names:
         for place in self.program.needed(wanted):
             operation = self.program.operations[place]
             if operation.level == level and operation.name in FUNCTIONS:
-                arguments = [self.of(argument) for argument in operation.arguments]
-                lines.append(f"{self.of(place)} = {FUNCTIONS[operation.name].format(*arguments)}")
+                lines.append(f"{self.of(place)} = {self.result(operation)}")
         return lines
+
+    def result(self, operation: Operation) -> str:
+        """The expression of an operation."""
+        return FUNCTIONS[operation.name].format(*map(self.of, operation.arguments))
 
 
 def indented(lines: Iterable[str], by: int = 1) -> list[str]:

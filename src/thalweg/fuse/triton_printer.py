@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from thalweg.fuse import numba_printer
 from thalweg.fuse.numba_printer import Layout, indented, layout
-from thalweg.fuse.program import Program
+from thalweg.fuse.program import Operation, Program
 
 FUNCTIONS = {
     "add": "{} + {}",
@@ -247,18 +247,11 @@ class Names(numba_printer.Names):
         # Triton gives a bare number the type of what it meets.
         return operation.label if operation.name == "constant" else super().of(place)
 
-    def lines(self, wanted: Iterable[int]) -> list[str]:
-        level = "element" if self.real else "row"
-        lines = []
-        for place in self.program.needed(wanted):
-            operation = self.program.operations[place]
-            if operation.level == level and operation.name in self.functions:
-                if self.real and operation.name == "power":
-                    raise TypeError("Triton has no power that holds for all elements")
-                arguments = map(self.of, operation.arguments)
-                result = self.functions[operation.name].format(*arguments, real=self.kind)
-                lines.append(f"{self.of(place)} = {result}")
-        return lines
+    def result(self, operation: Operation) -> str:
+        if self.real and operation.name == "power":
+            raise TypeError("Triton has no power that holds for all elements")
+        arguments = map(self.of, operation.arguments)
+        return self.functions[operation.name].format(*arguments, real=self.kind)
 
 
 def function(name: str, pointers: Sequence[str], constant: str, body: Iterable[str]) -> str:

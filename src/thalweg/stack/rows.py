@@ -81,7 +81,7 @@ class Rows:
         tensors = [self.moved if label == "param" else self.states[label] for label in labels]
         ages = torch.full((len(rows),), float(step))
         each = range(len(rows))
-        self.table = Table(kernel, list(zip(*tensors, strict=True)), each, each, ages, numbers)
+        self.table = kernel.table(list(zip(*tensors, strict=True)), each, each, ages, numbers)
         return self.table
 
     def evaluated(self, rows: Float[Tensor, "k P"], step: int) -> Tensor:
