@@ -66,7 +66,9 @@ class RuleOptimizer(torch.optim.Optimizer):
         members = self.stepping()
         if not members:
             self.stand_by()
-        self.step_eagerly(members if self.backend == "eager" else self.fusing.step(self, members))
+        left = members if self.backend == "eager" else self.fusing.step(self, members)
+        if left:
+            self.step_eagerly(left)
         for group in self.param_groups:
             group["step_count"] += 1
         return loss

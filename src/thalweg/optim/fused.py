@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain as joined
 from operator import attrgetter, is_
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
 from thalweg.fuse.kernel import Kernel, kernel_of, labelled
 from thalweg.fuse.triton_kernel import TritonKernel, runs_on, triton_kernel_of
+from thalweg.optim.settings import number
 from thalweg.optim.sharded import is_sharded, local, placed_as, total
 from thalweg.rules.rule import Rule
 
@@ -76,6 +78,9 @@ class Fused:
             for param, saved in zip(here, self.saved, strict=True)
         ]
         self.groups = sorted({index for _, _, index in taken})
+        self.names = [name for rule in kernel.chain for name in rule.known()]
+        self.scheduled = any(optimizer.schedules[index] for index in self.groups)
+        self.settings: list[Any] | None = None
         group_of = [self.groups.index(index) for _, _, index in taken]
         # The sums over shards are told from those over what is whole, so each is one of its own.
         member_of = range(len(taken)) if self.sharded else [0] * len(taken)
@@ -94,13 +99,10 @@ class Fused:
     def stands(self) -> bool:
         """Whether parameters and states are those that the table has, where it has them."""
         here = self.here()
-        saved = map(self.optimizer.state.get, self.params)
         return (
             list(map(Tensor.data_ptr, here)) == self.addresses
             and all(map(Tensor.is_contiguous, here))
-            and all(map(is_, saved, self.saved))
-            and sum(map(len, self.saved)) == len(self.kept)
-            and all(map(is_, joined.from_iterable(map(dict.values, self.saved)), self.kept))
+            and same(list(joined.from_iterable(map(dict.values, self.saved))), self.kept)
         )
 
     def gradients(self, members: Sequence[Member]) -> list[int] | None:
@@ -116,11 +118,20 @@ class Fused:
         return addresses if fit else None
 
     def step(self, gradients: list[int]) -> None:
-        values = [labelled(self.optimizer.values(index)) for index in self.groups]
-        hypers = [[each[label] for label in self.kernel.layout.hypers] for each in values]
-        self.table.step(gradients, np.array(hypers, np.float64).reshape(len(values), -1))
+        self.table.step(gradients, self.hypers())
         # Autograd has to know that what it may have saved has changed.
         increment_version(self.params)
+
+    def hypers(self) -> NDArray[np.float64]:
+        """The groups' numbers at this step, made anew only where one has changed."""
+        groups = [self.optimizer.param_groups[index] for index in self.groups]
+        settings = [number(group[name]) for group in groups for name in self.names]
+        if self.scheduled or settings != self.settings:
+            self.settings = settings
+            values = [labelled(self.optimizer.values(index)) for index in self.groups]
+            hypers = [[each[label] for label in self.kernel.layout.hypers] for each in values]
+            self.numbers = np.array(hypers, np.float64).reshape(len(values), -1)
+        return self.numbers
 
 
 class Fusing:
@@ -128,6 +139,7 @@ class Fusing:
 
     def __init__(self) -> None:
         self.settled: tuple[list[int], list[Any]] = [], []
+        self.states: list[Any] = []
         self.left: list[int] = []
         self.parts: list[Fused] = []
         self.told = False
@@ -136,11 +148,16 @@ class Fusing:
         """Steps what kernels can, and returns the rest."""
         groups = [(optimizer.chain(each), each["maximize"]) for each in optimizer.param_groups]
         now = [id(param) for param, _, _ in members], groups
-        stands = now == self.settled and all(part.stands() for part in self.parts)
+        stands = (
+            now == self.settled
+            and same(optimizer.state.values(), self.states)
+            and all(part.stands() for part in self.parts)
+        )
         gradients = [part.gradients(members) for part in self.parts] if stands else [None]
         if None in gradients:
             self.settle(optimizer, members)
             self.settled = now
+            self.states = list(optimizer.state.values())
             gradients = [part.gradients(members) for part in self.parts]
         for part, addresses in zip(self.parts, gradients, strict=True):
             assert addresses is not None, "only gradients that a kernel can read were taken"
@@ -160,6 +177,11 @@ class Fusing:
                 stacklevel=5,
             )
             self.told = True
+
+
+def same(some: Collection[Any], others: Collection[Any]) -> bool:
+    """Whether both hold the same objects in the same order."""
+    return len(some) == len(others) and all(map(is_, some, others))
 
 
 def sorted_out(
