@@ -105,15 +105,16 @@ def assert_same_bits(some: dict[str, Tensor], others: dict[str, Tensor]) -> None
 @pytest.mark.parametrize("task", bundled(), ids=lambda task: task.name)
 def test_one_step_gradients_are_the_lone_models(task: Task) -> None:
     population = Stacked(task, [Member(recipes.sgd(), seed) for seed in (3, 4)], width=2)
-    losses, gradients = population.gradients()
+    losses, gradients, _ = population.gradients()
     for place, seed in enumerate((3, 4)):
         model = plain_model(task, seed)
         *inputs, targets = next(batches_of(task, seed))
         loss = task.loss(model(*inputs), targets)
         loss.backward()
         alone = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        own = torch.cat([gradient[place].flatten() for gradient in gradients.values()])
         assert losses[place].item() == pytest.approx(loss.item(), rel=1e-5)
-        assert relative(gradients[place], alone) < 1e-5
+        assert relative(own, alone) < 1e-5
 
 
 def lone_training(task: Task, member: Member) -> tuple[dict[str, Tensor], Tensor]:
@@ -402,19 +403,6 @@ def test_dropping_members_changes_no_other_members_bits(name: str) -> None:
             assert_same_bits(dropped.state_dict(i), whole.state_dict(place))
 
 
-def test_how_many_rows_are_stepped_at_once_changes_no_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = with_clip(chain(recipes.nadam(), tail_average(2)))
-    together = stack_of(recipe, range(5))
-    monkeypatch.setattr("thalweg.stack.stacked.STEPPED_AT_ONCE", 1)
-    apart = stack_of(recipe, range(5))
-    assert (len(together.groups), len(apart.groups)) == (1, 5)
-    after(together, 2), after(apart, 2)
-    for stack in (together, apart):
-        stack.keep([1, 2, 4])
-    for some, others in zip(after(together, 2)[1], after(apart, 2)[1], strict=True):
-        assert_same_bits(some, others)
-
-
 def test_dropping_members_one_by_one() -> None:
     members = [Member(recipe, seed) for seed, recipe in enumerate(MIX)]
     whole, dropped = Single(TINY, members), Single(TINY, members)
@@ -641,6 +629,6 @@ def test_nothing_of_a_step_is_kept_in_a_graph() -> None:
     task = find("digits-conv")
     stack = stack_of(recipes.adam(), (0, 1), width=2, task=task)
     after(stack, 2)
-    held = [stack.rows, *stack.buffers.values(), *stack.constants.values()]
-    held += [state for group in stack.groups for state in group.states.values()]
+    held = [*stack.params.values(), *stack.buffers.values(), *stack.constants.values()]
+    held += [state for group in stack.groups for own in group.states for state in own.values()]
     assert not any(x.requires_grad for x in held)

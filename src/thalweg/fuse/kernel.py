@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from thalweg.fuse.kernel_file import load
@@ -103,7 +103,7 @@ class Table:
         self.ages, self.row_states = ages.numpy(), row_states.numpy()
         self.scalars = np.empty((len(columns), len(kernel.layout.scalars)))
 
-    def step(self, gradients: Sequence[int], hypers: NDArray[np.float64]) -> None:
+    def step(self, gradients: ArrayLike, hypers: NDArray[np.float64]) -> None:
         """One step of every tensor, from gradients at these addresses.
 
         hypers: `[groups, h]`, in the layout's order.

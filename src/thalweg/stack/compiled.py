@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from thalweg.stack.batches import Batch
-from thalweg.stack.stacked import Stacked, Tensors
+from thalweg.stack.rows import Tensors
+from thalweg.stack.stacked import Stacked
 from thalweg.tasks.task import Task
 
 Graph = Callable[..., Any]
@@ -29,15 +30,15 @@ class Compiled(Stacked):
     """A stack whose blocks are differentiated by one graph, compiled once for all recipes."""
 
     def differentiated(
-        self, rows: Tensor, constants: Tensors, buffers: Tensors, batch: Batch
-    ) -> tuple[Tensor, Tensor, Tensors]:
-        inputs = (rows, constants, buffers, batch)
+        self, params: Tensors, constants: Tensors, buffers: Tensors, batch: Batch
+    ) -> tuple[Tensor, Tensors, Tensor, Tensors]:
+        inputs = (params, constants, buffers, batch)
         known = graphs(self.task)
         kind = kind_of(inputs)
         if kind not in known:
             known[kind] = compiled(super().differentiated, inputs)
-        losses, gradients, after = known[kind](*inputs)
-        return losses, gradients, after
+        losses, gradients, totals, after = known[kind](*inputs)
+        return losses, gradients, totals, after
 
 
 # Of the last task only: a longer memory would keep the data of all tasks before.
@@ -48,8 +49,9 @@ def graphs(task: Task) -> dict[Any, Graph]:  # noqa: ARG001 (it is what the cach
 
 
 def kind_of(inputs: Any) -> Any:
-    """What a graph is compiled for."""
-    return tuple((x.shape, x.stride(), x.dtype) for x in tree_leaves(inputs))
+    """What a graph is compiled for: the shapes, and the threads that its loops are cut for."""
+    kinds = ((x.shape, x.stride(), x.dtype, x.device) for x in tree_leaves(inputs))
+    return torch.get_num_threads(), *kinds
 
 
 def compiled(function: Graph, inputs: tuple[Any, ...]) -> Graph:
@@ -58,13 +60,22 @@ def compiled(function: Graph, inputs: tuple[Any, ...]) -> Graph:
     Traced through vmap and autograd first: `torch.compile` follows neither through every model.
     Raises TooLongError for a graph of more than `MOST_OPERATIONS`.
     """
-    traced = make_fx(
-        lambda *given: function(*given), tracing_mode="fake", _allow_non_fake_inputs=True
-    )
-    graph = traced(*inputs)
+    leaves, given = tree_flatten(inputs)
+    made: Any = None
+
+    def flat(*leaves: Tensor) -> list[Tensor]:
+        nonlocal made
+        results, made = tree_flatten(function(*tree_unflatten(leaves, given)))
+        return results
+
+    graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
     if len(graph.graph.nodes) > MOST_OPERATIONS:
         raise TooLongError
     # Random numbers are then the ones that vmap draws.
-    options: dict[str, Any] = {"fallback_random": True}
-    made: Graph = torch.compile(graph, fullgraph=True, dynamic=False, options=options)
-    return torch.no_grad()(made)
+    run = torch._inductor.compile(graph, leaves, options={"fallback_random": True})
+
+    @torch.no_grad()
+    def step(*inputs: Any) -> Any:
+        return tree_unflatten(run(*tree_leaves(inputs)), made)
+
+    return step

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from thalweg.fuse import eager
@@ -17,6 +18,8 @@ from thalweg.optim.base import starting
 from thalweg.optim.settings import at, base, holds_schedule, memory, observed
 from thalweg.recipes import Recipe
 from thalweg.rules.row import Row
+
+Tensors = dict[str, Tensor]
 
 
 class Rows:
@@ -32,7 +35,7 @@ class Rows:
         self.settings = [recipe.settings for recipe in recipes]
         self.memories = [{n: memory(value) for n, value in s.items()} for s in self.settings]
         self.columns: dict[str, Any] = {}
-        self.states: dict[str, Any] = {}
+        self.states: list[dict[str, Any]] = []
         self.table: Table | None = None
 
     @property
@@ -43,54 +46,68 @@ class Rows:
     def rows(self) -> slice:
         return slice(self.start, self.start + len(self.settings))
 
-    def step(
-        self, rows: Float[Tensor, "k P"], gradients: Float[Tensor, "k P"], step: int
-    ) -> Tensor:
-        """The rows after a step, counted from 0; `rows` stay as they are."""
-        kernel = kernel_of(self.chain, rows.dtype) if rows.device.type == "cpu" else None
+    def step(self, params: Tensors, gradients: Tensors, step: int) -> None:
+        """Moves the rows of each parameter, `[k, *shape]`, where they are; steps count from 0."""
+        first = next(iter(params.values()))
+        kernel = kernel_of(self.chain, first.dtype) if first.device.type == "cpu" else None
         if kernel:
-            return self.step_fused(kernel, rows, gradients, step)
-        cell = self.cell(rows, gradients, step)
-        cell.values["t"] += 1
-        eager.step(self.chain, [cell], row_norms)
-        self.states = cell.states
-        return cell.param
+            self.step_fused(kernel, params, gradients, step)
+            return
+        cells = self.cells(params, gradients, step)
+        for cell in cells:
+            cell.values["t"] += 1
+        eager.step(self.chain, cells, row_norms)
+        for param, cell in zip(params.values(), cells, strict=True):
+            flat(param).copy_(cell.param)
+        self.states = [cell.states for cell in cells]
 
-    def step_fused(self, kernel: Kernel, rows: Tensor, gradients: Tensor, step: int) -> Tensor:
-        table = self.table or self.laid_out(kernel, rows, step)
-        self.moved.copy_(rows)
+    def step_fused(self, kernel: Kernel, params: Tensors, gradients: Tensors, step: int) -> None:
+        table = self.table or self.laid_out(kernel, params, step)
         values = labelled(self.values(step))
-        hypers = np.empty((len(rows), len(kernel.layout.hypers)))
+        hypers = np.empty((len(self.settings), len(kernel.layout.hypers)))
         for i, label in enumerate(kernel.layout.hypers):
             value = values[label]
             hypers[:, i] = value.column[:, 0].numpy() if isinstance(value, Row) else value
-        table.step([row.data_ptr() for row in gradients], hypers)
-        return self.moved
+        table.step(addresses(gradients.values()), hypers)
 
-    def laid_out(self, kernel: Kernel, rows: Tensor, step: int) -> Table:
-        """The table of the rows, whose states are from now on moved where they are."""
-        states = self.cell(rows, rows, step).states
+    def laid_out(self, kernel: Kernel, params: Tensors, step: int) -> Table:
+        """The table of the rows, which stay where they are, as do their states from now on."""
+        cells = self.cells(params, params, step)
         names = [name for rule in self.chain for name in rule.row_states]
-        numbers = torch.empty(len(rows), len(names), dtype=torch.float64)
-        for i, name in enumerate(names):
-            numbers[:, i : i + 1] = states[name].column
-        self.states = {name: state for name, state in states.items() if name not in names}
-        self.states |= {name: Row(numbers[:, i : i + 1]) for i, name in enumerate(names)}
-        self.moved = torch.empty_like(rows)
+        count, height = len(cells), len(self.settings)
+        numbers = torch.empty(count, height, len(names), dtype=torch.float64)
+        for own, cell in zip(numbers, cells, strict=True):
+            for i, name in enumerate(names):
+                own[:, i : i + 1] = cell.states[name].column
+                cell.states[name] = Row(own[:, i : i + 1])
+        self.states = [cell.states for cell in cells]
         labels = [label for label in kernel.layout.tensors if label != "grad"]
-        tensors = [self.moved if label == "param" else self.states[label] for label in labels]
-        ages = torch.full((len(rows),), float(step))
-        each = range(len(rows))
-        self.table = kernel.table(list(zip(*tensors, strict=True)), each, each, ages, numbers)
+        held = [cell.states | {"param": cell.param} for cell in cells]
+        columns = [row for one in held for row in zip(*(one[name] for name in labels), strict=True)]
+        each = [*range(height)] * count
+        ages = torch.full((len(each),), float(step))
+        self.table = kernel.table(columns, each, each, ages, numbers.view(len(each), -1))
         return self.table
 
-    def evaluated(self, rows: Float[Tensor, "k P"], step: int) -> Tensor:
+    def evaluated(self, params: Tensors, step: int) -> Tensors:
         """The rows that evaluation uses, after `step` steps."""
-        return eager.evaluated(self.chain, self.cell(rows, rows, step)) if step else rows
+        if not step:
+            return params
+        cells = self.cells(params, params, step)
+        return {
+            name: eager.evaluated(self.chain, cell).view_as(param)
+            for (name, param), cell in zip(params.items(), cells, strict=True)
+        }
 
-    def cell(self, rows: Tensor, gradients: Tensor, step: int) -> Cell:
+    def cells(self, params: Tensors, gradients: Tensors, step: int) -> list[Cell]:
+        """Each parameter, the rows of it as a matrix, on its way through a step."""
         values = self.values(step)
-        return Cell(rows, gradients, values, self.states or self.starting(rows, values))
+        rows = [flat(param) for param in params.values()]
+        states = self.states or [self.starting(each, values) for each in rows]
+        return [
+            Cell(each, flat(gradient), dict(values), own)
+            for each, gradient, own in zip(rows, gradients.values(), states, strict=True)
+        ]
 
     def values(self, step: int) -> dict[str, Any]:
         values = {"t": step, **self.options}
@@ -141,16 +158,30 @@ class Rows:
         self.memories = [self.memories[i] for i in within]
         self.columns = {}
         self.table = None
-        for name, state in self.states.items():
-            if isinstance(state, Row):
-                self.states[name] = Row(state.column[within])
-            else:
-                self.states[name] = state[..., within, :]
+        self.states = [{n: kept(x, within) for n, x in own.items()} for own in self.states]
+
+
+def kept(state: Any, within: Sequence[int]) -> Any:
+    """A state of these rows alone."""
+    return Row(state.column[within]) if isinstance(state, Row) else state[..., within, :]
+
+
+def flat(rows: Float[Tensor, "k ..."]) -> Float[Tensor, "k n"]:
+    """One parameter's numbers in a row for each member."""
+    return rows.reshape(len(rows), -1)
+
+
+def addresses(tensors: Iterable[Tensor]) -> NDArray[np.int64]:
+    """Where each row of each tensor is; its numbers lie one after the other."""
+    each = [x.data_ptr() + x.stride(0) * x.element_size() * np.arange(len(x)) for x in tensors]
+    return np.concatenate(each)
 
 
 def row_norms(tensors: list[Tensor]) -> list[Tensor]:
-    """The norm over each row, which is a whole member."""
-    return [torch.linalg.vector_norm(tensor, dim=1, keepdim=True) for tensor in tensors]
+    """The norm of each member over all its parameters, once for each of them."""
+    each = [torch.linalg.vector_norm(tensor, dim=1, keepdim=True) for tensor in tensors]
+    norm = torch.linalg.vector_norm(torch.stack(each), dim=0)
+    return [norm] * len(tensors)
 
 
 def in_columns(values: list[Any]) -> Any:

@@ -26,24 +26,21 @@ from thalweg.stack.population import (
     initial_model,
     trained_names,
 )
-from thalweg.stack.rows import Rows
+from thalweg.stack.rows import Rows, Tensors
+from thalweg.stack.single import sound
 from thalweg.tasks.task import Task
 
-Tensors = dict[str, Tensor]
-
-STEPPED_AT_ONCE = 2**18
-"""Numbers in a group: temporaries of more than this cost page faults at every step."""
+ALIGNED = 16
+"""Numbers; a parameter begins at a multiple of so many in its row, which matrix products like."""
 
 
 class Stacked(Population):
     """K members in rows `[R, P]`, R being K rounded up to whole blocks of one width.
 
     A row holds all parameters of a member, one after the other; a model's parameter is a view
-    `[R, *shape]` of some columns, contiguous for each member. Forward and backward run block by
-    block under `torch.func.vmap`, in blocks of one shape, so that a member's arithmetic is the same
-    whatever else fills its block; rows that no member has are copies of the first and are never
-    stepped. Its place in the block is of no account either, but to the last bit where the matrices
-    of neighbours are not aligned alike: MKL rounds by the alignment. The optimizer steps
+    `[R, *shape]` of some columns. Forward and backward run block by block under `torch.func.vmap`,
+    in blocks of one width, so that a member's arithmetic is the same whatever else fills its block;
+    rows that no member has are copies of the first and are never stepped. The optimizer steps
     neighbours that share a chain together, with their hyperparameters as columns: order members by
     recipe.
     """
@@ -53,112 +50,123 @@ class Stacked(Population):
         self.members = list(members)
         self.diverged: list[Divergence | None] = [None] * len(members)
         self.steps = 0
-        models = {seed: initial_model(task, seed) for seed in {m.seed for m in members}}
-        self.batches = Batches(task, models)
+        seeds = [member.seed for member in members]
+        models = {seed: initial_model(task, seed) for seed in set(seeds)}
+        self.batches = Batches(task, seeds)
         # Only its structure is used; the members' numbers are put in its place.
-        self.model = initial_model(task, members[0].seed)
+        self.model = initial_model(task, seeds[0])
         gradient_reaches = trained_names(task)
         params = dict(self.model.named_parameters())
-        self.shapes = {n: p.shape for n, p in params.items() if n in gradient_reaches}
-        require_one_kind([params[name] for name in self.shapes])
-        each = [models[member.seed] for member in members]
-        held = [dict(model.named_parameters()) for model in each]
+        trained = [name for name in params if name in gradient_reaches]
+        require_one_kind([params[name] for name in trained])
+        held = [dict(models[seed].named_parameters()) for seed in seeds]
+        self.columns, columns = columns_of({name: params[name] for name in trained})
+        self.shapes = {name: params[name].shape for name in trained}
         with torch.no_grad():
-            self.rows = torch.stack(
-                [torch.cat([p[n].flatten() for n in self.shapes]) for p in held]
-            )
-            self.constants = stacked(held, [name for name in params if name not in self.shapes])
-            self.buffers = stacked([dict(model.named_buffers()) for model in each])
-        self.groups = groups_of([member.recipe for member in members], self.rows.shape[1])
+            self.put(params[trained[0]].new_zeros(len(members), columns))
+            copy(stacked(held, trained), self.params)
+            self.constants = stacked(held, [name for name in params if name not in trained])
+            self.buffers = stacked([dict(models[seed].named_buffers()) for seed in seeds])
+        self.groups = groups_of([member.recipe for member in members])
         self.choose(range(len(members)))
+
+    def put(self, rows: Float[Tensor, "R P"]) -> None:
+        """Takes these rows for the members' parameters."""
+        self.rows = rows
+        self.params = {
+            name: rows[:, columns].view(len(rows), *self.shapes[name])
+            for name, columns in self.columns.items()
+        }
 
     def choose(self, places: Sequence[int]) -> None:
         """Takes these rows in this order, and fills up the last block with copies of the first."""
         padding = -len(places) % self.width
         chosen = torch.tensor([*places, *[places[0]] * padding])
-        self.rows = self.rows[chosen]
-        self.constants = {name: x[chosen] for name, x in self.constants.items()}
-        self.buffers = {name: x[chosen] for name, x in self.buffers.items()}
+        self.put(self.rows[chosen])
+        self.before = torch.empty_like(self.rows)
+        self.constants = part(self.constants, chosen)
+        self.buffers = part(self.buffers, chosen)
+        self.batches.places = self.batches.places[chosen]
 
     def blocks(self) -> Iterator[slice]:
         for start in range(0, len(self.rows), self.width):
             yield slice(start, start + self.width)
 
     def step(self) -> list[float]:
-        losses, gradients = self.gradients()
+        losses, gradients, totals = self.gradients()
+        self.before.copy_(self.rows)
         for group in self.groups:
-            moved = group.step(self.rows[group.rows], gradients[group.rows], self.steps)
-            self.commit(group.rows, moved, losses, gradients)
+            group.step(part(self.params, group.rows), part(gradients, group.rows), self.steps)
+        self.take_back(losses, gradients, totals)
         self.steps += 1
         values: list[float] = losses[: len(self.members)].tolist()
         return values
 
-    def gradients(self) -> tuple[Float[Tensor, " R"], Float[Tensor, "R P"]]:
-        """The losses and gradients of all rows on their next batches."""
-        self.batches.advance()
-        self.model.train()
-        losses, gradients = zip(*map(self.block_gradients, self.blocks()), strict=True)
-        return torch.cat(losses), torch.cat(gradients)
+    def gradients(self) -> tuple[Float[Tensor, " R"], Tensors, Float[Tensor, " R"]]:
+        """The losses of all rows on their next batches, their gradients, and the sum of both.
 
-    def block_gradients(self, block: slice) -> tuple[Tensor, Tensor]:
-        seeds = [member.seed for member in self.members[block]]
-        seeds += [seeds[0]] * (self.width - len(seeds))
-        # Each row has its batch, though one be the same for all: a batch without a dimension of
-        # rows would be multiplied in another order, and a member's bits depend on its neighbours.
-        losses, gradients, buffers = self.differentiated(
-            self.rows[block],
+        A sum that is finite has finite terms, and is much cheaper to ask.
+        """
+        batch = next(self.batches)
+        if not self.model.training:
+            self.model.train()
+        blocks = [self.block_gradients(block, batch) for block in self.blocks()]
+        if len(blocks) == 1:
+            return blocks[0]
+        losses, gradients, totals = zip(*blocks, strict=True)
+        return torch.cat(losses), joined(gradients), torch.cat(totals)
+
+    def block_gradients(self, block: slice, batch: Batch) -> tuple[Tensor, Tensors, Tensor]:
+        losses, gradients, totals, buffers = self.differentiated(
+            part(self.params, block),
             part(self.constants, block),
             part(self.buffers, block),
-            self.batches.of(seeds),
+            # Each row has its batch, though one be the same for all: a batch without a dimension of
+            # rows would be multiplied in another order, and a member's bits depend on the others.
+            tree_map(lambda x: x[block], batch),
         )
         self.put_buffers(block, buffers)
-        return losses, gradients
+        return losses, gradients, totals
 
     def differentiated(
-        self, rows: Float[Tensor, "W P"], constants: Tensors, buffers: Tensors, batch: Batch
-    ) -> tuple[Float[Tensor, " W"], Float[Tensor, "W P"], Tensors]:
-        """The losses of a block's rows, their gradients, and the buffers after the forward pass."""
-        rows = rows.detach().requires_grad_()
-        losses, buffers = vmap(self.loss, randomness="different")(
-            self.views(rows), constants, buffers, batch
-        )
-        (gradients,) = torch.autograd.grad(losses.sum(), rows)
-        return losses.detach(), gradients, {n: buffer.detach() for n, buffer in buffers.items()}
+        self, params: Tensors, constants: Tensors, buffers: Tensors, batch: Batch
+    ) -> tuple[Float[Tensor, " W"], Tensors, Float[Tensor, " W"], Tensors]:
+        """A block's losses, gradients, the sums of both, and the buffers after the forward pass."""
+        params = {name: x.detach().requires_grad_() for name, x in params.items()}
+        losses, buffers = vmap(self.loss, randomness="different")(params, constants, buffers, batch)
+        found = torch.autograd.grad(losses.sum(), list(params.values()))
+        gradients = {n: g.detach().contiguous() for n, g in zip(params, found, strict=True)}
+        buffers = {name: buffer.detach() for name, buffer in buffers.items()}
+        return losses.detach(), gradients, losses.detach() + row_sums(gradients), buffers
 
-    def loss(self, rows: Tensors, constants: Tensors, buffers: Tensors, batch: Batch) -> Any:
+    def loss(self, params: Tensors, constants: Tensors, buffers: Tensors, batch: Batch) -> Any:
         """One member's loss, and its buffers after the forward pass."""
-        outputs, buffers = self.forward(rows, constants, buffers, batch)
+        outputs, buffers = self.forward(params, constants, buffers, batch)
         return self.task.loss(outputs, batch[-1]), buffers
 
-    def forward(self, rows: Tensors, constants: Tensors, buffers: Tensors, batch: Batch) -> Any:
+    def forward(self, params: Tensors, constants: Tensors, buffers: Tensors, batch: Batch) -> Any:
         """One member's outputs, and its buffers after them."""
-        state = {**rows, **constants, **buffers}
+        state = {**params, **constants, **buffers}
         outputs = functional_call(self.model, state, batch[:-1])
         return outputs, {name: state[name] for name in buffers}
 
-    def views(self, rows: Float[Tensor, "W P"]) -> Tensors:
-        """The rows as the model's parameters `[W, *shape]`."""
-        columns = torch.split(rows, [shape.numel() for shape in self.shapes.values()], dim=1)
-        named = zip(self.shapes.items(), columns, strict=True)
-        return {name: column.view(len(rows), *shape) for (name, shape), column in named}
-
     def put_buffers(self, block: slice, buffers: Tensors) -> None:
-        for name, buffer in buffers.items():
-            self.buffers[name][block] = buffer
+        copy(buffers, part(self.buffers, block))
 
-    def commit(self, place: slice, moved: Tensor, losses: Tensor, gradients: Tensor) -> None:
-        """Makes a step final, but for members that are not finite or were frozen before."""
-        losses, gradients = losses[place], gradients[place]
-        alive = torch.tensor([d is None for d in self.diverged[place]], device=moved.device)
-        # A sum that is finite has finite terms, and is much cheaper to ask.
-        finite = (losses + gradients.sum(1) + moved.sum(1)).isfinite()
-        if not (alive & finite).all():
-            sound = losses.isfinite() & ~gradients.isnan().any(1) & moved.isfinite().all(1)
-            for i in (alive & ~sound).nonzero().flatten().tolist():
-                told = divergence(self.steps + 1, losses[i].item(), [gradients[i]])
-                self.diverged[place.start + i] = told
-            moved = torch.where((alive & sound).unsqueeze(1), moved, self.rows[place])
-        self.rows[place] = moved
+    def take_back(self, losses: Tensor, gradients: Tensors, totals: Tensor) -> None:
+        """Undoes the step of members that are not finite, or were not before."""
+        finite = (totals + self.rows.sum(1)).isfinite().tolist()
+        for i, diverged in enumerate(self.diverged):
+            if diverged or not (finite[i] or self.sound(i, losses, gradients)):
+                if not diverged:
+                    own = [gradient[i] for gradient in gradients.values()]
+                    self.diverged[i] = divergence(self.steps + 1, losses[i].item(), own)
+                self.rows[i] = self.before[i]
+
+    def sound(self, i: int, losses: Tensor, gradients: Tensors) -> bool:
+        """Whether a member's step may stand: its sum may have overflowed, and it be finite."""
+        own = [gradient[i] for gradient in gradients.values()]
+        return sound(losses[i], own, [param[i] for param in self.params.values()])
 
     def observe(self, training: Sequence[float], validation: Sequence[float]) -> None:
         for group in self.groups:
@@ -166,39 +174,41 @@ class Stacked(Population):
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
-        rows, buffers = self.rows, self.buffers
-        self.rows = rows.clone()
+        rows, params, buffers = self.rows, self.params, self.buffers
+        self.put(rows.clone())
         self.buffers = {name: x.clone() for name, x in buffers.items()}
         for group in self.groups:
-            self.rows[group.rows] = group.evaluated(rows[group.rows], self.steps)
+            evaluated = group.evaluated(part(params, group.rows), self.steps)
+            copy(evaluated, part(self.params, group.rows))
         if batch_norms(self.model) and any(averages(group.chain) for group in self.groups):
             self.estimate_buffers(buffers)
         try:
             yield
         finally:
-            self.rows, self.buffers = rows, buffers
+            self.put(rows)
+            self.buffers = buffers
 
     def estimate_buffers(self, kept: Tensors) -> None:
         """Estimates buffers again; members whose recipe does not average keep the given ones."""
         estimate_batch_norm(self.model, self.task, self.run_blocks)
         for group in self.groups:
             if not averages(group.chain):
-                for name, buffer in self.buffers.items():
-                    buffer[group.rows] = kept[name][group.rows]
+                copy(part(kept, group.rows), part(self.buffers, group.rows))
 
     def run_blocks(self, batch: Batch) -> None:
         for block in self.blocks():
             self.put_buffers(block, self.run_block(block, batch)[1])
 
-    @torch.no_grad()
     def run_block(self, block: slice, batch: Batch) -> Any:
         """The outputs of a block on one batch for all, and the buffers after them."""
-        return vmap(self.forward, (0, 0, 0, None), randomness="different")(
-            self.views(self.rows[block]),
-            part(self.constants, block),
-            part(self.buffers, block),
-            batch,
+        return self.run(
+            part(self.params, block), part(self.constants, block), part(self.buffers, block), batch
         )
+
+    @torch.no_grad()
+    def run(self, params: Tensors, constants: Tensors, buffers: Tensors, batch: Batch) -> Any:
+        over_rows = vmap(self.forward, (0, 0, 0, None), randomness="different")
+        return over_rows(params, constants, buffers, batch)
 
     def outputs(self, dataset: Dataset[Any]) -> Iterator[tuple[Any, Any]]:
         for block in self.blocks():
@@ -223,22 +233,19 @@ class Stacked(Population):
 
     @torch.no_grad()
     def state_dict(self, place: int) -> Tensors:
-        mine = slice(place, place + 1)
-        held = self.views(self.rows[mine]) | part(self.constants, mine) | part(self.buffers, mine)
+        held = {**self.params, **self.constants, **self.buffers}
         for name, x in (*self.model.named_parameters(), *self.model.named_buffers()):
-            x.copy_(held[name][0])
+            x.copy_(held[name][place])
         return {name: x.clone() for name, x in self.model.state_dict().items()}
 
 
-def groups_of(recipes: Sequence[Recipe], columns: int) -> list[Rows]:
-    """Neighbours that share a chain, in groups of at most `STEPPED_AT_ONCE` numbers."""
-    size = max(1, STEPPED_AT_ONCE // columns)
+def groups_of(recipes: Sequence[Recipe]) -> list[Rows]:
+    """Neighbours that share a chain."""
     groups: list[Rows] = []
     start = 0
     for _, neighbours in groupby(recipes, key=shape_of):
-        alike = list(neighbours)
-        groups += [Rows(alike[i : i + size], start + i) for i in range(0, len(alike), size)]
-        start += len(alike)
+        groups.append(Rows(list(neighbours), start))
+        start = groups[-1].rows.stop
     return groups
 
 
@@ -253,8 +260,27 @@ def stacked(held: Sequence[Mapping[str, Tensor]], names: Sequence[str] | None = 
     return {name: torch.stack([tensors[name] for tensors in held]) for name in chosen}
 
 
-def part(tensors: Tensors, block: slice) -> Tensors:
-    return {name: tensor[block] for name, tensor in tensors.items()}
+def columns_of(params: Tensors) -> tuple[dict[str, slice], int]:
+    """Where each parameter lies in a row, and how long the row is."""
+    columns, end = {}, 0
+    for name, param in params.items():
+        columns[name] = slice(end, end + param.numel())
+        end += -(-param.numel() // ALIGNED) * ALIGNED
+    return columns, end
+
+
+def part(tensors: Tensors, rows: slice | int | Tensor) -> Tensors:
+    return {name: tensor[rows] for name, tensor in tensors.items()}
+
+
+def copy(source: Tensors, target: Tensors) -> None:
+    if target:
+        torch._foreach_copy_(list(target.values()), list(source.values()))
+
+
+def row_sums(tensors: Tensors) -> Float[Tensor, " W"]:
+    """The sum over all tensors of each row's numbers."""
+    return torch.stack([x.reshape(len(x), -1).sum(1) for x in tensors.values()]).sum(0)
 
 
 def require_one_kind(params: Sequence[Tensor]) -> None:
