@@ -19,7 +19,7 @@ from thalweg.recipes import RECIPES, Recipe
 from thalweg.tasks import bundled, find
 
 QUICK = ["--entrants", "sgd,adam", "--trials", "2", "--seeds", "6", "--width", "4"]
-QUICK += ["--step", "stacked"]
+QUICK += ["--step", "stacked", "--lanes", "1"]
 
 OWN_TASK = """
 import torch
@@ -215,7 +215,7 @@ def test_a_task_that_fails_late_is_one_sentence_and_the_race_goes_on_when_it_is_
     Path("mine.py").write_text(mended)
     went_on = thalweg("race", task, *QUICK)
     assert went_on.status == 0, went_on.err
-    assert "Going on in runs/mine, where 4 members are done" in went_on.out
+    assert re.search(r"Going on in runs/mine, where \d+ members are done", went_on.out)
 
 
 FAILS_LATE = """

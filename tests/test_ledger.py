@@ -52,7 +52,7 @@ CONFIGURATIONS = [
 ]
 MACHINE = {"python": "3"}
 COMMAND = "thalweg race digits"
-PLAN = Plan("stacked", 0.125, "Members are stepped stacked.")
+PLAN = Plan("stacked", 2, 32, 0.125, "Members are stepped stacked in 2 lanes.")
 
 
 def run(entrant: str = "sgd", seed: int = 1, score: float = 0.1 + 0.2) -> RunRecord:

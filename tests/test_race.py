@@ -58,7 +58,7 @@ def short(
     runs: Path, task: Task | str = SADDLE, entrants: Any = ("sgd", "adam"), **more: Any
 ) -> Race:
     # One way of stepping, so that two races of a test give the same bits however busy the machine.
-    given = {"trials": 4, "seeds": 8, "width": 4, "step": "stacked", "runs": runs}
+    given = {"trials": 4, "seeds": 8, "width": 4, "step": "stacked", "lanes": 1, "runs": runs}
     return race(task, entrants, **given | more)
 
 
@@ -77,11 +77,12 @@ class Watched(Silent):
     def say(self, line: str) -> None:
         self.lines.append(line)
 
-    def round_began(self, round: Round, entrants: Any, done: int, members: int) -> None:
+    def round_began(self, round: Round, *told: Any) -> None:
+        entrants, done, members, _ = told
         self.rounds.append((round, len(entrants), done, members))
 
-    def stepped(self, step: int, steps: int, alive: int, members: int) -> None:
-        assert 1 <= step <= steps
+    def stepped(self, taken: int, alive: int, members: int) -> None:
+        assert taken > 0
         assert 0 <= alive <= members
         self.steps += 1
         if self.steps == self.stop_at_step:
@@ -315,7 +316,7 @@ def test_progress_is_told_what_happens(tmp_path: Path) -> None:
     assert told.best["sgd"] == pytest.approx(sorted(final)[len(final) // 2], rel=0.5)
     assert tuple(told.looks) == record.looks
     assert "Members are stepped stacked" in told.lines[0]
-    assert "At most" in told.lines[1]
+    assert "at most" in told.lines[1]
     assert "12 seeds" in told.lines[2]
 
 
@@ -384,7 +385,7 @@ def test_the_command_that_repeats_a_race_names_files_as_they_were_given(tmp_path
     record = short(tmp_path, **given, trials=1, seeds=2).record
     assert record.command == (
         f"thalweg race saddle --entrants lion,{other} --baseline '{mine}' --trials 1 --seeds 2"
-        " --cooling linear --alpha 0.05 --seed 0 --width 4 --step stacked"
+        " --cooling linear --alpha 0.05 --seed 0 --width 4 --step stacked --lanes 1"
     )
 
 
@@ -392,7 +393,7 @@ def test_a_race_of_objects_is_repeated_from_python(tmp_path: Path) -> None:
     record = short(tmp_path, NET, entrants=[SGD, "adam"], trials=1, seeds=2).record
     assert record.command == (
         "thalweg.race(<Task net>, entrants=[<Entrant sgd>, 'adam'], trials=1, seeds=2,"
-        " cooling='linear', alpha=0.05, seed=0, width=4, step='stacked')"
+        " cooling='linear', alpha=0.05, seed=0, width=4, step='stacked', lanes=1)"
     )
 
 

@@ -59,6 +59,12 @@ def race(
     step: Annotated[
         str, typer.Option(help="How they are stepped: single, stacked, compiled, or measured.")
     ] = MEASURED,
+    lanes: Annotated[
+        int | None, typer.Option(help="Processes that train blocks side by side; or measured.")
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="A race's plan.toml: its step, lanes and width again.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The run's name; default: the task's.")] = None,
     runs: Annotated[Path, typer.Option(help="The folder that holds runs.")] = Path("runs"),
 ) -> None:
@@ -77,6 +83,8 @@ def race(
                 seed=seed,
                 width=width,
                 step=step,
+                lanes=lanes,
+                plan=plan,
                 name=name,
                 runs=runs,
                 progress=progress,

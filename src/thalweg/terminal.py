@@ -26,7 +26,14 @@ class Lines(Silent):
     def say(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def round_began(self, round: Round, entrants: Sequence[str], done: int, members: int) -> None:
+    def round_began(
+        self,
+        round: Round,
+        entrants: Sequence[str],
+        done: int,
+        members: int,
+        steps: int,  # noqa: ARG002
+    ) -> None:
         self.members = members
         found = f", {done} of them already in the ledger" if done else ""
         self.say(f"{round} round: {len(entrants)} entrants, {members} members at most{found}")
@@ -45,8 +52,8 @@ class Screen(Silent):
         self.console = console
         self.round: Round | None = None
         self.best: dict[str, float | None] = {}
-        self.done = self.members = self.alive = self.block = self.step = self.steps = 0
-        self.taken = 0
+        self.done = self.found = self.members = self.steps = 0
+        self.taken = self.alive = self.in_work = 0
         self.began = time.monotonic()
         self.live = Live(
             console=console, refresh_per_second=4, get_renderable=self.drawn, transient=True
@@ -62,17 +69,20 @@ class Screen(Silent):
     def say(self, line: str) -> None:
         self.live.console.print(line, markup=False, highlight=False)
 
-    def round_began(self, round: Round, entrants: Sequence[str], done: int, members: int) -> None:
-        self.round, self.done, self.members = round, done, members
+    def round_began(
+        self, round: Round, entrants: Sequence[str], done: int, members: int, steps: int
+    ) -> None:
+        self.round, self.members, self.steps = round, members, steps
+        self.done = self.found = done
         self.best = dict.fromkeys(entrants)
         self.taken, self.began = 0, time.monotonic()
 
-    def stepped(self, step: int, steps: int, alive: int, members: int) -> None:
-        self.step, self.steps, self.alive, self.block = step, steps, alive, members
-        self.taken += members
+    def stepped(self, taken: int, alive: int, members: int) -> None:
+        self.taken, self.alive, self.in_work = taken, alive, members
 
     def block_ended(self, done: int, best: dict[str, float]) -> None:
-        self.done, self.step = done, 0
+        self.taken = max(0, self.taken - (done - self.done) * self.steps)
+        self.done = done
         self.best |= best
 
     def looked(self, look: Look) -> None:
@@ -89,12 +99,13 @@ class Screen(Silent):
         return Group(Text(self.heading()), table)
 
     def heading(self) -> str:
-        rate = self.taken / max(time.monotonic() - self.began, 1e-9)
-        left = (self.members - self.done) * self.steps - self.block * self.step
-        remaining = f", about {left / rate:.0f} s left at most" if self.taken else ""
+        taken = (self.done - self.found) * self.steps + self.taken
+        rate = taken / max(time.monotonic() - self.began, 1e-9)
+        left = (self.members - self.found) * self.steps - taken
+        remaining = f", about {left / rate:.0f} s left at most" if taken else ""
         return (
             f"{self.round} round: {self.done} of {self.members} members done, "
-            f"{self.alive} of {self.block} alive at step {self.step} of {self.steps}, "
+            f"{self.alive} of {self.in_work} in work are alive, "
             f"{rate:,.0f} member-steps/s{remaining}"
         )
 

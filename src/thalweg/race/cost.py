@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
@@ -18,10 +18,10 @@ from thalweg.recipes import Recipe
 from thalweg.stack.batches import fetch, order
 from thalweg.stack.member import Member
 from thalweg.stack.population import initial_model
-from thalweg.stack.way import Way
+from thalweg.stack.way import Way, populate
 from thalweg.tasks.check import failure_in_training
 from thalweg.tasks.task import Task
-from thalweg.training.train import EVALUATIONS, train_members
+from thalweg.training.train import evaluation_steps, own_random_state, scores
 
 WARM_UP, TIMED = 3, 15
 """Lone steps before the clock starts, and those that it times."""
@@ -29,41 +29,55 @@ WARM_UP, TIMED = 3, 15
 ENOUGH_SECONDS = 2.0
 """After this long, three timed steps have to do."""
 
+BLOCK_STEPS = 3
+"""Steps of a block that are timed."""
 
-class EnoughError(Exception):
-    """Ends the training of a block that is only there to be timed."""
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds that a block takes: until its first step, for a step, and for an evaluation."""
+
+    start: float
+    step: float
+    evaluation: float
+
+    def block(self, steps: int) -> float:
+        """Through a budget of so many steps."""
+        return self.start + steps * self.step + len(evaluation_steps(steps)) * self.evaluation
+
+    @property
+    def look(self) -> float:
+        """What it takes to measure it."""
+        return self.start + (1 + BLOCK_STEPS) * self.step + 2 * self.evaluation
 
 
-def block_seconds(task: Task, members: Sequence[Member], width: int, steps: int, way: Way) -> float:
-    """Seconds for a block of these members through a budget of `steps`, evaluations included.
+def pace(task: Task, members: Sequence[Member], width: int, way: Way) -> Pace:
+    """How fast a block of these members is trained.
 
-    Its beginning is run, as far as it takes to see one evaluation between two steps; before that,
-    its first step alone, so that what only the first block of a race has to wait for is not counted
-    for all.
+    A few steps are timed and an evaluation, each after a first one, so that what only the first
+    block of a race has to wait for is not counted for all.
     """
-    until = min(steps, math.ceil(steps / EVALUATIONS) + 1)
-    seconds_until(task, members, width, 1, way)
-    after = seconds_until(task, members, width, until, way)
-    first, last = after[0], after[-1]
-    a_step = (last - first) / max(1, len(after) - 1)
-    return first + (steps - 1) * a_step
+    with failure_in_training(task), own_random_state(members[0].seed):
+        began = perf_counter()
+        population = populate(task, members, width, way)
+        start = perf_counter() - began
+
+        def evaluate() -> None:
+            scores(task, population, task.splits.validation)
+
+        population.step()
+        evaluate()
+        a_step = median_seconds(population.step, BLOCK_STEPS)
+        return Pace(start, a_step, median_seconds(evaluate))
 
 
-def seconds_until(
-    task: Task, members: Sequence[Member], width: int, until: int, way: Way
-) -> list[float]:
-    """The seconds from the start of a block to the end of each step, up to the step `until`."""
-    began = perf_counter()
-    after: list[float] = []
-
-    def watch(step: int, alive: int) -> None:
-        after.append(perf_counter() - began)
-        if step >= until or alive == 0:
-            raise EnoughError
-
-    with suppress(EnoughError):
-        train_members(task, members, width=width, way=way, watch=watch)
-    return after
+def median_seconds(function: Callable[[], object], times: int = 1) -> float:
+    seconds = []
+    for _ in range(times):
+        began = perf_counter()
+        function()
+        seconds.append(perf_counter() - began)
+    return float(np.median(seconds))
 
 
 def cost(task: Task, entrant: Entrant, recipe: Recipe) -> Cost:
@@ -105,20 +119,11 @@ def state_per_parameter(recipe: Recipe) -> float:
     return float(sum(settings[state.copies] if state.copies else 1 for state in states))
 
 
-def most_blocks(entrants: Sequence[Entrant], settings: Settings, block: int) -> int:
-    """The blocks of the whole race, if no entrant leaves before the seeds are spent."""
-    tuned = sum(1 for one in entrants if one.space)
-    planned = statistics.looks(settings.seeds)
-    fresh = [now - before for before, now in zip((0, *planned), planned, strict=False)]
-    members = [tuned * settings.trials, *(len(entrants) * count for count in fresh)]
-    return sum(math.ceil(count / block) for count in members)
-
-
-def announcement(blocks: int, seconds: float) -> str:
+def announcement(seconds: float) -> str:
     """The line that says how long the race will take."""
     return (
-        f"At most {blocks} blocks of members, about {duration(blocks * seconds)};"
-        " less where entrants leave the shortlist early."
+        f"The race takes about {duration(seconds)} at most; less where entrants leave the shortlist"
+        " early."
     )
 
 

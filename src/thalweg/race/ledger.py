@@ -180,18 +180,21 @@ class Ledger:
 
     # What is written
 
-    def add_runs(self, runs: Iterable[RunRecord]) -> None:
-        """Adds the members of a finished block, all or none."""
-        with self.transaction():
-            for run in runs:
-                self.add_run(run)
+    def add_runs(self, runs: Iterable[RunRecord], first: int | None = None) -> None:
+        """Adds the members of a finished block, all or none.
 
-    def add_run(self, run: RunRecord) -> None:
-        columns = "(round, entrant, configuration, seed, score, diverged_step, reason)"
-        row = (run.round, run.entrant, run.configuration, run.seed)
+        first: the place of the first of them in the record, whose order is then the same whichever
+        block is finished before another; behind all others if not given.
+        """
+        with self.transaction():
+            for i, run in enumerate(runs):
+                self.add_run(run, None if first is None else first + i)
+
+    def add_run(self, run: RunRecord, place: int | None) -> None:
+        row = (place, run.round, run.entrant, run.configuration, run.seed)
         ending = (run.score, run.diverged_step, run.reason)
         written = self.connection.execute(
-            f"INSERT INTO runs {columns} VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, *ending)
+            "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, *ending)
         )
         key = written.lastrowid
         self.insert("points", [(key, p.step, p.train_loss, p.metric) for p in run.curve])

@@ -17,11 +17,17 @@ class Progress(Protocol):
     def say(self, line: str) -> None:
         """One line for the reader: the estimated cost, why members run one by one, what is done."""
 
-    def round_began(self, round: Round, entrants: Sequence[str], done: int, members: int) -> None:
-        """A round of `members` members at most, of which `done` were found in the ledger."""
+    def round_began(
+        self, round: Round, entrants: Sequence[str], done: int, members: int, steps: int
+    ) -> None:
+        """A round of `members` members at most, of which `done` were found in the ledger; each is
+        to take `steps` steps.
+        """
 
-    def stepped(self, step: int, steps: int, alive: int, members: int) -> None:
-        """A block of `members` members took its step `step` of `steps`; `alive` are still going."""
+    def stepped(self, taken: int, alive: int, members: int) -> None:
+        """The blocks in work have `members` members, of which `alive` are still going; all their
+        steps so far are `taken`.
+        """
 
     def block_ended(self, done: int, best: dict[str, float]) -> None:
         """A block is in the ledger: `done` members of the round so far, and each entrant's `best`:
@@ -38,11 +44,33 @@ class Silent:
     def say(self, line: str) -> None: ...
 
     def round_began(
-        self, round: Round, entrants: Sequence[str], done: int, members: int
+        self, round: Round, entrants: Sequence[str], done: int, members: int, steps: int
     ) -> None: ...
 
-    def stepped(self, step: int, steps: int, alive: int, members: int) -> None: ...
+    def stepped(self, taken: int, alive: int, members: int) -> None: ...
 
     def block_ended(self, done: int, best: dict[str, float]) -> None: ...
 
     def looked(self, look: Look) -> None: ...
+
+
+class InWork:
+    """Adds up what blocks tell that are trained side by side.
+
+    members: in each block, by its place.
+    """
+
+    def __init__(self, progress: Progress, members: Sequence[int]) -> None:
+        self.progress, self.members = progress, members
+        self.told: dict[int, tuple[int, int]] = {}
+
+    def stepped(self, place: int, step: int, alive: int) -> None:
+        self.told[place] = step, alive
+        self.progress.stepped(
+            sum(self.members[one] * step for one, (step, _) in self.told.items()),
+            sum(alive for _, alive in self.told.values()),
+            sum(self.members[one] for one in self.told),
+        )
+
+    def ended(self, place: int) -> None:
+        self.told.pop(place, None)

@@ -17,7 +17,7 @@ import torch
 from thalweg import tasks
 from thalweg.arguments import require_whole
 from thalweg.errors import UserError
-from thalweg.race import cost
+from thalweg.race import cost, plan_file
 from thalweg.race.entrants import (
     COOLINGS,
     DEFAULT_ENTRANTS,
@@ -29,7 +29,7 @@ from thalweg.race.entrants import (
 )
 from thalweg.race.fingerprint import fingerprint
 from thalweg.race.ledger import Ledger
-from thalweg.race.plan import MEASURED, block_of, planned, require_way
+from thalweg.race.plan import MEASURED, most_turns, planned, require_lanes, require_way
 from thalweg.race.progress import Progress, Silent
 from thalweg.race.record import Configuration, Record, Settings
 from thalweg.race.repeat import call
@@ -72,6 +72,8 @@ def race(
     seed: int = 0,
     width: int = 32,
     step: str = MEASURED,
+    lanes: int | None = None,
+    plan: str | Path | None = None,
     name: str | None = None,
     runs: str | Path = "runs",
     progress: Progress | None = None,
@@ -87,7 +89,10 @@ def race(
         which tries all three.
     alpha: in (0, 0.5), the risk that the best entrant is missing from the shortlist.
     seed: the same seed repeats the race. width: members trained at once.
-    step: how they are stepped, "single", "stacked" or "compiled"; the quickest, if not given.
+    step: how they are stepped, "single", "stacked" or "compiled". lanes: processes of one thread
+        each that train blocks side by side, or 1 with all threads. The quickest of both, if not
+        given; `plan.toml` in the folder says what was chosen.
+    plan: such a file, to be followed in step, lanes and width.
     name: of the folder in `runs` that keeps the ledger and `winner.toml`; the task's if not given.
     progress: is told what happens.
 
@@ -101,8 +106,11 @@ def race(
     found = tasks.find(task)
     given = entries(entrants)
     field = entered(given, baseline)
+    if plan is not None:
+        step, lanes, width = plan_file.read(plan)
     check_arguments(trials, seeds, cooling, alpha, seed, width)
     require_way(step)
+    require_lanes(lanes)
     if not isinstance(runs, str | Path):
         raise UserError(f"runs must be the path of a folder, not {runs!r}.")
     folder = Path(runs) / folder_name(found, name)
@@ -123,6 +131,7 @@ def race(
         seed=seed,
         width=width,
         step=step,
+        lanes=lanes,
         fingerprint=fingerprint(found),
     )
     drawn = configurations(field, trials, cooling, steps, seed)
@@ -160,17 +169,18 @@ def run(
         progress.say(note)
     plan = ledger.plan
     if plan is None:
-        blocks = partial(cost.most_blocks, field, settings)
-        plan = planned(task, [recipe for _, recipe in drawn.values()], settings, blocks)
+        turns = partial(most_turns, field, settings)
+        plan = planned(task, [recipe for _, recipe in drawn.values()], settings, turns)
         costs = [cost.cost(task, one, drawn[one.name, 0][1]) for one in field]
         ledger.add_costs(costs, plan)
+        plan_file.write(plan, ledger.folder / "plan.toml")
         progress.say(plan.why)
-        progress.say(cost.announcement(blocks(block_of(plan.way, settings)), plan.seconds))
+        progress.say(cost.announcement(plan.seconds))
         progress.say(cost.outlook(settings))
     else:
         done = len(ledger.scores("tuning")) + len(ledger.scores("final"))
         progress.say(f"Going on in {ledger.folder}, where {done} members are done.")
-    Rounds(task, settings, field, drawn, ledger, progress, plan.way).run()
+    Rounds(task, settings, field, drawn, ledger, progress, plan).run()
 
 
 def entries(entrants: Sequence[Entry] | None) -> list[Entry]:

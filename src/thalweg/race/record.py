@@ -20,7 +20,8 @@ class Settings:
     most. cooling: the schedule of every lr ("none", "linear", "cosine", "tune"). baseline: the
     entrant that stands for what the person uses now. alpha: the risk that the best entrant is
     missing from the shortlist. seed: where all other seeds come from. width: members in a block.
-    step: the way of stepping them, "measured" where the race chooses.
+    step: the way of stepping them, "measured" where the race chooses. lanes: processes that train
+    blocks side by side, None where the race chooses.
     fingerprint: of the task's model, data and batch size; another task under an old name shows.
     """
 
@@ -38,14 +39,21 @@ class Settings:
     seed: int
     width: int
     step: str = "measured"
+    lanes: int | None = None
     fingerprint: str = ""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """way: in which members are stepped. seconds: that a block takes. why: what was measured."""
+    """How a race trains its members; with the same plan it comes to the same bits.
+
+    way: in which they are stepped. lanes: processes that train blocks side by side. width: members
+    in a block. seconds: that the race takes at the most. why: what was measured.
+    """
 
     way: Way
+    lanes: int
+    width: int
     seconds: float
     why: str
 

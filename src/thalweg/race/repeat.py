@@ -22,7 +22,8 @@ def call(
     """
     further = {
         name: getattr(settings, name)
-        for name in ("trials", "seeds", "cooling", "alpha", "seed", "width", "step")
+        for name in ("trials", "seeds", "cooling", "alpha", "seed", "width", "step", "lanes")
+        if getattr(settings, name) is not None
     }
     texts = [one for one in (task, *entrants, baseline) if isinstance(one, str)]
     if len(texts) == 1 + len(entrants) + (baseline is not None):

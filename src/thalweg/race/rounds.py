@@ -10,28 +10,37 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 from thalweg import statistics
 from thalweg.race.draws import edges
 from thalweg.race.entrants import Entrant
+from thalweg.race.lanes import Lanes
 from thalweg.race.ledger import Key, Ledger
 from thalweg.race.plan import block_of
-from thalweg.race.progress import Progress
-from thalweg.race.record import Configuration, Departure, Edge, Look, Round, RunRecord, Settings
+from thalweg.race.progress import InWork, Progress
+from thalweg.race.record import (
+    Configuration,
+    Departure,
+    Edge,
+    Look,
+    Plan,
+    Round,
+    RunRecord,
+    Settings,
+)
 from thalweg.recipes import Recipe
 from thalweg.stack.member import Member
-from thalweg.stack.way import Way
 from thalweg.tasks.task import Task
 from thalweg.training.run import Run
-from thalweg.training.train import train_members
+from thalweg.training.train import Watch, train_members
 
 
 @dataclass(frozen=True)
 class Rounds:
     """A race that is ready to run.
 
-    drawn: what each entrant tries, by its name and the trial's index. way: of stepping members.
+    drawn: what each entrant tries, by its name and the trial's index.
     """
 
     task: Task
@@ -40,23 +49,24 @@ class Rounds:
     drawn: Mapping[tuple[str, int], tuple[Configuration, Recipe]]
     ledger: Ledger
     progress: Progress
-    way: Way
+    plan: Plan
 
     def run(self) -> None:
         """Does all that is not in the ledger yet, and then opens the seal on the test scores."""
-        chosen = self.ledger.chosen() or self.tune()
-        self.final(chosen)
+        with Lanes(self.trained, self.plan.lanes) as lanes:
+            chosen = self.ledger.chosen() or self.tune(lanes)
+            self.final(chosen, lanes)
         self.ledger.open_seal()
 
     # The tuning round
 
-    def tune(self) -> dict[str, int]:
+    def tune(self, lanes: Lanes) -> dict[str, int]:
         """Trains every configuration with the tuning seed; each entrant's best one.
 
         An entrant of which every configuration diverged is not among them.
         """
         self.begin("tuning", [one.name for one in self.entrants if one.space], len(self.tuning))
-        self.train("tuning", self.tuning)
+        self.train("tuning", self.tuning, lanes)
         scores = self.ledger.scores("tuning")
         best = {one.name: self.best_configuration(one, scores) for one in self.entrants}
         chosen = {name: index for name, index in best.items() if index is not None}
@@ -71,12 +81,12 @@ class Rounds:
         return [(name, index, seed) for name, index in self.drawn if name in tuned]
 
     def best_configuration(self, entrant: Entrant, scores: Mapping[Key, float]) -> int | None:
-        """The index of the best score, the first among equals; none if all diverged."""
+        """The index of the best score, the lowest among equals; none if all diverged."""
         if not entrant.space:
             return 0
         own = {
             index: score
-            for (name, index, _), score in scores.items()
+            for (name, index, _), score in sorted(scores.items())
             if name == entrant.name and math.isfinite(score)
         }
         better = min if self.settings.direction == "min" else max
@@ -92,7 +102,7 @@ class Rounds:
 
     # The final round
 
-    def final(self, chosen: Mapping[str, int]) -> None:
+    def final(self, chosen: Mapping[str, int], lanes: Lanes) -> None:
         """Trains the chosen configurations over fresh seeds until one entrant is left on the
         shortlist or the seeds are spent.
         """
@@ -104,7 +114,7 @@ class Rounds:
             if count not in looks:
                 fresh = seeds[before:count]
                 wanted = [(name, chosen[name], seed) for name in on for seed in fresh]
-                self.train("final", wanted)
+                self.train("final", wanted, lanes)
                 looks[count] = self.look(on, seeds[:count])
             left = {departure.entrant for departure in looks[count].left}
             on, before = tuple(name for name in on if name not in left), count
@@ -127,38 +137,40 @@ class Rounds:
 
     def begin(self, round: Round, entrants: Sequence[str], members: int) -> None:
         done = len(self.ledger.scores(round))
-        self.progress.round_began(round, entrants, done, members)
+        self.progress.round_began(round, entrants, done, members, self.settings.steps)
 
-    def train(self, round: Round, wanted: Sequence[Key]) -> None:
+    def train(self, round: Round, wanted: Sequence[Key], lanes: Lanes) -> None:
         """Trains, block by block, those of the wanted members that are not in the ledger.
 
         The blocks are cut before the finished ones are left out, so that a member has the same
         company whether the race was stopped or not.
         """
-        for block in blocks(wanted, block_of(self.way, self.settings)):
-            done = self.ledger.scores(round)
-            missing = [key for key in block if key not in done]
-            if missing:
-                self.train_block(round, missing)
+        done = self.ledger.scores(round)
+        before = len(self.ledger.scores("tuning") | self.ledger.scores("final"))
+        before -= sum(key in done for key in wanted)
+        size = block_of(self.plan.way, self.plan.width)
+        missing = [[key for key in block if key not in done] for block in blocks(wanted, size)]
+        pieces = [(round, block) for block in missing if block]
+        in_work = InWork(self.progress, [len(keys) for _, keys in pieces])
+        for place, records in lanes.run(pieces, in_work.stepped):
+            in_work.ended(place)
+            self.ledger.add_runs(records, 1 + before + wanted.index(pieces[place][1][0]))
+            scores = self.ledger.scores(round)
+            self.progress.block_ended(len(scores), self.best_so_far(round, scores))
 
-    def train_block(self, round: Round, keys: Sequence[Key]) -> None:
+    def trained(self, piece: tuple[Round, Sequence[Key]], watch: Watch) -> list[RunRecord]:
+        """What becomes of a block of members; in a lane."""
+        round, keys = piece
         members = [Member(self.drawn[name, index][1], seed) for name, index, seed in keys]
-        watch = partial(self.stepped, len(members))
         runs = train_members(
             self.task,
             members,
-            width=self.settings.width,
-            way=self.way,
+            width=self.plan.width,
+            way=self.plan.way,
             test=round == "final",
             watch=watch,
         )
-        records = [record_of(round, *pair) for pair in zip(keys, runs, strict=True)]
-        self.ledger.add_runs(records)
-        scores = self.ledger.scores(round)
-        self.progress.block_ended(len(scores), self.best_so_far(round, scores))
-
-    def stepped(self, members: int, step: int, alive: int) -> None:
-        self.progress.stepped(step, self.settings.steps, alive, members)
+        return [record_of(round, *pair) for pair in zip(keys, runs, strict=True)]
 
     def best_so_far(self, round: Round, scores: Mapping[Key, float]) -> dict[str, float]:
         """Each entrant's best score in the tuning round, its median in the final; nan: diverged."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
@@ -14,6 +15,9 @@ from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from thalweg.stack.random_stream import RandomStream
 from thalweg.tasks.task import Task
+
+EVALUATED = 8
+"""Training batches that may be evaluated at once."""
 
 Batch = tuple[Any, ...]
 """The model's arguments, and the target last; each `[B, ...]`, or nested of such."""
@@ -120,8 +124,10 @@ def in_order(dataset: Dataset[Any], size: int) -> Iterator[Batch]:
 
 
 def evaluation_batches(task: Task, dataset: Dataset[Any]) -> Iterator[Batch]:
-    """Every sample once, in batches that may be larger than in training: no graph is kept."""
-    return in_order(dataset, 4 * task.batch_size)
+    """Every sample once, in few parts that may be larger than in training: no graph is kept."""
+    length = len(dataset)  # type: ignore[arg-type]  # Data has made sure of one
+    parts = math.ceil(length / (EVALUATED * task.batch_size))
+    return in_order(dataset, math.ceil(length / parts))
 
 
 def joined(parts: Sequence[Any], dim: int = 0) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from thalweg.stack.batches import Batch
 from thalweg.stack.rows import Tensors
@@ -21,24 +21,41 @@ Graph = Callable[..., Any]
 MOST_OPERATIONS = 2000
 """A graph of more takes minutes to compile: a tenth of a second for each, on two cores."""
 
+ALIKE = 16
+"""Evaluations on data sets whose lengths differ by less may share a graph."""
+
 
 class TooLongError(Exception):
     """A graph of too many operations to compile."""
 
 
 class Compiled(Stacked):
-    """A stack whose blocks are differentiated by one graph, compiled once for all recipes."""
+    """A stack whose blocks are differentiated and evaluated by graphs, compiled once for all
+    recipes.
+    """
 
-    def differentiated(
-        self, params: Tensors, constants: Tensors, buffers: Tensors, batch: Batch
-    ) -> tuple[Tensor, Tensors, Tensor, Tensors]:
-        inputs = (params, constants, buffers, batch)
+    def differentiated(self, *inputs: Any) -> Any:
+        return self.graph(super().differentiated, inputs)(*inputs)
+
+    def predicted(self, params: Tensors, constants: Tensors, buffers: Tensors, batch: Batch) -> Any:
+        samples = len(tree_leaves(batch)[0])
+        inputs = params, constants, buffers, padded(batch, -samples % ALIKE)
+        outputs = self.graph(super().predicted, inputs)(*inputs)
+        return tree_map(lambda x: x[:, :samples], outputs)
+
+    def graph(self, function: Graph, inputs: tuple[Any, ...]) -> Graph:
+        """The function for inputs of this kind, compiled at the first."""
         known = graphs(self.task)
-        kind = kind_of(inputs)
+        kind = function.__name__, kind_of(inputs)
         if kind not in known:
-            known[kind] = compiled(super().differentiated, inputs)
-        losses, gradients, totals, after = known[kind](*inputs)
-        return losses, gradients, totals, after
+            known[kind] = compiled(function, inputs)
+        return known[kind]
+
+
+def padded(batch: Batch, by: int) -> Batch:
+    """A batch with so many copies of its last sample behind it."""
+    longer: Batch = tree_map(lambda x: torch.cat([x, x[-1:].expand(by, *x.shape[1:])]), batch)
+    return longer
 
 
 # Of the last task only: a longer memory would keep the data of all tasks before.
@@ -72,7 +89,10 @@ def compiled(function: Graph, inputs: tuple[Any, ...]) -> Graph:
     if len(graph.graph.nodes) > MOST_OPERATIONS:
         raise TooLongError
     # Random numbers are then the ones that vmap draws.
-    run = torch._inductor.compile(graph, leaves, options={"fallback_random": True})
+    options = {"config_patches": {"fallback_random": True}}
+    run = torch._inductor.standalone_compile(
+        graph, leaves, dynamic_shapes="from_example_inputs", options=options
+    )
 
     @torch.no_grad()
     def step(*inputs: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from thalweg.rules.rule import Rule
 from thalweg.stack.batches import Batch, SeedBatches, in_order
 from thalweg.stack.member import Divergence, Member
-from thalweg.tasks.task import Task
+from thalweg.tasks.task import Score, Task
 
 ESTIMATION_BATCHES = 20
 """Training batches from which batch-norm statistics are estimated again."""
@@ -55,6 +55,13 @@ class Population(ABC):
     @abstractmethod
     def outputs(self, dataset: Dataset[Any]) -> Iterator[tuple[Any, Any]]:
         """Each member's outputs over a whole data set, in evaluation mode, and the targets."""
+
+    def scores(self, dataset: Dataset[Any], wanted: Mapping[str, Score]) -> list[dict[str, float]]:
+        """Each member's scores over a whole data set, by name, in evaluation mode."""
+        return [
+            {name: float(score(*made)) for name, score in wanted.items()}
+            for made in self.outputs(dataset)
+        ]
 
     @abstractmethod
     def keep(self, places: Sequence[int]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -47,32 +47,42 @@ class Rows:
         return slice(self.start, self.start + len(self.settings))
 
     def step(self, params: Tensors, gradients: Tensors, step: int) -> None:
-        """Moves the rows of each parameter, `[k, *shape]`, where they are; steps count from 0."""
+        """Moves its rows of each parameter, `[R, *shape]`, where they are; steps count from 0."""
         first = next(iter(params.values()))
         kernel = kernel_of(self.chain, first.dtype) if first.device.type == "cpu" else None
         if kernel:
-            self.step_fused(kernel, params, gradients, step)
+            table = self.table or self.laid_out(kernel, params, step)
+            table.step(self.addresses(gradients), self.numbers(kernel, step))
             return
-        cells = self.cells(params, gradients, step)
+        mine = part(params, self.rows)
+        cells = self.cells(mine, part(gradients, self.rows), step)
         for cell in cells:
             cell.values["t"] += 1
         eager.step(self.chain, cells, row_norms)
-        for param, cell in zip(params.values(), cells, strict=True):
+        for param, cell in zip(mine.values(), cells, strict=True):
             flat(param).copy_(cell.param)
         self.states = [cell.states for cell in cells]
 
-    def step_fused(self, kernel: Kernel, params: Tensors, gradients: Tensors, step: int) -> None:
-        table = self.table or self.laid_out(kernel, params, step)
+    def addresses(self, gradients: Tensors) -> NDArray[np.int64]:
+        """Where each of its rows of each gradient is, whose numbers lie one after the other."""
+        firsts = np.array([[x.data_ptr()] for x in gradients.values()])
+        strides = np.array([[x.stride(0) * x.element_size()] for x in gradients.values()])
+        addresses: NDArray[np.int64] = firsts + strides * np.arange(self.start, self.rows.stop)
+        return addresses.ravel()
+
+    def numbers(self, kernel: Kernel, step: int) -> NDArray[np.float64]:
+        """The hyperparameters of its rows at a step, `[k, h]`."""
         values = labelled(self.values(step))
-        hypers = np.empty((len(self.settings), len(kernel.layout.hypers)))
+        numbers = np.empty((len(self.settings), len(kernel.layout.hypers)))
         for i, label in enumerate(kernel.layout.hypers):
             value = values[label]
-            hypers[:, i] = value.column[:, 0].numpy() if isinstance(value, Row) else value
-        table.step(addresses(gradients.values()), hypers)
+            numbers[:, i] = value.column[:, 0].numpy() if isinstance(value, Row) else value
+        return numbers
 
     def laid_out(self, kernel: Kernel, params: Tensors, step: int) -> Table:
         """The table of the rows, which stay where they are, as do their states from now on."""
-        cells = self.cells(params, params, step)
+        mine = part(params, self.rows)
+        cells = self.cells(mine, mine, step)
         names = [name for rule in self.chain for name in rule.row_states]
         count, height = len(cells), len(self.settings)
         numbers = torch.empty(count, height, len(names), dtype=torch.float64)
@@ -90,13 +100,14 @@ class Rows:
         return self.table
 
     def evaluated(self, params: Tensors, step: int) -> Tensors:
-        """The rows that evaluation uses, after `step` steps."""
+        """Its rows of each parameter as evaluation uses them, after `step` steps."""
+        mine = part(params, self.rows)
         if not step:
-            return params
-        cells = self.cells(params, params, step)
+            return mine
+        cells = self.cells(mine, mine, step)
         return {
             name: eager.evaluated(self.chain, cell).view_as(param)
-            for (name, param), cell in zip(params.items(), cells, strict=True)
+            for (name, param), cell in zip(mine.items(), cells, strict=True)
         }
 
     def cells(self, params: Tensors, gradients: Tensors, step: int) -> list[Cell]:
@@ -161,6 +172,10 @@ class Rows:
         self.states = [{n: kept(x, within) for n, x in own.items()} for own in self.states]
 
 
+def part(tensors: Tensors, rows: slice | int | Tensor) -> Tensors:
+    return {name: tensor[rows] for name, tensor in tensors.items()}
+
+
 def kept(state: Any, within: Sequence[int]) -> Any:
     """A state of these rows alone."""
     return Row(state.column[within]) if isinstance(state, Row) else state[..., within, :]
@@ -169,12 +184,6 @@ def kept(state: Any, within: Sequence[int]) -> Any:
 def flat(rows: Float[Tensor, "k ..."]) -> Float[Tensor, "k n"]:
     """One parameter's numbers in a row for each member."""
     return rows.reshape(len(rows), -1)
-
-
-def addresses(tensors: Iterable[Tensor]) -> NDArray[np.int64]:
-    """Where each row of each tensor is; its numbers lie one after the other."""
-    each = [x.data_ptr() + x.stride(0) * x.element_size() * np.arange(len(x)) for x in tensors]
-    return np.concatenate(each)
 
 
 def row_norms(tensors: list[Tensor]) -> list[Tensor]:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import functional_call, vmap
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Dataset
 
 from thalweg.recipes import Recipe
@@ -26,9 +26,9 @@ from thalweg.stack.population import (
     initial_model,
     trained_names,
 )
-from thalweg.stack.rows import Rows, Tensors
+from thalweg.stack.rows import Rows, Tensors, part
 from thalweg.stack.single import sound
-from thalweg.tasks.task import Task
+from thalweg.tasks.task import Score, Task
 
 ALIGNED = 16
 """Numbers; a parameter begins at a multiple of so many in its row, which matrix products like."""
@@ -96,7 +96,7 @@ class Stacked(Population):
         losses, gradients, totals = self.gradients()
         self.before.copy_(self.rows)
         for group in self.groups:
-            group.step(part(self.params, group.rows), part(gradients, group.rows), self.steps)
+            group.step(self.params, gradients, self.steps)
         self.take_back(losses, gradients, totals)
         self.steps += 1
         values: list[float] = losses[: len(self.members)].tolist()
@@ -118,9 +118,7 @@ class Stacked(Population):
 
     def block_gradients(self, block: slice, batch: Batch) -> tuple[Tensor, Tensors, Tensor]:
         losses, gradients, totals, buffers = self.differentiated(
-            part(self.params, block),
-            part(self.constants, block),
-            part(self.buffers, block),
+            *self.held(block),
             # Each row has its batch, though one be the same for all: a batch without a dimension of
             # rows would be multiplied in another order, and a member's bits depend on the others.
             tree_map(lambda x: x[block], batch),
@@ -178,8 +176,7 @@ class Stacked(Population):
         self.put(rows.clone())
         self.buffers = {name: x.clone() for name, x in buffers.items()}
         for group in self.groups:
-            evaluated = group.evaluated(part(params, group.rows), self.steps)
-            copy(evaluated, part(self.params, group.rows))
+            copy(group.evaluated(params, self.steps), part(self.params, group.rows))
         if batch_norms(self.model) and any(averages(group.chain) for group in self.groups):
             self.estimate_buffers(buffers)
         try:
@@ -197,28 +194,43 @@ class Stacked(Population):
 
     def run_blocks(self, batch: Batch) -> None:
         for block in self.blocks():
-            self.put_buffers(block, self.run_block(block, batch)[1])
+            self.put_buffers(block, self.run(*self.held(block), batch)[1])
 
-    def run_block(self, block: slice, batch: Batch) -> Any:
-        """The outputs of a block on one batch for all, and the buffers after them."""
-        return self.run(
-            part(self.params, block), part(self.constants, block), part(self.buffers, block), batch
-        )
+    def held(self, block: slice) -> tuple[Tensors, Tensors, Tensors]:
+        """A block's parameters, constants and buffers."""
+        return part(self.params, block), part(self.constants, block), part(self.buffers, block)
 
     @torch.no_grad()
     def run(self, params: Tensors, constants: Tensors, buffers: Tensors, batch: Batch) -> Any:
+        """A block's outputs on one batch for all, and its buffers after them."""
         over_rows = vmap(self.forward, (0, 0, 0, None), randomness="different")
         return over_rows(params, constants, buffers, batch)
 
+    def predicted(self, params: Tensors, constants: Tensors, buffers: Tensors, batch: Batch) -> Any:
+        """A block's outputs on one batch for all, in evaluation mode."""
+        return self.run(params, constants, buffers, batch)[0]
+
     def outputs(self, dataset: Dataset[Any]) -> Iterator[tuple[Any, Any]]:
         for block in self.blocks():
-            self.model.eval()
-            batches = evaluation_batches(self.task, dataset)
-            parts = ((self.run_block(block, batch)[0], batch[-1]) for batch in batches)
-            outputs, targets = zip(*parts, strict=True)
-            all_outputs, all_targets = joined(outputs, dim=1), joined(targets)
+            outputs, targets = self.block_outputs(block, dataset)
             for i in range(len(self.members[block])):
-                yield tree_map(lambda tensor, i=i: tensor[i], all_outputs), all_targets
+                yield tree_map(lambda tensor, i=i: tensor[i], outputs), targets
+
+    def block_outputs(self, block: slice, dataset: Dataset[Any]) -> tuple[Any, Any]:
+        self.model.eval()
+        batches = evaluation_batches(self.task, dataset)
+        parts = [(self.predicted(*self.held(block), batch), batch[-1]) for batch in batches]
+        outputs, targets = zip(*parts, strict=True)
+        return joined(outputs, dim=1), joined(targets)
+
+    def scores(self, dataset: Dataset[Any], wanted: Mapping[str, Score]) -> list[dict[str, float]]:
+        scores: list[dict[str, float]] = []
+        for block in self.blocks():
+            outputs, targets = self.block_outputs(block, dataset)
+            found = {name: each(score, outputs, targets) for name, score in wanted.items()}
+            by_member = zip(*found.values(), strict=True)
+            scores += [dict(zip(found, own, strict=True)) for own in by_member]
+        return scores[: len(self.members)]
 
     def keep(self, places: Sequence[int]) -> None:
         self.choose(places)
@@ -237,6 +249,17 @@ class Stacked(Population):
         for name, x in (*self.model.named_parameters(), *self.model.named_buffers()):
             x.copy_(held[name][place])
         return {name: x.clone() for name, x in self.model.state_dict().items()}
+
+
+def each(score: Score, outputs: Any, targets: Any) -> list[float]:
+    """Each row's score; one by one where a score asks for its values, which vmap cannot give."""
+    try:
+        together: list[float] = vmap(score, (0, None))(outputs, targets).tolist()
+    except Exception:
+        rows = len(tree_leaves(outputs)[0])
+        own = (tree_map(lambda tensor, i=i: tensor[i], outputs) for i in range(rows))
+        return [float(score(one, targets)) for one in own]
+    return together
 
 
 def groups_of(recipes: Sequence[Recipe]) -> list[Rows]:
@@ -267,10 +290,6 @@ def columns_of(params: Tensors) -> tuple[dict[str, slice], int]:
         columns[name] = slice(end, end + param.numel())
         end += -(-param.numel() // ALIGNED) * ALIGNED
     return columns, end
-
-
-def part(tensors: Tensors, rows: slice | int | Tensor) -> Tensors:
-    return {name: tensor[rows] for name, tensor in tensors.items()}
 
 
 def copy(source: Tensors, target: Tensors) -> None:

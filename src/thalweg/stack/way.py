@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from thalweg.stack.stacked import Stacked
 from thalweg.tasks.task import Task
 
 Way = Literal["single", "stacked", "compiled"]
+WAYS: tuple[Way, ...] = get_args(Way)
 
 
 # Of the last task only: a longer memory would keep the data of all tasks before.

@@ -197,8 +197,5 @@ def scores(task: Task, population: Population, dataset: Dataset[Any]) -> list[Ma
     """
     wanted = {task.metric_name: task.score, **task.also}
     with torch.no_grad(), population.evaluation():
-        outputs = zip(population.outputs(dataset), population.diverged, strict=True)
-        return [
-            {} if diverged else {name: float(score(*made)) for name, score in wanted.items()}
-            for made, diverged in outputs
-        ]
+        found = population.scores(dataset, wanted)
+    return [{} if d else scored for scored, d in zip(found, population.diverged, strict=True)]

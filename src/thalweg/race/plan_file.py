@@ -1,0 +1,51 @@
+"""The plan of a race as TOML, for another race to follow.
+
+way = "compiled"
+lanes = 2
+width = 32
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import tomli_w
+
+from thalweg.arguments import require_whole
+from thalweg.errors import UserError, suggest
+from thalweg.race.record import Plan
+from thalweg.stack.way import WAYS
+from thalweg.whole_file import whole_file
+
+KEYS = ("way", "lanes", "width")
+
+
+def write(plan: Plan, path: Path) -> None:
+    """Writes a plan, with what was measured as a remark. UserError where it cannot be written."""
+    values = tomli_w.dumps({key: getattr(plan, key) for key in KEYS})
+    try:
+        with whole_file(path) as unfinished:
+            unfinished.write_text(f"# {plan.why}\n{values}", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def read(path: str | Path) -> tuple[str, int, int]:
+    """The way, the lanes and the width of a plan; UserError for a file that is none."""
+    try:
+        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"the plan {path} cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"the plan {path} is no TOML: {error}.") from None
+    if set(data) != set(KEYS):
+        found = ", ".join(data) or "nothing"
+        raise UserError(f"the plan {path} must give way, lanes and width, and gives {found}.")
+    if data["way"] not in WAYS:
+        raise UserError(
+            f"the plan {path}: no way is {data['way']}; {suggest(str(data['way']), WAYS)}"
+        )
+    for key in ("lanes", "width"):
+        require_whole(f"{key} in the plan {path}", data[key], 1)
+    return data["way"], data["lanes"], data["width"]
