@@ -7,7 +7,7 @@ print(result.verdict)
 optimizer = tw.optim.Optimizer(model.parameters(), result.best)
 """
 
-from thalweg import optim, schedules
+from thalweg import nn, optim, schedules
 from thalweg.api import Race, race
 from thalweg.recipes import (
     Recipe,
@@ -56,6 +56,7 @@ __all__ = [
     "momentum",
     "nadam",
     "nesterov",
+    "nn",
     "optim",
     "race",
     "rmsprop",

@@ -1,0 +1,5 @@
+"""Batch normalization."""
+
+from thalweg.nn.batch_norm import BatchNorm
+
+__all__ = ["BatchNorm"]
