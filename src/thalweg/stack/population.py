@@ -94,9 +94,11 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
 def estimate_batch_norm(model: nn.Module, task: Task, forward: Callable[[Batch], object]) -> None:
     """Sets the running statistics to the mean over some training batches, the same for all members.
 
-    forward: runs a batch through the model, which is in evaluation mode but for these layers.
+    Statistics that training leaves as they are stay so. forward: runs a batch through the model,
+    which is in evaluation mode but for these layers.
     """
-    layers = batch_norms(model)
+    model.train()
+    layers = [layer for layer in batch_norms(model) if layer.training]
     momenta = [layer.momentum for layer in layers]
     batches = SeedBatches(task, seed=0)
     model.eval()
