@@ -32,6 +32,7 @@ from thalweg.recipes import (
     tail_average,
 )
 from thalweg.tasks import Data, Task
+from thalweg.training import pretrain
 from thalweg.training.lr_range import lr_range
 from thalweg.training.train import train
 
@@ -58,6 +59,7 @@ __all__ = [
     "nesterov",
     "nn",
     "optim",
+    "pretrain",
     "race",
     "rmsprop",
     "schedules",

@@ -99,18 +99,23 @@ def train(
     with failure_in_training(task), own_random_state(seed):
         population = populate(task, [member], width=1)
         (curve,) = learn(task, population, watch)
-        (divergence,) = population.diverged
-        if divergence:
-            raise UserError(
-                f"training of {task.name} with {recipe.name} diverged at step {divergence.step}: "
-                f"{divergence.reason}; a smaller lr or a clip may help."
-            )
+        require_finite(task, population)
         (tested,) = scores(task, population, task.splits.test)
         with population.evaluation():
             weights = population.state_dict(0)
     metadata = {"task": task.name, "recipe": recipe.to_toml(), "seed": str(seed)}
     save(weights, Path(out), metadata)
     return Trained(Run(member, tuple(curve), None, tested), Path(out))
+
+
+def require_finite(task: Task, alone: Population) -> None:
+    """UserError where a population of one has diverged."""
+    (member,), (divergence,) = alone.members, alone.diverged
+    if divergence:
+        raise UserError(
+            f"training of {task.name} with {member.recipe.name} diverged at step "
+            f"{divergence.step}: {divergence.reason}; a smaller lr or a clip may help."
+        )
 
 
 @contextmanager
