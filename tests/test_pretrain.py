@@ -103,32 +103,33 @@ def test_tasks_one_after_the_other_are_plain_loops(
 
 
 def blocks() -> list[nn.Module]:
+    """The second has the names and the shapes of the first one's head."""
     return [
         nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh()).double(),
-        nn.Linear(6, 5).double(),
-        nn.Sequential(nn.Tanh(), nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Tanh()).double(),
+        nn.Linear(6, 2).double(),
+        nn.Sequential(nn.Tanh(), nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Tanh()).double(),
     ]
 
 
 def head(depth: int) -> nn.Module:
-    return nn.Linear((6, 5, 4)[depth - 1], 2).double()
+    return nn.Linear((6, 2, 4)[depth - 1], 2).double()
 
 
 @pytest.mark.parametrize("optimizer_state", [False, True])
+@pytest.mark.parametrize("recipe", [recipes.adam(), recipes.nesterov()], ids=NAME)
 def test_networks_one_after_the_other_are_plain_loops(
-    optimizer_state: bool, tmp_path: Path
+    recipe: Recipe, optimizer_state: bool, tmp_path: Path
 ) -> None:
     task = waves(steps=4 * STEPS)
-    lrs = (0.05, 0.03, 0.02, 0.01)
-    given = [recipes.adam(lr=lr) for lr in lrs]
+    each = [recipe.replace(lr=lr) for lr in (0.05, 0.03, 0.02, 0.01)]
     done = pretrain.by_network(
-        task, given, tmp_path, blocks=blocks, head=head, optimizer_state=optimizer_state, seed=7
+        task, each, tmp_path, blocks=blocks, head=head, optimizer_state=optimizer_state, seed=7
     )
     torch.manual_seed(7)
     parts = blocks()
     after_blocks = torch.get_rng_state()
-    moments: dict[Tensor, Any] = {}
-    for depth, lr in enumerate(lrs, 1):
+    kept: dict[Tensor, Any] = {}
+    for depth, recipe_now in enumerate(each, 1):
         if depth <= 3:
             torch.set_rng_state(after_blocks)
             out = head(depth)
@@ -136,10 +137,10 @@ def test_networks_one_after_the_other_are_plain_loops(
             still = nn.Sequential(*parts[: depth - 1]).eval()
         else:
             trained, still = nn.Sequential(*parts, out), nn.Sequential()
-        optimizer = Optimizer(trained.parameters(), recipes.adam(lr=lr))
+        optimizer = Optimizer(trained.parameters(), recipe_now)
         for param in trained.parameters():
-            if optimizer_state and param in moments:
-                optimizer.state[param] = moments[param]
+            if optimizer_state and param in kept:
+                optimizer.state[param] = kept[param]
         taken = batches(task, seed=7)
         for _ in range(STEPS):
             x, y = next(taken)
@@ -148,7 +149,13 @@ def test_networks_one_after_the_other_are_plain_loops(
                 x = still(x)
             F.mse_loss(trained.train()(x), y).backward()
             optimizer.step()
-        moments |= optimizer.state
+        kept |= optimizer.state
+        x, y = fetch(task.splits.validation, torch.arange(40))
+        with torch.no_grad():
+            error = F.mse_loss(evaluated(trained, optimizer).eval()(still(x)), y)
+        assert done.runs[depth - 1].score == pytest.approx(error.item(), rel=1e-9)
+        if not optimizer_state or depth == 4:
+            trained.load_state_dict(evaluated(trained, optimizer).state_dict())
     expected = nn.Sequential(*parts, out).state_dict()
     assert done.gradient_evaluations == task.steps
     torch.testing.assert_close(load_file(done.checkpoint), dict(expected), rtol=1e-9, atol=1e-12)
@@ -274,8 +281,8 @@ def test_the_random_state_is_left_alone(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_budgets_are_equal_shares_and_the_rest_is_the_last_ones(tmp_path: Path) -> None:
-    done = pretrain.by_task(waves(steps=11), "adam", tmp_path)
+def test_budgets_are_equal_shares_and_recipes_may_differ(tmp_path: Path) -> None:
+    done = pretrain.by_task(waves(steps=11), ["sgd", "adam", "adam"], tmp_path)
     assert [run.curve[-1].step for run in done.runs] == [3, 3, 5]
     assert done.gradient_evaluations == 11
 
