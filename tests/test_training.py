@@ -298,3 +298,110 @@ def test_a_checkpoint_that_stands_there_is_replaced(tmp_path: Path) -> None:
     os.umask(before)
     assert out.stat().st_mode & 0o777 == 0o640
     assert set(load_file(out)) == {"0.weight", "0.bias", "2.weight", "2.bias"}
+
+
+# --- which parameters are kept, and when training ends early ---
+
+
+class Pulled(nn.Module):
+    """One number that starts at 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w.expand(len(x))
+
+
+def pulled(towards: float, **changes: Any) -> Task:
+    """Training pulls the number to 10; validation and test want it at another place.
+
+    Plain descent with lr = 0.05 takes it to 10 (1 - 0.9^t) in t steps.
+    """
+    there = (torch.zeros(4, 1), torch.full((4,), towards))
+    data = Data((torch.zeros(4, 1), torch.full((4,), 10.0)), there, there)
+    task = Task("pulled", Pulled, lambda: data, F.mse_loss, steps=15, batch_size=4)
+    return replace(task, **changes)
+
+
+PULL = recipes.sgd(lr=0.05)
+
+
+def after_steps(t: int) -> float:
+    return 10 * (1 - 0.9**t)
+
+
+def kept_number(
+    task: Task, folder: Path, recipe: Recipe = PULL, **settings: Any
+) -> tuple[Any, ...]:
+    """What was kept, the number in the checkpoint, and how long training went."""
+    trained = train(task, recipe, out=folder / "model.safetensors", **settings)
+    w = load_file(trained.checkpoint)["w"]
+    assert metric_of_checkpoint(task, trained.checkpoint) == pytest.approx(
+        trained.validation[task.metric_name], rel=1e-5, nan_ok=True
+    )
+    assert trained.run.test == pytest.approx(trained.validation, rel=1e-5, nan_ok=True)
+    return trained.kept, w.item(), trained.run.curve[-1].step
+
+
+def rooted(outputs: Tensor, _: Tensor) -> Tensor:
+    """A number up to 3.2, none beyond."""
+    return (3.2 - outputs).sqrt().mean()
+
+
+@pytest.mark.parametrize(
+    ("changes", "best"),
+    [
+        ({}, 3),
+        ({"metric": lambda w, y: -F.mse_loss(w, y), "direction": "max"}, 3),
+        ({"metric": rooted}, 3),
+        ({"metric": rooted, "direction": "max"}, 1),
+        ({"metric": lambda w, _: 0 * w.sum()}, 15),
+    ],
+)
+def test_the_best_evaluation_on_validation_data_is_kept(
+    changes: dict[str, Any], best: int, tmp_path: Path
+) -> None:
+    kept, w, steps = kept_number(pulled(3.0, **changes), tmp_path, keep="best")
+    assert (kept, steps) == (f"step {best}", 15)
+    assert w == pytest.approx(after_steps(best), rel=1e-5)
+
+
+def test_without_a_word_the_end_is_kept(tmp_path: Path) -> None:
+    kept, w, steps = kept_number(pulled(3.0), tmp_path)
+    assert (kept, steps) == ("step 15", 15)
+    assert w == pytest.approx(after_steps(15), rel=1e-5)
+
+
+@pytest.mark.parametrize(("keep", "step"), [("best", 3), ("end", 5)])
+def test_training_ends_when_patience_does(keep: str, step: int, tmp_path: Path) -> None:
+    kept, w, steps = kept_number(pulled(3.0), tmp_path, keep=keep, patience=2)
+    assert (kept, steps) == (f"step {step}", 5)
+    assert w == pytest.approx(after_steps(step), rel=1e-5)
+    assert kept_number(pulled(20.0), tmp_path, patience=1)[2] == 15
+
+
+@pytest.mark.parametrize(("towards", "kept"), [(20.0, "step 15, not averaged"), (0.0, "step 1")])
+def test_an_average_is_chosen_against_the_last_iterate(
+    towards: float, kept: str, tmp_path: Path
+) -> None:
+    averaged = chain(PULL, ema(0.9))
+    found, w, _ = kept_number(pulled(towards), tmp_path, averaged, keep="best")
+    assert found == kept
+    assert w == pytest.approx(after_steps(15 if towards else 1), rel=1e-5)
+    assert kept_number(pulled(towards), tmp_path, averaged)[0] == "step 15"
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"keep": "last"}, "nothing to keep is called last; known are end, best"),
+        ({"patience": 0}, "patience must be a whole number from 1"),
+    ],
+)
+def test_what_cannot_be_kept_is_said(
+    settings: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        train(pulled(3.0), PULL, out=tmp_path / "model.safetensors", **settings)

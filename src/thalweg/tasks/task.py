@@ -113,6 +113,11 @@ class Task:
         """What entrants are ranked by: the metric, or the loss where there is none."""
         return self.loss if self.metric is None else self.metric
 
+    def metrics(self, outputs: Any, targets: Any) -> dict[str, float]:
+        """The ranked metric and the further ones, by name."""
+        scores = {self.metric_name: self.score, **self.also}
+        return {name: float(score(outputs, targets)) for name, score in scores.items()}
+
     def steps_per_epoch(self, n_train: int) -> int:
         """Steps in one pass over `n_train` samples: floor(n_train / batch_size), at least 1.
 

@@ -17,14 +17,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from thalweg.arguments import require_whole
-from thalweg.errors import UserError
+from thalweg.errors import UserError, suggest
 from thalweg.recipes import Recipe, recipe_of
 from thalweg.stack.member import Member
 from thalweg.stack.population import Population
+from thalweg.stack.single import Single
 from thalweg.stack.way import Way, populate
 from thalweg.tasks.check import check, failure_in_training
 from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
+from thalweg.training.choice import KEEP, Candidates
 from thalweg.training.run import Point, Run
 from thalweg.whole_file import require_replaceable, whole_file
 
@@ -34,10 +36,15 @@ EVALUATIONS = 15
 
 @dataclass(frozen=True)
 class Trained:
-    """A run, and the file that holds its parameters and buffers at its end."""
+    """A run, and the file that holds the parameters and buffers that were kept.
+
+    kept: when the run had them. validation: their metrics by name; the run has those on test data.
+    """
 
     run: Run
     checkpoint: Path
+    kept: str
+    validation: Mapping[str, float]
 
 
 Watch = Callable[[int, int], None]
@@ -78,6 +85,8 @@ def train(
     *,
     seed: int = 0,
     out: str | Path = "model.safetensors",
+    keep: str = "end",
+    patience: int | None = None,
     watch: Watch | None = None,
 ) -> Trained:
     """Trains the task's model with a recipe, scores it on test data and saves a checkpoint.
@@ -85,27 +94,45 @@ def train(
     task: a task, the name of a bundled one, or `path/to/file.py:task`.
     recipe: a recipe, the name of an optimizer, or the path of a recipe file, `*.toml`.
     seed: from 0 to 2^32 - 1, fixes the initial weights and the batches.
+    keep: which parameters: those that evaluation uses at the "end", or the "best" on validation
+        data among these, those of the evaluations before (15 in a run, spread evenly), and, where
+        the recipe averages, the last iterate.
+    patience: evaluations without a better one after which training stops early; never, if not
+        given.
 
-    The checkpoint is a safetensors file of the parameters that evaluation uses, and the buffers, by
-    the model's names; its metadata hold the task's name, the recipe and the seed. Raises UserError
+    The checkpoint is a safetensors file of these parameters, and the buffers, by the model's names;
+    its metadata hold the task's name, the recipe, the seed and what was kept. Raises UserError
     when the run diverges, and, before training, for a task that cannot be trained and when nothing
     can be written to `out`.
     """
     task, recipe = find(task), recipe_of(recipe)
     require_whole("seed", seed, 0)
+    if keep not in KEEP:
+        raise UserError(f"nothing to keep is called {keep}; {suggest(str(keep), KEEP)}")
+    if patience is not None:
+        require_whole("patience", patience, 1)
     check(task)
     require_writable(Path(out))
     member = Member(recipe, seed)
     with failure_in_training(task), own_random_state(seed):
-        population = populate(task, [member], width=1)
-        (curve,) = learn(task, population, watch)
-        require_finite(task, population)
-        (tested,) = scores(task, population, task.splits.test)
-        with population.evaluation():
-            weights = population.state_dict(0)
-    metadata = {"task": task.name, "recipe": recipe.to_toml(), "seed": str(seed)}
-    save(weights, Path(out), metadata)
-    return Trained(Run(member, tuple(curve), None, tested), Path(out))
+        alone = Single(task, [member])
+        candidates = Candidates(task, alone)
+
+        def enough(curves: list[list[Point]]) -> bool:
+            candidates.add(curves[0][-1])
+            return candidates.waited == patience
+
+        compares = keep == "best" or patience is not None
+        (curve,) = learn(task, alone, watch, enough if compares else None)
+        require_finite(task, alone)
+        kept = candidates.evaluated(curve[-1])
+        if keep == "best":
+            kept = candidates.chosen(kept)
+        tested = candidates.metrics(kept.weights, task.splits.test)
+    metadata = {"task": task.name, "recipe": recipe.to_toml(), "seed": str(seed), "kept": kept.when}
+    save(kept.weights, Path(out), metadata)
+    run = Run(member, tuple(curve), None, tested)
+    return Trained(run, Path(out), kept.when, kept.validation)
 
 
 def require_finite(task: Task, alone: Population) -> None:
@@ -152,8 +179,16 @@ def unwritable(path: Path, error: Exception) -> UserError:
     return UserError(f"the checkpoint cannot be written to {path}: {why}.")
 
 
-def learn(task: Task, population: Population, watch: Watch | None = None) -> list[list[Point]]:
-    """Takes a population through the budget; each member's learning curve, by place."""
+def learn(
+    task: Task,
+    population: Population,
+    watch: Watch | None = None,
+    enough: Callable[[list[list[Point]]], bool] | None = None,
+) -> list[list[Point]]:
+    """Takes a population through the budget; each member's learning curve, by place.
+
+    enough: is told the curves after every evaluation, and may end the training early.
+    """
     steps = task.total_steps(len(task.splits.train))  # type: ignore[arg-type]
     marks = evaluation_steps(steps)
     curves: list[list[Point]] = [[] for _ in population.members]
@@ -168,6 +203,8 @@ def learn(task: Task, population: Population, watch: Watch | None = None) -> lis
         if step in marks:
             evaluate(task, population, step, losses, curves)
             losses = []
+            if enough is not None and enough(curves):
+                break
     return curves
 
 
@@ -200,10 +237,6 @@ def scores(task: Task, population: Population, dataset: Dataset[Any]) -> list[Ma
 
     Empty for a member that has diverged.
     """
-    wanted = {task.metric_name: task.score, **task.also}
     with torch.no_grad(), population.evaluation():
         outputs = zip(population.outputs(dataset), population.diverged, strict=True)
-        return [
-            {} if diverged else {name: float(score(*made)) for name, score in wanted.items()}
-            for made, diverged in outputs
-        ]
+        return [{} if diverged else task.metrics(*made) for made, diverged in outputs]
