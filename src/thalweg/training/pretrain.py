@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from thalweg.arguments import require_whole
 from thalweg.errors import UserError
@@ -179,7 +179,7 @@ def shares(task: Task, count: int) -> list[int]:
 
 
 class PartlyFrozen(nn.Sequential):
-    """Layers in a row, of which the first `frozen` are held still."""
+    """Layers in a row, of which the first `frozen` are held still and cost no gradients."""
 
     def __init__(self, *layers: nn.Module, frozen: int) -> None:
         super().__init__(*layers)
@@ -192,15 +192,6 @@ class PartlyFrozen(nn.Sequential):
         for layer in list(self)[: self.frozen]:
             layer.eval()
         return self
-
-    def forward(self, input: Tensor) -> Tensor:
-        layers = list(self)
-        with torch.no_grad():
-            for layer in layers[: self.frozen]:
-                input = layer(input)
-        for layer in layers[self.frozen :]:
-            input = layer(input)
-        return input
 
 
 def network(blocks: Blocks, head: Head, depth: int, frozen: int) -> nn.Module:
