@@ -353,12 +353,14 @@ def test_a_network_that_cannot_grow_is_refused(tmp_path: Path) -> None:
 def test_a_folder_of_another_pretraining_is_refused(tmp_path: Path) -> None:
     pretrain.by_task(waves(steps=6), "adam", tmp_path)
     for arguments in ({"recipe": "sgd"}, {"seed": 1}, {"curriculum": (1.5, 2.0)}):
-        with pytest.raises(UserError, match=r"stage-1\.safetensors is of another pre-training"):
+        with pytest.raises(UserError, match=r"stage-1\.safetensors is of another training"):
             pretrain.by_task(waves(steps=6), **{"recipe": "adam", "folder": tmp_path, **arguments})
-    with pytest.raises(UserError, match=r"stage-1\.safetensors is of another pre-training"):
+    with pytest.raises(UserError, match=r"stage-1\.safetensors is of another training"):
         pretrain.by_task(waves(steps=60), "adam", tmp_path)
     (tmp_path / "stage-2.safetensors").write_text("damaged")
-    with pytest.raises(UserError, match=r"stage-2\.safetensors cannot be read .*; delete it"):
+    with pytest.raises(
+        UserError, match=r"stage-2\.safetensors cannot be read .*; delete it to begin"
+    ):
         pretrain.by_task(waves(steps=6), "adam", tmp_path)
 
 

@@ -9,10 +9,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from torch import Tensor
-
 from thalweg.arguments import require_whole
 from thalweg.errors import UserError
 from thalweg.recipes import Recipe
@@ -22,10 +18,17 @@ from thalweg.stack.single import Single
 from thalweg.stack.stacked import shape_of
 from thalweg.tasks.check import check, failure_in_training
 from thalweg.tasks.task import Task
+from thalweg.training.files import (
+    Tensors,
+    optimizer_states,
+    put_optimizer_states,
+    read_state,
+    require_writable,
+    save,
+    write_state,
+)
 from thalweg.training.run import Point, Run
-from thalweg.training.train import learn, own_random_state, require_finite, require_writable, save
-
-Tensors = dict[str, Tensor]
+from thalweg.training.train import learn, own_random_state, require_finite
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Handed:
 
     last: Tensors
     evaluated: Tensors
-    states: dict[str, Tensors]
+    states: Tensors
 
 
 def run(stages: Sequence[Stage], seed: int, folder: Path) -> Pretrained:
@@ -97,7 +100,8 @@ def run(stages: Sequence[Stage], seed: int, folder: Path) -> Pretrained:
         plan.append(described(stage, seed))
         if not path.exists():
             train_stage(stage, seed, handed, path, plan)
-        handed, record = read(path, plan)
+        groups, record = read_state(path, plan)
+        handed = Handed(groups["last"], groups["evaluated"], groups.get("states", {}))
         points = [Point(**point) for point in record["curve"]]
         runs.append(Run(Member(stage.recipe, seed), tuple(points)))
         fresh.append(tuple(record["fresh"]))
@@ -140,12 +144,9 @@ def train_stage(stage: Stage, seed: int, before: Handed, path: Path, plan: list[
         require_finite(stage.task, alone)
         with alone.evaluation():
             evaluated = alone.state_dict(0)
-    tensors = {f"last.{name}": x for name, x in alone.state_dict(0).items()}
-    tensors |= {f"evaluated.{name}": x for name, x in evaluated.items()}
-    for name, states in (before.states | states_of(alone)).items():
-        tensors |= {f"states.{state}.{name}": x for state, x in states.items()}
+    handed = Handed(alone.state_dict(0), evaluated, before.states | optimizer_states(alone))
     record = {"plan": plan, "fresh": fresh, "curve": [asdict(point) for point in curve]}
-    save(tensors, path, {key: json.dumps(value) for key, value in record.items()})
+    write_state(path, vars(handed), record)
 
 
 def start_from(before: Handed, stage: Stage, alone: Single) -> list[str]:
@@ -169,44 +170,5 @@ def start_from(before: Handed, stage: Stage, alone: Single) -> list[str]:
         if name in parameters or stage.buffers:
             tensors[name].copy_(x)
     if stage.optimizer_state:
-        (optimizer,) = alone.optimizers
-        for name, param in model.named_parameters():
-            if name in fitting and name in before.states and param.requires_grad:
-                optimizer.state[param] = before.states[name]
+        put_optimizer_states(before.states, alone, fitting)
     return fresh
-
-
-def states_of(alone: Single) -> dict[str, Tensors]:
-    """The optimizer's state of each parameter that was trained."""
-    (model,), (optimizer,) = alone.models, alone.optimizers
-    return {
-        name: {state: x.clone() for state, x in optimizer.state[param].items()}
-        for name, param in model.named_parameters()
-        if param in optimizer.state
-    }
-
-
-def read(path: Path, plan: list[Any]) -> tuple[Handed, dict[str, Any]]:
-    """What a finished stage has left; UserError where it is of another pre-training."""
-    try:
-        with safe_open(path, "pt") as file:
-            record = {key: json.loads(text) for key, text in (file.metadata() or {}).items()}
-        tensors = load_file(path)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}); delete it to train its stage again."
-        ) from None
-    if record.get("plan") != plan:
-        raise UserError(
-            f"{path} is of another pre-training: of another task, model, recipe, seed or budget;"
-            " give another folder, or delete it to train again."
-        )
-    handed = Handed({}, {}, {})
-    for key, x in tensors.items():
-        group, name = key.split(".", 1)
-        if group == "states":
-            state, name = name.split(".", 1)
-            handed.states.setdefault(name, {})[state] = x
-        else:
-            getattr(handed, group)[name] = x
-    return handed, record

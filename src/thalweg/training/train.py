@@ -7,13 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from thalweg.arguments import require_whole
@@ -27,8 +23,8 @@ from thalweg.tasks.check import check, failure_in_training
 from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
 from thalweg.training.choice import KEEP, Candidates
+from thalweg.training.files import require_writable, save
 from thalweg.training.run import Point, Run
-from thalweg.whole_file import require_replaceable, whole_file
 
 EVALUATIONS = 15
 """Evaluations in a run, spread evenly, the last at its end."""
@@ -152,31 +148,6 @@ def own_random_state(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         yield
-
-
-def require_writable(path: Path) -> None:
-    """Makes the checkpoint's folder; UserError where a file cannot be put there."""
-    try:
-        require_replaceable(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise unwritable(path, error) from None
-
-
-def save(weights: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Writes a checkpoint; one that stands there is replaced only by a whole one."""
-    try:
-        with whole_file(path) as unfinished:
-            save_file({n: x.contiguous() for n, x in weights.items()}, unfinished, metadata)
-    except (OSError, SafetensorError) as error:
-        raise unwritable(path, error) from None
-
-
-def unwritable(path: Path, error: Exception) -> UserError:
-    why = getattr(error, "strerror", None) or error
-    return UserError(f"the checkpoint cannot be written to {path}: {why}.")
 
 
 def learn(
