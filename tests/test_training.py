@@ -14,9 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import Dataset
 
 from thalweg import recipes, schedules
 from thalweg.errors import UserError
+from thalweg.nn import BatchNorm
 from thalweg.optim import Optimizer
 from thalweg.recipes import Recipe, chain, ema, tail_average
 from thalweg.stack.batches import fetch, order
@@ -405,3 +407,128 @@ def test_what_cannot_be_kept_is_said(
 ) -> None:
     with pytest.raises(UserError, match=sentence):
         train(pulled(3.0), PULL, out=tmp_path / "model.safetensors", **settings)
+
+
+# --- stopped and gone on ---
+
+
+class Drawing(Dataset[Any]):
+    """Samples that draw random numbers."""
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, i: int) -> Any:
+        x = torch.full((4,), i / 20) + 0.1 * torch.randn(4)
+        return x, x[:1].sin()
+
+
+def restless(**changes: Any) -> Task:
+    """Everything that a run may remember: batches, statistics, and random numbers of each kind."""
+
+    def model() -> nn.Module:
+        first = nn.Sequential(nn.Linear(4, 8, bias=False), BatchNorm(8, momentum=None))
+        return nn.Sequential(first, nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 1))
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.mse_loss(outputs, targets + 0.01 * torch.randn(()))
+
+    x = torch.linspace(-1, 1, 24).view(6, 4)
+    data = Data(Drawing(), (x, x[:, :1].sin()), (x, x[:, :1].sin()))
+    settings = {"loss": loss, "metric": F.mse_loss, "batch_size": 8, "steps": 40}
+    return Task("restless", model, lambda: data, **{**settings, **changes})
+
+
+def stopping_at(last: int) -> Any:
+    def watch(step: int, alive: int) -> None:  # noqa: ARG001
+        if step == last:
+            raise KeyboardInterrupt
+
+    return watch
+
+
+PLATEAU = schedules.plateau(0.05, gamma=0.5, patience=0)
+COOLING = schedules.linear(0.05, 0.01, steps=40)
+REMEMBERING = {
+    "adam": recipes.adam(lr=0.01),
+    "a plateau": recipes.nadam(lr=PLATEAU),
+    "nesterov, averaged": chain(
+        recipes.nesterov(lr=schedules.linear(0.05, 0.01, steps=40)), ema(0.9)
+    ),
+    "the last averaged": chain(recipes.adamw(lr=0.01), tail_average(10, 40)),
+}
+
+
+@pytest.mark.parametrize("recipe", REMEMBERING.values(), ids=REMEMBERING)
+@pytest.mark.parametrize("keep", ["end", "best"])
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
+    keep: str, recipe: Recipe, tmp_path: Path
+) -> None:
+    whole = train(restless(), recipe, seed=2, keep=keep, out=tmp_path / "whole.safetensors")
+    out = tmp_path / "model.safetensors"
+    for last in (7, 20, 40):
+        with pytest.raises(KeyboardInterrupt):
+            train(restless(), recipe, seed=2, keep=keep, out=out, watch=stopping_at(last))
+        torch.rand(3)
+    seen: list[int] = []
+    went_on = train(
+        restless(), recipe, seed=2, keep=keep, out=out, watch=lambda step, _: seen.append(step)
+    )
+    assert seen == [39, 40]
+    assert (went_on.run, went_on.kept, went_on.validation) == (
+        whole.run,
+        whole.kept,
+        whole.validation,
+    )
+    expected = load_file(whole.checkpoint)
+    assert all(torch.equal(x, expected[name]) for name, x in load_file(out).items())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.safetensors", "whole.safetensors"]
+
+
+@pytest.mark.parametrize("patience", [None, 2])
+def test_a_run_stopped_after_its_last_evaluation_is_not_trained_again(
+    patience: int | None, tmp_path: Path
+) -> None:
+    class ReadOnce(Dataset[Any]):
+        """Test data that the check can read, and what comes behind training cannot."""
+
+        reads = 0
+
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, i: int) -> Any:
+            self.reads += 1
+            if self.reads > 4:
+                raise KeyboardInterrupt
+            return torch.zeros(1), torch.tensor(3.0)
+
+    task = pulled(3.0)
+    splits = task.splits
+    stopping = Data(splits.train, splits.validation, ReadOnce())
+    checked = replace(task, data=lambda: stopping)
+    out = tmp_path / "model.safetensors"
+    settings: dict[str, Any] = {"keep": "best", "patience": patience, "out": out}
+    with pytest.raises(KeyboardInterrupt):
+        train(checked, PULL, **settings)
+    trained = train(task, PULL, **settings, watch=stopping_at(1))
+    assert (trained.kept, trained.run.curve[-1].step) == ("step 3", 5 if patience else 15)
+
+
+def test_a_run_of_another_kind_does_not_go_on(tmp_path: Path) -> None:
+    out = tmp_path / "model.safetensors"
+    given: dict[str, Any] = {"task": pulled(3.0), "recipe": PULL, "out": out}
+    with pytest.raises(KeyboardInterrupt):
+        train(**given, watch=stopping_at(5))
+    for other in ({"recipe": "adam"}, {"seed": 1}, {"keep": "best"}, {"patience": 3}):
+        with pytest.raises(UserError, match=r"safetensors\.unfinished is of another training"):
+            train(**{**given, **other})
+    (tmp_path / "model.safetensors.unfinished").write_text("damaged")
+    with pytest.raises(UserError, match=r"unfinished cannot be read .*; delete it to begin again"):
+        train(**given)
+
+
+def test_a_run_that_diverges_leaves_nothing_to_go_on_from(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="diverged at step 5"):
+        train(pulled(3.0), recipes.sgd(lr=1e5), out=tmp_path / "model.safetensors")
+    assert list(tmp_path.iterdir()) == []

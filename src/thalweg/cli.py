@@ -107,7 +107,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a task with a recipe and save a checkpoint."""
-    with stopping("nothing was saved"):
+    with stopping("the same command goes on from the last evaluation"):
         found = find(task)
         trained = run_training(found, recipe, seed=seed, out=out, keep=keep, patience=patience)
     for split, scores in (("validation", trained.validation), ("test", trained.run.test)):

@@ -25,11 +25,12 @@ ESTIMATION_BATCHES = 20
 class Population(ABC):
     """Members in training together, each in a place from 0 that `keep` may change.
 
-    members: by place. diverged: by place, none for those that are finite.
+    members: by place. diverged: by place, none for those that are finite. steps: that were taken.
     """
 
     members: list[Member]
     diverged: list[Divergence | None]
+    steps: int
 
     @abstractmethod
     def step(self) -> list[float]:

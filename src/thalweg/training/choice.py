@@ -33,7 +33,7 @@ class Candidate:
 
 
 class Candidates:
-    """The best evaluation of a run so far.
+    """The best evaluation of a lone run so far.
 
     waited: evaluations since.
     """
@@ -45,29 +45,31 @@ class Candidates:
 
     def add(self, point: Point) -> None:
         """Takes note of the evaluation that has just been made."""
-        made = self.evaluated(point)
         self.waited += 1
-        if self.best is None or self.goodness(made) > self.goodness(self.best):
-            self.best, self.waited = made, 0
+        found = self.goodness(self.validation(point))
+        if self.best is None or found > self.goodness(self.best.validation):
+            self.best, self.waited = self.evaluated(point), 0
 
     def evaluated(self, point: Point) -> Candidate:
         """What the evaluation that has just been made was of."""
         with self.alone.evaluation():
             weights = self.alone.state_dict(0)
-        validation = {self.task.metric_name: point.metric, **point.also}
-        return Candidate(f"step {point.step}", weights, validation)
+        return Candidate(f"step {point.step}", weights, self.validation(point))
+
+    def validation(self, point: Point) -> dict[str, float]:
+        return {self.task.metric_name: point.metric, **point.also}
 
     def chosen(self, last: Candidate) -> Candidate:
         """The best of all evaluations, or the last iterate, where evaluation is of an average.
 
         The last of those that are equally good.
         """
-        candidates = [last] if self.best is None else [last, self.best]
+        candidates = [last, self.best or last]
         if averages(self.alone.optimizers[0].rules):
             weights = self.alone.state_dict(0)
             validation = self.metrics(weights, self.task.splits.validation)
             candidates.append(Candidate(f"{last.when}, not averaged", weights, validation))
-        return max(candidates, key=self.goodness)
+        return max(candidates, key=lambda candidate: self.goodness(candidate.validation))
 
     def metrics(self, weights: dict[str, Tensor], dataset: Dataset[Any]) -> dict[str, float]:
         """The metrics over a data set of a model with these parameters and buffers."""
@@ -76,8 +78,8 @@ class Candidates:
         with torch.no_grad():
             return self.task.metrics(*self.alone.outputs_of(model.eval(), dataset))
 
-    def goodness(self, candidate: Candidate) -> float:
+    def goodness(self, metrics: Mapping[str, float]) -> float:
         """The ranked metric, larger being better; what is not a number is worst."""
-        metric = candidate.validation[self.task.metric_name]
+        metric = metrics[self.task.metric_name]
         signed = metric if self.task.direction == "max" else -metric
         return -math.inf if math.isnan(signed) else signed

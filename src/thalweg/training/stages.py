@@ -13,7 +13,6 @@ from thalweg.arguments import require_whole
 from thalweg.errors import UserError
 from thalweg.recipes import Recipe
 from thalweg.stack.member import Member
-from thalweg.stack.population import initial_model
 from thalweg.stack.single import Single
 from thalweg.stack.stacked import shape_of
 from thalweg.tasks.check import check, failure_in_training
@@ -28,7 +27,7 @@ from thalweg.training.files import (
     write_state,
 )
 from thalweg.training.run import Point, Run
-from thalweg.training.train import learn, own_random_state, require_finite
+from thalweg.training.train import described, learn, own_random_state, require_finite
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def run(stages: Sequence[Stage], seed: int, folder: Path) -> Pretrained:
     runs, fresh, plan = [], [], []
     for number, stage in enumerate(stages, 1):
         path = folder / f"stage-{number}.safetensors"
-        plan.append(described(stage, seed))
+        plan.append(planned(stage, seed))
         if not path.exists():
             train_stage(stage, seed, handed, path, plan)
         groups, record = read_state(path, plan)
@@ -121,18 +120,10 @@ def require_one_state(stages: Sequence[Stage]) -> None:
             )
 
 
-def described(stage: Stage, seed: int) -> dict[str, Any]:
+def planned(stage: Stage, seed: int) -> dict[str, Any]:
     """What makes a stage another one when it changes."""
-    model = initial_model(stage.task, seed)
-    return {
-        "task": stage.task.name,
-        "parameters": {name: list(param.shape) for name, param in model.named_parameters()},
-        "recipe": stage.recipe.to_toml(),
-        "steps": stage.steps,
-        "optimizer_state": stage.optimizer_state,
-        "buffers": stage.buffers,
-        "seed": seed,
-    }
+    carrying = {"optimizer_state": stage.optimizer_state, "buffers": stage.buffers}
+    return described(stage.task, stage.recipe, seed) | carrying
 
 
 def train_stage(stage: Stage, seed: int, before: Handed, path: Path, plan: list[Any]) -> None:

@@ -16,7 +16,7 @@ from thalweg.arguments import require_whole
 from thalweg.errors import UserError, suggest
 from thalweg.recipes import Recipe, recipe_of
 from thalweg.stack.member import Member
-from thalweg.stack.population import Population
+from thalweg.stack.population import Population, initial_model
 from thalweg.stack.single import Single
 from thalweg.stack.way import Way, populate
 from thalweg.tasks.check import check, failure_in_training
@@ -24,6 +24,7 @@ from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
 from thalweg.training.choice import KEEP, Candidates
 from thalweg.training.files import require_writable, save
+from thalweg.training.progress import read_progress, write_progress
 from thalweg.training.run import Point, Run
 
 EVALUATIONS = 15
@@ -97,7 +98,9 @@ def train(
         given.
 
     The checkpoint is a safetensors file of these parameters, and the buffers, by the model's names;
-    its metadata hold the task's name, the recipe, the seed and what was kept. Raises UserError
+    its metadata hold the task's name, the recipe, the seed and what was kept. A run that is stopped
+    leaves `out` with `.unfinished` behind its name, from which the same call goes on at the last
+    evaluation, and comes to the same bits (on a CPU) as if it had never stopped. Raises UserError
     when the run diverges, and, before training, for a task that cannot be trained and when nothing
     can be written to `out`.
     """
@@ -108,27 +111,59 @@ def train(
     if patience is not None:
         require_whole("patience", patience, 1)
     check(task)
-    require_writable(Path(out))
+    unfinished = Path(f"{out}.unfinished")
+    for path in (Path(out), unfinished):
+        require_writable(path)
     member = Member(recipe, seed)
+    plan = described(task, recipe, seed) | {"keep": keep, "patience": patience}
     with failure_in_training(task), own_random_state(seed):
-        alone = Single(task, [member])
-        candidates = Candidates(task, alone)
-
-        def enough(curves: list[list[Point]]) -> bool:
-            candidates.add(curves[0][-1])
-            return candidates.waited == patience
-
-        compares = keep == "best" or patience is not None
-        (curve,) = learn(task, alone, watch, enough if compares else None)
-        require_finite(task, alone)
+        candidates = Candidates(task, Single(task, [member]))
+        curve = learn_alone(candidates, unfinished, plan, watch)
         kept = candidates.evaluated(curve[-1])
         if keep == "best":
             kept = candidates.chosen(kept)
         tested = candidates.metrics(kept.weights, task.splits.test)
     metadata = {"task": task.name, "recipe": recipe.to_toml(), "seed": str(seed), "kept": kept.when}
     save(kept.weights, Path(out), metadata)
+    unfinished.unlink()
     run = Run(member, tuple(curve), None, tested)
     return Trained(run, Path(out), kept.when, kept.validation)
+
+
+def learn_alone(
+    candidates: Candidates, unfinished: Path, plan: dict[str, Any], watch: Watch | None
+) -> list[Point]:
+    """The learning curve of a lone run, which goes on from its file where it was stopped.
+
+    It ends early after as many evaluations without a better one as the plan has patience.
+    """
+    task, alone = candidates.task, candidates.alone
+    patience: int | None = plan["patience"]
+    curve = read_progress(unfinished, plan, candidates) if unfinished.exists() else []
+
+    def enough(curves: list[list[Point]]) -> bool:
+        candidates.add(curves[0][-1])
+        write_progress(unfinished, plan, candidates, curves[0])
+        return candidates.waited == patience
+
+    if candidates.waited != patience:
+        (curve,) = learn(task, alone, watch, enough, [curve])
+    if alone.diverged[0]:
+        unfinished.unlink(missing_ok=True)
+    require_finite(task, alone)
+    return curve
+
+
+def described(task: Task, recipe: Recipe, seed: int) -> dict[str, Any]:
+    """What makes a training another one when it changes."""
+    model = initial_model(task, seed)
+    return {
+        "task": task.name,
+        "parameters": {name: list(param.shape) for name, param in model.named_parameters()},
+        "recipe": recipe.to_toml(),
+        "steps": task.total_steps(len(task.splits.train)),  # type: ignore[arg-type]
+        "seed": seed,
+    }
 
 
 def require_finite(task: Task, alone: Population) -> None:
@@ -155,16 +190,18 @@ def learn(
     population: Population,
     watch: Watch | None = None,
     enough: Callable[[list[list[Point]]], bool] | None = None,
+    begun: list[list[Point]] | None = None,
 ) -> list[list[Point]]:
     """Takes a population through the budget; each member's learning curve, by place.
 
-    enough: is told the curves after every evaluation, and may end the training early.
+    enough: is told the curves after every evaluation, and may end the training early. begun: the
+    curves of a population that has been on the way already.
     """
     steps = task.total_steps(len(task.splits.train))  # type: ignore[arg-type]
     marks = evaluation_steps(steps)
-    curves: list[list[Point]] = [[] for _ in population.members]
+    curves = begun or [[] for _ in population.members]
     losses: list[list[float]] = []
-    for step in range(1, steps + 1):
+    for step in range(population.steps + 1, steps + 1):
         losses.append(population.step())
         alive = population.diverged.count(None)
         if watch is not None:
