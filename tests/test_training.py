@@ -435,7 +435,7 @@ def restless(**changes: Any) -> Task:
 
     x = torch.linspace(-1, 1, 24).view(6, 4)
     data = Data(Drawing(), (x, x[:, :1].sin()), (x, x[:, :1].sin()))
-    settings = {"loss": loss, "metric": F.mse_loss, "batch_size": 8, "steps": 40}
+    settings = {"loss": loss, "batch_size": 8, "steps": 40}
     return Task("restless", model, lambda: data, **{**settings, **changes})
 
 
