@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # The tensors are small and two tests run side by side: threads would only wait for each other.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+import torch
 
 # Kernels of chains that only tests have do not belong among the user's.
 CACHE = Path(__file__).parents[1] / ".cache"
@@ -18,3 +22,12 @@ os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(CACHE / "inductor")
 # The same examples every time, however long a busy machine takes over one.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """PyTorch with two threads for the time of the test."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

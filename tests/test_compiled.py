@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -20,12 +21,14 @@ import thalweg as tw
 from thalweg import recipes
 from thalweg.errors import UserError
 from thalweg.race import plan
+from thalweg.race.cost import Pace
 from thalweg.race.plan import planned
 from thalweg.race.record import Settings
 from thalweg.stack.compiled import Compiled, TooLongError
 from thalweg.stack.member import Member
 from thalweg.stack.population import Population
 from thalweg.stack.stacked import Stacked
+from thalweg.stack.way import WAYS
 from thalweg.tasks import Data, Task, bundled, find
 
 FEW = ["digits", "digits-conv"]
@@ -115,14 +118,28 @@ def test_a_graph_that_would_take_minutes_is_not_compiled() -> None:
 # --- the choice ---
 
 
-def settings(task: Task, step: str = "measured") -> Settings:
+def settings(task: Task, step: str = "measured", lanes: int | None = 1) -> Settings:
     return Settings(
-        task.name, "loss", "min", None, 12, ("sgd", "adam"), 2, 4, "none", None, 0.05, 0, 2, step
+        task.name,
+        "loss",
+        "min",
+        None,
+        12,
+        ("sgd", "adam"),
+        2,
+        4,
+        "none",
+        None,
+        0.05,
+        0,
+        2,
+        step,
+        lanes,
     )
 
 
-def blocks(members: int, block: int) -> int:
-    return -(-members // block)
+def turns(members: int, block: int, lanes: int) -> int:
+    return -(-members // (block * lanes))
 
 
 RECIPES = [recipes.sgd(lr=1e-3), recipes.adam()]
@@ -130,25 +147,62 @@ RECIPES = [recipes.sgd(lr=1e-3), recipes.adam()]
 
 def test_a_short_race_is_not_compiled() -> None:
     task = find("saddle")
-    found = planned(task, RECIPES, settings(task), partial(blocks, 12))
-    assert found.way in ("single", "stacked")
+    found = planned(task, RECIPES, settings(task), partial(turns, 12))
+    assert "single" in found.why
     assert "compiled" not in found.why
-    for way in ("single", "stacked"):
-        assert way in found.why
 
 
-def test_of_a_long_race_every_way_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("two_threads")
+def test_of_a_long_race_every_way_is_measured_in_lanes_and_alone() -> None:
     task = find("digits")
-    found = planned(task, RECIPES, settings(task), partial(blocks, 10**6))
-    assert all(way in found.why for way in plan.WAYS)
-    monkeypatch.setattr(plan, "race_seconds", lambda *given: {"compiled": 1.0}.get(given[3], 1e3))
-    assert planned(task, RECIPES, settings(task), partial(blocks, 12)).way == "compiled"
+    found = planned(task, RECIPES, settings(task, lanes=None), partial(turns, 10**9))
+    for way in WAYS:
+        assert re.search(rf"{way} in 2 lanes \d", found.why)
+        assert re.search(rf"{way} \d", found.why)
+
+
+def paced(*told: Any) -> Pace:
+    """A step of a block takes 4 s one by one, 2 stacked, 1 compiled, and in lanes half as much."""
+    *_, way, lanes = told
+    return Pace(0, {"single": 4 / 2, "stacked": 2, "compiled": 1}[way] / lanes, 0)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_the_quickest_plan_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = find("digits")
+    monkeypatch.setattr(plan, "side_by_side", paced)
+    found = planned(task, RECIPES, settings(task, lanes=None), partial(turns, 10**5))
+    assert (found.way, found.lanes, found.width) == ("compiled", 2, 2)
+    assert found.seconds == pytest.approx(12 * 10**5 / 2 / 4)
+
+
+def test_measuring_stops_where_it_would_cost_more_than_it_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task = find("digits")
+    monkeypatch.setattr(plan, "side_by_side", paced)
+    found = planned(task, RECIPES, settings(task), partial(turns, 40))
+    assert found.why == "Members are stepped single: single 16 min."
+
+
+def out_of_memory(*told: Any) -> Pace:
+    if "stacked" in told:
+        raise MemoryError
+    return paced(*told)
+
+
+def test_a_way_that_fails_while_it_is_measured_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = find("digits")
+    monkeypatch.setattr(plan, "side_by_side", out_of_memory)
+    found = planned(task, RECIPES, settings(task), partial(turns, 10**5))
+    assert found.way == "compiled"
+    assert found.why.endswith("stacked failed (MemoryError).")
 
 
 def test_a_way_that_a_task_does_not_have_is_refused() -> None:
     lstm = replace(dropout(), model=lambda: Last(nn.LSTM(4, 2)))
     with pytest.raises(UserError, match="compiled steps cannot be had: members run one by one"):
-        planned(lstm, RECIPES, settings(lstm, "compiled"), partial(blocks, 12))
+        planned(lstm, RECIPES, settings(lstm, "compiled"), partial(turns, 12))
     with pytest.raises(UserError, match="no step is called compild; did you mean compiled"):
         tw.race("saddle", step="compild")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -423,6 +424,29 @@ def test_evaluation_leaves_training_as_it_was() -> None:
         list(watched.outputs(task.splits.validation))
     for some, others in zip(after(watched, 2)[1], after(left, 2)[1], strict=True):
         assert_same_bits(some, others)
+
+
+class FirstNormHeld(nn.Sequential):
+    """Training leaves the statistics of the first normalization as they are."""
+
+    def train(self, mode: bool = True) -> FirstNormHeld:
+        super().train(mode)
+        self[1].eval()
+        return self
+
+
+@pytest.mark.parametrize("kind", [Single, Stacked])
+def test_held_statistics_are_not_estimated_again(kind: Any) -> None:
+    norms = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    task = tiny(lambda: FirstNormHeld(nn.Linear(4, 3), *copy.deepcopy(norms), nn.Linear(3, 2)))
+    members = [Member(chain(recipes.sgd(), ema(0.9)), seed) for seed in (0, 1)]
+    population = kind(task, members) if kind is Single else kind(task, members, width=2)
+    population.step()
+    with population.evaluation():
+        state = population.state_dict(1)
+    assert state["1.running_mean"].tolist() == [0, 0, 0]
+    assert state["2.running_mean"].abs().min() > 0
+    assert state["1.num_batches_tracked"] == 0
 
 
 # --- models that cannot be stacked ---

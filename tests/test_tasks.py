@@ -21,7 +21,9 @@ from thalweg.tasks import Data, Task, bundled, check, find
 from thalweg.tasks import landscapes as land
 from thalweg.tasks import topics as text
 from thalweg.tasks import waveform as wave
+from thalweg.tasks.adding import adding_problem
 from thalweg.tasks.check import failure_in_training
+from thalweg.tasks.digits import first_digits
 
 NAMES = [task.name for task in bundled()]
 
@@ -97,6 +99,8 @@ def test_data_is_made_once() -> None:
         ({"batch_size": True}, "needs batch_size as a whole number above 0, not True"),
         ({"direction": "down"}, "needs direction 'min' or 'max', not 'down'"),
         ({"target": math.nan}, "needs a finite number as its target, not nan"),
+        ({"curriculum": (1,)}, "so it needs a function that makes the task of a value, not None"),
+        ({"curriculum": (1,), "difficulty": 3}, "makes the task of a value, not 3; write difficu"),
         ({"model": linear_model()}, "makes its model, not a Linear; write model=lambda"),
         ({"data": linear_data()}, "makes its data, not a Data; write data=lambda"),
         ({"loss": 3}, r"function of \(outputs, targets\) as its loss, not an int"),
@@ -463,6 +467,50 @@ def test_a_good_rate_reaches_the_target_and_a_tiny_one_does_not(name: str, lr: f
     task = find(name)
     assert task.target is not None
     assert train(task, lr) < task.target < train(task, lr / 100)
+
+
+# Difficulties
+
+
+CURRICULA = {"waveform": (3, 6), "adding": (10, 25), "digits": (2, 5)}
+
+
+@pytest.mark.parametrize("name", CURRICULA)
+def test_a_curriculum_leads_up_to_the_task(name: str) -> None:
+    task = find(name)
+    assert task.curriculum == CURRICULA[name]
+    assert task.difficulty is not None
+    for simpler, value in enumerate(task.curriculum):
+        made = task.difficulty(value)
+        assert (made.name, made.curriculum) == (task.name, task.curriculum[:simpler])
+        check(made)
+
+
+def test_what_the_simpler_tasks_are() -> None:
+    short = tensors(adding_problem(10).splits.train)
+    assert short[0].shape == (8192, 10, 2)
+    assert torch.allclose(short[0].prod(2).sum(1), short[1])
+    pictures, classes = tensors(first_digits(2).splits.train)
+    every, all_classes = tensors(find("digits").splits.train)
+    assert set(classes.tolist()) == {0, 1} and set(all_classes.tolist()) == set(range(10))
+    assert {tuple(x) for x in pictures.tolist()} & {tuple(x) for x in every.tolist()}
+    assert first_digits(2).model()(pictures).shape == (len(pictures), 2)
+    assert wave.waveform(3.0).model().frequency == 3.0
+
+
+@pytest.mark.parametrize(
+    ("difficulty", "value", "sentence"),
+    [
+        (adding_problem, 1, "length must be a whole number from 2 to 4294967295, not 1"),
+        (adding_problem, 2.5, "length must be a whole number from 2 to 4294967295, not 2.5"),
+        (first_digits, 1, "from 2 to 10 classes, not 1"),
+        (first_digits, 11, "from 2 to 10 classes, not 11"),
+        (first_digits, "two", "from 2 to 10 classes, not 'two'"),
+    ],
+)
+def test_a_difficulty_that_is_none_is_refused(difficulty: Any, value: Any, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        difficulty(value)
 
 
 # Samples

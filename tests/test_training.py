@@ -14,9 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import Dataset
 
 from thalweg import recipes, schedules
 from thalweg.errors import UserError
+from thalweg.nn import BatchNorm
 from thalweg.optim import Optimizer
 from thalweg.recipes import Recipe, chain, ema, tail_average
 from thalweg.stack.batches import fetch, order
@@ -298,3 +300,235 @@ def test_a_checkpoint_that_stands_there_is_replaced(tmp_path: Path) -> None:
     os.umask(before)
     assert out.stat().st_mode & 0o777 == 0o640
     assert set(load_file(out)) == {"0.weight", "0.bias", "2.weight", "2.bias"}
+
+
+# --- which parameters are kept, and when training ends early ---
+
+
+class Pulled(nn.Module):
+    """One number that starts at 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w.expand(len(x))
+
+
+def pulled(towards: float, **changes: Any) -> Task:
+    """Training pulls the number to 10; validation and test want it at another place.
+
+    Plain descent with lr = 0.05 takes it to 10 (1 - 0.9^t) in t steps.
+    """
+    there = (torch.zeros(4, 1), torch.full((4,), towards))
+    data = Data((torch.zeros(4, 1), torch.full((4,), 10.0)), there, there)
+    task = Task("pulled", Pulled, lambda: data, F.mse_loss, steps=15, batch_size=4)
+    return replace(task, **changes)
+
+
+PULL = recipes.sgd(lr=0.05)
+
+
+def after_steps(t: int) -> float:
+    return 10 * (1 - 0.9**t)
+
+
+def kept_number(
+    task: Task, folder: Path, recipe: Recipe = PULL, **settings: Any
+) -> tuple[Any, ...]:
+    """What was kept, the number in the checkpoint, and how long training went."""
+    trained = train(task, recipe, out=folder / "model.safetensors", **settings)
+    w = load_file(trained.checkpoint)["w"]
+    assert metric_of_checkpoint(task, trained.checkpoint) == pytest.approx(
+        trained.validation[task.metric_name], rel=1e-5, nan_ok=True
+    )
+    assert trained.run.test == pytest.approx(trained.validation, rel=1e-5, nan_ok=True)
+    return trained.kept, w.item(), trained.run.curve[-1].step
+
+
+def rooted(outputs: Tensor, _: Tensor) -> Tensor:
+    """A number up to 3.2, none beyond."""
+    return (3.2 - outputs).sqrt().mean()
+
+
+@pytest.mark.parametrize(
+    ("changes", "best"),
+    [
+        ({}, 3),
+        ({"metric": lambda w, y: -F.mse_loss(w, y), "direction": "max"}, 3),
+        ({"metric": rooted}, 3),
+        ({"metric": rooted, "direction": "max"}, 1),
+        ({"metric": lambda w, _: 0 * w.sum()}, 15),
+    ],
+)
+def test_the_best_evaluation_on_validation_data_is_kept(
+    changes: dict[str, Any], best: int, tmp_path: Path
+) -> None:
+    kept, w, steps = kept_number(pulled(3.0, **changes), tmp_path, keep="best")
+    assert (kept, steps) == (f"step {best}", 15)
+    assert w == pytest.approx(after_steps(best), rel=1e-5)
+
+
+def test_without_a_word_the_end_is_kept(tmp_path: Path) -> None:
+    kept, w, steps = kept_number(pulled(3.0), tmp_path)
+    assert (kept, steps) == ("step 15", 15)
+    assert w == pytest.approx(after_steps(15), rel=1e-5)
+
+
+@pytest.mark.parametrize(("keep", "step"), [("best", 3), ("end", 5)])
+def test_training_ends_when_patience_does(keep: str, step: int, tmp_path: Path) -> None:
+    kept, w, steps = kept_number(pulled(3.0), tmp_path, keep=keep, patience=2)
+    assert (kept, steps) == (f"step {step}", 5)
+    assert w == pytest.approx(after_steps(step), rel=1e-5)
+    assert kept_number(pulled(20.0), tmp_path, patience=1)[2] == 15
+
+
+@pytest.mark.parametrize(("towards", "kept"), [(20.0, "step 15, not averaged"), (0.0, "step 1")])
+def test_an_average_is_chosen_against_the_last_iterate(
+    towards: float, kept: str, tmp_path: Path
+) -> None:
+    averaged = chain(PULL, ema(0.9))
+    found, w, _ = kept_number(pulled(towards), tmp_path, averaged, keep="best")
+    assert found == kept
+    assert w == pytest.approx(after_steps(15 if towards else 1), rel=1e-5)
+    assert kept_number(pulled(towards), tmp_path, averaged)[0] == "step 15"
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"keep": "last"}, "nothing to keep is called last; known are end, best"),
+        ({"patience": 0}, "patience must be a whole number from 1"),
+    ],
+)
+def test_what_cannot_be_kept_is_said(
+    settings: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        train(pulled(3.0), PULL, out=tmp_path / "model.safetensors", **settings)
+
+
+# --- stopped and gone on ---
+
+
+class Drawing(Dataset[Any]):
+    """Samples that draw random numbers."""
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, i: int) -> Any:
+        x = torch.full((4,), i / 20) + 0.1 * torch.randn(4)
+        return x, x[:1].sin()
+
+
+def restless(**changes: Any) -> Task:
+    """Everything that a run may remember: batches, statistics, and random numbers of each kind."""
+
+    def model() -> nn.Module:
+        first = nn.Sequential(nn.Linear(4, 8, bias=False), BatchNorm(8, momentum=None))
+        return nn.Sequential(first, nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 1))
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.mse_loss(outputs, targets + 0.01 * torch.randn(()))
+
+    x = torch.linspace(-1, 1, 24).view(6, 4)
+    data = Data(Drawing(), (x, x[:, :1].sin()), (x, x[:, :1].sin()))
+    settings = {"loss": loss, "batch_size": 8, "steps": 40}
+    return Task("restless", model, lambda: data, **{**settings, **changes})
+
+
+def stopping_at(last: int) -> Any:
+    def watch(step: int, alive: int) -> None:  # noqa: ARG001
+        if step == last:
+            raise KeyboardInterrupt
+
+    return watch
+
+
+PLATEAU = schedules.plateau(0.05, gamma=0.5, patience=0)
+COOLING = schedules.linear(0.05, 0.01, steps=40)
+REMEMBERING = {
+    "adam": recipes.adam(lr=0.01),
+    "a plateau": recipes.nadam(lr=PLATEAU),
+    "nesterov, averaged": chain(
+        recipes.nesterov(lr=schedules.linear(0.05, 0.01, steps=40)), ema(0.9)
+    ),
+    "the last averaged": chain(recipes.adamw(lr=0.01), tail_average(10, 40)),
+}
+
+
+@pytest.mark.parametrize("recipe", REMEMBERING.values(), ids=REMEMBERING)
+@pytest.mark.parametrize("keep", ["end", "best"])
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
+    keep: str, recipe: Recipe, tmp_path: Path
+) -> None:
+    whole = train(restless(), recipe, seed=2, keep=keep, out=tmp_path / "whole.safetensors")
+    out = tmp_path / "model.safetensors"
+    for last in (7, 20, 40):
+        with pytest.raises(KeyboardInterrupt):
+            train(restless(), recipe, seed=2, keep=keep, out=out, watch=stopping_at(last))
+        torch.rand(3)
+    seen: list[int] = []
+    went_on = train(
+        restless(), recipe, seed=2, keep=keep, out=out, watch=lambda step, _: seen.append(step)
+    )
+    assert seen == [39, 40]
+    assert (went_on.run, went_on.kept, went_on.validation) == (
+        whole.run,
+        whole.kept,
+        whole.validation,
+    )
+    expected = load_file(whole.checkpoint)
+    assert all(torch.equal(x, expected[name]) for name, x in load_file(out).items())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.safetensors", "whole.safetensors"]
+
+
+@pytest.mark.parametrize("patience", [None, 2])
+def test_a_run_stopped_after_its_last_evaluation_is_not_trained_again(
+    patience: int | None, tmp_path: Path
+) -> None:
+    class ReadOnce(Dataset[Any]):
+        """Test data that the check can read, and what comes behind training cannot."""
+
+        reads = 0
+
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, i: int) -> Any:
+            self.reads += 1
+            if self.reads > 4:
+                raise KeyboardInterrupt
+            return torch.zeros(1), torch.tensor(3.0)
+
+    task = pulled(3.0)
+    splits = task.splits
+    stopping = Data(splits.train, splits.validation, ReadOnce())
+    checked = replace(task, data=lambda: stopping)
+    out = tmp_path / "model.safetensors"
+    settings: dict[str, Any] = {"keep": "best", "patience": patience, "out": out}
+    with pytest.raises(KeyboardInterrupt):
+        train(checked, PULL, **settings)
+    trained = train(task, PULL, **settings, watch=stopping_at(1))
+    assert (trained.kept, trained.run.curve[-1].step) == ("step 3", 5 if patience else 15)
+
+
+def test_a_run_of_another_kind_does_not_go_on(tmp_path: Path) -> None:
+    out = tmp_path / "model.safetensors"
+    given: dict[str, Any] = {"task": pulled(3.0), "recipe": PULL, "out": out}
+    with pytest.raises(KeyboardInterrupt):
+        train(**given, watch=stopping_at(5))
+    for other in ({"recipe": "adam"}, {"seed": 1}, {"keep": "best"}, {"patience": 3}):
+        with pytest.raises(UserError, match=r"safetensors\.unfinished is of another training"):
+            train(**{**given, **other})
+    (tmp_path / "model.safetensors.unfinished").write_text("damaged")
+    with pytest.raises(UserError, match=r"unfinished cannot be read .*; delete it to begin again"):
+        train(**given)
+
+
+def test_a_run_that_diverges_leaves_nothing_to_go_on_from(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="diverged at step 5"):
+        train(pulled(3.0), recipes.sgd(lr=1e5), out=tmp_path / "model.safetensors")
+    assert list(tmp_path.iterdir()) == []

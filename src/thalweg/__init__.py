@@ -7,7 +7,7 @@ print(result.verdict)
 optimizer = tw.optim.Optimizer(model.parameters(), result.best)
 """
 
-from thalweg import optim, schedules
+from thalweg import nn, optim, schedules
 from thalweg.api import Race, race
 from thalweg.recipes import (
     Recipe,
@@ -32,6 +32,7 @@ from thalweg.recipes import (
     tail_average,
 )
 from thalweg.tasks import Data, Task
+from thalweg.training import pretrain
 from thalweg.training.lr_range import lr_range
 from thalweg.training.train import train
 
@@ -56,7 +57,9 @@ __all__ = [
     "momentum",
     "nadam",
     "nesterov",
+    "nn",
     "optim",
+    "pretrain",
     "race",
     "rmsprop",
     "schedules",

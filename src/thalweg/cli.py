@@ -107,17 +107,21 @@ def train(
     out: Annotated[Path, typer.Option(help="Where the checkpoint goes.")] = Path(
         "model.safetensors"
     ),
+    keep: Annotated[
+        str, typer.Option(help="Which parameters: those at the end, or the best on validation.")
+    ] = "end",
+    patience: Annotated[
+        int | None, typer.Option(help="Evaluations without a better one, to stop early after.")
+    ] = None,
 ) -> None:
     """Train a task with a recipe and save a checkpoint."""
-    with stopping("nothing was saved"):
+    with stopping("the same command goes on from the last evaluation"):
         found = find(task)
-        trained = run_training(found, recipe, seed=seed, out=out)
-    last = trained.run.curve[-1]
-    validation = {found.metric_name: last.metric, **last.also}
-    for split, scores in (("validation", validation), ("test", trained.run.test)):
+        trained = run_training(found, recipe, seed=seed, out=out, keep=keep, patience=patience)
+    for split, scores in (("validation", trained.validation), ("test", trained.run.test)):
         written = ", ".join(f"{metric} {value:.4g}" for metric, value in scores.items())
         print(f"{split}: {written}")
-    print(f"checkpoint: {trained.checkpoint}")
+    print(f"checkpoint: {trained.checkpoint} ({trained.kept})")
 
 
 @app.command()

@@ -62,9 +62,7 @@ def title(chain: Sequence[type[Rule]]) -> str:
 
 
 @cache
-def kernel_of(
-    chain: tuple[type[Rule], ...], dtype: torch.dtype, maximize: bool = False
-) -> Kernel | None:
+def kernel_of(chain: tuple[type[Rule], ...], dtype: torch.dtype, maximize: bool) -> Kernel | None:
     """The kernel of a chain; none for one that cannot be traced, and for other types."""
     if dtype not in DTYPES:
         return None

@@ -63,7 +63,7 @@ def pace(task: Task, members: Sequence[Member], width: int, way: Way) -> Pace:
         start = perf_counter() - began
 
         def evaluate() -> None:
-            scores(task, population, task.splits.validation)
+            scores(population, task.splits.validation)
 
         population.step()
         evaluate()

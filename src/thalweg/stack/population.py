@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from thalweg.rules.rule import Rule
 from thalweg.stack.batches import Batch, SeedBatches, in_order
 from thalweg.stack.member import Divergence, Member
-from thalweg.tasks.task import Score, Task
+from thalweg.tasks.task import Task
 
 ESTIMATION_BATCHES = 20
 """Training batches from which batch-norm statistics are estimated again."""
@@ -25,11 +25,14 @@ ESTIMATION_BATCHES = 20
 class Population(ABC):
     """Members in training together, each in a place from 0 that `keep` may change.
 
-    members: by place. diverged: by place, none for those that are finite.
+    task: what they train on. members: by place. diverged: by place, none for those that are finite.
+    steps: that were taken.
     """
 
+    task: Task
     members: list[Member]
     diverged: list[Divergence | None]
+    steps: int
 
     @abstractmethod
     def step(self) -> list[float]:
@@ -56,12 +59,9 @@ class Population(ABC):
     def outputs(self, dataset: Dataset[Any]) -> Iterator[tuple[Any, Any]]:
         """Each member's outputs over a whole data set, in evaluation mode, and the targets."""
 
-    def scores(self, dataset: Dataset[Any], wanted: Mapping[str, Score]) -> list[dict[str, float]]:
-        """Each member's scores over a whole data set, by name, in evaluation mode."""
-        return [
-            {name: float(score(*made)) for name, score in wanted.items()}
-            for made in self.outputs(dataset)
-        ]
+    def scores(self, dataset: Dataset[Any]) -> list[dict[str, float]]:
+        """Each member's metrics over a whole data set, by name, in evaluation mode."""
+        return [self.task.metrics(*made) for made in self.outputs(dataset)]
 
     @abstractmethod
     def keep(self, places: Sequence[int]) -> None:
@@ -101,9 +101,11 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
 def estimate_batch_norm(model: nn.Module, task: Task, forward: Callable[[Batch], object]) -> None:
     """Sets the running statistics to the mean over some training batches, the same for all members.
 
-    forward: runs a batch through the model, which is in evaluation mode but for these layers.
+    Statistics that training leaves as they are stay so. forward: runs a batch through the model,
+    which is in evaluation mode but for these layers.
     """
-    layers = batch_norms(model)
+    model.train()
+    layers = [layer for layer in batch_norms(model) if layer.training]
     momenta = [layer.momentum for layer in layers]
     batches = SeedBatches(task, seed=0)
     model.eval()

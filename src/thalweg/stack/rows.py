@@ -49,7 +49,7 @@ class Rows:
     def step(self, params: Tensors, gradients: Tensors, step: int) -> None:
         """Moves its rows of each parameter, `[R, *shape]`, where they are; steps count from 0."""
         first = next(iter(params.values()))
-        kernel = kernel_of(self.chain, first.dtype) if first.device.type == "cpu" else None
+        kernel = kernel_of(self.chain, first.dtype, False) if first.device.type == "cpu" else None
         if kernel:
             table = self.table or self.laid_out(kernel, params, step)
             table.step(self.addresses(gradients), self.numbers(kernel, step))

@@ -53,8 +53,9 @@ class Stacked(Population):
         seeds = [member.seed for member in members]
         models = {seed: initial_model(task, seed) for seed in set(seeds)}
         self.batches = Batches(task, seeds)
-        # Only its structure is used; the members' numbers are put in its place.
-        self.model = initial_model(task, seeds[0])
+        # Only its structure is used; the members' numbers are put in its place. What a model does
+        # when training begins is left for the first step.
+        self.model = initial_model(task, seeds[0]).eval()
         gradient_reaches = trained_names(task)
         params = dict(self.model.named_parameters())
         trained = [name for name in params if name in gradient_reaches]
@@ -223,13 +224,13 @@ class Stacked(Population):
         outputs, targets = zip(*parts, strict=True)
         return joined(outputs, dim=1), joined(targets)
 
-    def scores(self, dataset: Dataset[Any], wanted: Mapping[str, Score]) -> list[dict[str, float]]:
+    def scores(self, dataset: Dataset[Any]) -> list[dict[str, float]]:
         scores: list[dict[str, float]] = []
         for block in self.blocks():
             outputs, targets = self.block_outputs(block, dataset)
-            found = {name: each(score, outputs, targets) for name, score in wanted.items()}
-            by_member = zip(*found.values(), strict=True)
-            scores += [dict(zip(found, own, strict=True)) for own in by_member]
+            wanted = self.task.scores
+            found = [each(score, outputs, targets) for score in wanted.values()]
+            scores += [dict(zip(wanted, own, strict=True)) for own in zip(*found, strict=True)]
         return scores[: len(self.members)]
 
     def keep(self, places: Sequence[int]) -> None:

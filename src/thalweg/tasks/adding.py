@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from thalweg.arguments import require_whole
 from thalweg.tasks.task import Data, Task
-
-LENGTH = 50
 
 
 class RecurrentNetwork(nn.Module):
@@ -39,33 +40,42 @@ class RecurrentNetwork(nn.Module):
         return total.squeeze(-1)
 
 
-def sequences(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """`n` sequences `[n, LENGTH, 2]` of (number in [0, 1), mark), and the sum of the two marked.
+def sequences(n: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """`n` sequences `[n, length, 2]` of (number in [0, 1), mark), and the sum of the two marked.
 
     One mark stands in the first half, one in the second. The sum has variance 2/12, the error of
     always answering 1.
     """
-    numbers = torch.rand(n, LENGTH, generator=generator)
-    half = LENGTH // 2
+    numbers = torch.rand(n, length, generator=generator)
+    half = length // 2
     first = torch.randint(half, (n,), generator=generator)
-    second = torch.randint(half, LENGTH, (n,), generator=generator)
-    marks = F.one_hot(first, LENGTH) + F.one_hot(second, LENGTH)
+    second = torch.randint(half, length, (n,), generator=generator)
+    marks = F.one_hot(first, length) + F.one_hot(second, length)
     return torch.stack([numbers, marks.float()], dim=-1), (numbers * marks).sum(1)
 
 
-def generated_sequences() -> Data:
+def generated_sequences(length: int) -> Data:
     generator = torch.Generator().manual_seed(0)
-    return Data(*(sequences(n, generator) for n in (8192, 512, 512)))
+    return Data(*(sequences(n, length, generator) for n in (8192, 512, 512)))
 
 
-adding = Task(
-    name="adding",
-    model=RecurrentNetwork,
-    data=generated_sequences,
-    loss=F.mse_loss,
-    metric_name="mean squared error",
-    batch_size=64,
-    steps=600,
-    target=0.02,
-    shows="Gradients through 50 steps of a recurrent network, which vanish or explode: clipping.",
-)
+def adding_problem(length: int = 50) -> Task:
+    """The problem on sequences of `length` numbers, 2 or more; the longer, the harder."""
+    require_whole("length", length, 2)
+    return Task(
+        name="adding",
+        model=RecurrentNetwork,
+        data=partial(generated_sequences, length),
+        loss=F.mse_loss,
+        metric_name="mean squared error",
+        batch_size=64,
+        steps=600,
+        target=0.02,
+        difficulty=adding_problem,
+        curriculum=tuple(shorter for shorter in (10, 25) if shorter < length),
+        shows=f"Gradients through {length} steps of a recurrent network, which vanish or explode:"
+        " clipping.",
+    )
+
+
+adding = adding_problem()

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from thalweg.errors import UserError
 from thalweg.tasks.split import shuffled_split
 from thalweg.tasks.task import Data, Task
 
 
-def pictures(*shape: int) -> Callable[[], Data]:
-    """Makes the data with each picture in the given shape, its pixels between 0 and 1."""
+def pictures(*shape: int, classes: int = 10) -> Data:
+    """The pictures of the first `classes` digits, each in the given shape, pixels from 0 to 1."""
+    from sklearn.datasets import load_digits
 
-    def data() -> Data:
-        from sklearn.datasets import load_digits
-
-        pixels, classes = load_digits(return_X_y=True)
-        inputs = torch.tensor(pixels, dtype=torch.float32).reshape(-1, *shape) / 16
-        return Data(*shuffled_split(inputs, torch.tensor(classes)))
-
-    return data
+    pixels, digits = map(torch.tensor, load_digits(return_X_y=True))
+    chosen = digits < classes
+    inputs = pixels[chosen].float().reshape(-1, *shape) / 16
+    return Data(*shuffled_split(inputs, digits[chosen]))
 
 
-def multilayer_perceptron() -> nn.Module:
-    """64 pixels, two hidden layers of 64 and 32 units, 10 class scores."""
+def multilayer_perceptron(classes: int) -> nn.Module:
+    """64 pixels, two hidden layers of 64 and 32 units, a score for each class."""
     return nn.Sequential(
-        nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)
+        nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, classes)
     )
 
 
@@ -50,28 +48,37 @@ def convolutional_network() -> nn.Module:
     )
 
 
-def accuracy(scores: Float[Tensor, "N 10"], classes: Int[Tensor, " N"]) -> Float[Tensor, ""]:
+def accuracy(scores: Float[Tensor, "N classes"], classes: Int[Tensor, " N"]) -> Float[Tensor, ""]:
     """The share of pictures whose highest score is the right class."""
     return (scores.argmax(-1) == classes).float().mean()
 
 
-digits = Task(
-    name="digits",
-    model=multilayer_perceptron,
-    data=pictures(64),
-    loss=F.cross_entropy,
-    metric_name="log-loss",
-    also={"accuracy": accuracy},
-    batch_size=64,
-    epochs=12,
-    target=0.15,
-    shows="A multilayer perceptron on small pictures: the everyday case, made small.",
-)
+def first_digits(classes: int = 10) -> Task:
+    """The pictures of the first `classes` digits, 2 to 10; the more, the harder."""
+    if classes not in range(2, 11):
+        raise UserError(f"The digits task has from 2 to 10 classes, not {classes!r}.")
+    return Task(
+        name="digits",
+        model=partial(multilayer_perceptron, classes),
+        data=partial(pictures, 64, classes=classes),
+        loss=F.cross_entropy,
+        metric_name="log-loss",
+        also={"accuracy": accuracy},
+        batch_size=64,
+        epochs=12,
+        target=0.15,
+        difficulty=first_digits,
+        curriculum=tuple(fewer for fewer in (2, 5) if fewer < classes),
+        shows="A multilayer perceptron on small pictures: the everyday case, made small.",
+    )
+
+
+digits = first_digits()
 
 digits_conv = Task(
     name="digits-conv",
     model=convolutional_network,
-    data=pictures(1, 8, 8),
+    data=partial(pictures, 1, 8, 8),
     loss=F.cross_entropy,
     metric_name="log-loss",
     also={"accuracy": accuracy},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral, Real
@@ -57,6 +57,9 @@ class Task:
     batch_size: samples a step (the whole training set where that is smaller).
     epochs, steps: the budget, exactly one of the two.
     target: the metric's value that counts as reached, for steps-to-target.
+    difficulty: `difficulty(value)` makes the task at another difficulty: a frequency, a length, a
+        number of classes.
+    curriculum: values for it, from simple to hard, that lead up to this task.
     shows: one sentence on what the task is good for.
 
     Raises `UserError` for a field that cannot be used.
@@ -74,6 +77,8 @@ class Task:
     epochs: int | None = None
     steps: int | None = None
     target: float | None = None
+    difficulty: Callable[[Any], Task] | None = None
+    curriculum: Sequence[Any] = ()
     shows: str = ""
 
     def __post_init__(self) -> None:
@@ -85,6 +90,11 @@ class Task:
         if self.target is not None and not is_finite_number(self.target):
             raise UserError(
                 f"Task '{self.name}' needs a finite number as its target, not {self.target!r}."
+            )
+        if self.curriculum and not callable(self.difficulty):
+            raise UserError(
+                f"Task '{self.name}' has a curriculum, so it needs a function that makes the task"
+                f" of a value, not {self.difficulty!r}; write difficulty=lambda value: ..."
             )
 
     @cached_property
@@ -102,6 +112,15 @@ class Task:
     def score(self) -> Score:
         """What entrants are ranked by: the metric, or the loss where there is none."""
         return self.loss if self.metric is None else self.metric
+
+    @property
+    def scores(self) -> dict[str, Score]:
+        """The ranked metric and the further ones, by name."""
+        return {self.metric_name: self.score, **self.also}
+
+    def metrics(self, outputs: Any, targets: Any) -> dict[str, float]:
+        """What all of them say of these outputs, by name."""
+        return {name: float(score(outputs, targets)) for name, score in self.scores.items()}
 
     def steps_per_epoch(self, n_train: int) -> int:
         """Steps in one pass over `n_train` samples: floor(n_train / batch_size), at least 1.

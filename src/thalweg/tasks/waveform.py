@@ -138,7 +138,8 @@ def waveform(frequency: float = 12.0) -> Task:
     """The inversion with a source of the given peak frequency in Hz, between 1 and 12.
 
     At 3 Hz every start finds the one basin of the misfit; at 12 Hz cycle skipping traps a good
-    part of them. Waves above 12 Hz are too short for the cells.
+    part of them. Waves above 12 Hz are too short for the cells. Going from low to high frequency
+    is how seismologists avoid the traps (Bunks et al. 1995): it is the curriculum.
 
     Validation and test misfits are those of shots at depths that were not trained on. A misfit
     is all that a survey can measure: the true velocities are not used.
@@ -154,5 +155,7 @@ def waveform(frequency: float = 12.0) -> Task:
         batch_size=len(TRAIN_SHOTS),
         steps=100,
         target=0.005,
+        difficulty=waveform,
+        curriculum=tuple(lower for lower in (3.0, 6.0) if lower < frequency),
         shows="Seismic inversion with local minima (cycle skipping): the start decides, or noise.",
     )

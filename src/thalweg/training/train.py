@@ -7,26 +7,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from thalweg.arguments import require_whole
-from thalweg.errors import UserError
+from thalweg.errors import UserError, suggest
 from thalweg.recipes import Recipe, recipe_of
 from thalweg.stack.member import Member
-from thalweg.stack.population import Population
+from thalweg.stack.population import Population, initial_model
+from thalweg.stack.single import Single
 from thalweg.stack.way import Way, populate
 from thalweg.tasks.check import check, failure_in_training
 from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
+from thalweg.training.choice import KEEP, Candidates
+from thalweg.training.files import require_writable, save
+from thalweg.training.progress import read_progress, write_progress
 from thalweg.training.run import Point, Run
-from thalweg.whole_file import require_replaceable, whole_file
 
 EVALUATIONS = 15
 """Evaluations in a run, spread evenly, the last at its end."""
@@ -34,10 +33,15 @@ EVALUATIONS = 15
 
 @dataclass(frozen=True)
 class Trained:
-    """A run, and the file that holds its parameters and buffers at its end."""
+    """A run, and the file that holds the parameters and buffers that were kept.
+
+    kept: when the run had them. validation: their metrics by name; the run has those on test data.
+    """
 
     run: Run
     checkpoint: Path
+    kept: str
+    validation: Mapping[str, float]
 
 
 Watch = Callable[[int, int], None]
@@ -63,7 +67,7 @@ def train_members(
     with failure_in_training(task), own_random_state(members[0].seed):
         population = populate(task, members, width, way)
         curves = learn(task, population, watch)
-        tested = scores(task, population, task.splits.test) if test else [{}] * len(members)
+        tested = scores(population, task.splits.test) if test else [{}] * len(members)
     return [
         Run(member, tuple(curve), divergence, {} if divergence else scored)
         for member, curve, divergence, scored in zip(
@@ -78,6 +82,8 @@ def train(
     *,
     seed: int = 0,
     out: str | Path = "model.safetensors",
+    keep: str = "end",
+    patience: int | None = None,
     watch: Watch | None = None,
 ) -> Trained:
     """Trains the task's model with a recipe, scores it on test data and saves a checkpoint.
@@ -85,32 +91,89 @@ def train(
     task: a task, the name of a bundled one, or `path/to/file.py:task`.
     recipe: a recipe, the name of an optimizer, or the path of a recipe file, `*.toml`.
     seed: from 0 to 2^32 - 1, fixes the initial weights and the batches.
+    keep: which parameters: those that evaluation uses at the "end", or the "best" on validation
+        data among these, those of the evaluations before (15 in a run, spread evenly), and, where
+        the recipe averages, the last iterate.
+    patience: evaluations without a better one after which training stops early; never, if not
+        given.
 
-    The checkpoint is a safetensors file of the parameters that evaluation uses, and the buffers, by
-    the model's names; its metadata hold the task's name, the recipe and the seed. Raises UserError
+    The checkpoint is a safetensors file of these parameters, and the buffers, by the model's names;
+    its metadata hold the task's name, the recipe, the seed and what was kept. A run that is stopped
+    leaves `out` with `.unfinished` behind its name, from which the same call goes on at the last
+    evaluation, and comes to the same bits (on a CPU) as if it had never stopped. Raises UserError
     when the run diverges, and, before training, for a task that cannot be trained and when nothing
     can be written to `out`.
     """
     task, recipe = find(task), recipe_of(recipe)
     require_whole("seed", seed, 0)
+    if keep not in KEEP:
+        raise UserError(f"nothing to keep is called {keep}; {suggest(str(keep), KEEP)}")
+    if patience is not None:
+        require_whole("patience", patience, 1)
     check(task)
-    require_writable(Path(out))
+    unfinished = Path(f"{out}.unfinished")
+    for path in (Path(out), unfinished):
+        require_writable(path)
     member = Member(recipe, seed)
+    plan = described(task, recipe, seed) | {"keep": keep, "patience": patience}
     with failure_in_training(task), own_random_state(seed):
-        population = populate(task, [member], width=1)
-        (curve,) = learn(task, population, watch)
-        (divergence,) = population.diverged
-        if divergence:
-            raise UserError(
-                f"training of {task.name} with {recipe.name} diverged at step {divergence.step}: "
-                f"{divergence.reason}; a smaller lr or a clip may help."
-            )
-        (tested,) = scores(task, population, task.splits.test)
-        with population.evaluation():
-            weights = population.state_dict(0)
-    metadata = {"task": task.name, "recipe": recipe.to_toml(), "seed": str(seed)}
-    save(weights, Path(out), metadata)
-    return Trained(Run(member, tuple(curve), None, tested), Path(out))
+        candidates = Candidates(task, Single(task, [member]))
+        curve = learn_alone(candidates, unfinished, plan, watch)
+        kept = candidates.evaluated(curve[-1])
+        if keep == "best":
+            kept = candidates.chosen(kept)
+        tested = candidates.metrics(kept.weights, task.splits.test)
+    metadata = {"task": task.name, "recipe": recipe.to_toml(), "seed": str(seed), "kept": kept.when}
+    save(kept.weights, Path(out), metadata)
+    unfinished.unlink()
+    run = Run(member, tuple(curve), None, tested)
+    return Trained(run, Path(out), kept.when, kept.validation)
+
+
+def learn_alone(
+    candidates: Candidates, unfinished: Path, plan: dict[str, Any], watch: Watch | None
+) -> list[Point]:
+    """The learning curve of a lone run, which goes on from its file where it was stopped.
+
+    It ends early after as many evaluations without a better one as the plan has patience.
+    """
+    task, alone = candidates.task, candidates.alone
+    patience: int | None = plan["patience"]
+    curve = read_progress(unfinished, plan, candidates) if unfinished.exists() else []
+
+    def enough(curves: list[list[Point]]) -> bool:
+        candidates.add(curves[0][-1])
+        write_progress(unfinished, plan, candidates, curves[0])
+        return candidates.waited == patience
+
+    if candidates.waited != patience:
+        (curve,) = learn(task, alone, watch, enough, [curve])
+    if alone.diverged[0]:
+        unfinished.unlink(missing_ok=True)
+    require_finite(task, alone)
+    return curve
+
+
+def described(task: Task, recipe: Recipe, seed: int) -> dict[str, Any]:
+    """What makes a training another one when it changes."""
+    model = initial_model(task, seed)
+    return {
+        "task": task.name,
+        "parameters": {name: list(param.shape) for name, param in model.named_parameters()},
+        "recipe": recipe.to_toml(),
+        "steps": task.total_steps(len(task.splits.train)),  # type: ignore[arg-type]
+        "seed": seed,
+    }
+
+
+def require_finite(task: Task, alone: Population) -> None:
+    """UserError where a population of one has diverged."""
+    (member,), (divergence,) = alone.members, alone.diverged
+    if divergence:
+        raise UserError(
+            f"training of {task.name} with {member.recipe.name} diverged at step "
+            f"{divergence.step}: {divergence.reason}; a smaller lr or a clip may help."
+        )
 
 
 @contextmanager
@@ -122,38 +185,23 @@ def own_random_state(seed: int) -> Iterator[None]:
         yield
 
 
-def require_writable(path: Path) -> None:
-    """Makes the checkpoint's folder; UserError where a file cannot be put there."""
-    try:
-        require_replaceable(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise unwritable(path, error) from None
+def learn(
+    task: Task,
+    population: Population,
+    watch: Watch | None = None,
+    enough: Callable[[list[list[Point]]], bool] | None = None,
+    begun: list[list[Point]] | None = None,
+) -> list[list[Point]]:
+    """Takes a population through the budget; each member's learning curve, by place.
 
-
-def save(weights: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Writes a checkpoint; one that stands there is replaced only by a whole one."""
-    try:
-        with whole_file(path) as unfinished:
-            save_file({n: x.contiguous() for n, x in weights.items()}, unfinished, metadata)
-    except (OSError, SafetensorError) as error:
-        raise unwritable(path, error) from None
-
-
-def unwritable(path: Path, error: Exception) -> UserError:
-    why = getattr(error, "strerror", None) or error
-    return UserError(f"the checkpoint cannot be written to {path}: {why}.")
-
-
-def learn(task: Task, population: Population, watch: Watch | None = None) -> list[list[Point]]:
-    """Takes a population through the budget; each member's learning curve, by place."""
+    enough: is told the curves after every evaluation, and may end the training early. begun: the
+    curves of a population that has been on the way already.
+    """
     steps = task.total_steps(len(task.splits.train))  # type: ignore[arg-type]
     marks = evaluation_steps(steps)
-    curves: list[list[Point]] = [[] for _ in population.members]
+    curves = begun or [[] for _ in population.members]
     losses: list[list[float]] = []
-    for step in range(1, steps + 1):
+    for step in range(population.steps + 1, steps + 1):
         losses.append(population.step())
         alive = population.diverged.count(None)
         if watch is not None:
@@ -163,6 +211,8 @@ def learn(task: Task, population: Population, watch: Watch | None = None) -> lis
         if step in marks:
             evaluate(task, population, step, losses, curves)
             losses = []
+            if enough is not None and enough(curves):
+                break
     return curves
 
 
@@ -181,7 +231,7 @@ def evaluate(
 ) -> None:
     """Adds a point to the curve of every member that has not diverged."""
     training = [sum(column) / len(column) for column in zip(*losses, strict=True)]
-    validation = scores(task, population, task.splits.validation)
+    validation = scores(population, task.splits.validation)
     metrics = [scored.get(task.metric_name, math.nan) for scored in validation]
     population.observe(training, metrics)
     for place, scored in enumerate(validation):
@@ -190,12 +240,11 @@ def evaluate(
             curves[place].append(Point(step, training[place], metrics[place], also))
 
 
-def scores(task: Task, population: Population, dataset: Dataset[Any]) -> list[Mapping[str, float]]:
+def scores(population: Population, dataset: Dataset[Any]) -> list[Mapping[str, float]]:
     """Each member's metrics over a data set, at the parameters that evaluation uses, by place.
 
     Empty for a member that has diverged.
     """
-    wanted = {task.metric_name: task.score, **task.also}
     with torch.no_grad(), population.evaluation():
-        found = population.scores(dataset, wanted)
+        found = population.scores(dataset)
     return [{} if d else scored for scored, d in zip(found, population.diverged, strict=True)]

@@ -1,0 +1,6 @@
+"""Batch normalization, as a layer and put into a model."""
+
+from thalweg.nn.batch_norm import BatchNorm
+from thalweg.nn.normalized_model import with_batch_norm
+
+__all__ = ["BatchNorm", "with_batch_norm"]

@@ -1,0 +1,146 @@
+"""Batch normalization (Ioffe and Szegedy 2015)."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from thalweg.errors import UserError
+
+
+class BatchNorm(_BatchNorm):
+    """Normalizes each channel of inputs `[N, C, ...]` over the batch, then scales and shifts it.
+
+        mu = mean(x),  sigma = sqrt(eps + mean((x - mu)^2)),  y = weight (x - mu) / sigma + bias
+
+    The means are over all dimensions but the channels'. `weight` (gamma) and `bias` (beta), `[C]`,
+    are learned; `eps` (delta) is above 0, in units of the input squared. In training the
+    statistics are the batch's own, and are averaged:
+
+        running <- (1 - momentum) running + momentum batch
+
+    A `momentum` of None gives the plain mean of all batches so far; a batch's variance counts
+    unbiased. At test time, and in training after `freeze()`, the running statistics normalize.
+
+    It stands in for `torch.nn.BatchNorm1d`, `2d` and `3d`, with their arguments, numbers, gradients
+    and checkpoints. Where several processes train one model (`torch.distributed`), the batch is
+    that of all processes together, on any device, for two messages forward and two backward.
+
+    Raises UserError for inputs of another shape, and for a batch of one value a channel, which has
+    no deviation from its mean to normalize by.
+    """
+
+    frozen = False
+
+    def freeze(self, frozen: bool = True) -> Self:
+        """Keeps the running statistics as they are, and normalizes by them, in training too.
+
+        For fine-tuning on few samples or small batches; `weight` and `bias` still learn.
+        After `freeze(False)` the next `train()` goes back. Raises UserError where there are no
+        running statistics.
+        """
+        if not self.track_running_stats:
+            raise UserError("a BatchNorm with track_running_stats=False has no statistics to keep.")
+        self.frozen = frozen
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(mode and not self.frozen)
+
+    def forward(self, input: Float[Tensor, "N C *rest"]) -> Float[Tensor, "N C *rest"]:
+        self._check_input_dim(input)
+        if self.training and processes() > 1:
+            return self.over_processes(input)
+        if self.training or self.running_mean is None:
+            require_two_values(input)
+        if self.training and self.track_running_stats and self.momentum is None:
+            return self.with_plain_mean(input)
+        normalized: Tensor = super().forward(input)
+        return normalized
+
+    def with_plain_mean(self, input: Tensor) -> Tensor:
+        """PyTorch's own plain mean reads the count of batches out, which vmap cannot take."""
+        mean = torch.zeros_like(self.get_buffer("running_mean"))
+        variance = torch.zeros_like(mean)
+        # After one batch with a momentum of 1, running statistics are that batch's.
+        normalized = F.batch_norm(
+            input, mean, variance, self.weight, self.bias, training=True, momentum=1, eps=self.eps
+        )
+        self.remember(mean, variance)
+        return normalized
+
+    def over_processes(self, input: Tensor) -> Tensor:
+        """The formula, written out."""
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        all_but_channels = [0, *range(2, x.ndim)]
+        of_channels = (-1, *[1] * (x.ndim - 2))
+        count = x.new_tensor([x.numel() / self.num_features])
+        *_, n = sums = total(torch.cat([x.sum(all_but_channels), count]))
+        mean = sums[:-1] / n
+        deviation = x - mean.view(of_channels)
+        variance = total(deviation.square().sum(all_but_channels)) / n
+        if self.track_running_stats:
+            self.remember(mean, variance * n / (n - 1))
+        normalized = deviation / (self.eps + variance).sqrt().view(of_channels)
+        if self.weight is not None:
+            normalized = normalized * self.weight.view(of_channels)
+        if self.bias is not None:
+            normalized = normalized + self.bias.view(of_channels)
+        rounded: Tensor = normalized.to(input.dtype)
+        return rounded
+
+    @torch.no_grad()
+    def remember(self, mean: Float[Tensor, " C"], variance: Float[Tensor, " C"]) -> None:
+        """Averages a batch's statistics into the running ones."""
+        count = self.get_buffer("num_batches_tracked").add_(1)
+        momentum = 1 / count.to(mean.dtype) if self.momentum is None else self.momentum
+        for name, batch in (("running_mean", mean), ("running_var", variance)):
+            running = self.get_buffer(name)
+            running.copy_((1 - momentum) * running + momentum * batch)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.ndim < 2 or input.shape[1] != self.num_features:
+            raise UserError(
+                f"BatchNorm({self.num_features}) takes inputs [N, {self.num_features}, ...],"
+                f" not of shape {list(input.shape)}."
+            )
+
+
+def require_two_values(input: Tensor) -> None:
+    """UserError for a batch of one value a channel."""
+    if input.numel() == input.shape[1]:
+        raise UserError(
+            f"batch normalization cannot train on a batch of shape {list(input.shape)}, one value a"
+            " channel; give batches of two samples or more (drop the last one of an epoch, if it is"
+            " smaller), or freeze() the layer."
+        )
+
+
+def processes() -> int:
+    """How many train one model together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+class Total(torch.autograd.Function):
+    """The sum over all processes. The sum of all their losses has the same for its gradient."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        summed = x.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(_: Any, *gradients: Tensor) -> Tensor:
+        return total(gradients[0])
+
+
+def total(x: Tensor) -> Tensor:
+    summed: Tensor = Total.apply(x)  # type: ignore[no-untyped-call]
+    return summed

@@ -1,0 +1,85 @@
+"""Which of a lone run's parameters its checkpoint keeps, chosen on validation data."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from thalweg.stack.population import averages
+from thalweg.stack.single import Single
+from thalweg.tasks.task import Task
+from thalweg.training.run import Point
+
+KEEP = ("end", "best")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Parameters and buffers that a checkpoint may keep.
+
+    when: in words. validation: metrics on validation data by name.
+    """
+
+    when: str
+    weights: dict[str, Tensor]
+    validation: Mapping[str, float]
+
+
+class Candidates:
+    """The best evaluation of a lone run so far.
+
+    waited: evaluations since.
+    """
+
+    def __init__(self, task: Task, alone: Single) -> None:
+        self.task, self.alone = task, alone
+        self.best: Candidate | None = None
+        self.waited = 0
+
+    def add(self, point: Point) -> None:
+        """Takes note of the evaluation that has just been made."""
+        self.waited += 1
+        found = self.goodness(self.validation(point))
+        if self.best is None or found > self.goodness(self.best.validation):
+            self.best, self.waited = self.evaluated(point), 0
+
+    def evaluated(self, point: Point) -> Candidate:
+        """What the evaluation that has just been made was of."""
+        with self.alone.evaluation():
+            weights = self.alone.state_dict(0)
+        return Candidate(f"step {point.step}", weights, self.validation(point))
+
+    def validation(self, point: Point) -> dict[str, float]:
+        return {self.task.metric_name: point.metric, **point.also}
+
+    def chosen(self, last: Candidate) -> Candidate:
+        """The best of all evaluations, or the last iterate, where evaluation is of an average.
+
+        The last of those that are equally good.
+        """
+        candidates = [last, self.best or last]
+        if averages(self.alone.optimizers[0].rules):
+            weights = self.alone.state_dict(0)
+            validation = self.metrics(weights, self.task.splits.validation)
+            candidates.append(Candidate(f"{last.when}, not averaged", weights, validation))
+        return max(candidates, key=lambda candidate: self.goodness(candidate.validation))
+
+    def metrics(self, weights: dict[str, Tensor], dataset: Dataset[Any]) -> dict[str, float]:
+        """The metrics over a data set of a model with these parameters and buffers."""
+        model = copy.deepcopy(self.alone.models[0])
+        model.load_state_dict(weights)
+        with torch.no_grad():
+            return self.task.metrics(*self.alone.outputs_of(model.eval(), dataset))
+
+    def goodness(self, metrics: Mapping[str, float]) -> float:
+        """The ranked metric, larger being better; what is not a number is worst."""
+        metric = metrics[self.task.metric_name]
+        signed = metric if self.task.direction == "max" else -metric
+        return -math.inf if math.isnan(signed) else signed
