@@ -12,6 +12,7 @@ from thalweg.doctor.hessian import Hessian
 from thalweg.doctor.objective import Objective
 from thalweg.doctor.preconditioned import Preconditioned
 from thalweg.doctor.spectrum import Spectrum, spectrum
+from thalweg.doctor.stability import GroupStability, Stability, stability
 from thalweg.doctor.trace import Estimate, diagonal_share, trace
 
 __all__ = [
@@ -21,13 +22,16 @@ __all__ = [
     "Estimate",
     "Extremes",
     "GaussNewton",
+    "GroupStability",
     "Hessian",
     "Objective",
     "Preconditioned",
     "Spectrum",
+    "Stability",
     "condition_number",
     "diagonal_share",
     "extremes",
     "spectrum",
+    "stability",
     "trace",
 ]
