@@ -9,13 +9,20 @@ from thalweg.doctor.conditions import Conditions
 from thalweg.doctor.eigenvalues import Eigenvalue, Extremes, extremes
 from thalweg.doctor.gauss_newton import GaussNewton
 from thalweg.doctor.hessian import Hessian
+from thalweg.doctor.noise import Noise, noise
 from thalweg.doctor.objective import Objective
 from thalweg.doctor.preconditioned import Preconditioned
+from thalweg.doctor.recurrence import Recurrence, recurrence
+from thalweg.doctor.signals import Signal, Signals, signals
 from thalweg.doctor.spectrum import Spectrum, spectrum
 from thalweg.doctor.stability import GroupStability, Stability, stability
+from thalweg.doctor.step import Parabola, Step, look_at_step
+from thalweg.doctor.steps import SeenStep, StepWatch
 from thalweg.doctor.trace import Estimate, diagonal_share, trace
+from thalweg.doctor.units import Activity, Units, units
 
 __all__ = [
+    "Activity",
     "ConditionNumber",
     "Conditions",
     "Eigenvalue",
@@ -24,14 +31,28 @@ __all__ = [
     "GaussNewton",
     "GroupStability",
     "Hessian",
+    "Noise",
     "Objective",
+    "Parabola",
     "Preconditioned",
+    "Recurrence",
+    "SeenStep",
+    "Signal",
+    "Signals",
     "Spectrum",
     "Stability",
+    "Step",
+    "StepWatch",
+    "Units",
     "condition_number",
     "diagonal_share",
     "extremes",
+    "look_at_step",
+    "noise",
+    "recurrence",
+    "signals",
     "spectrum",
     "stability",
     "trace",
+    "units",
 ]

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from functools import cache
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 from thalweg.arguments import require_whole
 from thalweg.doctor.conditions import Conditions
 from thalweg.doctor.curvature import Curvature
 from thalweg.doctor.lanczos import Lanczos
+from thalweg.doctor.student import student
 from thalweg.errors import UserError
 from thalweg.statistics import Interval
 
@@ -22,8 +21,6 @@ Floats = NDArray[np.float64]
 
 ROOM = 2**26
 """Numbers in the bases of the runs that go side by side."""
-
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -143,10 +140,4 @@ def spectrum(curvature: Curvature, *, probes: int = 10, steps: int = 64, seed: i
 
 def margin(each: Floats) -> float:
     """Half the width of the 95 % interval of a mean, by Student's t."""
-    return student(each.size) * float(each.std(ddof=1)) / math.sqrt(each.size)
-
-
-@cache
-def student(n: int) -> float:
-    """Student's t for the mean of n values."""
-    return float(stats.t(n - 1).isf((1 - CONFIDENCE) / 2))
+    return student(each.size - 1) * float(each.std(ddof=1)) / math.sqrt(each.size)
