@@ -38,6 +38,7 @@ browser:
 benchmarks: .venv/installed
 	$(BIN)/python benchmarks/stack.py
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/doctor.py
 
 clean:
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
