@@ -6,13 +6,16 @@ An `Objective` is what they are pointed at. Each returns what it has measured wi
 
 from thalweg.doctor.condition_number import ConditionNumber, condition_number
 from thalweg.doctor.conditions import Conditions
+from thalweg.doctor.critical import CriticalPoint, critical_points
 from thalweg.doctor.eigenvalues import Eigenvalue, Extremes, extremes
 from thalweg.doctor.gauss_newton import GaussNewton
 from thalweg.doctor.hessian import Hessian
 from thalweg.doctor.noise import Noise, noise
 from thalweg.doctor.objective import Objective
+from thalweg.doctor.plateau import Trend, trend
 from thalweg.doctor.preconditioned import Preconditioned
 from thalweg.doctor.recurrence import Recurrence, recurrence
+from thalweg.doctor.saddle import Descent, Index, descent, index
 from thalweg.doctor.signals import Signal, Signals, signals
 from thalweg.doctor.spectrum import Spectrum, spectrum
 from thalweg.doctor.stability import GroupStability, Stability, stability
@@ -25,12 +28,15 @@ __all__ = [
     "Activity",
     "ConditionNumber",
     "Conditions",
+    "CriticalPoint",
+    "Descent",
     "Eigenvalue",
     "Estimate",
     "Extremes",
     "GaussNewton",
     "GroupStability",
     "Hessian",
+    "Index",
     "Noise",
     "Objective",
     "Parabola",
@@ -43,10 +49,14 @@ __all__ = [
     "Stability",
     "Step",
     "StepWatch",
+    "Trend",
     "Units",
     "condition_number",
+    "critical_points",
+    "descent",
     "diagonal_share",
     "extremes",
+    "index",
     "look_at_step",
     "noise",
     "recurrence",
@@ -54,5 +64,6 @@ __all__ = [
     "spectrum",
     "stability",
     "trace",
+    "trend",
     "units",
 ]
