@@ -10,6 +10,7 @@ from thalweg.doctor.critical import CriticalPoint, critical_points
 from thalweg.doctor.eigenvalues import Eigenvalue, Extremes, extremes
 from thalweg.doctor.gauss_newton import GaussNewton
 from thalweg.doctor.hessian import Hessian
+from thalweg.doctor.moments import Surprise, surprises
 from thalweg.doctor.noise import Noise, noise
 from thalweg.doctor.objective import Objective
 from thalweg.doctor.plateau import Trend, trend
@@ -18,6 +19,7 @@ from thalweg.doctor.recurrence import Recurrence, recurrence
 from thalweg.doctor.saddle import Descent, Index, descent, index
 from thalweg.doctor.signals import Signal, Signals, signals
 from thalweg.doctor.spectrum import Spectrum, spectrum
+from thalweg.doctor.spikes import Clip, Spike, clips, spikes
 from thalweg.doctor.stability import GroupStability, Stability, stability
 from thalweg.doctor.step import Parabola, Step, look_at_step
 from thalweg.doctor.steps import SeenStep, StepWatch
@@ -26,6 +28,7 @@ from thalweg.doctor.units import Activity, Units, units
 
 __all__ = [
     "Activity",
+    "Clip",
     "ConditionNumber",
     "Conditions",
     "CriticalPoint",
@@ -46,11 +49,14 @@ __all__ = [
     "Signal",
     "Signals",
     "Spectrum",
+    "Spike",
     "Stability",
     "Step",
     "StepWatch",
+    "Surprise",
     "Trend",
     "Units",
+    "clips",
     "condition_number",
     "critical_points",
     "descent",
@@ -62,7 +68,9 @@ __all__ = [
     "recurrence",
     "signals",
     "spectrum",
+    "spikes",
     "stability",
+    "surprises",
     "trace",
     "trend",
     "units",

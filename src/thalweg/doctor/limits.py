@@ -45,17 +45,30 @@ class Stepping:
         """The largest eigenvalue of D^-1 H that is stable."""
         return LIMITS[self.rule](self.values)
 
+    @property
+    def adaptive(self) -> bool:
+        """Whether the gradient is divided by a moment of its own."""
+        return self.rule in SPREADS
+
     def divisor(self, param: Tensor, state: State) -> Tensor:
         """D for one parameter, of its shape; UserError for an adaptive rule before a first step."""
-        divide = DIVISORS.get(self.rule)
-        if divide is None:
+        if not self.adaptive:
             return torch.ones_like(param)
+        slowed = SLOWED.get(self.rule)
+        return self.spread(state) * (slowed(self.aged(state)) if slowed else 1.0)
+
+    def spread(self, state: State) -> Tensor:
+        """What an adaptive rule divides the gradient of one parameter by."""
+        return SPREADS[self.rule](state, self.aged(state))
+
+    def aged(self, state: State) -> Values:
+        """The values with the age of a parameter; UserError before its first step."""
         taken = age(state)
         if taken == 0:
             raise UserError(
                 f"{self.rule.__name__} has no metric before its first step; take one, then look."
             )
-        return divide(state, {**self.values, "t": taken})
+        return {**self.values, "t": taken}
 
 
 def stepping(optimizer: torch.optim.Optimizer, index: int) -> Stepping:
@@ -143,7 +156,7 @@ def root(moment: Tensor, values: Values) -> Tensor:
 
 
 def adagrad(state: State, values: Values) -> Tensor:
-    return root(state["sum"], values) * float(1 + values["t"] * values["lr_decay"])
+    return root(state["sum"], values)
 
 
 def rmsprop(state: State, values: Values) -> Tensor:
@@ -155,17 +168,15 @@ def centered(state: State, values: Values) -> Tensor:
 
 
 def adam(state: State, values: Values, moment: str = "exp_avg_sq") -> Tensor:
-    """The correction of the momentum's start belongs to the metric: it lengthens the step."""
-    beta1, beta2 = values["betas"]
-    corrected = state[moment] / (1 - beta2 ** values["t"])
-    return root(corrected, values) * float(1 - beta1 ** values["t"])
+    _, beta2 = values["betas"]
+    return root(state[moment] / (1 - beta2 ** values["t"]), values)
 
 
 def amsgrad(state: State, values: Values) -> Tensor:
     return adam(state, values, "max_exp_avg_sq")
 
 
-DIVISORS: dict[type[Rule], Callable[[State, Values], Tensor]] = {
+SPREADS: dict[type[Rule], Callable[[State, Values], Tensor]] = {
     rules.Adagrad: adagrad,
     rules.RMSprop: rmsprop,
     rules.CenteredRMSprop: centered,
@@ -174,3 +185,21 @@ DIVISORS: dict[type[Rule], Callable[[State, Values], Tensor]] = {
     rules.Adam: adam,
     rules.AMSGrad: amsgrad,
 }
+
+
+def cooled(values: Values) -> float:
+    return float(1 + values["t"] * values["lr_decay"])
+
+
+def started(values: Values) -> float:
+    """The correction of the momentum's start lengthens the step."""
+    beta1, _ = values["betas"]
+    return float(1 - beta1 ** values["t"])
+
+
+SLOWED: dict[type[Rule], Callable[[Values], float]] = {
+    rules.Adagrad: cooled,
+    rules.Adam: started,
+    rules.AMSGrad: started,
+}
+"""What divides the rate of a parameter beside, by its age."""
