@@ -10,6 +10,7 @@ from thalweg.doctor.critical import CriticalPoint, critical_points
 from thalweg.doctor.eigenvalues import Eigenvalue, Extremes, extremes
 from thalweg.doctor.gauss_newton import GaussNewton
 from thalweg.doctor.hessian import Hessian
+from thalweg.doctor.joint import Drift, Joint, joint
 from thalweg.doctor.moments import Surprise, surprises
 from thalweg.doctor.noise import Noise, noise
 from thalweg.doctor.objective import Objective
@@ -23,6 +24,7 @@ from thalweg.doctor.spikes import Clip, Spike, clips, spikes
 from thalweg.doctor.stability import GroupStability, Stability, stability
 from thalweg.doctor.step import Parabola, Step, look_at_step
 from thalweg.doctor.steps import SeenStep, StepWatch
+from thalweg.doctor.stopwatch import Seconds, Stopwatch
 from thalweg.doctor.trace import Estimate, diagonal_share, trace
 from thalweg.doctor.units import Activity, Units, units
 
@@ -33,6 +35,7 @@ __all__ = [
     "Conditions",
     "CriticalPoint",
     "Descent",
+    "Drift",
     "Eigenvalue",
     "Estimate",
     "Extremes",
@@ -40,11 +43,13 @@ __all__ = [
     "GroupStability",
     "Hessian",
     "Index",
+    "Joint",
     "Noise",
     "Objective",
     "Parabola",
     "Preconditioned",
     "Recurrence",
+    "Seconds",
     "SeenStep",
     "Signal",
     "Signals",
@@ -53,6 +58,7 @@ __all__ = [
     "Stability",
     "Step",
     "StepWatch",
+    "Stopwatch",
     "Surprise",
     "Trend",
     "Units",
@@ -63,6 +69,7 @@ __all__ = [
     "diagonal_share",
     "extremes",
     "index",
+    "joint",
     "look_at_step",
     "noise",
     "recurrence",

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from scipy import stats
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
 from thalweg.doctor.conditions import Conditions
 from thalweg.doctor.derivatives import pulled
 from thalweg.doctor.objective import Objective
+from thalweg.doctor.outputs import outputs_of
 from thalweg.doctor.student import student
 from thalweg.errors import UserError
 from thalweg.stack.batches import Batch
@@ -110,13 +108,6 @@ def factor(norms: Sequence[float]) -> Interval:
     return Interval(float(middle), float(low), float(high))
 
 
-class Call(NamedTuple):
-    """A layer's name and its output, on the way to the loss."""
-
-    layer: str
-    output: Tensor
-
-
 def squares(objective: Objective, batch: Batch, size: int) -> list[Signal]:
     """The calls of one batch, with mean squares in the place of their roots."""
     point = objective.point.clone().requires_grad_()
@@ -137,28 +128,3 @@ def squares_within(objective: Objective, batch: Batch, size: int, model: nn.Modu
         signal = size * float(slope.square().sum())
         made.append(Signal(call.layer, number, float(call.output.square().mean()), signal))
     return made
-
-
-@contextmanager
-def outputs_of(model: nn.Module) -> Iterator[list[Call]]:
-    """Notes what the layers put out within the block."""
-    calls: list[Call] = []
-
-    def note(name: str, _layer: nn.Module, _inputs: Any, output: Any) -> Any:
-        tensors = [x for x in tree_leaves(output) if isinstance(x, Tensor) and x.requires_grad]
-        if not tensors:
-            return None
-        calls.append(Call(name, tensors[0]))
-        # What is put out is not to be overwritten by an activation in place.
-        return output.clone() if isinstance(output, Tensor) else None
-
-    handles = [
-        layer.register_forward_hook(partial(note, name))
-        for name, layer in model.named_modules()
-        if any(param.ndim > 1 for param in layer.parameters(recurse=False))
-    ]
-    try:
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()

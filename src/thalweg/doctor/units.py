@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from thalweg.doctor.conditions import Conditions
 from thalweg.doctor.objective import Objective
+from thalweg.doctor.outputs import units_first
 from thalweg.stack.batches import Batch
 
 DORMANT = 0.025
@@ -95,7 +96,7 @@ class Tally:
         self.values = 0
 
     def add(self, output: Tensor, slope: Callable[[Tensor], Tensor] | None) -> None:
-        by_unit = output.detach().movedim(-1 if output.ndim == 3 else 1, 0).flatten(1)
+        by_unit = units_first(output.detach())
         self.total = self.total + by_unit.abs().sum(1)
         self.alive = self.alive | (by_unit != 0).any(1)
         steep = slope(by_unit) >= FLAT if slope else torch.ones_like(by_unit, dtype=torch.bool)
