@@ -4,6 +4,7 @@ An `Objective` is what they are pointed at. Each returns what it has measured wi
 `Conditions` that it holds for.
 """
 
+from thalweg.doctor.between import Between, between
 from thalweg.doctor.condition_number import ConditionNumber, condition_number
 from thalweg.doctor.conditions import Conditions
 from thalweg.doctor.critical import CriticalPoint, critical_points
@@ -11,6 +12,8 @@ from thalweg.doctor.eigenvalues import Eigenvalue, Extremes, extremes
 from thalweg.doctor.gauss_newton import GaussNewton
 from thalweg.doctor.hessian import Hessian
 from thalweg.doctor.joint import Drift, Joint, joint
+from thalweg.doctor.matching import matched
+from thalweg.doctor.minima import Minima, Pair, Solution, minima
 from thalweg.doctor.moments import Surprise, surprises
 from thalweg.doctor.noise import Noise, noise
 from thalweg.doctor.objective import Objective
@@ -30,6 +33,7 @@ from thalweg.doctor.units import Activity, Units, units
 
 __all__ = [
     "Activity",
+    "Between",
     "Clip",
     "ConditionNumber",
     "Conditions",
@@ -44,8 +48,10 @@ __all__ = [
     "Hessian",
     "Index",
     "Joint",
+    "Minima",
     "Noise",
     "Objective",
+    "Pair",
     "Parabola",
     "Preconditioned",
     "Recurrence",
@@ -53,6 +59,7 @@ __all__ = [
     "SeenStep",
     "Signal",
     "Signals",
+    "Solution",
     "Spectrum",
     "Spike",
     "Stability",
@@ -62,6 +69,7 @@ __all__ = [
     "Surprise",
     "Trend",
     "Units",
+    "between",
     "clips",
     "condition_number",
     "critical_points",
@@ -71,6 +79,8 @@ __all__ = [
     "index",
     "joint",
     "look_at_step",
+    "matched",
+    "minima",
     "noise",
     "recurrence",
     "signals",
