@@ -14,9 +14,21 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from patients import batch_of, exact, small_network, small_objective
-from thalweg.doctor.gauss_newton import GaussNewton
-from thalweg.doctor.hessian import Hessian
-from thalweg.doctor.objective import Objective
+from thalweg.doctor import (
+    GaussNewton,
+    Hessian,
+    Objective,
+    condition_number,
+    extremes,
+    index,
+    joint,
+    look_at_step,
+    noise,
+    signals,
+    stability,
+    trace,
+    units,
+)
 from thalweg.errors import UserError
 
 
@@ -83,7 +95,22 @@ LOOKS: dict[str, Callable[[Objective], Any]] = {
     "gradient": lambda objective: objective.gradient(),
     "hessian": lambda objective: Hessian(objective).times(torch.ones(3, len(objective))),
     "gauss_newton": lambda objective: GaussNewton(objective).times(torch.ones(3, len(objective))),
+    "extremes": lambda objective: extremes(Hessian(objective), steps=3),
+    "condition_number": lambda objective: condition_number(
+        Hessian(objective), probes=2, steps=2, tolerance=0.5
+    ),
+    "trace": lambda objective: trace(Hessian(objective), probes=2),
+    "stability": lambda objective: stability(
+        objective, torch.optim.SGD(objective.parameters, lr=0.1), steps=3
+    ),
+    "look_at_step": lambda objective: look_at_step(objective, 1e-3 * objective.gradient()),
+    "signals": signals,
+    "units": units,
+    "noise": noise,
+    "index": lambda objective: index(objective, probes=2, steps=2, tolerance=0.5),
+    "joint": lambda objective: joint(objective, 1e-3 * torch.ones(len(objective))),
 }
+BATCHES = [batch_of(16, seed) for seed in range(3)]
 
 
 @pytest.mark.parametrize("mode", [None, "training", "evaluation"])
@@ -93,14 +120,14 @@ def test_a_look_leaves_the_patient_as_it_was_to_the_bit(
 ) -> None:
     model = ill()
     with unchanged(model):
-        look(Objective(model, F.mse_loss, [batch_of(16)], mode=mode))
+        look(Objective(model, F.mse_loss, BATCHES, mode=mode))
 
 
 @pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
 def test_a_look_that_fails_leaves_the_patient_as_it_was(look: Callable[[Objective], Any]) -> None:
     model = ill()
     model.broken = True
-    objective = Objective(model, F.mse_loss, [batch_of(16)], mode="evaluation")
+    objective = Objective(model, F.mse_loss, BATCHES, mode="evaluation")
     with unchanged(model), torch.no_grad():
         before = record(model)
         with pytest.raises((UserError, RuntimeError), match="in the middle of it"):
