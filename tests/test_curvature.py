@@ -322,6 +322,15 @@ def test_a_quadratic_of_a_hundred_thousand_dimensions_is_read_as_it_was_made() -
     assert diagonal_share(Hessian(bowl(eigenvalues)), probes=3).value == pytest.approx(1)
 
 
+def test_a_matrix_of_low_rank_is_exhausted_and_not_taken_for_an_asymmetric_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    factor = torch.randn(60, 3, generator=generator)
+    found = extremes(Matrix(factor @ factor.T), tolerance=1e-7)
+    assert found.products <= 6
+    assert found.highest.value == pytest.approx(float(torch.linalg.matrix_norm(factor, 2)) ** 2)
+    assert found.lowest.value == pytest.approx(0, abs=1e-4)
+
+
 def test_an_end_that_has_not_converged_says_so() -> None:
     matrix = Matrix(torch.linspace(0, 1, 300, dtype=torch.float64).diag())
     found = extremes(matrix, tolerance=1e-8, steps=5)
@@ -366,11 +375,26 @@ class Forgetful(nn.Module):
         return ForgetfulSine.apply(x)
 
 
-def test_products_of_no_symmetric_matrix_are_refused() -> None:
-    model = small_network(Forgetful())
-    hessian = Hessian(Objective(model, F.mse_loss, [batch_of(16)], dtype=torch.float64))
-    with pytest.raises(UserError, match="not those of a symmetric matrix"):
-        extremes(hessian)
+def normalized(layer: nn.Linear) -> nn.Module:
+    return nn.utils.parametrizations.weight_norm(layer)
+
+
+@pytest.mark.parametrize(
+    "model", [small_network(Forgetful()), normalized(nn.Linear(4, 2))], ids=["own", "PyTorch's"]
+)
+def test_a_wrong_second_derivative_is_refused_and_differences_go_around_it(
+    model: nn.Module,
+) -> None:
+    objective = Objective(model, F.mse_loss, [batch_of(16)], dtype=torch.float64)
+    with pytest.raises(
+        UserError, match=r"symmetric matrix.*Hessian\(objective, differences=True\)"
+    ):
+        extremes(Hessian(objective))
+    around = Hessian(objective, differences=True)
+    found, matrix = extremes(around, tolerance=1e-4), all_of(around)
+    torch.testing.assert_close(matrix, matrix.T, rtol=1e-4, atol=1e-6)
+    assert found.highest.value == pytest.approx(float(torch.linalg.eigvalsh(matrix)[-1]), rel=1e-3)
+    assert found.conditions.products == "differences of gradients"
 
 
 # Spectra

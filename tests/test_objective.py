@@ -135,8 +135,23 @@ def test_a_look_that_fails_leaves_the_patient_as_it_was(look: Callable[[Objectiv
         torch.testing.assert_close(record(model), before, rtol=0, atol=0)
 
 
-def test_every_look_sees_the_same_function_whatever_the_model_draws() -> None:
-    objective = Objective(ill(), F.mse_loss, [batch_of(16)], mode="training")
+class Counting(nn.Module):
+    """Its answer depends on how often it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x * self.calls
+
+
+@pytest.mark.parametrize("model", [ill(), small_network(Counting())], ids=["draws", "counts"])
+def test_every_look_sees_the_same_function_whatever_the_model_draws_or_counts(
+    model: nn.Module,
+) -> None:
+    objective = Objective(model, F.mse_loss, [batch_of(16)], mode="training")
     values = {objective.value() for _ in range(5)}
     assert len(values) == 1
     assert torch.equal(objective.gradient(), objective.gradient())
@@ -243,11 +258,41 @@ def test_activation_checkpointing_runs_again_at_the_point_that_is_looked_at() ->
     torch.testing.assert_close(Hessian(plain, point).times(vectors), expected)
 
 
+class Recurrent(nn.Module):
+    """A symbol at each time step, and PyTorch's own recurrent layer."""
+
+    def __init__(self, kind: type[nn.RNNBase], sparse: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.symbol = nn.Embedding(5, 3, sparse=sparse)
+        self.recurrent = kind(3, 4, batch_first=True)
+        self.out = nn.Linear(4, 2)
+
+    def forward(self, symbols: Tensor) -> Tensor:
+        outputs: Tensor = self.out(self.recurrent(self.symbol(symbols))[0][:, -1])
+        return outputs
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_recurrent_layers_and_sparse_embeddings_are_looked_at_and_train_on(
+    kind: type[nn.RNNBase], sparse: bool
+) -> None:
+    model = Recurrent(kind, sparse)
+    symbols, targets = torch.arange(30).reshape(5, 6) % 5, torch.ones(5, 2)
+    objective = Objective(model, F.mse_loss, [(symbols, targets)])
+    gradient = objective.gradient()
+    extremes(Hessian(objective), steps=3)
+    assert model.symbol.sparse == sparse
+    F.mse_loss(model(symbols), targets).backward()
+    own = [param.grad.to_dense().flatten() for param in model.parameters()]
+    torch.testing.assert_close(gradient, torch.cat(own))
+
+
 def test_a_compiled_or_parallel_model_is_looked_at_as_it_was_written() -> None:
     vectors = torch.eye(len(small_objective()), dtype=torch.float64)
     expected = Hessian(small_objective()).times(vectors)
-    inside = small_network()
-    inside[0].compile(backend="aot_eager")
+    inside = nn.Sequential(torch.compile(small_network(), backend="aot_eager"))
     for model in (torch.compile(small_network()), nn.DataParallel(small_network()), inside):
         objective = Objective(model, F.mse_loss, [batch_of(16)], dtype=torch.float64)
         with warnings.catch_warnings():

@@ -58,7 +58,10 @@ class Batchwise(Curvature):
         self.objective = objective
         self.point = (objective.point if point is None else point).detach().clone()
         self.size, self.dtype, self.device = len(objective), objective.dtype, objective.device
-        self.kept = self.graph(objective.batches[0]) if len(objective.batches) == 1 else None
+        self.kept = self.graph(objective.batches[0]) if self.keeps_graph() else None
+
+    def keeps_graph(self) -> bool:
+        return len(self.objective.batches) == 1
 
     @abstractmethod
     def graph(self, batch: Batch) -> Graph:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from typing import Literal
 
 import torch
@@ -31,7 +32,8 @@ def borrowed(model: nn.Module, mode: Mode | None, device: torch.device) -> Itera
         if any(is_compiled(module) for module in model.modules()):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(same_draws(device))
-        stack.enter_context(kept_mode(model))
+        stack.enter_context(kept_traits(model))
+        make_dense(model)
         if mode:
             model.train(mode == "training")
         yield
@@ -50,15 +52,32 @@ def same_draws(device: torch.device) -> Iterator[None]:
         yield
 
 
+TRAITS = ("training", "sparse", "_flat_weights")
+"""What a layer holds beside weights and buffers that a look may change: its mode, whether gradients
+of an embedding are sparse, and the list by which recurrent layers of PyTorch find their weights."""
+
+
 @contextmanager
-def kept_mode(model: nn.Module) -> Iterator[None]:
-    """Gives each layer its own mode back; they need not all have the same."""
-    kept = [(module, module.training) for module in model.modules()]
+def kept_traits(model: nn.Module) -> Iterator[None]:
+    """Gives each layer its own traits back; their modes need not all be the same."""
+    kept = [
+        (vars(module), name, copy(vars(module)[name]))
+        for module in model.modules()
+        for name in TRAITS
+        if name in vars(module)
+    ]
     try:
         yield
     finally:
-        for module, training in kept:
-            module.training = training
+        for held, name, value in kept:
+            held[name] = value
+
+
+def make_dense(model: nn.Module) -> None:
+    """Sparse gradients cannot be parts of one vector."""
+    for module in model.modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            module.sparse = False
 
 
 def is_compiled(module: nn.Module) -> bool:

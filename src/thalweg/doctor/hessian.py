@@ -29,10 +29,25 @@ class Hessian(Batchwise):
     gradients, two evaluations each, with a relative error of about eps^(2/3) where the gradient is
     smooth; a warning and the conditions say so.
 
+    differences: take these from the start, for models in which an operation has a wrong second
+    derivative, as PyTorch's weight normalization has. (`extremes` and `spectrum` notice most such,
+    because the matrix is not symmetric then.)
+
     Raises UserError where the gradient is not finite. Source: Pearlmutter 1994.
     """
 
-    by_differences = False
+    def __init__(
+        self,
+        objective: Objective,
+        point: Float[Tensor, " P"] | None = None,
+        *,
+        differences: bool = False,
+    ) -> None:
+        self.by_differences = differences
+        super().__init__(objective, point)
+
+    def keeps_graph(self) -> bool:
+        return super().keeps_graph() and not self.by_differences
 
     def graph(self, batch: Batch) -> Graph:
         return GradientGraph(self.objective, self.point, batch)

@@ -50,6 +50,7 @@ class Lanczos:
         self.betas: list[Tensor] = []
         self.basis = starts.new_empty(len(starts), FIRST, starts.shape[1])
         self.next = starts / starts.norm(dim=1, keepdim=True)
+        self.scale = torch.zeros_like(starts[:, 0])
 
     def step(self) -> None:
         """One more basis vector; UserError where a product is not finite."""
@@ -63,20 +64,22 @@ class Lanczos:
         known = self.basis[:, : self.steps]
         rest, along = without(product, known)
         rest, more = without(rest, known)
-        if asymmetric(along, product):
+        self.scale = torch.maximum(self.scale, product.norm(dim=1))
+        if asymmetric(along, self.scale):
             raise UserError(
-                "The products are not those of a symmetric matrix, as those of second derivatives"
-                " are: the backward pass of an operation of the model leaves something out."
+                "The products are not those of a symmetric matrix, so an operation of the model has"
+                " a wrong second derivative, as PyTorch's weight normalization has; look at"
+                " Hessian(objective, differences=True) instead."
             )
         self.alphas.append((along + more)[:, -1].double().cpu())
         beta = rest.norm(dim=1)
-        ended = beta <= self.round_off(product.norm(dim=1))
+        ended = beta <= self.round_off()
         self.betas.append(beta.masked_fill(ended, 0.0).double().cpu())
         self.next = (rest / beta.unsqueeze(1)).masked_fill(ended.unsqueeze(1), 0.0)
 
-    def round_off(self, size: Tensor) -> Tensor:
+    def round_off(self) -> Float[Tensor, " K"]:
         """Below this a remainder is no direction, but noise: the space is exhausted."""
-        return size * (self.curvature.resolution() * math.sqrt(self.curvature.size))
+        return self.scale * (self.curvature.resolution() * math.sqrt(self.curvature.size))
 
     @property
     def ended(self) -> bool:
@@ -105,12 +108,13 @@ class Lanczos:
         return weights @ self.basis[run, : self.steps]
 
 
-def asymmetric(along: Float[Tensor, "K j"], product: Float[Tensor, "K P"]) -> bool:
+def asymmetric(along: Float[Tensor, "K j"], scale: Float[Tensor, " K"]) -> bool:
     """Whether a product has a part along basis vectors that it can have none of.
 
     For a symmetric A that is v_i'A v_j for i < j - 1. Differences of gradients have some of it.
+    scale: the norm of the largest product so far.
     """
-    return bool((along[:, :-2].norm(dim=1) > ASYMMETRY * product.norm(dim=1)).any())
+    return bool((along[:, :-2].norm(dim=1) > ASYMMETRY * scale).any())
 
 
 def without(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map
 
-from thalweg.doctor.borrowed import Mode, borrowed, kept_mode, mode_of
+from thalweg.doctor.borrowed import Mode, borrowed, kept_traits, mode_of
 from thalweg.doctor.conditions import Conditions
 from thalweg.doctor.derivatives import derivative
 from thalweg.errors import UserError
@@ -38,7 +38,7 @@ class Objective:
         each layer as it stands now, where not given. dtype: the precision to compute in, such as
         torch.float64; that of the parameters, where not given, and float32 for half precision.
 
-    The objective is made of copies of weights and buffers: it stays what it is while the model
+    The objective is made of copies of theta and the buffers: it stays what it is while the model
     trains on. The model lends its structure for each look and has its own back behind it, and
     what it draws at random (dropout) is the same at each look, so that L is a plain function.
 
@@ -58,7 +58,9 @@ class Objective:
         self.model, self.loss, self.mode = plain(model), loss, mode
         self.parameters = trainable(self.model)
         require_usable(self.parameters, batches)
-        self.dtype = dtype or torch.promote_types(self.parameters[0].dtype, torch.float32)
+        self.dtype = dtype or reduce(
+            torch.promote_types, (param.dtype for param in self.parameters), torch.float32
+        )
         self.device = self.parameters[0].device
         self.batches = [tree_map(self.cast, batch) for batch in batches]
         self.sizes = [samples_in(batch) for batch in batches]
@@ -140,7 +142,7 @@ class Objective:
         return x.to(self.dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
 
     def name_of_mode(self) -> str:
-        with kept_mode(self.model):
+        with kept_traits(self.model):
             if self.mode:
                 self.model.train(self.mode == "training")
             return mode_of(self.model)

@@ -126,5 +126,5 @@ def squares_within(objective: Objective, batch: Batch, size: int, model: nn.Modu
         number = counts[call.layer] = counts.get(call.layer, -1) + 1
         # The loss is a mean over the samples: a sample's own is as many times as steep.
         signal = size * float(slope.square().sum())
-        made.append(Signal(call.layer, number, float(call.output.square().mean()), signal))
+        made.append(Signal(call.layer, number, float(call.output.detach().square().mean()), signal))
     return made
