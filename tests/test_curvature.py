@@ -225,7 +225,7 @@ def test_gauss_newton_takes_the_losss_own_curvature_and_several_outputs() -> Non
             self.a, self.b = nn.Linear(4, 3), nn.Linear(4, 2)
 
         def forward(self, x: Tensor) -> dict[str, Any]:
-            return {"a": self.a(x), "name": "heads", "b": self.b(x)}
+            return {"a": self.a(x), "name": "heads", "b": self.b(x), "unused": 2 * self.a(x)}
 
     def loss(outputs: dict[str, Any], targets: Tensor) -> Tensor:
         classes = targets[:, 0].gt(0).long()
@@ -243,13 +243,13 @@ def test_a_gradient_that_is_not_finite_is_refused() -> None:
 
 
 def test_memory_stays_flat_over_200_uses() -> None:
-    model = nn.Sequential(nn.Linear(4, 256), nn.Tanh(), nn.Linear(256, 2))
-    batch = batch_of(128)
+    model = nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 2))
+    batch = batch_of(512)
 
     def look() -> None:
         objective = Objective(model, F.mse_loss, [batch])
         extremes(Hessian(objective), steps=3)
-        GaussNewton(objective).times(torch.ones(2, len(objective)))
+        GaussNewton(objective).times(torch.ones(1, len(objective)))
 
     def tensors() -> int:
         gc.collect()
@@ -425,7 +425,7 @@ def test_the_density_agrees_with_that_of_all_eigenvalues_within_its_error() -> N
 def test_shares_lie_within_their_intervals_as_often_as_promised() -> None:
     eigenvalues, matrix = spectral_matrix()
     hits = []
-    for seed in range(20):
+    for seed in range(12):
         seen = spectrum(matrix, probes=5, steps=24, seed=seed)
         for value in (-4.0, -1.0, -0.1, 0.0, 0.1, 1.0, 4.0):
             share = (eigenvalues < value).double().mean()

@@ -63,7 +63,10 @@ class OutputGraph(Graph):
         for i, cut in zip(places, self.cut, strict=True):
             leaves[i] = cut
         loss = self.objective.loss(tree_unflatten(leaves, structure), targets)
-        self.slopes = torch.autograd.grad(loss, self.cut, create_graph=True)
+        # An output need not count in the loss.
+        self.slopes = torch.autograd.grad(
+            loss, self.cut, create_graph=True, allow_unused=True, materialize_grads=True
+        )
         self.pushing = [torch.zeros_like(output, requires_grad=True) for output in self.outputs]
         (self.pulled,) = torch.autograd.grad(
             self.outputs, self.point, self.pushing, create_graph=True

@@ -167,8 +167,10 @@ def plain(model: nn.Module) -> nn.Module:
 
 
 def require_usable(parameters: Sequence[Tensor], batches: Sequence[Batch]) -> None:
-    if not batches:
-        raise UserError("An objective needs at least one batch, a tuple (inputs..., target).")
+    if not batches or not all(isinstance(b, tuple | list) and len(b) > 1 for b in batches):
+        raise UserError(
+            "An objective needs a list of one batch or more, each a tuple (inputs..., target)."
+        )
     if not parameters:
         raise UserError("The model has no trainable parameters; one needs requires_grad=True.")
     if any(map(is_sharded, parameters)):
