@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import copy
 from typing import Literal
@@ -25,15 +25,16 @@ def borrowed(model: nn.Module, mode: Mode | None, device: torch.device) -> Itera
     precision of the weights; and what was compiled runs as it was written, since PyTorch's compiled
     graphs have no second derivative. Behind the block all is as it was before, also after an error.
     """
+    modules = list(model.modules())
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(torch.autocast(device.type, enabled=False))
-        if any(is_compiled(module) for module in model.modules()):
+        if any(map(is_compiled, modules)):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(same_draws(device))
-        stack.enter_context(kept_traits(model))
-        make_dense(model)
+        stack.enter_context(kept_traits(modules))
+        make_dense(modules)
         if mode:
             model.train(mode == "training")
         yield
@@ -58,11 +59,11 @@ of an embedding are sparse, and the list by which recurrent layers of PyTorch fi
 
 
 @contextmanager
-def kept_traits(model: nn.Module) -> Iterator[None]:
+def kept_traits(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Gives each layer its own traits back; their modes need not all be the same."""
     kept = [
         (vars(module), name, copy(vars(module)[name]))
-        for module in model.modules()
+        for module in modules
         for name in TRAITS
         if name in vars(module)
     ]
@@ -73,9 +74,9 @@ def kept_traits(model: nn.Module) -> Iterator[None]:
             held[name] = value
 
 
-def make_dense(model: nn.Module) -> None:
+def make_dense(modules: Iterable[nn.Module]) -> None:
     """Sparse gradients cannot be parts of one vector."""
-    for module in model.modules():
+    for module in modules:
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             module.sparse = False
 

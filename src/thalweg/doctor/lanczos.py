@@ -121,5 +121,5 @@ def without(
     vectors: Float[Tensor, "K P"], known: Float[Tensor, "K j P"]
 ) -> tuple[Float[Tensor, "K P"], Float[Tensor, "K j"]]:
     """What is left of each vector beside its known directions, and how much lay along these."""
-    along = torch.einsum("kjp,kp->kj", known, vectors)
-    return vectors - torch.einsum("kj,kjp->kp", along, known), along
+    along = torch.bmm(known, vectors.unsqueeze(2)).squeeze(2)
+    return vectors - torch.bmm(along.unsqueeze(1), known).squeeze(1), along

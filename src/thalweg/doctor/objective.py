@@ -56,6 +56,7 @@ class Objective:
         dtype: torch.dtype | None = None,
     ) -> None:
         self.model, self.loss, self.mode = plain(model), loss, mode
+        self.workplace = Workplace(self.model)
         self.parameters = trainable(self.model)
         require_usable(self.parameters, batches)
         self.dtype = dtype or reduce(
@@ -124,7 +125,7 @@ class Objective:
         state = {**self.views(point), **self.constants, **copies(self.buffers)}
         named = {f"model.{name}": tensor for name, tensor in state.items()}
         with borrowed(self.model, self.mode, self.device):
-            done: T = functional_call(Workplace(self.model), named, (work,))
+            done: T = functional_call(self.workplace, named, (work,))
         return done
 
     def views(self, point: Float[Tensor, " P"]) -> dict[str, Tensor]:
@@ -142,7 +143,7 @@ class Objective:
         return x.to(self.dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
 
     def name_of_mode(self) -> str:
-        with kept_traits(self.model):
+        with kept_traits(self.model.modules()):
             if self.mode:
                 self.model.train(self.mode == "training")
             return mode_of(self.model)
