@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -318,8 +320,34 @@ def test_what_cannot_be_looked_at_is_refused(model: Any, batches: Any, sentence:
 
 def test_a_model_that_fails_is_told_in_one_sentence() -> None:
     objective = Objective(small_network(), F.mse_loss, [(torch.ones(3, 9), torch.ones(3, 2))])
-    with pytest.raises(UserError, match="The model or its loss failed in float32: RuntimeError"):
+    with pytest.raises(UserError, match="The model failed in float32: RuntimeError: mat1"):
         objective.value()
+
+
+@pytest.mark.parametrize(
+    ("loss", "sentence"),
+    [
+        (lambda outputs, targets: outputs - targets, r"must be a scalar .* not of shape \[16, 2\]"),
+        (lambda outputs, _: outputs.sum().item(), "must be a scalar .* not of type float"),
+        (lambda outputs, targets: outputs @ targets, "The loss failed in float32: RuntimeError"),
+    ],
+)
+def test_a_loss_that_is_none_is_told_by_every_kind_of_look(loss: Any, sentence: str) -> None:
+    objective = Objective(small_network(), loss, [batch_of(16)])
+    for look in (Objective.value, Objective.gradient, Hessian, GaussNewton):
+        with pytest.raises(UserError, match=sentence):
+            look(objective)
+
+
+def test_sharded_parameters_are_refused() -> None:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model = small_network()
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        with pytest.raises(UserError, match="sharded; gather them into a whole model first"):
+            Objective(model, F.mse_loss, [batch_of(16)])
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_the_exact_hessian_of_these_tests_is_that_of_differences() -> None:

@@ -53,8 +53,7 @@ class OutputGraph(Graph):
             objective.within(self.point, partial(self.record, batch=batch))
 
     def record(self, model: nn.Module, batch: Batch) -> None:
-        *inputs, targets = batch
-        leaves, structure = tree_flatten(model(*inputs))
+        leaves, structure = tree_flatten(self.objective.outputs(model, batch))
         places = [i for i, leaf in enumerate(leaves) if depends(leaf)]
         if not places:
             raise UserError("The outputs of the model do not depend on its trainable parameters.")
@@ -62,7 +61,7 @@ class OutputGraph(Graph):
         self.cut = [output.detach().requires_grad_() for output in self.outputs]
         for i, cut in zip(places, self.cut, strict=True):
             leaves[i] = cut
-        loss = self.objective.loss(tree_unflatten(leaves, structure), targets)
+        loss = self.objective.loss_of(tree_unflatten(leaves, structure), batch)
         # An output need not count in the loss.
         self.slopes = torch.autograd.grad(
             loss, self.cut, create_graph=True, allow_unused=True, materialize_grads=True

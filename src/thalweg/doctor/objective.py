@@ -19,7 +19,7 @@ from thalweg.doctor.derivatives import derivative
 from thalweg.errors import UserError
 from thalweg.optim.sharded import is_sharded
 from thalweg.stack.batches import Batch
-from thalweg.tasks.check import failure_as_sentence, trainable
+from thalweg.tasks.check import describe, failure_as_sentence, trainable
 from thalweg.tasks.task import Score
 
 T = TypeVar("T")
@@ -112,9 +112,21 @@ class Objective:
 
     def batch_loss(self, model: Callable[..., Any], batch: Batch) -> Tensor:
         """The loss of one batch, from a model that is at some point."""
-        *inputs, targets = batch
-        with failure_as_sentence(f"The model or its loss failed in {self.conditions.precision}"):
-            return self.loss(model(*inputs), targets)
+        return self.loss_of(self.outputs(model, batch), batch)
+
+    def outputs(self, model: Callable[..., Any], batch: Batch) -> Any:
+        with failure_as_sentence(f"The model failed in {self.conditions.precision}"):
+            return model(*batch[:-1])
+
+    def loss_of(self, outputs: Any, batch: Batch) -> Tensor:
+        """The loss of outputs; UserError where it is no scalar."""
+        with failure_as_sentence(f"The loss failed in {self.conditions.precision}"):
+            loss = self.loss(outputs, batch[-1])
+        if not isinstance(loss, Tensor) or loss.ndim > 0:
+            raise UserError(
+                f"The loss must be a scalar tensor, the mean over a batch, not {describe(loss)}."
+            )
+        return loss
 
     def within(self, point: Float[Tensor, " P"], work: Callable[[nn.Module], T]) -> T:
         """Does some work with the model at a point, and leaves the model as it was.
