@@ -38,6 +38,8 @@ browser:
 benchmarks: .venv/installed
 	$(BIN)/python benchmarks/stack.py
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/doctor.py
+	$(BIN)/python benchmarks/edge.py
 
 clean:
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

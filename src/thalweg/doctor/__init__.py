@@ -1,0 +1,94 @@
+"""Why training is slow or unstable: instruments that measure it where it goes.
+
+An `Objective` is what they are pointed at. Each returns what it has measured with its error and the
+`Conditions` that it holds for.
+"""
+
+from thalweg.doctor.between import Between, between
+from thalweg.doctor.condition_number import ConditionNumber, condition_number
+from thalweg.doctor.conditions import Conditions
+from thalweg.doctor.critical import CriticalPoint, critical_points
+from thalweg.doctor.eigenvalues import Eigenvalue, Extremes, extremes
+from thalweg.doctor.gauss_newton import GaussNewton
+from thalweg.doctor.hessian import Hessian
+from thalweg.doctor.joint import Drift, Joint, joint
+from thalweg.doctor.matching import matched
+from thalweg.doctor.minima import Minima, Pair, Solution, minima
+from thalweg.doctor.moments import Surprise, surprises
+from thalweg.doctor.noise import Noise, noise
+from thalweg.doctor.objective import Objective
+from thalweg.doctor.plateau import Trend, trend
+from thalweg.doctor.preconditioned import Preconditioned
+from thalweg.doctor.recurrence import Recurrence, recurrence
+from thalweg.doctor.saddle import Descent, Index, descent, index
+from thalweg.doctor.signals import Signal, Signals, signals
+from thalweg.doctor.spectrum import Spectrum, spectrum
+from thalweg.doctor.spikes import Clip, Spike, clips, spikes
+from thalweg.doctor.stability import GroupStability, Stability, stability
+from thalweg.doctor.step import Parabola, Step, look_at_step
+from thalweg.doctor.steps import SeenStep, StepWatch
+from thalweg.doctor.stopwatch import Seconds, Stopwatch
+from thalweg.doctor.trace import Estimate, diagonal_share, trace
+from thalweg.doctor.units import Activity, Units, units
+
+__all__ = [
+    "Activity",
+    "Between",
+    "Clip",
+    "ConditionNumber",
+    "Conditions",
+    "CriticalPoint",
+    "Descent",
+    "Drift",
+    "Eigenvalue",
+    "Estimate",
+    "Extremes",
+    "GaussNewton",
+    "GroupStability",
+    "Hessian",
+    "Index",
+    "Joint",
+    "Minima",
+    "Noise",
+    "Objective",
+    "Pair",
+    "Parabola",
+    "Preconditioned",
+    "Recurrence",
+    "Seconds",
+    "SeenStep",
+    "Signal",
+    "Signals",
+    "Solution",
+    "Spectrum",
+    "Spike",
+    "Stability",
+    "Step",
+    "StepWatch",
+    "Stopwatch",
+    "Surprise",
+    "Trend",
+    "Units",
+    "between",
+    "clips",
+    "condition_number",
+    "critical_points",
+    "descent",
+    "diagonal_share",
+    "extremes",
+    "index",
+    "joint",
+    "look_at_step",
+    "matched",
+    "minima",
+    "noise",
+    "recurrence",
+    "signals",
+    "spectrum",
+    "spikes",
+    "stability",
+    "surprises",
+    "trace",
+    "trend",
+    "units",
+]

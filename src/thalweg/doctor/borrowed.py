@@ -1,0 +1,93 @@
+"""The patient, borrowed: a model in a fixed state for the time of a measurement, then as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from copy import copy
+from typing import Literal
+
+import torch
+from torch import nn
+
+Mode = Literal["training", "evaluation"]
+
+SEED = 0
+"""Of what a model draws (dropout) while it is looked at: the same draws at every look."""
+
+
+@contextmanager
+def borrowed(model: nn.Module, mode: Mode | None, device: torch.device) -> Iterator[None]:
+    """Fixes all that a model's answer depends on beside its weights and inputs.
+
+    That is the mode of its layers (none: each as it stands) and what it draws at random. Gradients
+    can be taken within, whatever surrounds the block; autocast is off, so that numbers have the
+    precision of the weights; and what was compiled runs as it was written, since PyTorch's compiled
+    graphs have no second derivative. Behind the block all is as it was before, also after an error.
+    """
+    modules = list(model.modules())
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.autocast(device.type, enabled=False))
+        if any(map(is_compiled, modules)):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(same_draws(device))
+        stack.enter_context(kept_traits(modules))
+        make_dense(modules)
+        if mode:
+            model.train(mode == "training")
+        yield
+
+
+@contextmanager
+def same_draws(device: torch.device) -> Iterator[None]:
+    """Random numbers from `SEED`, on the CPU and on a model's device; their states stay as are."""
+    on_cpu = device.type == "cpu"
+    kind = "cuda" if on_cpu else device.type
+    with torch.random.fork_rng([] if on_cpu else [device], device_type=kind):
+        # Not torch.manual_seed: it notes each call for devices that are not in use, without end.
+        torch.default_generator.manual_seed(SEED)
+        if not on_cpu:
+            torch.get_device_module(device).manual_seed(SEED)
+        yield
+
+
+TRAITS = ("training", "sparse", "_flat_weights")
+"""What a layer holds beside weights and buffers that a look may change: its mode, whether gradients
+of an embedding are sparse, and the list by which recurrent layers of PyTorch find their weights."""
+
+
+@contextmanager
+def kept_traits(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Gives each layer its own traits back; their modes need not all be the same."""
+    kept = [
+        (vars(module), name, copy(vars(module)[name]))
+        for module in modules
+        for name in TRAITS
+        if name in vars(module)
+    ]
+    try:
+        yield
+    finally:
+        for held, name, value in kept:
+            held[name] = value
+
+
+def make_dense(modules: Iterable[nn.Module]) -> None:
+    """Sparse gradients cannot be parts of one vector."""
+    for module in modules:
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            module.sparse = False
+
+
+def is_compiled(module: nn.Module) -> bool:
+    return module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
+
+
+def mode_of(model: nn.Module) -> str:
+    """training, evaluation, or mixed where the layers differ."""
+    modes = {module.training for module in model.modules()}
+    if len(modes) > 1:
+        return "mixed"
+    return "training" if modes.pop() else "evaluation"

@@ -1,0 +1,141 @@
+"""Hidden units put into the order of another network's: the same function, other weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from thalweg.errors import UserError
+
+State = Mapping[str, Tensor]
+"""A model's `state_dict`."""
+
+BETWEEN = (
+    nn.ReLU,
+    nn.Tanh,
+    nn.Sigmoid,
+    nn.GELU,
+    nn.SiLU,
+    nn.ELU,
+    nn.LeakyReLU,
+    nn.Softplus,
+    nn.Identity,
+    nn.Dropout,
+    nn.BatchNorm1d,
+)
+"""What may stand between linear layers: it does the same to every unit, or has numbers of each."""
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """One hidden layer of a chain.
+
+    into, out: the linear layers before and behind it. own: names of what else has one number for
+    each of its units.
+    """
+
+    into: str
+    out: str
+    own: tuple[str, ...]
+
+
+def matched(model: nn.Module, state: State, reference: State) -> dict[str, Tensor]:
+    """`state` with its hidden units in the order that brings it nearest to `reference`.
+
+    Layer by layer the order is the linear assignment that makes the inner product with the
+    reference largest, all other layers as they are, until no layer changes: a local optimum, as the
+    joint problem is NP-hard. It is looked for from the order as it is, and from the one that goes
+    from the inputs on by what comes in, which finds units that have merely changed places; the
+    nearer one is taken. The network computes the same as before.
+
+    model: an `nn.Sequential` of `nn.Linear` with elementwise activations, dropout and
+    `nn.BatchNorm1d` between them; UserError for any other, since which units may change places is
+    known there only by the code. Source: weight matching, Ainsworth, Hayase and Srinivasa 2023.
+    """
+    layers = hidden_layers(model)
+    tries = [dict(state), dict(state)]
+    for layer in layers:
+        reorder(layer, tries[1], best_order(layer, tries[1], reference, both=False))
+    for held in tries:
+        settle(layers, held, reference)
+    names = [name for name, _ in model.named_parameters()]
+    goal = flattened(reference, names)
+    return min(tries, key=lambda held: float((flattened(held, names) - goal).norm()))
+
+
+def settle(layers: list[Hidden], held: dict[str, Tensor], reference: State) -> None:
+    """Reorders layer after layer until none changes."""
+    changed = True
+    while changed:
+        changed = False
+        for layer in layers:
+            order = best_order(layer, held, reference, both=True)
+            if not torch.equal(order, torch.arange(len(order))):
+                reorder(layer, held, order)
+                changed = True
+
+
+def hidden_layers(model: nn.Module) -> list[Hidden]:
+    if not isinstance(model, nn.Sequential):
+        raise unmatchable(model)
+    names: list[str] = []
+    between: list[list[str]] = []
+    for name, module in model.named_children():
+        if isinstance(module, nn.Linear):
+            names.append(name)
+            between.append([f"{name}.bias"] if module.bias is not None else [])
+        elif not isinstance(module, BETWEEN if names else (*BETWEEN, nn.Flatten)):
+            raise unmatchable(module)
+        elif names:
+            own = (*module.named_parameters(), *module.named_buffers())
+            between[-1] += [f"{name}.{key}" for key, tensor in own if tensor.ndim == 1]
+    links = zip(names[:-1], names[1:], between[:-1], strict=True)
+    return [Hidden(into, out, tuple(own)) for into, out, own in links]
+
+
+def best_order(
+    layer: Hidden, held: State, reference: State, *, both: bool
+) -> Int64[Tensor, " units"]:
+    """Which unit of `held` to put into each place; ties leave units where they are.
+
+    both: whether it goes by weights on both sides, or by those that come in alone.
+    """
+    into, out = f"{layer.into}.weight", f"{layer.out}.weight"
+    likeness = reference[into] @ held[into].T
+    if both:
+        likeness = likeness + reference[out].T @ held[out]
+    for name in layer.own:
+        if not name.endswith(("running_mean", "running_var")):
+            likeness = likeness + torch.outer(reference[name], held[name])
+    gain = likeness.double().cpu()
+    _, columns = linear_sum_assignment(gain.numpy(), maximize=True)
+    order = torch.from_numpy(columns)
+    stays = torch.arange(len(order))
+    better = gain[stays, order].sum() - gain.diag().sum()
+    # Round-off must not send units back and forth.
+    return order if better > 1e-9 * gain.abs().sum() / len(gain) else stays
+
+
+def reorder(layer: Hidden, held: dict[str, Tensor], order: Int64[Tensor, " units"]) -> None:
+    into, out = f"{layer.into}.weight", f"{layer.out}.weight"
+    held[into] = held[into][order]
+    held[out] = held[out][:, order]
+    for name in layer.own:
+        held[name] = held[name][order]
+
+
+def unmatchable(module: nn.Module) -> UserError:
+    return UserError(
+        "Units are matched in an nn.Sequential of nn.Linear with activations, dropout and"
+        f" nn.BatchNorm1d between them, not in a model with {type(module).__name__}."
+    )
+
+
+def flattened(state: State, names: list[str]) -> Float[Tensor, " P"]:
+    """Some tensors of a state as one vector, in float64."""
+    return torch.cat([state[name].detach().flatten().double() for name in names])

@@ -1,0 +1,117 @@
+"""Cliffs: where the loss or the gradient jumps, and what a clip would have done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thalweg.arguments import require_whole
+from thalweg.errors import UserError
+
+Floats = NDArray[np.float64]
+
+NORMAL = 1.4826
+"""Standard deviations of a normal distribution in one median absolute deviation."""
+
+
+@dataclass(frozen=True)
+class Spike:
+    """A value far above those before it.
+
+    step: its place in the series, from 0. deviations: how far it lies above the running median, in
+    robust standard deviations; infinite for a value that is not finite.
+    """
+
+    step: int
+    value: float
+    deviations: float
+
+
+def spikes(
+    values: Sequence[float], *, window: int = 128, threshold: float = 6.0, fewest: int = 20
+) -> list[Spike]:
+    """The values that stand out from those before them: losses, or norms of gradients.
+
+    A value is a spike where it lies more than `threshold` robust standard deviations (1.4826 median
+    absolute deviations) above the median of the last `window` values; those that are not finite are
+    spikes, and do not enter the median. The first `fewest` values are only compared with. A falling
+    series makes the scale wide: a spike must also stand out from the fall. 6 to 7 deviations over
+    the last 128 to 1000 steps are the convention of OLMo's trainer.
+
+    Raises UserError for a window below `fewest`, and for a threshold that is not above 0.
+    """
+    require_whole("fewest", fewest, 2)
+    require_whole("window", window, fewest)
+    if not threshold > 0:
+        raise UserError(f"threshold must be above 0, not {threshold!r}.")
+    series = np.asarray(values, dtype=np.float64)
+    found = []
+    for step in range(fewest, len(series)):
+        before = series[max(0, step - window) : step]
+        deviations = above(series[step], before[np.isfinite(before)])
+        if deviations > threshold:
+            found.append(Spike(step, float(series[step]), deviations))
+    return found
+
+
+def above(value: float, before: Floats) -> float:
+    """By how many robust standard deviations a value exceeds those before it."""
+    if not np.isfinite(value):
+        return float("inf")
+    if len(before) == 0:
+        return 0.0
+    median = np.median(before)
+    deviation = NORMAL * np.median(abs(before - median))
+    if value <= median:
+        return 0.0
+    return float((value - median) / deviation) if deviation > 0 else float("inf")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What clipping by norm at a percentile of the norms seen would have done.
+
+    norm: the threshold. clipped: the share of the steps that it would have shortened. shortest: the
+    least factor, that of the largest gradient; 0 for one that is infinite. kept: the sum of the
+    norms behind the clip over that before it, of the finite ones.
+    """
+
+    percentile: float
+    norm: float
+    clipped: float
+    shortest: float
+    kept: float
+
+
+def clips(
+    norms: Sequence[float], percentiles: Sequence[float] = (50, 75, 90, 95, 99, 99.9)
+) -> list[Clip]:
+    """What g <- g min(1, t / |g|) would have done with t at each percentile of the norms.
+
+    The norms are taken before any clip, and without the loss scale of mixed precision. What becomes
+    of training is another question: its later gradients would have been others.
+
+    Raises UserError without a finite norm, for one below 0, and for percentiles outside 0 to 100.
+    """
+    sizes = np.asarray(norms, dtype=np.float64)
+    finite = sizes[np.isfinite(sizes)]
+    if len(finite) == 0 or (finite < 0).any():
+        raise UserError("Clips are told from norms: none of them below 0, and one or more finite.")
+    if not all(0 <= percentile <= 100 for percentile in percentiles):
+        raise UserError(f"Percentiles lie between 0 and 100; here are {list(percentiles)}.")
+    return [clip(sizes, finite, percentile) for percentile in percentiles]
+
+
+def clip(sizes: Floats, finite: Floats, percentile: float) -> Clip:
+    norm = float(np.percentile(finite, percentile))
+    largest, total = float(np.nanmax(sizes)), float(finite.sum())
+    return Clip(
+        percentile,
+        norm,
+        float(np.mean(~(sizes <= norm))),
+        min(1.0, norm / largest) if largest > 0 else 1.0,
+        float(np.minimum(finite, norm).sum() / total) if total > 0 else 1.0,
+    )

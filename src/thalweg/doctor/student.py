@@ -1,0 +1,15 @@
+"""Student's t, for the 95 % intervals of instruments."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+
+@cache
+def student(freedom: int) -> float:
+    """How many standard errors a 95 % interval reaches to each side, with so many degrees."""
+    return float(stats.t(freedom).isf((1 - CONFIDENCE) / 2))
