@@ -106,7 +106,7 @@ def minima(
 
 def solutions_of(task: Task, population: Population) -> tuple[Solution, ...]:
     """Those of the members that have not diverged."""
-    told = {split: scores(task, population, getattr(task.splits, split)) for split in SPLITS}
+    told = {split: scores(population, getattr(task.splits, split)) for split in SPLITS}
     with population.evaluation():
         return tuple(
             Solution(

@@ -64,29 +64,32 @@ class Stacked(Population):
         self.columns, columns = columns_of({name: params[name] for name in trained})
         self.shapes = {name: params[name].shape for name in trained}
         with torch.no_grad():
-            self.put(params[trained[0]].new_zeros(len(members), columns))
-            copy(stacked(held, trained), self.params)
             self.constants = stacked(held, [name for name in params if name not in trained])
-            self.buffers = stacked([dict(models[seed].named_buffers()) for seed in seeds])
+            buffers = stacked([dict(models[seed].named_buffers()) for seed in seeds])
+            self.hold(params[trained[0]].new_zeros(len(members), columns), buffers)
+            copy(stacked(held, trained), self.params)
         self.groups = groups_of([member.recipe for member in members])
         self.choose(range(len(members)))
 
-    def put(self, rows: Float[Tensor, "R P"]) -> None:
-        """Takes these rows for the members' parameters."""
-        self.rows = rows
+    def hold(self, rows: Float[Tensor, "R P"], buffers: Tensors) -> None:
+        """Takes these rows for the members' parameters, and these buffers."""
+        self.rows, self.buffers = rows, buffers
         self.params = {
             name: rows[:, columns].view(len(rows), *self.shapes[name])
             for name, columns in self.columns.items()
         }
+        self.parts = [
+            (part(self.params, rows), part(self.constants, rows), part(self.buffers, rows))
+            for rows in self.blocks()
+        ]
 
     def choose(self, places: Sequence[int]) -> None:
         """Takes these rows in this order, and fills up the last block with copies of the first."""
         padding = -len(places) % self.width
         chosen = torch.tensor([*places, *[places[0]] * padding])
-        self.put(self.rows[chosen])
-        self.before = torch.empty_like(self.rows)
         self.constants = part(self.constants, chosen)
-        self.buffers = part(self.buffers, chosen)
+        self.hold(self.rows[chosen], part(self.buffers, chosen))
+        self.before = torch.empty_like(self.rows)
         self.batches.places = self.batches.places[chosen]
 
     def blocks(self) -> Iterator[slice]:
@@ -111,20 +114,20 @@ class Stacked(Population):
         batch = next(self.batches)
         if not self.model.training:
             self.model.train()
-        blocks = [self.block_gradients(block, batch) for block in self.blocks()]
+        blocks = [self.block_gradients(*each, batch) for each in enumerate(self.blocks())]
         if len(blocks) == 1:
             return blocks[0]
         losses, gradients, totals = zip(*blocks, strict=True)
         return torch.cat(losses), joined(gradients), torch.cat(totals)
 
-    def block_gradients(self, block: slice, batch: Batch) -> tuple[Tensor, Tensors, Tensor]:
-        losses, gradients, totals, buffers = self.differentiated(
-            *self.held(block),
-            # Each row has its batch, though one be the same for all: a batch without a dimension of
-            # rows would be multiplied in another order, and a member's bits depend on the others.
-            tree_map(lambda x: x[block], batch),
-        )
-        self.put_buffers(block, buffers)
+    def block_gradients(
+        self, place: int, rows: slice, batch: Batch
+    ) -> tuple[Tensor, Tensors, Tensor]:
+        # Each row has its batch, though one be the same for all: a batch without a dimension of
+        # rows would be multiplied in another order, and a member's bits depend on the others.
+        own = tree_map(lambda x: x[rows], batch)
+        losses, gradients, totals, buffers = self.differentiated(*self.parts[place], own)
+        self.put_buffers(place, buffers)
         return losses, gradients, totals
 
     def differentiated(
@@ -149,8 +152,8 @@ class Stacked(Population):
         outputs = functional_call(self.model, state, batch[:-1])
         return outputs, {name: state[name] for name in buffers}
 
-    def put_buffers(self, block: slice, buffers: Tensors) -> None:
-        copy(buffers, part(self.buffers, block))
+    def put_buffers(self, place: int, buffers: Tensors) -> None:
+        copy(buffers, self.parts[place][2])
 
     def take_back(self, losses: Tensor, gradients: Tensors, totals: Tensor) -> None:
         """Undoes the step of members that are not finite, or were not before."""
@@ -174,8 +177,7 @@ class Stacked(Population):
     @contextmanager
     def evaluation(self) -> Iterator[None]:
         rows, params, buffers = self.rows, self.params, self.buffers
-        self.put(rows.clone())
-        self.buffers = {name: x.clone() for name, x in buffers.items()}
+        self.hold(rows.clone(), {name: x.clone() for name, x in buffers.items()})
         for group in self.groups:
             copy(group.evaluated(params, self.steps), part(self.params, group.rows))
         if batch_norms(self.model) and any(averages(group.chain) for group in self.groups):
@@ -183,8 +185,7 @@ class Stacked(Population):
         try:
             yield
         finally:
-            self.put(rows)
-            self.buffers = buffers
+            self.hold(rows, buffers)
 
     def estimate_buffers(self, kept: Tensors) -> None:
         """Estimates buffers again; members whose recipe does not average keep the given ones."""
@@ -194,12 +195,8 @@ class Stacked(Population):
                 copy(part(kept, group.rows), part(self.buffers, group.rows))
 
     def run_blocks(self, batch: Batch) -> None:
-        for block in self.blocks():
-            self.put_buffers(block, self.run(*self.held(block), batch)[1])
-
-    def held(self, block: slice) -> tuple[Tensors, Tensors, Tensors]:
-        """A block's parameters, constants and buffers."""
-        return part(self.params, block), part(self.constants, block), part(self.buffers, block)
+        for place, held in enumerate(self.parts):
+            self.put_buffers(place, self.run(*held, batch)[1])
 
     @torch.no_grad()
     def run(self, params: Tensors, constants: Tensors, buffers: Tensors, batch: Batch) -> Any:
@@ -212,22 +209,23 @@ class Stacked(Population):
         return self.run(params, constants, buffers, batch)[0]
 
     def outputs(self, dataset: Dataset[Any]) -> Iterator[tuple[Any, Any]]:
-        for block in self.blocks():
-            outputs, targets = self.block_outputs(block, dataset)
-            for i in range(len(self.members[block])):
+        for place, rows in enumerate(self.blocks()):
+            outputs, targets = self.block_outputs(place, dataset)
+            for i in range(len(self.members[rows])):
                 yield tree_map(lambda tensor, i=i: tensor[i], outputs), targets
 
-    def block_outputs(self, block: slice, dataset: Dataset[Any]) -> tuple[Any, Any]:
+    def block_outputs(self, place: int, dataset: Dataset[Any]) -> tuple[Any, Any]:
+        """The outputs of a block's rows over a data set, and the targets."""
         self.model.eval()
         batches = evaluation_batches(self.task, dataset)
-        parts = [(self.predicted(*self.held(block), batch), batch[-1]) for batch in batches]
+        parts = [(self.predicted(*self.parts[place], batch), batch[-1]) for batch in batches]
         outputs, targets = zip(*parts, strict=True)
         return joined(outputs, dim=1), joined(targets)
 
     def scores(self, dataset: Dataset[Any]) -> list[dict[str, float]]:
         scores: list[dict[str, float]] = []
-        for block in self.blocks():
-            outputs, targets = self.block_outputs(block, dataset)
+        for place in range(len(self.parts)):
+            outputs, targets = self.block_outputs(place, dataset)
             wanted = self.task.scores
             found = [each(score, outputs, targets) for score in wanted.values()]
             scores += [dict(zip(wanted, own, strict=True)) for own in zip(*found, strict=True)]
