@@ -24,9 +24,11 @@ from thalweg.race import plan
 from thalweg.race.cost import Pace
 from thalweg.race.plan import planned
 from thalweg.race.record import Settings
+from thalweg.stack import compiled as stack_compiled
 from thalweg.stack.compiled import Compiled, TooLongError
 from thalweg.stack.member import Member
 from thalweg.stack.population import Population
+from thalweg.stack.single import Single
 from thalweg.stack.stacked import Stacked
 from thalweg.stack.way import WAYS
 from thalweg.tasks import Data, Task, bundled, find
@@ -71,14 +73,19 @@ def test_a_compiled_stack_takes_the_steps_of_a_stack(name: str) -> None:
         torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-5)
 
 
-def test_twenty_compiled_steps_in_float64_are_those_of_a_stack() -> None:
-    task = find("digits")
+@pytest.mark.parametrize(
+    "name",
+    [EVERY[0], *(pytest.param(*one.values, marks=pytest.mark.exhaustive) for one in EVERY[1:])],
+)
+def test_twenty_compiled_steps_in_float64_are_those_of_a_stack(name: str) -> None:
+    task = find(name)
     double = replace(
         task,
         model=lambda: task.model().double(),
-        data=lambda: Data(*(((x := s.tensors)[0].double(), x[1]) for s in splits(task))),
+        data=lambda: Data(*(in_double(split) for split in splits(task))),
+        batch_size=min(task.batch_size, 16),
     )
-    members = [Member(recipes.adam(), 0), Member(recipes.nesterov(lr=0.01), 1)]
+    members = [Member(recipes.adam(), 0), Member(recipes.nesterov(lr=1e-3), 1)]
     (_, states), (_, compiled) = both(double, members, steps=20)
     for one, other in zip(states, compiled, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-11)
@@ -86,6 +93,10 @@ def test_twenty_compiled_steps_in_float64_are_those_of_a_stack() -> None:
 
 def splits(task: Task) -> Any:
     return (task.splits.train, task.splits.validation, task.splits.test)
+
+
+def in_double(split: Any) -> tuple[torch.Tensor, ...]:
+    return tuple(x.double() if x.is_floating_point() else x for x in split.tensors)
 
 
 def test_dropout_draws_the_same_numbers() -> None:
@@ -96,23 +107,34 @@ def test_dropout_draws_the_same_numbers() -> None:
     assert losses[0][0] != losses[0][1]
 
 
-def test_a_diverged_member_changes_no_other_members_bits() -> None:
+@pytest.mark.parametrize("kind", [Single, partial(Stacked, width=2), partial(Compiled, width=2)])
+def test_a_diverged_member_changes_no_other_members_bits(kind: Any) -> None:
     task = find("digits")
     calm, wild = Member(recipes.adam(), 0), Member(recipes.sgd(lr=1e30), 1)
     found = []
     for other in (calm, wild):
-        stack = Compiled(task, [calm, other], width=2)
-        _, states = after(stack, 4)
+        population = kind(task, [calm, other])
+        _, states = after(population, 4)
         found.append(states[0])
-        assert (stack.diverged[1] is not None) == (other is wild)
+        assert (population.diverged[1] is not None) == (other is wild)
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
-def test_a_graph_that_would_take_minutes_is_not_compiled() -> None:
-    task = find("waveform")
-    stack = Compiled(task, [Member(recipes.sgd(), seed) for seed in (0, 1)], width=2)
+def test_evaluation_is_that_of_a_stack_also_on_data_sets_of_odd_lengths() -> None:
+    task = find("digits")
+    members = [Member(recipes.adam(), seed) for seed in range(3)]
+    stack, compiled = (kind(task, members, width=2) for kind in (Stacked, Compiled))
+    for data in splits(task)[1:]:
+        assert len(data) % 16
+        for one, other in zip(stack.scores(data), compiled.scores(data), strict=True):
+            assert other == pytest.approx(one, rel=1e-5)
+
+
+def test_a_graph_that_would_take_minutes_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack_compiled, "MOST_OPERATIONS", 20)
+    members = [Member(recipes.sgd(), seed) for seed in (0, 1)]
     with pytest.raises(TooLongError):
-        stack.step()
+        Compiled(dropout(), members, width=2).step()
 
 
 # --- the choice ---

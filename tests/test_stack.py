@@ -581,6 +581,22 @@ def test_dictionaries_several_inputs_and_any_map_style_data_set() -> None:
         assert torch.equal(targets["first"], data.x[:, 0])
 
 
+def middle(outputs: Tensor, targets: Tensor) -> Tensor:
+    """A metric that asks for its values, which vmap cannot give."""
+    return torch.tensor(sorted((outputs - targets).flatten().tolist())[len(outputs)])
+
+
+@pytest.mark.parametrize("metric", [F.l1_loss, middle])
+def test_metrics_are_those_of_each_member_alone(metric: Any) -> None:
+    task = tiny(two_layers, metric=metric, metric_name="own", also={"loss": F.mse_loss})
+    members = [Member(recipes.adam(), seed) for seed in range(3)]
+    data = task.splits.validation
+    together = Stacked(task, members, width=2).scores(data)
+    for stacked, alone in zip(together, Single(task, members).scores(data), strict=True):
+        assert stacked == pytest.approx(alone, rel=1e-5)
+        assert list(stacked) == ["own", "loss"]
+
+
 class Augmented(Dataset[Any]):
     """Samples that draw a new noise whenever they are asked for."""
 
