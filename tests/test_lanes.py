@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
+from rich.live import Live
 
 import thalweg as tw
+from thalweg import recipes
 from thalweg.errors import UserError
-from thalweg.race.lanes import Lanes, most_lanes
+from thalweg.race.lanes import Lanes, most_lanes, one_thread
+from thalweg.stack.compiled import Compiled
+from thalweg.stack.member import Member
+from thalweg.tasks import find
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="one lane elsewhere"),
@@ -121,14 +129,14 @@ def work(piece, _):
 with Lanes(work, 2) as lanes:
     list(lanes.run(["short", "short"]))
     print("ready", flush=True)
-    time.sleep(600)
+    list(lanes.run(["long", "long"]))
 """
 
 
 def test_lanes_end_with_the_process_that_they_work_for() -> None:
     process = subprocess.Popen([sys.executable, "-c", ABANDONED], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    *lanes, _ = [process.stdout.readline().strip() for _ in range(3)]
+    *lanes, _, _, _ = [process.stdout.readline().strip() for _ in range(5)]
     process.kill()
     process.wait()
     deadline = time.monotonic() + 30
@@ -144,6 +152,34 @@ def running(process: str) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+def prints_and_compiles(_: object, __: object) -> list[dict[str, float]]:
+    print("a lane says", file=sys.stderr)
+    return block().scores(find("saddle").splits.test)
+
+
+def block() -> Compiled:
+    return Compiled(find("saddle"), [Member(recipes.sgd(), seed) for seed in (0, 1)], width=2)
+
+
+def test_a_lane_compiles_and_prints_whatever_was_held_when_it_was_forked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    with one_thread():
+        block().step()  # the compiler has a pool of threads from now on
+    console = Console(file=io.StringIO(), force_terminal=True)
+    with Live(console=console, redirect_stderr=True), Lanes(prints_and_compiles, 2) as lanes:
+        with console._lock:
+            working = Thread(target=lambda: made.extend(lanes.run([0, 1])))
+            made: list[Any] = []
+            working.start()
+            while len(lanes.lanes) < 2:
+                time.sleep(0.01)
+        working.join(timeout=120)
+        assert not working.is_alive()
+    assert len(made) == 2
 
 
 def test_a_race_in_lanes_comes_to_the_same_bits_again(tmp_path: Path) -> None:
@@ -175,3 +211,8 @@ def test_a_plan_that_is_none_gets_a_sentence(text: str, told: str, tmp_path: Pat
         tw.race("saddle", plan=path, runs=tmp_path)
     with pytest.raises(UserError, match="cannot be read"):
         tw.race("saddle", plan=tmp_path / "none.toml", runs=tmp_path)
+
+
+def test_a_plan_is_given_alone(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="give either it or these"):
+        tw.race("saddle", plan=tmp_path / "plan.toml", width=2, runs=tmp_path)

@@ -503,7 +503,19 @@ class TwoKinds(Asking):
         return (self.layer(x) * self.scale).float()
 
 
-@pytest.mark.parametrize("model", [Asking, Item, TwoKinds])
+class Drawing(Asking):
+    """Keeps a tensor of its own that is no buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frequencies = torch.randn(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer((x @ self.frequencies).sin())
+        return out
+
+
+@pytest.mark.parametrize("model", [Asking, Item, TwoKinds, Drawing])
 def test_models_that_vmap_cannot_take_run_one_by_one_and_say_so(model: type[nn.Module]) -> None:
     task = tiny(model)
     way, why = way_of(task)

@@ -55,12 +55,16 @@ def race(
         float, typer.Option(help="Risk that the best entrant is missing from the shortlist.")
     ] = 0.05,
     seed: Annotated[int, typer.Option(help="Where all other seeds come from.")] = 0,
-    width: Annotated[int, typer.Option(help="Members that are trained together.")] = 32,
+    width: Annotated[
+        int | None,
+        typer.Option(help="Members in a block, trained together; default: 32."),
+    ] = None,
     step: Annotated[
         str, typer.Option(help="How they are stepped: single, stacked, compiled, or measured.")
     ] = MEASURED,
     lanes: Annotated[
-        int | None, typer.Option(help="Processes that train blocks side by side; or measured.")
+        int | None,
+        typer.Option(help="Processes that train blocks; default: measured."),
     ] = None,
     plan: Annotated[
         Path | None, typer.Option(help="A race's plan.toml: its step, lanes and width again.")

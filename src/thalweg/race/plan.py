@@ -41,12 +41,14 @@ def planned(
     """
     plans: list[Plan] = []
     failures = []
-    spent, look = 0.0, 0.0  # of seconds, on all and on the last one for each member
+    spent = a_member = 0.0  # seconds of measuring, so far and for a member
     for way, lanes in possible(task, settings):
         block = block_of(way, settings.width)
-        asked = spent + 2 * look * block + (COMPILING if way == "compiled" else 0.0)
+        # In lanes it is tried here first.
+        asked = spent + 2 * a_member * block + (COMPILING if way == "compiled" else 0.0)
         if plans and asked > SHARE * quickest(plans).seconds:
             continue
+        spent = asked
         try:
             measured = side_by_side(task, spread(recipes, way, settings), settings, way, lanes)
         except Exception as error:
@@ -54,8 +56,7 @@ def planned(
                 raise
             failures.append(f" {called(way, lanes)} failed ({type(error).__name__}).")
             continue
-        look = measured.look / block
-        spent += 2 * measured.look
+        a_member = measured.measuring / block
         seconds = measured.block(settings.steps) * turns(block, lanes)
         plans.append(Plan(way, lanes, settings.width, seconds, ""))
     if not plans:
@@ -88,9 +89,12 @@ def called(way: Way, lanes: int) -> str:
 
 
 def spread(recipes: Sequence[Recipe], way: Way, settings: Settings) -> list[Member]:
-    """Members of a block, over the entrants, whose steps do not all cost the same."""
+    """Members of a block, over the entrants, whose steps do not all cost the same, and over seeds,
+    whose batches are not the same.
+    """
     count = ONE_BY_ONE if way == "single" else settings.width
-    return [Member(recipe, settings.seed) for recipe in recipes[:: math.ceil(len(recipes) / count)]]
+    some = recipes[:: math.ceil(len(recipes) / count)]
+    return [Member(recipe, seed) for seed, recipe in enumerate(some)]
 
 
 def side_by_side(

@@ -40,6 +40,9 @@ from thalweg.schedules import Schedule
 from thalweg.stack.way import way_of
 from thalweg.tasks.task import Task
 
+WIDTH = 32
+"""Members in a block, if nobody asks for another number."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -70,7 +73,7 @@ def race(
     cooling: str = "linear",
     alpha: float = 0.05,
     seed: int = 0,
-    width: int = 32,
+    width: int | None = None,
     step: str = MEASURED,
     lanes: int | None = None,
     plan: str | Path | None = None,
@@ -88,10 +91,12 @@ def race(
     cooling: of every other entrant's lr: "linear" (to a hundredth), "cosine", "none", or "tune",
         which tries all three.
     alpha: in (0, 0.5), the risk that the best entrant is missing from the shortlist.
-    seed: the same seed repeats the race. width: members trained at once.
+    seed: the same seed repeats the race. width: members in a block, which is trained at
+        once; 32 if not given.
     step: how they are stepped, "single", "stacked" or "compiled". lanes: processes of one thread
         each that train blocks side by side, or 1 with all threads. The quickest of both, if not
         given; `plan.toml` in the folder says what was chosen.
+        Lanes are forked: a data set that keeps a file open should open one in each process.
     plan: such a file, to be followed in step, lanes and width.
     name: of the folder in `runs` that keeps the ledger and `winner.toml`; the task's if not given.
     progress: is told what happens.
@@ -107,14 +112,17 @@ def race(
     given = entries(entrants)
     field = entered(given, baseline)
     if plan is not None:
+        if (step, lanes, width) != (MEASURED, None, None):
+            raise UserError("a plan gives step, lanes and width: give either it or these.")
         step, lanes, width = plan_file.read(plan)
+    width = WIDTH if width is None else width
     check_arguments(trials, seeds, cooling, alpha, seed, width)
     require_way(step)
-    require_lanes(lanes)
     if not isinstance(runs, str | Path):
         raise UserError(f"runs must be the path of a folder, not {runs!r}.")
     folder = Path(runs) / folder_name(found, name)
     tasks.check(found)
+    require_lanes(lanes)
     steps = found.total_steps(len(found.splits.train))  # type: ignore[arg-type]
     settings = Settings(
         task=found.name,
@@ -173,13 +181,13 @@ def run(
         plan = planned(task, [recipe for _, recipe in drawn.values()], settings, turns)
         costs = [cost.cost(task, one, drawn[one.name, 0][1]) for one in field]
         ledger.add_costs(costs, plan)
-        plan_file.write(plan, ledger.folder / "plan.toml")
         progress.say(plan.why)
         progress.say(cost.announcement(plan.seconds))
         progress.say(cost.outlook(settings))
     else:
         done = len(ledger.scores("tuning")) + len(ledger.scores("final"))
         progress.say(f"Going on in {ledger.folder}, where {done} members are done.")
+    plan_file.write(plan, ledger.folder / "plan.toml")
     Rounds(task, settings, field, drawn, ledger, progress, plan).run()
 
 

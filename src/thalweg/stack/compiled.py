@@ -9,10 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from thalweg.stack.batches import Batch
-from thalweg.stack.rows import Tensors
 from thalweg.stack.stacked import Stacked
 from thalweg.tasks.task import Task
 
@@ -20,9 +18,6 @@ Graph = Callable[..., Any]
 
 MOST_OPERATIONS = 2000
 """A graph of more takes minutes to compile: a tenth of a second for each, on two cores."""
-
-ALIKE = 16
-"""Evaluations on data sets whose lengths differ by less may share a graph."""
 
 
 class TooLongError(Exception):
@@ -37,11 +32,8 @@ class Compiled(Stacked):
     def differentiated(self, *inputs: Any) -> Any:
         return self.graph(super().differentiated, inputs)(*inputs)
 
-    def predicted(self, params: Tensors, constants: Tensors, buffers: Tensors, batch: Batch) -> Any:
-        samples = len(tree_leaves(batch)[0])
-        inputs = params, constants, buffers, padded(batch, -samples % ALIKE)
-        outputs = self.graph(super().predicted, inputs)(*inputs)
-        return tree_map(lambda x: x[:, :samples], outputs)
+    def predicted(self, *inputs: Any) -> Any:
+        return self.graph(super().predicted, inputs)(*inputs)
 
     def graph(self, function: Graph, inputs: tuple[Any, ...]) -> Graph:
         """The function for inputs of this kind, compiled at the first."""
@@ -50,12 +42,6 @@ class Compiled(Stacked):
         if kind not in known:
             known[kind] = compiled(function, inputs)
         return known[kind]
-
-
-def padded(batch: Batch, by: int) -> Batch:
-    """A batch with so many copies of its last sample behind it."""
-    longer: Batch = tree_map(lambda x: torch.cat([x, x[-1:].expand(by, *x.shape[1:])]), batch)
-    return longer
 
 
 # Of the last task only: a longer memory would keep the data of all tasks before.

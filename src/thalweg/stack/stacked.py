@@ -253,12 +253,12 @@ class Stacked(Population):
 def each(score: Score, outputs: Any, targets: Any) -> list[float]:
     """Each row's score; one by one where a score asks for its values, which vmap cannot give."""
     try:
-        together: list[float] = vmap(score, (0, None))(outputs, targets).tolist()
+        together = vmap(score, (0, None))(outputs, targets).tolist()
     except Exception:
         rows = len(tree_leaves(outputs)[0])
         own = (tree_map(lambda tensor, i=i: tensor[i], outputs) for i in range(rows))
         return [float(score(one, targets)) for one in own]
-    return together
+    return list(map(float, together))
 
 
 def groups_of(recipes: Sequence[Recipe]) -> list[Rows]:

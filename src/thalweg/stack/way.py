@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import Dataset
 
 from thalweg import recipes
 from thalweg.stack.compiled import Compiled
@@ -35,13 +37,24 @@ def way_of(task: Task) -> tuple[Way, str]:
             return "single", f"members run one by one: {kind} has no batching rule under vmap."
     try:
         with torch.random.fork_rng(devices=[]):
-            trial = Stacked(task, [Member(recipes.sgd(), seed) for seed in (0, 0, 0, 1)], width=2)
+            members = [Member(recipes.sgd(), seed) for seed in (0, 0, 0, 1)]
+            trial = Stacked(task, members, width=2)
+            require_equal(trial, Single(task, members), task.splits.validation)
             trial.step()
-            next(trial.outputs(task.splits.validation))
     except Exception as error:  # whatever a model does that vmap cannot take
         why = str(error).split("\n")[0].split(". ")[0] or type(error).__name__
         return "single", f"members run one by one: the model does not stack ({why.rstrip('.')})."
     return "stacked", ""
+
+
+def require_equal(stacked: Stacked, single: Single, data: Dataset[Any]) -> None:
+    """ValueError where members of a stack give other outputs than alone: a model may keep tensors
+    that are no parameters or buffers.
+    """
+    for (made, _), (alone, _) in zip(stacked.outputs(data), single.outputs(data), strict=True):
+        for one, other in zip(tree_leaves(made), tree_leaves(alone), strict=True):
+            if (one - other).double().norm() > 1e-2 * other.double().norm():
+                raise ValueError("its outputs differ from those alone")
 
 
 def populate(
