@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from thalweg.stack.batches import fetch
 from thalweg.tasks import Data, Task
-from thalweg.tasks.held import SHARE, UNTOLD, Held, free_memory, held
+from thalweg.tasks.held import SHARE, UNTOLD, Held, free_memory, held, read
 
 Pair = namedtuple("Pair", "left right")
 
@@ -114,10 +114,9 @@ def test_what_cannot_be_held_is_left_as_it_is(made: Callable[[int], Any]) -> Non
     assert held(samples) is samples
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_what_lies_on_a_gpu_is_left_there() -> None:
-    samples = Samples(lambda i: (torch.zeros(2, device="cuda"), i))
-    assert held(samples) is samples
+def test_samples_outside_the_cpus_memory_are_not_read() -> None:
+    with pytest.raises(ValueError, match="not where it can be held"):
+        read(Samples(lambda i: (torch.zeros(2, device="meta"), i)), 5)
 
 
 def draws() -> list[float]:

@@ -47,8 +47,8 @@ def held(dataset: Dataset[Any]) -> Dataset[Any]:
     """The data set read into memory, where that changes no batch; else the data set itself.
 
     That is so where the whole takes no more than `SHARE` of the memory that is free, reading draws
-    no random numbers (from torch, NumPy or Python), samples that are read again are the same, and
-    all are tensors or numbers of one shape and type, in the CPU's memory.
+    no random numbers (from torch, NumPy or Python), the first samples are the same when they are
+    read again, and all are tensors or numbers of one shape and type, in the CPU's memory.
     """
     if is_held(dataset):
         return dataset
@@ -66,7 +66,7 @@ def held(dataset: Dataset[Any]) -> Dataset[Any]:
 
 
 def read(dataset: Dataset[Any], count: int) -> tuple[Any, ...]:
-    """The first samples as tensors; ValueError where they are not alike or draw random numbers."""
+    """The first samples as tensors; ValueError where they cannot be held."""
     before = next_draws()
     tensors: tuple[Any, ...] = tree_map(
         lambda x: x.new_empty(count, *x.shape[1:]), sample(dataset, 0)
@@ -87,7 +87,7 @@ def put(i: int, tensor: Tensor, alone: Tensor) -> None:
     """Takes a sample's tensor `[1, ...]` for row i."""
     alike = (alone.shape[1:], alone.dtype) == (tensor.shape[1:], tensor.dtype)
     if not alike or alone.requires_grad or alone.device.type != "cpu":
-        raise ValueError("the samples are not alike")
+        raise ValueError("a sample is not like the first, or not where it can be held")
     tensor[i] = alone[0]
 
 
