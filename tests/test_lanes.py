@@ -16,6 +16,9 @@ import pytest
 import torch
 from rich.console import Console
 from rich.live import Live
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
 
 import thalweg as tw
 from thalweg import recipes
@@ -23,7 +26,7 @@ from thalweg.errors import UserError
 from thalweg.race.lanes import Lanes, most_lanes, one_thread
 from thalweg.stack.compiled import Compiled
 from thalweg.stack.member import Member
-from thalweg.tasks import find
+from thalweg.tasks import Data, Task, find
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="one lane elsewhere"),
@@ -192,6 +195,31 @@ def test_a_race_in_lanes_comes_to_the_same_bits_again(tmp_path: Path) -> None:
     second = tw.race("saddle", **given, plan=plan, runs=tmp_path / "second")
     assert first.record.runs == second.record.runs
     assert first.record.settings == second.record.settings
+
+
+class Logged(Dataset[Any]):
+    """Samples that write down which process reads them."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, i: int) -> Any:
+        with self.log.open("a") as log:
+            print(os.getpid(), file=log)
+        return torch.full((3,), i / 8), torch.ones(1)
+
+
+def test_lanes_share_the_data_that_were_read_before(tmp_path: Path) -> None:
+    x = torch.ones(8, 3)
+    read = Logged(tmp_path / "read")
+    data = Data(read, read, (x, x[:, :1]))
+    task = Task("mine", lambda: nn.Linear(3, 1), lambda: data, F.mse_loss, steps=3)
+    given: dict[str, Any] = {"entrants": "sgd,adam", "trials": 1, "seeds": 2, "lanes": 2}
+    tw.race(task, **given, step="single", runs=tmp_path)
+    assert set(read.log.read_text().split()) == {str(os.getpid())}
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 from torch.utils._pytree import tree_map
-from torch.utils.data import Dataset, TensorDataset, default_collate
+from torch.utils.data import Dataset, default_collate
 
 from thalweg.stack.random_stream import RandomStream
+from thalweg.tasks.held import is_held
 from thalweg.tasks.task import Task
 
 EVALUATED = 8
@@ -54,9 +55,10 @@ def length_of(task: Task) -> int:
 
 
 def fetch(dataset: Dataset[Any], indices: Int64[Tensor, "*many B"]) -> Batch:
-    """The samples of these numbers; `indices` may be `[B]`, or any shape for a `TensorDataset`."""
-    if isinstance(dataset, TensorDataset):
-        return tuple(gathered(tensor, indices) for tensor in dataset.tensors)
+    """The samples of these numbers; `indices` may be `[B]`, or any shape for a held data set."""
+    if is_held(dataset):
+        batch: Batch = tree_map(lambda tensor: gathered(tensor, indices), dataset.tensors)
+        return batch
     return tuple(default_collate([dataset[int(i)] for i in indices]))
 
 
@@ -106,7 +108,7 @@ class Batches:
 
     def __next__(self) -> Batch:
         numbers = next(self.numbers)
-        if isinstance(self.data, TensorDataset):
+        if is_held(self.data):
             return fetch(self.data, numbers[self.places])
         fetched = [
             batches.fetch(own) for batches, own in zip(self.each.values(), numbers, strict=True)

@@ -32,7 +32,7 @@ def check(task: Task) -> None:
     """
     with torch.random.fork_rng():
         with failure_as_sentence(f"The data of task '{task.name}' failed"):
-            splits = task.splits
+            splits = task.given
         model = make_model(task)
         check_loss(task, model, first_batch(task, "train", splits.train))
         if try_metrics(task, model, "validation", splits.validation).isnan():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from thalweg.errors import UserError
+from thalweg.tasks.held import held
 
 Score = Callable[[Any, Any], Tensor]
 """`score(outputs, targets)`: a scalar, lower or higher better as the task says."""
@@ -28,7 +29,8 @@ class Data:
     length. The last item of a sample is the target; the items before it are the arguments of the
     model. Optimizers are chosen on `validation`; `test` is touched once, after the choice. A sample
     that draws random numbers (augmentation) takes them from torch, which gives a seed the same ones
-    whatever trains with it.
+    whatever trains with it. Samples that are always the same are read once, and kept in memory if
+    a quarter of what is free holds them.
 
     Raises `UserError` for a split that has no length or no sample.
     """
@@ -48,7 +50,7 @@ class Task:
 
     name: what the task is called in commands, files and reports.
     model: makes a fresh model; its initial weights come from torch's global random state.
-    data: makes the data; called once a process, by `splits`.
+    data: makes the data; called once a process, by `given`.
     loss: `loss(outputs, targets)`, a scalar to descend, the mean over a mini-batch.
     metric: `metric(outputs, targets)` over a whole split, what entrants are ranked by; the loss
         where it is not given.
@@ -98,7 +100,7 @@ class Task:
             )
 
     @cached_property
-    def splits(self) -> Data:
+    def given(self) -> Data:
         """The data, made at the first use and kept."""
         data = self.data()
         if not isinstance(data, Data):
@@ -107,6 +109,15 @@ class Task:
                 f" not {a_or_an(type(data).__name__)}."
             )
         return data
+
+    @cached_property
+    def splits(self) -> Data:
+        """The data for training and evaluation, in memory as far as `held` can have it there.
+
+        Test data are not read before they are scored.
+        """
+        given = self.given
+        return Data(held(given.train), held(given.validation), given.test)
 
     @property
     def score(self) -> Score:
