@@ -45,8 +45,8 @@ LARGE = 256
 WIDTH = 32
 SECONDS = 0.4
 """What a turn of a side takes, about."""
-ROUNDS = 9
-RACES = 3
+ROUNDS = 7
+RACES = 2
 
 Side = Callable[[], float]
 """Takes a turn; gives its member-steps a second."""
@@ -191,6 +191,20 @@ def flop_of_step(task: Task) -> int:
     return 2 * task.batch_size * sum(products)
 
 
+def largest_shares(task: Task, count: int = 3) -> dict[str, float]:
+    """What a compiled block spends most of its time in, on one thread, as shares of it."""
+    with one_thread():
+        block = Block(task, "compiled", WIDTH)
+        block.steps(2)
+        with torch.profiler.profile() as seen:
+            block.steps(3)
+    spent = {one.key: one.self_cpu_time_total for one in seen.key_averages()}
+    whole = sum(spent.values())
+    largest = sorted(spent, key=lambda name: -spent[name])[:count]
+    graph = "the graph's own kernels and calls"
+    return {graph if n.startswith("##") else n: spent[n] / whole for n in largest}
+
+
 def whole_races() -> dict[str, Any]:
     """Seconds from the command to the verdict: one by one, and as a race chooses itself."""
 
@@ -238,6 +252,9 @@ def main() -> None:
         "matrix_peak_gflops": peak / 1e9,
         "tasks": rows,
         "to_two_plain_processes_geometric_mean": geometric_mean(every),
+        "largest_shares_of_a_compiled_step": {
+            name: largest_shares(find(name)) for name in ("digits", "adding")
+        },
     }
     print(f"to two plain processes: at least {min(every):.2f}, mean {geometric_mean(every):.2f}")
     if given.race:
