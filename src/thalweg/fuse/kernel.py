@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from thalweg.fuse.kernel_file import load
-from thalweg.fuse.numba_printer import Layout, layout, printed
+from thalweg.fuse.numba_printer import printed
+from thalweg.fuse.printing import Layout, layout
 from thalweg.fuse.threads import share
 from thalweg.fuse.trace import trace
 from thalweg.rules.rule import Rule

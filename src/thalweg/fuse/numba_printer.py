@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
+from thalweg.fuse.printing import Layout, Names, indented, layout
 from thalweg.fuse.program import Operation, Program
 
 FUNCTIONS = {
@@ -78,57 +77,6 @@ def rounded(x, place, seed, t):
 '''
 
 
-OWN_WORDS = re.compile(
-    "groups|group_of|ages|row_states|norms|scalars|first|last|hypers|tensors|tensor_of|starts|"
-    "lengths|sums|tile|total|start|k|n|i|one|zero|real|sqrt|numba|np|rows|tiles|squares|pointer|"
-    r"widened|narrowed|mixed|rounded|float|range|len|abs|inf|nan|[rx]\d+|new_.*|.*_array|.*_"
-)
-"""What the printed functions call their own things; a rule's value of such a name gets a `_`."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where a kernel finds what it works on, by label.
-
-    hypers: columns of the table of groups. row_states, scalars: columns of the tables of tensors;
-    scalars are the row's numbers that elements need, by place. tensors: columns of the table of
-    pointers. written: those of them that the kernel writes. normed: whether a norm goes in front.
-    """
-
-    hypers: tuple[str, ...]
-    row_states: tuple[str, ...]
-    scalars: tuple[int, ...]
-    tensors: tuple[str, ...]
-    written: tuple[str, ...]
-    normed: bool
-
-
-def layout(program: Program) -> Layout:
-    inputs = {label: program.operations[place] for label, place in program.inputs.items()}
-    rows = [label for label, operation in inputs.items() if operation.level == "row"]
-    tensors = [label for label, operation in inputs.items() if operation.level == "element"]
-    row_states = tuple(label for label in rows if label in program.results)
-    used = {
-        argument
-        for operation in program.operations
-        if operation.level == "element"
-        for argument in operation.arguments
-        if is_row_number(program.operations[argument])
-    }
-    return Layout(
-        hypers=tuple(label for label in rows if label not in (*row_states, "t", "norm")),
-        row_states=row_states,
-        scalars=tuple(sorted(used)),
-        tensors=tuple(tensors),
-        written=tuple(label for label in tensors if label != "grad"),
-        normed="normed" in program.results,
-    )
-
-
-def is_row_number(operation: Operation) -> bool:
-    return operation.level == "row" and operation.name != "constant"
-
-
 def printed(program: Program, dtype: str, title: str) -> str:
     """The module of a program's kernels for parameters of a type; states are float32 at the least.
 
@@ -150,7 +98,7 @@ def printed(program: Program, dtype: str, title: str) -> str:
 
 
 def row_function(program: Program, plan: Layout) -> str:
-    names = Names(program, real=False)
+    names = NumbaNames(program, real=False)
     ends = [program.results[label] for label in plan.row_states]
     wanted = [*plan.scalars, *ends]
     kept = [f"row_states[k, {i}] = {names.of(place)}" for i, place in enumerate(ends)]
@@ -177,7 +125,7 @@ def row_function(program: Program, plan: Layout) -> str:
 
 def tile_function(program: Program, plan: Layout, dtype: str, norm: bool) -> str:
     """The pass over elements: the step itself, or the sum of squares that a norm needs."""
-    names = Names(program, real=True)
+    names = NumbaNames(program, real=True)
     wanted = (
         [program.results["normed"]] if norm else [program.results[label] for label in plan.written]
     )
@@ -247,45 +195,12 @@ class Array:
         return f"{self.label}_array[i] = {f'narrowed({result})' if self.half else result}"
 
 
-class Names:
-    """What each operation of a program is called in a function, and the lines that compute them.
+class NumbaNames(Names):
+    """A constant among elements has their type; Python's own numbers would widen them."""
 
-    real: whether the function's own numbers are elements; those of the row are then given.
-    """
-
-    def __init__(self, program: Program, real: bool) -> None:
-        self.program = program
-        self.real = real
-        self.results = {place: label for label, place in program.results.items()}
-
-    def input(self, label: str) -> str:
-        name = label.replace("[", "_").replace("]", "")
-        return f"{name}_" if OWN_WORDS.fullmatch(name) else name
-
-    def of(self, place: int) -> str:
-        operation = self.program.operations[place]
-        if operation.name == "constant":
-            number = f"({operation.label})" if operation.label[0] == "-" else operation.label
-            return f"real({number})" if self.real else number
-        if operation.name == "input":
-            return self.input(operation.label)
-        if place in self.results and operation.level == "element":
-            return f"new_{self.results[place]}"
-        return f"{'r' if operation.level == 'row' else 'x'}{place}"
-
-    def lines(self, wanted: Iterable[int]) -> list[str]:
-        level = "element" if self.real else "row"
-        lines = []
-        for place in self.program.needed(wanted):
-            operation = self.program.operations[place]
-            if operation.level == level and operation.name in FUNCTIONS:
-                lines.append(f"{self.of(place)} = {self.result(operation)}")
-        return lines
+    def constant(self, label: str) -> str:
+        number = f"({label})" if label[0] == "-" else label
+        return f"real({number})" if self.real else number
 
     def result(self, operation: Operation) -> str:
-        """The expression of an operation."""
         return FUNCTIONS[operation.name].format(*map(self.of, operation.arguments))
-
-
-def indented(lines: Iterable[str], by: int = 1) -> list[str]:
-    return [" " * 4 * by + line for line in lines]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from thalweg.fuse.kernel import DTYPES, as_they_are, tiled, title
 from thalweg.fuse.kernel_file import load
-from thalweg.fuse.numba_printer import layout
+from thalweg.fuse.printing import layout
 from thalweg.fuse.trace import trace
 from thalweg.fuse.triton_printer import printed
 from thalweg.rules.rule import Rule

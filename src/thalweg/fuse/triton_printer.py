@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
-from thalweg.fuse import numba_printer
-from thalweg.fuse.numba_printer import Layout, indented, layout
+from thalweg.fuse.printing import Layout, Names, indented, layout
 from thalweg.fuse.program import Operation, Program
 
 FUNCTIONS = {
@@ -113,7 +111,7 @@ def printed(program: Program, dtype: str, title: str) -> str:
 
 
 def row_function(program: Program, plan: Layout) -> str:
-    names = Names(program, "float64", real=False)
+    names = TritonNames(program, "float64", real=False)
     ends = [program.results[label] for label in plan.row_states]
     hypers, states, scalars = len(plan.hypers), len(plan.row_states), len(plan.scalars)
     body = [
@@ -154,7 +152,7 @@ def row_function(program: Program, plan: Layout) -> str:
 def tile_function(program: Program, plan: Layout, dtype: str, norm: bool) -> str:
     """The pass over elements: the step itself, or the sum of squares that a norm needs."""
     real = "float32" if dtype == "bfloat16" else dtype
-    names = Names(program, real, real=True)
+    names = TritonNames(program, real, real=True)
     wanted = [program.results[label] for label in (["normed"] if norm else plan.written)]
     needed = set(program.needed(wanted))
     tensors = [label for label in plan.tensors if not norm or program.inputs[label] in needed]
@@ -200,7 +198,7 @@ def address(plan: Layout, label: str) -> str:
     return f"tl.load(tensors_ptr + tensor * {len(columns)} + {columns.index(label)})"
 
 
-def scalar_lines(program: Program, plan: Layout, names: Names, needed: set[int]) -> list[str]:
+def scalar_lines(program: Program, plan: Layout, names: TritonNames, needed: set[int]) -> list[str]:
     """The lines that load the row's numbers that the elements need; what is hashed stays whole."""
     operations = [program.operations[place] for place in needed]
     hashed = {place for one in operations if one.name == "rounded" for place in one.arguments[1:]}
@@ -220,32 +218,16 @@ def scalar_lines(program: Program, plan: Layout, names: Names, needed: set[int])
     return lines
 
 
-OWN_WORDS = re.compile(
-    "age|tensor|tile|lane|place|inside|tl|triton|power|remainder|smaller|larger|BLOCK|LAST|"
-    "gradients|slots|whole_.*|.*_ptr"
-)
-"""What the printed functions call their own things, beyond what Numba's do."""
-
-
-class Names(numba_printer.Names):
-    """What each operation of a program is called in a function, and the lines that compute them.
-
-    kind: the type of the function's own numbers. real: whether they are elements.
-    """
+class TritonNames(Names):
+    """kind: the type of the function's own numbers."""
 
     def __init__(self, program: Program, kind: str, real: bool) -> None:
         super().__init__(program, real)
         self.kind = kind
         self.functions = FUNCTIONS | (EXACT if kind == "float32" else {})
 
-    def input(self, label: str) -> str:
-        name = super().input(label)
-        return f"{name}_" if OWN_WORDS.fullmatch(name) else name
-
-    def of(self, place: int) -> str:
-        operation = self.program.operations[place]
-        # Triton gives a bare number the type of what it meets.
-        return operation.label if operation.name == "constant" else super().of(place)
+    def constant(self, label: str) -> str:
+        return label  # Triton gives a bare number the type of what it meets
 
     def result(self, operation: Operation) -> str:
         if self.real and operation.name == "power":

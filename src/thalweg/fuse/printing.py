@@ -1,0 +1,111 @@
+"""What the printers of kernels share: where a kernel finds what it works on, and its lines."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from thalweg.fuse.program import Operation, Program
+
+OWN_WORDS = re.compile(
+    "groups|group_of|ages|row_states|norms|scalars|first|last|hypers|tensors|tensor_of|starts|"
+    "lengths|sums|tile|total|start|k|n|i|one|zero|real|sqrt|numba|np|rows|tiles|squares|pointer|"
+    r"widened|narrowed|mixed|rounded|float|range|len|abs|inf|nan|[rx]\d+|new_.*|.*_array|.*_|"
+    "age|tensor|lane|place|inside|tl|triton|power|remainder|smaller|larger|BLOCK|LAST|gradients|"
+    "slots|whole_.*|.*_ptr"
+)
+"""What printed functions call their own things; a rule's value of such a name gets a `_`."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a kernel finds what it works on, by label.
+
+    hypers: columns of the table of groups. row_states, scalars: columns of the tables of tensors;
+    scalars are the row's numbers that elements need, by place. tensors: columns of the table of
+    pointers. written: those of them that the kernel writes. normed: whether a norm goes in front.
+    """
+
+    hypers: tuple[str, ...]
+    row_states: tuple[str, ...]
+    scalars: tuple[int, ...]
+    tensors: tuple[str, ...]
+    written: tuple[str, ...]
+    normed: bool
+
+
+def layout(program: Program) -> Layout:
+    inputs = {label: program.operations[place] for label, place in program.inputs.items()}
+    rows = [label for label, operation in inputs.items() if operation.level == "row"]
+    tensors = [label for label, operation in inputs.items() if operation.level == "element"]
+    row_states = tuple(label for label in rows if label in program.results)
+    used = {
+        argument
+        for operation in program.operations
+        if operation.level == "element"
+        for argument in operation.arguments
+        if is_row_number(program.operations[argument])
+    }
+    return Layout(
+        hypers=tuple(label for label in rows if label not in (*row_states, "t", "norm")),
+        row_states=row_states,
+        scalars=tuple(sorted(used)),
+        tensors=tuple(tensors),
+        written=tuple(label for label in tensors if label != "grad"),
+        normed="normed" in program.results,
+    )
+
+
+def is_row_number(operation: Operation) -> bool:
+    return operation.level == "row" and operation.name != "constant"
+
+
+class Names(ABC):
+    """What each operation of a program is called in a function, and the lines that compute them.
+
+    real: whether the function's own numbers are elements; those of the row are then given.
+    """
+
+    def __init__(self, program: Program, real: bool) -> None:
+        self.program = program
+        self.real = real
+        self.results = {place: label for label, place in program.results.items()}
+
+    @abstractmethod
+    def constant(self, label: str) -> str:
+        """A number as the compiler is to read it, from Python's words for it."""
+
+    @abstractmethod
+    def result(self, operation: Operation) -> str:
+        """The expression of an operation."""
+
+    def input(self, label: str) -> str:
+        name = label.replace("[", "_").replace("]", "")
+        return f"{name}_" if OWN_WORDS.fullmatch(name) else name
+
+    def of(self, place: int) -> str:
+        operation = self.program.operations[place]
+        if operation.name == "constant":
+            return self.constant(operation.label)
+        if operation.name == "input":
+            return self.input(operation.label)
+        if place in self.results and operation.level == "element":
+            return f"new_{self.results[place]}"
+        return f"{'r' if operation.level == 'row' else 'x'}{place}"
+
+    def lines(self, wanted: Iterable[int]) -> list[str]:
+        level = "element" if self.real else "row"
+        operations = (
+            (place, self.program.operations[place]) for place in self.program.needed(wanted)
+        )
+        return [
+            f"{self.of(place)} = {self.result(operation)}"
+            for place, operation in operations
+            if operation.level == level and operation.name not in ("input", "constant")
+        ]
+
+
+def indented(lines: Iterable[str], by: int = 1) -> list[str]:
+    return [" " * 4 * by + line for line in lines]
