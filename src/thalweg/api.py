@@ -7,10 +7,9 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from thalweg.errors import UserError
 from thalweg.race.race import Result
 from thalweg.race.race import race as run_race
-from thalweg.whole_file import whole_file
+from thalweg.whole_file import write_text
 
 
 @dataclass(frozen=True)
@@ -26,11 +25,7 @@ class Race(Result):
         """Writes the winning recipe, where there is one. UserError where it cannot be written."""
         if self.best is None or self.winner is None:
             return
-        try:
-            with whole_file(self.winner) as unfinished:
-                unfinished.write_text(self.best.to_toml(), encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"{self.winner} cannot be written: {error.strerror}.") from error
+        write_text(self.winner, self.best.to_toml())
 
     def report(self, path: str | Path | None = None) -> Path:
         """Writes the report, one HTML file that opens without a network, and says where.

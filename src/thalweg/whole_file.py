@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from errno import EEXIST
 from pathlib import Path
 
+from thalweg.errors import UserError
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -24,6 +26,15 @@ def whole_file(path: Path) -> Iterator[Path]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Puts a text in place, whole; UserError where it cannot be written."""
+    try:
+        with whole_file(path) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def require_replaceable(path: Path) -> None:

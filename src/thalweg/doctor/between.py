@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from thalweg.arguments import require_whole
 from thalweg.doctor.matching import State, flattened
-from thalweg.stack.batches import evaluation_batches, joined
 from thalweg.stack.population import batch_norms, estimate_batch_norm, initial_model
+from thalweg.stack.single import outputs_over
 from thalweg.tasks.task import Task
 
 
@@ -79,10 +77,4 @@ def loss_at(task: Task, model: nn.Module, state: State) -> float:
     model.load_state_dict(dict(state))
     if batch_norms(model):
         estimate_batch_norm(model, task, lambda batch: model(*batch[:-1]))
-    return float(task.loss(*outputs(task, model.eval(), task.splits.train)))
-
-
-def outputs(task: Task, model: nn.Module, dataset: Dataset[Any]) -> tuple[Any, Any]:
-    parts = ((model(*batch[:-1]), batch[-1]) for batch in evaluation_batches(task, dataset))
-    made, targets = zip(*parts, strict=True)
-    return joined(made), joined(targets)
+    return float(task.loss(*outputs_over(task, model.eval(), task.splits.train)))

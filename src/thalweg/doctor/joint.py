@@ -92,9 +92,10 @@ def masks(objective: Objective) -> dict[str, Float[Tensor, " P"]]:
 def drifts(objective: Objective, batch: Batch, point: Float[Tensor, " P"]) -> tuple[Drift, ...]:
     """The drift of each layer's outputs on one batch, from the objective's point to another."""
     before, after = (moments(objective, batch, at) for at in (objective.point, point))
-    made, counts = [], dict[str, int]()
-    for (layer, mean, deviation), (_, new_mean, new_deviation) in zip(before, after, strict=True):
-        counts[layer] = call = counts.get(layer, -1) + 1
+    made = []
+    for (layer, call, mean, deviation), (*_, new_mean, new_deviation) in zip(
+        before, after, strict=True
+    ):
         varied = (deviation > 0) & (new_deviation > 0)
         shift = ((new_mean - mean) / deviation)[varied]
         stretch = (new_deviation / deviation)[varied].log()
@@ -104,7 +105,7 @@ def drifts(objective: Objective, batch: Batch, point: Float[Tensor, " P"]) -> tu
 
 def moments(
     objective: Objective, batch: Batch, point: Float[Tensor, " P"]
-) -> list[tuple[str, Tensor, Tensor]]:
+) -> list[tuple[str, int, Tensor, Tensor]]:
     """By call of a layer, the mean and the standard deviation of each unit's outputs."""
     at = point.detach().clone().requires_grad_()
     return objective.within(at, partial(moments_within, objective, batch))
@@ -112,13 +113,13 @@ def moments(
 
 def moments_within(
     objective: Objective, batch: Batch, model: nn.Module
-) -> list[tuple[str, Tensor, Tensor]]:
+) -> list[tuple[str, int, Tensor, Tensor]]:
     with outputs_of(model) as calls:
         objective.batch_loss(model, batch)
     told = []
-    for layer, output in calls:
+    for layer, number, output in calls:
         by_unit = units_first(output.detach())
-        told.append((layer, by_unit.mean(1), by_unit.std(1, unbiased=False)))
+        told.append((layer, number, by_unit.mean(1), by_unit.std(1, unbiased=False)))
     return told
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -13,9 +14,10 @@ from torch.utils._pytree import tree_leaves
 
 
 class Call(NamedTuple):
-    """A layer's name and its output, on the way to the loss."""
+    """A layer's name, which call of it this is, from 0, and its output on the way to the loss."""
 
     layer: str
+    number: int
     output: Tensor
 
 
@@ -23,12 +25,14 @@ class Call(NamedTuple):
 def outputs_of(model: nn.Module) -> Iterator[list[Call]]:
     """Notes what the layers put out within the block."""
     calls: list[Call] = []
+    counts: Counter[str] = Counter()
 
     def note(name: str, _layer: nn.Module, _inputs: Any, output: Any) -> Any:
         tensors = [x for x in tree_leaves(output) if isinstance(x, Tensor) and x.requires_grad]
         if not tensors:
             return None
-        calls.append(Call(name, tensors[0]))
+        calls.append(Call(name, counts[name], tensors[0]))
+        counts[name] += 1
         # What is put out is not to be overwritten by an activation in place.
         return output.clone() if isinstance(output, Tensor) else None
 

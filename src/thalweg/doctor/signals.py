@@ -121,10 +121,10 @@ def squares_within(objective: Objective, batch: Batch, size: int, model: nn.Modu
         raise UserError("The model has no layer with a matrix of weights, as nn.Linear has.")
     outputs = [call.output for call in calls]
     slopes = pulled([loss], outputs, [torch.ones_like(loss)], batched=False)
-    made, counts = [], dict[str, int]()
+    made = []
     for call, slope in zip(calls, slopes, strict=True):
-        number = counts[call.layer] = counts.get(call.layer, -1) + 1
         # The loss is a mean over the samples: a sample's own is as many times as steep.
         signal = size * float(slope.square().sum())
-        made.append(Signal(call.layer, number, float(call.output.detach().square().mean()), signal))
+        activation = float(call.output.detach().square().mean())
+        made.append(Signal(call.layer, call.number, activation, signal))
     return made

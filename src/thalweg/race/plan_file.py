@@ -16,7 +16,7 @@ from thalweg.arguments import require_whole
 from thalweg.errors import UserError, suggest
 from thalweg.race.record import Plan
 from thalweg.stack.way import WAYS
-from thalweg.whole_file import whole_file
+from thalweg.whole_file import write_text
 
 KEYS = ("way", "lanes", "width")
 
@@ -24,11 +24,7 @@ KEYS = ("way", "lanes", "width")
 def write(plan: Plan, path: Path) -> None:
     """Writes a plan, with what was measured as a remark. UserError where it cannot be written."""
     values = tomli_w.dumps({key: getattr(plan, key) for key in KEYS})
-    try:
-        with whole_file(path) as unfinished:
-            unfinished.write_text(f"# {plan.why}\n{values}", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}.") from error
+    write_text(path, f"# {plan.why}\n{values}")
 
 
 def read(path: str | Path) -> tuple[str, int, int]:

@@ -37,6 +37,7 @@ from thalweg.race.rounds import Rounds
 from thalweg.race.verdict import Verdict, verdict
 from thalweg.recipes import Recipe
 from thalweg.schedules import Schedule
+from thalweg.stack.batches import length_of
 from thalweg.stack.way import way_of
 from thalweg.tasks.task import Task
 
@@ -123,7 +124,7 @@ def race(
     folder = Path(runs) / folder_name(found, name)
     tasks.check(found)
     require_lanes(lanes)
-    steps = found.total_steps(len(found.splits.train))  # type: ignore[arg-type]
+    steps = found.total_steps(length_of(found))
     settings = Settings(
         task=found.name,
         metric=found.metric_name,

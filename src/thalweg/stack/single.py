@@ -90,13 +90,7 @@ class Single(Population):
 
     def outputs(self, dataset: Dataset[Any]) -> Iterator[tuple[Any, Any]]:
         for model in self.models:
-            yield self.outputs_of(model.eval(), dataset)
-
-    @torch.no_grad()
-    def outputs_of(self, model: nn.Module, dataset: Dataset[Any]) -> tuple[Any, Any]:
-        batches = evaluation_batches(self.task, dataset)
-        outputs, targets = zip(*((model(*batch[:-1]), batch[-1]) for batch in batches), strict=True)
-        return joined(outputs), joined(targets)
+            yield outputs_over(self.task, model.eval(), dataset)
 
     def keep(self, places: Sequence[int]) -> None:
         for name in ("members", "diverged", "models", "optimizers", "batches", "streams"):
@@ -105,6 +99,14 @@ class Single(Population):
 
     def state_dict(self, place: int) -> dict[str, Tensor]:
         return {name: x.detach().clone() for name, x in self.models[place].state_dict().items()}
+
+
+@torch.no_grad()
+def outputs_over(task: Task, model: nn.Module, dataset: Dataset[Any]) -> tuple[Any, Any]:
+    """A model's outputs over a whole data set, in the mode that it is in, and the targets."""
+    batches = evaluation_batches(task, dataset)
+    outputs, targets = zip(*((model(*batch[:-1]), batch[-1]) for batch in batches), strict=True)
+    return joined(outputs), joined(targets)
 
 
 def sound(loss: Tensor, gradients: Sequence[Tensor], stepped: Sequence[Tensor]) -> bool:

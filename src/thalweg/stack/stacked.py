@@ -159,16 +159,17 @@ class Stacked(Population):
         """Undoes the step of members that are not finite, or were not before."""
         finite = (totals + self.rows.sum(1)).isfinite().tolist()
         for i, diverged in enumerate(self.diverged):
-            if diverged or not (finite[i] or self.sound(i, losses, gradients)):
-                if not diverged:
-                    own = [gradient[i] for gradient in gradients.values()]
-                    self.diverged[i] = divergence(self.steps + 1, losses[i].item(), own)
+            if diverged is None and not finite[i]:
+                self.diverged[i] = self.divergence(losses[i], part(gradients, i), i)
+            if self.diverged[i]:
                 self.rows[i] = self.before[i]
 
-    def sound(self, i: int, losses: Tensor, gradients: Tensors) -> bool:
-        """Whether a member's step may stand: its sum may have overflowed, and it be finite."""
-        own = [gradient[i] for gradient in gradients.values()]
-        return sound(losses[i], own, [param[i] for param in self.params.values()])
+    def divergence(self, loss: Tensor, gradients: Tensors, i: int) -> Divergence | None:
+        """That of a member's step; none where it may stand: a sum may overflow of finite terms."""
+        own = list(gradients.values())
+        if sound(loss, own, list(part(self.params, i).values())):
+            return None
+        return divergence(self.steps + 1, loss.item(), own)
 
     def observe(self, training: Sequence[float], validation: Sequence[float]) -> None:
         for group in self.groups:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from thalweg.stack.population import averages
-from thalweg.stack.single import Single
+from thalweg.stack.single import Single, outputs_over
 from thalweg.tasks.task import Task
 from thalweg.training.run import Point
 
@@ -76,7 +76,7 @@ class Candidates:
         model = copy.deepcopy(self.alone.models[0])
         model.load_state_dict(weights)
         with torch.no_grad():
-            return self.task.metrics(*self.alone.outputs_of(model.eval(), dataset))
+            return self.task.metrics(*outputs_over(self.task, model.eval(), dataset))
 
     def goodness(self, metrics: Mapping[str, float]) -> float:
         """The ranked metric, larger being better; what is not a number is worst."""

@@ -10,13 +10,11 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from thalweg.errors import UserError
+from thalweg.stack.rows import Tensors
 from thalweg.stack.single import Single
 from thalweg.whole_file import require_replaceable, whole_file
-
-Tensors = dict[str, Tensor]
 
 
 def require_writable(path: Path) -> None:

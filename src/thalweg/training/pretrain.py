@@ -23,6 +23,7 @@ from torch import nn
 from thalweg.arguments import require_whole
 from thalweg.errors import UserError
 from thalweg.recipes import Recipe, recipe_of
+from thalweg.stack.batches import length_of
 from thalweg.tasks.check import describe, failure_as_sentence
 from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
@@ -174,7 +175,7 @@ def stages_of(
 
 def shares(task: Task, count: int) -> list[int]:
     """The task's budget in so many equal shares, the last with what is left over."""
-    total = task.total_steps(len(task.splits.train))  # type: ignore[arg-type]
+    total = task.total_steps(length_of(task))
     return [total // count] * (count - 1) + [total - total // count * (count - 1)]
 
 

@@ -12,13 +12,14 @@ from typing import Any
 from thalweg.arguments import require_whole
 from thalweg.errors import UserError
 from thalweg.recipes import Recipe
+from thalweg.stack.batches import length_of
 from thalweg.stack.member import Member
+from thalweg.stack.rows import Tensors
 from thalweg.stack.single import Single
 from thalweg.stack.stacked import shape_of
 from thalweg.tasks.check import check, failure_in_training
 from thalweg.tasks.task import Task
 from thalweg.training.files import (
-    Tensors,
     optimizer_states,
     put_optimizer_states,
     read_state,
@@ -47,7 +48,7 @@ class Stage:
 
     @property
     def steps(self) -> int:
-        return self.task.total_steps(len(self.task.splits.train))  # type: ignore[arg-type]
+        return self.task.total_steps(length_of(self.task))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from thalweg.arguments import require_whole
 from thalweg.errors import UserError, suggest
 from thalweg.recipes import Recipe, recipe_of
+from thalweg.stack.batches import length_of
 from thalweg.stack.member import Member
 from thalweg.stack.population import Population, initial_model
 from thalweg.stack.single import Single
@@ -161,7 +162,7 @@ def described(task: Task, recipe: Recipe, seed: int) -> dict[str, Any]:
         "task": task.name,
         "parameters": {name: list(param.shape) for name, param in model.named_parameters()},
         "recipe": recipe.to_toml(),
-        "steps": task.total_steps(len(task.splits.train)),  # type: ignore[arg-type]
+        "steps": task.total_steps(length_of(task)),
         "seed": seed,
     }
 
@@ -197,7 +198,7 @@ def learn(
     enough: is told the curves after every evaluation, and may end the training early. begun: the
     curves of a population that has been on the way already.
     """
-    steps = task.total_steps(len(task.splits.train))  # type: ignore[arg-type]
+    steps = task.total_steps(length_of(task))
     marks = evaluation_steps(steps)
     curves = begun or [[] for _ in population.members]
     losses: list[list[float]] = []
