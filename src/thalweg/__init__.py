@@ -8,7 +8,7 @@ optimizer = tw.optim.Optimizer(model.parameters(), result.best)
 """
 
 from thalweg import nn, optim, schedules
-from thalweg.api import Race, race
+from thalweg.api import Diagnosis, Race, diagnose, race
 from thalweg.recipes import (
     Recipe,
     adadelta,
@@ -38,6 +38,7 @@ from thalweg.training.train import train
 
 __all__ = [
     "Data",
+    "Diagnosis",
     "Race",
     "Recipe",
     "Task",
@@ -51,6 +52,7 @@ __all__ = [
     "clip_norm",
     "clip_value",
     "delta_bar_delta",
+    "diagnose",
     "ema",
     "lion",
     "lr_range",

@@ -7,6 +7,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from thalweg.doctor import diagnosis
+from thalweg.doctor.diagnosis import diagnose as run_diagnosis
 from thalweg.race.race import Result
 from thalweg.race.race import race as run_race
 from thalweg.whole_file import write_text
@@ -45,3 +47,19 @@ def race(*args: Any, **kwargs: Any) -> Race:
     raced = Race(**vars(run_race(*args, **kwargs)))
     raced.write_winner()
     return raced
+
+
+@dataclass(frozen=True)
+class Diagnosis(diagnosis.Diagnosis):
+    """A diagnosis, which can write its report."""
+
+    def report(self, path: str | Path) -> Path:
+        """Writes the report, one HTML file that opens without a network, and says where."""
+        from thalweg.report.diagnosis import write_diagnosis
+
+        return write_diagnosis(self, path)
+
+
+@wraps(run_diagnosis)
+def diagnose(*args: Any, **kwargs: Any) -> Diagnosis:
+    return Diagnosis(**vars(run_diagnosis(*args, **kwargs)))

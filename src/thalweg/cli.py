@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from thalweg.api import Race
+from thalweg.api import Race, diagnose
 from thalweg.errors import UserError
 from thalweg.race.entrants import documented_space
 from thalweg.race.plan import MEASURED
@@ -126,6 +126,45 @@ def train(
         written = ", ".join(f"{metric} {value:.4g}" for metric, value in scores.items())
         print(f"{split}: {written}")
     print(f"checkpoint: {trained.checkpoint} ({trained.kept})")
+
+
+@app.command()
+def doctor(
+    task: TaskName,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="A recipe file, or a name; default: the race's winner, else adam."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Fixes the initial weights and the batches.")] = 0,
+    trials: Annotated[
+        bool, typer.Option(help="Whether advice is tried before it is given.")
+    ] = True,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="The share of training time that looks may take, such as 3%."),
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="The folder that holds runs.")] = Path("runs"),
+) -> None:
+    """Why is training slow or unstable, and what would help?"""
+    found = find(task)
+    folder = runs / found.name
+    winner = folder / "winner.toml"
+    used = recipe or (str(winner) if winner.exists() else "adam")
+    share = None if budget is None else share_of(budget)
+    with stopping("nothing was written"):
+        diagnosis = diagnose(found, used, seed=seed, try_remedies=trials, budget=share)
+        print(diagnosis)
+        print(f"report: {diagnosis.report(folder / 'doctor.html')}")
+
+
+def share_of(text: str) -> float:
+    """A share as a person writes it, 3% or 0.03; UserError for what is none."""
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise UserError(
+            f"--budget is a share of training time, such as 3%, not {text!r}."
+        ) from None
 
 
 @app.command()

@@ -8,15 +8,22 @@ from thalweg.doctor.between import Between, between
 from thalweg.doctor.condition_number import ConditionNumber, condition_number
 from thalweg.doctor.conditions import Conditions
 from thalweg.doctor.critical import CriticalPoint, critical_points
+from thalweg.doctor.diagnosis import Diagnosis, diagnose
+from thalweg.doctor.doctor import Doctor
 from thalweg.doctor.eigenvalues import Eigenvalue, Extremes, extremes
+from thalweg.doctor.escape import Escape, escape
+from thalweg.doctor.finding import Fact, Finding, Picture, Suspicion
 from thalweg.doctor.gauss_newton import GaussNewton
 from thalweg.doctor.hessian import Hessian
+from thalweg.doctor.inputs import Inputs, inputs
 from thalweg.doctor.joint import Drift, Joint, joint
 from thalweg.doctor.matching import matched
 from thalweg.doctor.minima import Minima, Pair, Solution, minima
+from thalweg.doctor.modes import Modes, modes
 from thalweg.doctor.moments import Surprise, surprises
 from thalweg.doctor.noise import Noise, noise
 from thalweg.doctor.objective import Objective
+from thalweg.doctor.order import Order, order
 from thalweg.doctor.plateau import Trend, trend
 from thalweg.doctor.preconditioned import Preconditioned
 from thalweg.doctor.recurrence import Recurrence, recurrence
@@ -29,6 +36,7 @@ from thalweg.doctor.step import Parabola, Step, look_at_step
 from thalweg.doctor.steps import SeenStep, StepWatch
 from thalweg.doctor.stopwatch import Seconds, Stopwatch
 from thalweg.doctor.trace import Estimate, diagonal_share, trace
+from thalweg.doctor.trial import Remedy, State, Trial, trials
 from thalweg.doctor.units import Activity, Units, units
 
 __all__ = [
@@ -39,22 +47,32 @@ __all__ = [
     "Conditions",
     "CriticalPoint",
     "Descent",
+    "Diagnosis",
+    "Doctor",
     "Drift",
     "Eigenvalue",
+    "Escape",
     "Estimate",
     "Extremes",
+    "Fact",
+    "Finding",
     "GaussNewton",
     "GroupStability",
     "Hessian",
     "Index",
+    "Inputs",
     "Joint",
     "Minima",
+    "Modes",
     "Noise",
     "Objective",
+    "Order",
     "Pair",
     "Parabola",
+    "Picture",
     "Preconditioned",
     "Recurrence",
+    "Remedy",
     "Seconds",
     "SeenStep",
     "Signal",
@@ -63,25 +81,33 @@ __all__ = [
     "Spectrum",
     "Spike",
     "Stability",
+    "State",
     "Step",
     "StepWatch",
     "Stopwatch",
     "Surprise",
+    "Suspicion",
     "Trend",
+    "Trial",
     "Units",
     "between",
     "clips",
     "condition_number",
     "critical_points",
     "descent",
+    "diagnose",
     "diagonal_share",
+    "escape",
     "extremes",
     "index",
+    "inputs",
     "joint",
     "look_at_step",
     "matched",
     "minima",
+    "modes",
     "noise",
+    "order",
     "recurrence",
     "signals",
     "spectrum",
@@ -90,5 +116,6 @@ __all__ = [
     "surprises",
     "trace",
     "trend",
+    "trials",
     "units",
 ]

@@ -44,6 +44,15 @@ class Population(ABC):
         """
 
     @abstractmethod
+    def begin(self, steps: int, states: dict[str, Tensor], memory: dict[str, Any]) -> None:
+        """Takes every member to where another training of this model stood after so many steps.
+
+        Its weights and buffers are what the task's model begins with; here come the states of its
+        optimizer by `state.parameter`, and what its schedules remember. A recipe whose rule of
+        stepping has states that are not among them begins with fresh ones.
+        """
+
+    @abstractmethod
     def observe(self, training: Sequence[float], validation: Sequence[float]) -> None:
         """Tells each member's plateau schedules its metrics."""
 

@@ -18,6 +18,7 @@ from thalweg.optim.base import starting
 from thalweg.optim.settings import at, base, holds_schedule, memory, observed
 from thalweg.recipes import Recipe
 from thalweg.rules.row import Row
+from thalweg.rules.rule import Rule
 
 Tensors = dict[str, Tensor]
 
@@ -25,11 +26,13 @@ Tensors = dict[str, Tensor]
 class Rows:
     """The members of a stack in the rows `[start, stop)`, which run one chain with one shape.
 
-    `t` is one number, because members of a stack start together.
+    `t` is one number, because members of a stack start together. born: after which step their
+    states began.
     """
 
     def __init__(self, recipes: Sequence[Recipe], start: int) -> None:
         self.start = start
+        self.born = 0
         self.chain = tuple(type(rule) for rule in recipes[0].rules)
         self.options = {name: recipes[0].settings[name] for r in self.chain for name in r.options}
         self.settings = [recipe.settings for recipe in recipes]
@@ -63,6 +66,20 @@ class Rows:
             flat(param).copy_(cell.param)
         self.states = [cell.states for cell in cells]
 
+    def begin(self, params: Tensors, steps: int, states: Tensors, memory: dict[str, Any]) -> None:
+        """Goes on from what a training has left behind after so many steps, as far as it fits."""
+        states = fitting_states(self.chain, states)
+        self.born = 0 if states else steps
+        values = self.values(steps)
+        self.states = [
+            {
+                state: spread(states.get(f"{state}.{name}"), fresh)
+                for state, fresh in self.starting(flat(param), values).items()
+            }
+            for name, param in part(params, self.rows).items()
+        ]
+        self.memories = [{n: memory.get(n, own) for n, own in m.items()} for m in self.memories]
+
     def addresses(self, gradients: Tensors) -> NDArray[np.int64]:
         """Where each of its rows of each gradient is, whose numbers lie one after the other."""
         firsts = np.array([[x.data_ptr()] for x in gradients.values()])
@@ -95,14 +112,14 @@ class Rows:
         held = [cell.states | {"param": cell.param} for cell in cells]
         columns = [row for one in held for row in zip(*(one[name] for name in labels), strict=True)]
         each = [*range(height)] * count
-        ages = torch.full((len(each),), float(step))
+        ages = torch.full((len(each),), float(step - self.born))
         self.table = kernel.table(columns, each, each, ages, numbers.view(len(each), -1))
         return self.table
 
     def evaluated(self, params: Tensors, step: int) -> Tensors:
         """Its rows of each parameter as evaluation uses them, after `step` steps."""
         mine = part(params, self.rows)
-        if not step:
+        if step == self.born:
             return mine
         cells = self.cells(mine, mine, step)
         return {
@@ -121,7 +138,7 @@ class Rows:
         ]
 
     def values(self, step: int) -> dict[str, Any]:
-        values = {"t": step, **self.options}
+        values = {"t": step - self.born, **self.options}
         for rule in self.chain:
             for name in rule.hypers:
                 values[name] = self.column(name, step)
@@ -179,6 +196,25 @@ def part(tensors: Tensors, rows: slice | int | Tensor) -> Tensors:
 def kept(state: Any, within: Sequence[int]) -> Any:
     """A state of these rows alone."""
     return Row(state.column[within]) if isinstance(state, Row) else state[..., within, :]
+
+
+def fitting_states(chain: Sequence[type[Rule]], states: Tensors) -> Tensors:
+    """The states that another training has left, where the rule that steps finds its own there.
+
+    Without them it is as young as its states, and so is all that stands with it in a chain.
+    """
+    (stepping,) = (rule for rule in chain if "lr" in rule.hypers)
+    return states if {key.split(".")[0] for key in states} >= set(stepping.states) else {}
+
+
+def spread(kept: Tensor | None, fresh: Any) -> Any:
+    """The state of one training for every row of a stack; the fresh one where it has none."""
+    if kept is None:
+        return fresh
+    if isinstance(fresh, Row):
+        return Row(torch.full_like(fresh.column, float(kept)))
+    copies, (rows, numbers) = fresh.shape[:-2], fresh.shape[-2:]
+    return kept.to(fresh).view(*copies, 1, numbers).expand(*copies, rows, numbers).clone()
 
 
 def flat(rows: Float[Tensor, "k ..."]) -> Float[Tensor, "k n"]:

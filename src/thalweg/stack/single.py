@@ -22,6 +22,7 @@ from thalweg.stack.population import (
     initial_model,
 )
 from thalweg.stack.random_stream import RandomStream
+from thalweg.stack.rows import fitting_states
 from thalweg.tasks.task import Task
 
 
@@ -69,6 +70,17 @@ class Single(Population):
                 for param, value in zip(trained, before, strict=True):
                     param.copy_(value)
         return loss.item()
+
+    def begin(self, steps: int, states: dict[str, Tensor], memory: dict[str, Any]) -> None:
+        self.steps = steps
+        for model, optimizer in zip(self.models, self.optimizers, strict=True):
+            params = dict(model.named_parameters())
+            for key, x in fitting_states(optimizer.rules, states).items():
+                state, name = key.split(".", 1)
+                optimizer.state[params[name]][state] = x.clone()
+            for group in optimizer.param_groups:
+                group["step_count"] = steps
+                group["memory"] |= {n: memory[n] for n in group["memory"] if n in memory}
 
     def observe(self, training: Sequence[float], validation: Sequence[float]) -> None:
         for optimizer, seen, unseen in zip(self.optimizers, training, validation, strict=True):

@@ -171,6 +171,11 @@ class Stacked(Population):
             return None
         return divergence(self.steps + 1, loss.item(), own)
 
+    def begin(self, steps: int, states: Tensors, memory: dict[str, Any]) -> None:
+        self.steps = steps
+        for group in self.groups:
+            group.begin(self.params, steps, states, memory)
+
     def observe(self, training: Sequence[float], validation: Sequence[float]) -> None:
         for group in self.groups:
             group.observe(training, validation)

@@ -1,0 +1,57 @@
+"""What a doctor's looks may cost, and what they have cost."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+
+from thalweg.errors import UserError
+
+
+class Budget:
+    """The time that looks take, held against the training's own since the budget was made.
+
+    share: of the training's own time that they may take altogether, in (0, 1); none for no bound.
+    A look is allowed when it fits into what the training has earned so far, by what it took the
+    last time. Raises UserError for another share.
+    """
+
+    def __init__(self, share: float | None = None) -> None:
+        if share is not None and not 0 < share < 1:
+            raise UserError(f"budget is a share of the training's time, as 0.03 is, not {share!r}.")
+        self.share = share
+        self.began = perf_counter()
+        self.ended: float | None = None
+        self.taken: defaultdict[str, list[float]] = defaultdict(list)
+        self.spent = 0.0
+
+    @property
+    def trained(self) -> float:
+        """Seconds that were the training's own."""
+        return (self.ended or perf_counter()) - self.began - self.spent
+
+    @property
+    def used(self) -> float:
+        """What looks have taken, as a share of the training's own time."""
+        return self.spent / self.trained
+
+    def end(self) -> None:
+        """The training is over; its clock stands still from now on."""
+        self.ended = perf_counter()
+
+    def allows(self, name: str, expected: float) -> bool:
+        """Whether a look fits in. expected: its seconds, believed before it was first taken."""
+        if self.share is None:
+            return True
+        seconds = self.taken[name][-1] if self.taken[name] else expected
+        return self.spent + seconds <= self.share * self.trained
+
+    @contextmanager
+    def spending(self, name: str) -> Iterator[None]:
+        """Counts the block as a look of this name."""
+        start = perf_counter()
+        yield
+        self.taken[name].append(perf_counter() - start)
+        self.spent += self.taken[name][-1]

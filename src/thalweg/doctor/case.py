@@ -1,0 +1,38 @@
+"""All that criteria judge by: a training that was watched, and what is known of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thalweg.doctor.course import Course
+from thalweg.doctor.stopwatch import Seconds
+from thalweg.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Case:
+    """course: what was seen. recipe: the one in use, where it is known. steps: of the whole budget,
+    where it is known, or those that were watched. batch_size: samples a step. diverged: why, in
+    words; empty for a training that did not. seconds: where its time went.
+    """
+
+    course: Course
+    recipe: Recipe | None
+    steps: int
+    batch_size: int
+    diverged: str
+    seconds: tuple[Seconds, ...]
+
+    @cached_property
+    def norms(self) -> NDArray[np.float64]:
+        """The gradient's norm at every step."""
+        return np.array([float(norm) for norm in self.course.norms])
+
+    def rule(self) -> str:
+        """The name of the rule that steps; empty where it is not known."""
+        stepping = [r for r in self.recipe.rules if "lr" in r.hypers] if self.recipe else []
+        return type(stepping[0]).__name__ if stepping else ""

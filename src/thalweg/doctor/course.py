@@ -1,0 +1,59 @@
+"""What was seen of a training on its way."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from thalweg.doctor.steps import SeenStep
+from thalweg.stack.batches import Batch
+
+RECENT = 8
+"""Batches that are kept for instruments to look at."""
+
+
+@dataclass
+class Course:
+    """The steps of a training, counted from 0, and what instruments have read there.
+
+    norms: the gradient's norm at every step, before any clip of the recipe. steps: those that were
+    looked at. readings: of each instrument by step. refusals: why an instrument has last read
+    nothing. batches: the last ones.
+    """
+
+    norms: list[Tensor] = field(default_factory=list)
+    steps: dict[int, SeenStep] = field(default_factory=dict)
+    readings: defaultdict[str, dict[int, Any]] = field(default_factory=lambda: defaultdict(dict))
+    refusals: dict[str, str] = field(default_factory=dict)
+    batches: deque[Batch] = field(default_factory=lambda: deque(maxlen=RECENT))
+
+    def first(self, instrument: str) -> tuple[int, Any] | None:
+        """The first reading and its step."""
+        return next(iter(self.readings[instrument].items()), None)
+
+    def last(self, instrument: str) -> tuple[int, Any] | None:
+        """The last reading and its step."""
+        return next(iter(reversed(self.readings[instrument].items())), None)
+
+    def series(self, name: str) -> tuple[list[int], NDArray[np.float64]]:
+        """One number of the steps that were looked at: where, and how much."""
+        values = [getattr(step, name) for step in self.steps.values()]
+        return list(self.steps), np.array(values, dtype=np.float64)
+
+
+def look_before(step: int) -> int:
+    """The step of the last close look up to a step: 0, 10, 30, 90, and so on."""
+    mark = 0
+    while following(mark) <= step:
+        mark = following(mark)
+    return mark
+
+
+def following(mark: int) -> int:
+    """The close look after one: each is three times as late as the one before."""
+    return max(10, 3 * mark)

@@ -1,0 +1,47 @@
+"""Cliffs: steps at which the gradient is many times as large as before."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from thalweg.doctor import remedies
+from thalweg.doctor.case import Case
+from thalweg.doctor.course import look_before
+from thalweg.doctor.finding import Fact, Picture, Suspicion
+from thalweg.doctor.spikes import spikes
+from thalweg.statistics import wilson
+
+DEVIATIONS, TIMES, FEWEST = 7.0, 5.0, 10
+
+
+def cliffs(case: Case) -> Suspicion | None:
+    """Norms of the gradient far above those before them, in deviations and in times."""
+    found = [
+        spike
+        for spike in spikes(list(case.norms), threshold=DEVIATIONS, fewest=FEWEST)
+        if not spike.value < TIMES * np.median(case.norms[: spike.step])
+    ]
+    if not found:
+        return None
+    usual = case.norms[np.isfinite(case.norms)]
+    limits = sorted({float(np.percentile(usual, share)) for share in (90, 50)}, reverse=True)
+    first = found[0]
+    return Suspicion(
+        "cliffs",
+        f"The gradient is {first.value:.2g} at step {first.step}, and {np.median(usual):.2g} as a"
+        f" rule: {len(found)} such steps throw the weights about.",
+        "clipping by norm or by value",
+        "More than 7 robust deviations above the last 128 steps, and 5 times the median: a"
+        " convention (OLMo), so the trial decides.",
+        (Fact("share of steps with a spike", wilson(len(found), len(case.norms)), first.step),),
+        Picture(
+            "Norm of the gradient",
+            "step",
+            "norm",
+            {"norm": (list(range(len(case.norms))), list(case.norms))},
+            log=True,
+        ),
+        remedies.clipping([limit for limit in limits if limit > 0]),
+        look_before(first.step),
+        explains=("learning rate too high",),
+    )

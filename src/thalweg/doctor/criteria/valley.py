@@ -1,0 +1,68 @@
+"""The shape of the valley: narrow, or flat at a saddle."""
+
+from __future__ import annotations
+
+from thalweg.doctor import remedies
+from thalweg.doctor.case import Case
+from thalweg.doctor.finding import Fact, Suspicion, around
+from thalweg.doctor.trial import Remedy
+from thalweg.statistics import Interval
+
+NARROW = 100.0
+FURTHER, SLOW = 0.2, 0.1
+"""A way out is open where it leads further down than this share of the way that the loss has come,
+and training is slow where it has come less than this share of it over the last ten steps."""
+
+
+def narrow(case: Case) -> Suspicion | None:
+    """The curvature differs a hundredfold between directions, and the recipe is plain descent."""
+    found = case.course.last("condition")
+    if found is None or not found[1].low > NARROW:
+        return None
+    if case.recipe is not None and not remedies.is_plain(case.recipe):
+        return None
+    step, seen = found
+    return Suspicion(
+        "narrow valley",
+        f"The condition number is {seen.value:.2g}: a rate for the steepest direction is too small"
+        " for most others.",
+        "momentum, or an adaptive method",
+        "Plain descent needs steps in proportion to the condition number, with momentum to its"
+        " root (Polyak 1964); networks have such spectra as a rule, so the trial decides.",
+        (Fact("condition number", Interval(seen.value, seen.low, seen.high), step),),
+        remedies=remedies.accelerating(case.recipe) if case.recipe else (),
+        explains=("learning rate too low", "saddle"),
+    )
+
+
+def saddle(case: Case) -> Suspicion | None:
+    """Training hardly moves, and down along the most negative curvature it goes far."""
+    losses = {step: seen.loss for step, seen in case.course.steps.items()}
+    for step, seen in case.course.readings["escape"].items():
+        before = [loss for at, loss in losses.items() if step - 10 <= at < step]
+        lowest = around(seen.lowest.value, seen.lowest.error)
+        if not before or lowest.high >= 0:
+            continue
+        drop, moved = seen.descent.drop, before[0] - seen.loss
+        far = drop > FURTHER * (next(iter(losses.values())) - seen.loss)
+        if far and moved < SLOW * drop:
+            return Suspicion(
+                "saddle",
+                f"At step {step} the loss is {seen.loss:.3g} and has hardly moved over ten steps,"
+                f" but falls by {drop:.2g} along the direction of most negative curvature.",
+                "momentum, or an adaptive method",
+                "Negative curvature where progress is slow (Dauphin et al. 2014): for looking; the"
+                " trial decides.",
+                (Fact("lowest curvature", lowest, step),),
+                remedies=ways_out(case),
+                since=step,
+            )
+    return None
+
+
+def ways_out(case: Case) -> tuple[Remedy, ...]:
+    if not case.recipe:
+        return ()
+    if remedies.is_plain(case.recipe):
+        return remedies.accelerating(case.recipe)
+    return remedies.rates(case.recipe, (3.0, 10.0))

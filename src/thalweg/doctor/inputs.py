@@ -1,0 +1,75 @@
+"""The scale of what goes in: features of unequal size make the valley narrow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from thalweg.errors import UserError
+from thalweg.stack.batches import Batch
+
+SMALLEST, LARGEST = 5, 95
+"""Percentiles of the features' sizes that stand for the smallest and the largest."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The sizes of the input's features, over samples and positions.
+
+    features: how many vary. size: the median root mean square of a feature. unequal: that of the
+    largest over that of the smallest, by their 95th and 5th percentiles. offset: the largest
+    |mean| / standard deviation. samples: that were looked at.
+
+    With a linear first layer the curvature along the weights of a feature goes with the square of
+    its size, so that `unequal` squared bounds the condition number from below, and a mean far from
+    0 makes one direction steep for all (LeCun et al. 1998, 5.1).
+    """
+
+    features: int
+    size: float
+    unequal: float
+    offset: float
+    samples: int
+
+
+def inputs(batches: Sequence[Batch]) -> Inputs:
+    """The scale of the model's inputs, those that are real numbers; the target stands last.
+
+    A feature is a place of the last dimension in `[N, F]` and `[N, T, F]`, and a channel, dimension
+    1, in `[N, C, H, W]`. Cost: none in gradients. Raises UserError where no input is made of real
+    numbers, such as text, and where none varies.
+    """
+    each = [[x for x in tree_leaves(batch[:-1]) if is_real(x)] for batch in batches]
+    if not each or not each[0]:
+        raise UserError("The inputs are no real numbers [N, ...], so they have no scale.")
+    columns = [torch.cat([features(x) for x in column]) for column in zip(*each, strict=True)]
+    deviation = torch.cat([column.std(0) for column in columns])
+    mean = torch.cat([column.mean(0) for column in columns])
+    varying = deviation > 1e-6 * mean.abs()
+    if not varying.any():
+        raise UserError("No input varies from sample to sample.")
+    mean, deviation = mean[varying], deviation[varying]
+    size = (mean.square() + deviation.square()).sqrt()
+    low, middle, high = torch.quantile(size, torch.tensor([SMALLEST, 50, LARGEST]).to(size) / 100)
+    return Inputs(
+        len(size),
+        float(middle),
+        float(high / low) if low > 0 else math.inf,
+        float((mean.abs() / deviation).max()),
+        len(columns[0]),
+    )
+
+
+def is_real(x: object) -> bool:
+    return isinstance(x, Tensor) and x.is_floating_point() and x.ndim > 1
+
+
+def features(x: Float[Tensor, "N ..."]) -> Float[Tensor, "values F"]:
+    """Every value of each feature, in double precision."""
+    return x.detach().double().movedim(-1 if x.ndim <= 3 else 1, -1).flatten(0, -2)
