@@ -12,9 +12,9 @@ from thalweg.doctor import wording
 from thalweg.doctor.case import Case
 from thalweg.doctor.course import following
 from thalweg.doctor.criteria import CRITERIA
-from thalweg.doctor.doctor import Doctor
 from thalweg.doctor.finding import Finding, Severity, Suspicion
 from thalweg.doctor.trial import State, Trial, state_of, trials
+from thalweg.doctor.watcher import Watcher
 from thalweg.errors import UserError
 from thalweg.recipes import Recipe, recipe_of
 from thalweg.stack.batches import length_of
@@ -76,28 +76,28 @@ def diagnose(
     with failure_in_training(task), own_random_state(seed):
         alone = Single(task, [Member(recipe, seed)])
         start = scores(alone, task.splits.validation)[0][task.metric_name]
-        doctor = Doctor(
+        watcher = Watcher(
             alone.models[0],
             task.loss,
             alone.optimizers[0],
             every=min(10, max(1, steps // 50)),
             budget=budget,
         )
-        with doctor:
-            states = watched(task, alone, doctor)
+        with watcher:
+            states = watched(task, alone, watcher)
     diverged = alone.diverged[0]
     why = f"{diverged.reason} at step {diverged.step}" if diverged else ""
-    case = doctor.case(recipe, steps, why)
+    case = watcher.case(recipe, steps, why)
     findings = [
         judged(one, *tried(task, recipe, one, states, start)) if try_remedies else judged(one)
         for one in suspicions(case)
     ]
-    return told(task, doctor, case, findings)
+    return told(task.name, task.metric_name, watcher, case, findings)
 
 
-def watched(task: Task, alone: Single, doctor: Doctor) -> dict[int, State]:
+def watched(task: Task, alone: Single, watcher: Watcher) -> dict[int, State]:
     """Trains a lone member to its end; where it stood at each close look, by step."""
-    alone.batches[0] = doctor.loading(iter(alone.batches[0].__next__, None))  # type: ignore[call-overload]
+    alone.batches[0] = watcher.loading(iter(alone.batches[0].__next__, None))  # type: ignore[call-overload]
     states = {0: state_of(alone)}
 
     def keep(step: int, alive: int) -> None:
@@ -108,14 +108,14 @@ def watched(task: Task, alone: Single, doctor: Doctor) -> dict[int, State]:
     return states
 
 
-def told(task: Task, doctor: Doctor, case: Case, findings: Sequence[Finding]) -> Diagnosis:
-    budget = doctor.budget
-    looks = {name: (len(taken), sum(taken)) for name, taken in budget.taken.items() if taken}
-    unread = dict(doctor.course.refusals)
-    name = case.recipe.name if case.recipe else type(doctor.optimizer).__name__
-    return Diagnosis(
-        task.name, name, task.metric_name, merged(findings), case, unread, looks, budget.used
-    )
+def told(
+    task: str, metric: str, watcher: Watcher, case: Case, findings: Sequence[Finding]
+) -> Diagnosis:
+    looks = {n: (len(taken), sum(taken)) for n, taken in watcher.budget.taken.items() if taken}
+    recipe = case.recipe.name if case.recipe else type(watcher.optimizer).__name__
+    unread = dict(watcher.course.refusals)
+    share = watcher.budget.used
+    return Diagnosis(task, recipe, metric, merged(findings), case, unread, looks, share)
 
 
 def suspicions(case: Case) -> list[Suspicion]:
