@@ -70,6 +70,7 @@ def diagnose(*args: Any, **kwargs: Any) -> Diagnosis:
 class Doctor(doctor.Doctor):
     __doc__ = doctor.Doctor.__doc__
 
-    @wraps(doctor.Doctor.diagnosis)
     def diagnosis(self, coming: Iterable[Batch] | None = None) -> Diagnosis:
         return Diagnosis(**vars(super().diagnosis(coming)))
+
+    diagnosis.__doc__ = doctor.Doctor.diagnosis.__doc__

@@ -41,8 +41,8 @@ class Doctor(Watcher):
 
     loss: `loss(outputs, targets)`, the mean over a batch; batches are tuples (inputs..., target).
     every: looks along every so manieth step (`StepWatch`), for about a gradient evaluation.
-    budget: the share of the training's time that all looks may take, such as 0.03; what does not
-        fit in waits. Without one, they are taken when they are due.
+    budget: the share of the training's own time that all looks together may take, a quarter if not
+        given; what does not fit in waits. With None, they are taken when they are due.
 
     The norm of the gradient is noted at every step. The other instruments have their turn at steps
     0, 10, 30, 90, and so on, on the batch of the step or on the last 8, which are kept as they are:

@@ -37,7 +37,7 @@ class Watcher:
         optimizer: torch.optim.Optimizer,
         *,
         every: int = 10,
-        budget: float | None = None,
+        budget: float | None = 0.25,
     ) -> None:
         require_whole("every", every, 1)
         self.model, self.loss, self.optimizer, self.every = model, loss, optimizer, every
