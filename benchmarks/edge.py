@@ -74,7 +74,9 @@ def watched(steps: int, every: int, make: Make) -> list[dict[str, float]]:
 
 def draw(results: dict[str, Any]) -> None:
     """The picture, where Chromium is there to take it."""
-    figure = go.Figure(layout={"template": "plotly_white", "width": 800, "height": 400})
+    margin = {"l": 60, "r": 20, "t": 20, "b": 50}
+    layout = {"template": "plotly_white", "width": 800, "height": 360, "margin": margin}
+    figure = go.Figure(layout=layout)
     for name, told in results.items():
         steps, ratios = ([look[key] for look in told["looks"]] for key in ("step", "ratio"))
         figure.add_scatter(x=steps, y=ratios, name=name, mode="lines")
@@ -86,8 +88,8 @@ def draw(results: dict[str, Any]) -> None:
         return
     with TemporaryDirectory() as folder:
         page = Path(folder, "edge.html")
-        figure.write_html(page)
-        options = ["--headless", "--no-sandbox", "--window-size=816,420", "--hide-scrollbars"]
+        figure.write_html(page, config={"displayModeBar": False})
+        options = ["--headless", "--no-sandbox", "--window-size=816,376", "--hide-scrollbars"]
         waiting = "--virtual-time-budget=5000"
         taken = [chromium, *options, waiting, f"--screenshot={PICTURE}", page.as_uri()]
         subprocess.run(taken, check=True, capture_output=True)
