@@ -17,10 +17,11 @@ from thalweg.api import Race, diagnose
 from thalweg.errors import UserError
 from thalweg.race.entrants import documented_space
 from thalweg.race.plan import MEASURED
+from thalweg.race.race import folder_name
 from thalweg.race.race import race as run_race
 from thalweg.recipes import RECIPES, named
 from thalweg.tasks import bundled, find
-from thalweg.terminal import Lines, Screen
+from thalweg.terminal import Lines, Screen, telling
 from thalweg.training.train import train as run_training
 from thalweg_command import Stopped
 
@@ -143,16 +144,18 @@ def doctor(
         str | None,
         typer.Option(help="The share of training time that looks may take, such as 3%."),
     ] = None,
+    name: Annotated[str | None, typer.Option(help="The run's name; default: the task's.")] = None,
     runs: Annotated[Path, typer.Option(help="The folder that holds runs.")] = Path("runs"),
 ) -> None:
     """Why is training slow or unstable, and what would help?"""
     found = find(task)
-    folder = runs / found.name
+    folder = runs / folder_name(found, name)
     winner = folder / "winner.toml"
     used = recipe or (str(winner) if winner.exists() else "adam")
     share = None if budget is None else share_of(budget)
     with stopping("nothing was written"):
-        diagnosis = diagnose(found, used, seed=seed, try_remedies=trials, budget=share)
+        with telling(Console()) as say:
+            diagnosis = diagnose(found, used, seed=seed, try_remedies=trials, budget=share, say=say)
         print(diagnosis)
         print(f"report: {diagnosis.report(folder / 'doctor.html')}")
 

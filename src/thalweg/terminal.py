@@ -1,9 +1,12 @@
-"""What a race looks like while it runs: a live table on a terminal, plain lines elsewhere."""
+"""What a race looks like while it runs: a live table on a terminal, plain lines elsewhere; and the
+doctor at work.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -115,3 +118,15 @@ def described(look: Look) -> str:
     names = ", ".join(departure.entrant for departure in look.left)
     out = f"out: {names}" if names else "nobody out"
     return f"look at {look.seeds} seeds: {out}; {len(look.on) - len(look.left)} still on"
+
+
+@contextmanager
+def telling(console: Console) -> Iterator[Callable[[str], None]]:
+    """Something to tell what is being done: one line that changes on a terminal, a line for each
+    elsewhere.
+    """
+    if not console.is_terminal:
+        yield Lines(console).say
+        return
+    with console.status("") as status:
+        yield lambda words: status.update(escape(words))

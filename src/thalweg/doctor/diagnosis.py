@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -24,6 +24,12 @@ from thalweg.tasks.check import check, failure_in_training
 from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
 from thalweg.training.train import learn, own_random_state, scores
+
+Say = Callable[[str], None]
+
+
+def silently(words: str) -> None:
+    """Tells nobody."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +65,15 @@ def diagnose(
     seed: int = 0,
     try_remedies: bool = True,
     budget: float | None = None,
+    say: Say = silently,
 ) -> Diagnosis:
     """Trains a task once under the doctor's eyes, says what is wrong, and tries its advice.
 
     task: a task, the name of a bundled one, or `path/to/file.py:task`. recipe: a recipe, the name
     of an optimizer, or the path of a recipe file. seed: fixes the weights and the batches of the
-    training that is watched. trials: whether remedies are tried, each over 8 seeds. budget: the
-    share of the training's time that looks may take, such as 0.03; not bounded if not given.
+    training that is watched. try_remedies: whether they are tried, each over 8 seeds. budget: the
+    share of the training's time that looks may take, such as 0.03; not bounded if not given. say:
+    is told in a few words what is being done.
 
     Raises UserError for a task that cannot be trained, and as `Doctor` for the budget.
     """
@@ -84,25 +92,31 @@ def diagnose(
             budget=budget,
         )
         with watcher:
-            states = watched(task, alone, watcher)
+            states = watched(task, alone, watcher, say)
     diverged = alone.diverged[0]
     why = f"{diverged.reason} at step {diverged.step}" if diverged else ""
     case = watcher.case(recipe, steps, why)
-    findings = [
-        judged(one, *tried(task, recipe, one, states, start)) if try_remedies else judged(one)
-        for one in suspicions(case)
-    ]
+    findings = []
+    for one in suspicions(case):
+        if try_remedies:
+            say(f"trying what may help against {one.name}")
+            findings.append(judged(one, *tried(task, recipe, one, states, start)))
+        else:
+            findings.append(judged(one))
     return told(task.name, task.metric_name, watcher, case, findings)
 
 
-def watched(task: Task, alone: Single, watcher: Watcher) -> dict[int, State]:
+def watched(task: Task, alone: Single, watcher: Watcher, say: Say) -> dict[int, State]:
     """Trains a lone member to its end; where it stood at each close look, by step."""
+    steps = task.total_steps(length_of(task))
+    say(f"watching {task.name} train for {steps} steps")
     alone.batches[0] = watcher.loading(iter(alone.batches[0].__next__, None))  # type: ignore[call-overload]
     states = {0: state_of(alone)}
 
     def keep(step: int, alive: int) -> None:
         if alive and step == following(max(states)):
             states[step] = state_of(alone)
+            say(f"watching {task.name} train: step {step} of {steps}")
 
     learn(task, alone, keep)
     return states

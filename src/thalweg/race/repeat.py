@@ -1,12 +1,15 @@
-"""How a race is called, as text: for the command line, or for Python where objects race."""
+"""How a race is called, as text: for the command line, or for Python where objects race; and how
+the doctor looks at its winner.
+"""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from thalweg.race.entrants import Entry
-from thalweg.race.record import Settings
+from thalweg.race.record import Record, Settings
 from thalweg.recipes import Recipe
 from thalweg.tasks.task import Task
 
@@ -35,6 +38,20 @@ def call(
     arguments += [] if baseline is None else [f"baseline={quoted(baseline)}"]
     arguments += [f"{name}={value!r}" for name, value in further.items()]
     return f"thalweg.race({', '.join(arguments)})"
+
+
+def doctor_call(record: Record, folder: Path) -> str:
+    """The command that has the doctor look at the winner of a race in `folder`, for its page there;
+    the call from Python where the race was called so.
+    """
+    winner = folder / "winner.toml"
+    if record.command.startswith("thalweg race "):
+        task = shlex.split(record.command)[2]
+        place = ["--runs", str(folder.parent), "--name", folder.name]
+        return shlex.join(["thalweg", "doctor", task, "--recipe", str(winner), *place])
+    task = record.command.removeprefix("thalweg.race(").partition(", entrants=")[0]
+    page = str(folder / "doctor.html")
+    return f"thalweg.diagnose({task}, {str(winner)!r}).report({page!r})"
 
 
 def quoted(given: Task | Entry) -> str:

@@ -1,18 +1,13 @@
-"""The pictures of a report, as Plotly figures.
+"""The pictures of a race's report.
 
-Their colours for text, lines and paper come from the page's style, so that they follow light, dark
-and print. Every trace says in `meta` whose it is, by the entrant's place in the settings; the
-legend of the page switches them together.
+Every trace says in `meta` whose it is, by the entrant's place in the settings; the legend of the
+page switches them together.
 """
 
 from __future__ import annotations
 
-import html
-import json
 import math
-import textwrap
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -22,34 +17,12 @@ from thalweg.race import wording
 from thalweg.race.measures import Measures, as_loss, steps_to_target
 from thalweg.race.record import RunRecord
 from thalweg.race.verdict import Verdict
-from thalweg.report.strokes import Stroke, strokes
+from thalweg.report.figure import Picture, around, as_text, jsonable, lay_out, on_lines, style
+from thalweg.report.strokes import strokes
 from thalweg.statistics import Interval
-
-HEIGHT = 420
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
-
-LABEL_WIDTH = 18
-"""Letters of a name on one line beside a picture."""
-
-WIDE = 4.0
-"""A metric that spans more than this ratio is drawn on a logarithmic axis."""
-
-
-MANY_DECADES = 4
-"""Beyond so many powers of ten, a logarithmic axis names the powers alone."""
 
 SETTLED = 0.1
 """Learning curves are shown at the height that they have after this share of their budget."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """name: its id in the page. title, summary: what it shows, in words. figure: for Plotly."""
-
-    name: str
-    title: str
-    summary: str
-    figure: dict[str, Any]
 
 
 def pictures(measures: Measures, verdict: Verdict) -> list[Picture]:
@@ -98,7 +71,7 @@ class Drawing:
                 hovertemplate="%{x:.4g}",
             )
         spread = [value for found in shown.values() for value in bounded(found)]
-        self.lay_out(figure, f"validation {self.metric}", "", spread, of_x=True)
+        lay_out(figure, f"validation {self.metric}", "", spread, of_x=True)
         lines = sum(1 + on_lines(name).count("<br>") for name in shown)
         figure.update_layout(height=110 + 34 * lines, yaxis={"showgrid": False})
         summary = (
@@ -143,7 +116,7 @@ class Drawing:
                 **self.trace(name, "lines"),
                 hovertemplate="%{y:.4g} after %{x} steps",
             )
-        self.lay_out(figure, "step", f"validation {self.metric}", shown)
+        lay_out(figure, "step", f"validation {self.metric}", shown)
         figure.update_yaxes(range=around(shown))
         summary = (
             f"The validation {self.settings.metric} in training: the line is the median over "
@@ -182,7 +155,7 @@ class Drawing:
             )
             if len(steps) < len(reached):
                 told.append(f"{name} {len(reached) - len(steps)} of {len(reached)}")
-        self.lay_out(figure, "step", "seeds at the target, %", [])
+        lay_out(figure, "step", "seeds at the target, %", [])
         figure.update_yaxes(range=[-2, 103])
         figure.update_xaxes(range=[0, 1.02 * self.settings.steps])
         summary = (
@@ -226,7 +199,7 @@ class Drawing:
                     **self.trace(name, "markers", symbol="x-thin-open"),
                     hovertemplate="diverged at lr %{x:.3g}",
                 )
-        self.lay_out(figure, "lr", f"tuning {self.metric}", finite)
+        lay_out(figure, "lr", f"tuning {self.metric}", finite)
         figure.update_xaxes(type="log", dtick=1, tickformat="~e", tickangle=0)
         summary = (
             f"The tuning {self.settings.metric} of every configuration against its lr; the other "
@@ -247,7 +220,7 @@ class Drawing:
                 **self.trace(name, "lines+markers"),
                 hovertemplate="%{y:.4g}, the best of %{x}",
             )
-        self.lay_out(figure, "configurations tried", f"tuning {self.metric}", shown)
+        lay_out(figure, "configurations tried", f"tuning {self.metric}", shown)
         budgets = sorted({b for curve in self.verdict.tunability.values() for b, _ in curve})
         figure.update_xaxes(type="log", tickvals=budgets)
         summary = (
@@ -261,22 +234,11 @@ class Drawing:
         self, name: str, mode: str, shape: str = "linear", symbol: str = ""
     ) -> dict[str, Any]:
         """What every trace of an entrant shares: its name, its place, its stroke."""
-        stroke: Stroke = self.strokes[name]
-        style: dict[str, Any] = {"name": as_text(name), "mode": mode, "meta": self.place(name)}
-        if "lines" in mode:
-            style["line"] = {
-                "color": stroke.colour,
-                "dash": stroke.dash,
-                "width": 2,
-                "shape": shape,
-            }
-        if "markers" in mode:
-            style |= {
-                "marker_color": stroke.colour,
-                "marker_symbol": symbol or stroke.symbol,
-                "marker_line": {"color": stroke.colour, "width": 2 if symbol else 0},
-            }
-        return style
+        return {
+            "name": as_text(name),
+            "meta": self.place(name),
+            **style(self.strokes[name], mode, shape, symbol),
+        }
 
     def place(self, name: str) -> int:
         return self.settings.entrants.index(name)
@@ -284,72 +246,9 @@ class Drawing:
     def as_score(self, loss: float) -> float:
         return loss if self.settings.direction == "min" else -loss
 
-    def lay_out(
-        self, figure: go.Figure, x: str, y: str, shown: Sequence[float], *, of_x: bool = False
-    ) -> None:
-        """Axes, margins and paper; the metric's axis is logarithmic where `shown` spans much."""
-        figure.update_layout(
-            height=HEIGHT,
-            font={"family": FONT, "size": 13},
-            margin={"l": 12, "r": 12, "t": 12, "b": 12},
-            paper_bgcolor="rgba(0,0,0,0)",
-            plot_bgcolor="rgba(0,0,0,0)",
-            showlegend=False,
-            hovermode="closest",
-            hoverlabel_namelength=-1,
-            dragmode=False,
-            xaxis_exponentformat="power",
-            yaxis_exponentformat="power",
-        )
-        figure.update_xaxes(title=x, automargin=True, zeroline=False, fixedrange=True)
-        figure.update_yaxes(title=y, automargin=True, zeroline=False, fixedrange=True)
-        if spans_much(shown):
-            ticks = {"type": "log", "tickvals": round_numbers(shown), "tickformat": "~g"}
-            figure.update_layout({"xaxis" if of_x else "yaxis": ticks})
-
 
 def bounded(found: Interval) -> tuple[float, float]:
     """The interval; an end without a bound is drawn at the estimate."""
     ends = (found.low, found.high)
     low, high = (end if math.isfinite(end) else found.estimate for end in ends)
     return low, high
-
-
-def spans_much(values: Sequence[float]) -> bool:
-    finite = [value for value in values if math.isfinite(value)]
-    return bool(finite) and min(finite) > 0 and max(finite) > WIDE * min(finite)
-
-
-def round_numbers(values: Sequence[float]) -> list[float]:
-    """1, 2 and 5 times the powers of ten among these values; over many decades the powers alone."""
-    finite = [value for value in values if math.isfinite(value)]
-    first, last = math.floor(math.log10(min(finite))), math.ceil(math.log10(max(finite)))
-    steps = (1, 2, 5) if last - first <= MANY_DECADES else (1,)
-    return [float(f"{step}e{power}") for power in range(first, last + 1) for step in steps]
-
-
-def around(values: Sequence[float]) -> list[float] | None:
-    """The range of an axis that shows these values with a little room, in its own units."""
-    finite = np.array([value for value in values if math.isfinite(value)])
-    if finite.size == 0:
-        return None
-    ends = np.log10(finite) if spans_much(values) else finite
-    room = 0.05 * (ends.max() - ends.min())
-    return [float(ends.min() - room), float(ends.max() + room)]
-
-
-def as_text(name: str) -> str:
-    """A name that Plotly shows letter by letter: it reads a little HTML and its own templates."""
-    return html.escape(name).replace("%{", "%\u2060{").replace("$", "&#36;")
-
-
-def on_lines(name: str) -> str:
-    """A name as a label of an axis, broken where a phone would have no room for it."""
-    parts = textwrap.wrap(name, LABEL_WIDTH, drop_whitespace=False)
-    return "<br>".join(as_text(part) for part in parts)
-
-
-def jsonable(figure: go.Figure) -> dict[str, Any]:
-    """The figure as plain data in which what is not a number is null."""
-    plain: dict[str, Any] = json.loads(figure.to_json())
-    return plain

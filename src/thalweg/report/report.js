@@ -1,4 +1,4 @@
-// Draws the pictures, switches entrants in all of them at once, and fits them to paper.
+// Draws the pictures, switches entrants in all of them at once, and fits them to page and paper.
 "use strict";
 
 const PRINTED_WIDTH = 660;
@@ -21,6 +21,13 @@ for (const box of boxes) {
       const traces = plot.data.flatMap((trace, i) => (trace.meta === entrant ? [i] : []));
       if (traces.length) Plotly.restyle(plot, { visible: box.checked }, traces);
     }
+  });
+}
+
+// A picture in a folded part has no width before it is opened.
+for (const folded of document.querySelectorAll("details")) {
+  folded.addEventListener("toggle", () => {
+    for (const plot of folded.querySelectorAll(".plot")) Plotly.Plots.resize(plot);
   });
 }
 

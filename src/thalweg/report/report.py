@@ -5,21 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
-
-from thalweg.errors import UserError
-from thalweg.race import wording
 from thalweg.race.measures import Measures
 from thalweg.race.record import Record, RunRecord
+from thalweg.race.repeat import doctor_call
 from thalweg.race.verdict import Verdict, verdict
+from thalweg.report.page import write_page
 from thalweg.report.pictures import pictures
 from thalweg.report.strokes import strokes
-from thalweg.whole_file import whole_file
 
 
 @dataclass(frozen=True)
@@ -38,51 +32,27 @@ class Diverged:
     lrs: str
 
 
-def write_report(record: Record, path: str | Path) -> Path:
+def write_report(record: Record, path: str | Path, folder: Path | None = None) -> Path:
     """Writes the report of a record to one HTML file and returns its path.
 
-    Everything in it comes from the record; it loads nothing from elsewhere. Folders on the way are
-    made. Raises UserError where the file cannot be written.
+    All of it comes from the record, but for the way to the doctor's report on the winner. folder:
+    the race's, with the winner; the file's own if not given. Raises as `write_page`.
     """
-    path = Path(path)
-    page = html(record)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as unfinished:
-            unfinished.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"the report {path} cannot be written: {error.strerror}.") from None
-    return path
-
-
-def html(record: Record) -> str:
-    """The page as text."""
     judged = verdict(record)
-    environment = Environment(
-        loader=PackageLoader("thalweg.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html").render(
+    folder = folder or Path(path).parent
+    return write_page(
+        path,
+        "report.html",
         record=record,
         settings=record.settings,
         verdict=judged,
-        wording=wording,
         strokes=strokes(record.settings.entrants),
         pictures=pictures(Measures(record), judged),
         levels=levels(judged),
         diverged=list(diverged(record)),
-        style=packaged("report.css"),
-        script=packaged("report.js"),
-        plotly=Markup(get_plotlyjs()),
+        seen_by_doctor=Path(path).with_name("doctor.html").is_file(),
+        doctor=doctor_call(record, folder),
     )
-
-
-def packaged(name: str) -> Markup:
-    """A file of this package, which goes into the page as it stands."""
-    return Markup(files("thalweg.report").joinpath(name).read_text(encoding="utf-8"))
 
 
 def levels(judged: Verdict) -> str:

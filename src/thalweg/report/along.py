@@ -1,0 +1,116 @@
+"""The pictures of a training on its way."""
+
+from __future__ import annotations
+
+import math
+
+from thalweg.doctor.course import Course
+from thalweg.report.evidence import Line, lines
+from thalweg.report.figure import Picture
+
+MOST = 12
+"""Parameters in one picture; of more, so many evenly through the network."""
+
+
+def along(course: Course) -> list[Picture]:
+    """All pictures that there is something for."""
+    found = (loss(course), norm(course), change(course), best(course), cosines(course))
+    return [picture for picture in (*found, rates(course)) if picture]
+
+
+def loss(course: Course) -> Picture | None:
+    return lines(
+        "loss",
+        "Loss",
+        "step",
+        "loss",
+        {"loss": over(course, "loss")},
+        summary="The loss of the batch of each step that was looked at, before the step.",
+    )
+
+
+def norm(course: Course) -> Picture | None:
+    norms = [float(norm) for norm in course.norms]
+    return lines(
+        "norm",
+        "Norm of the gradient",
+        "step",
+        "norm",
+        {"norm": (list(range(len(norms))), norms)},
+        log=True,
+        summary="The norm of the gradient at every step, before any clipping.",
+    )
+
+
+def change(course: Course) -> Picture | None:
+    return lines(
+        "change",
+        "What a step promised, and what it did",
+        "step",
+        "change of the loss",
+        {
+            "as the slope promised": over(course, "slope"),
+            "what the step did": over(course, "change"),
+        },
+        summary="The change of the loss of a step's own batch: as the slope at its start promises"
+        " it for the whole step, and as it was. Between them lies what curvature takes away; above"
+        " 0 the step did harm.",
+    )
+
+
+def best(course: Course) -> Picture | None:
+    steps, shares = over(course, "best")
+    endless = sum(math.isinf(share) for share in shares)
+    uphill = sum(share == 0 for share in shares)
+    summary = (
+        "The best length of a step over that taken, by the parabola through the loss along it:"
+        " below 1 the step went too far for its own batch, above 1 it could have been longer."
+    )
+    if endless:
+        summary += f" {endless} of {len(shares)} steps have no best: the loss bends down."
+    if uphill:
+        summary += f" {uphill} of {len(shares)} lead uphill from their start."
+    both = {
+        "best over taken": (steps, shares),
+        "1: the best that there is": (steps, [1.0] * len(steps)),
+    }
+    if not any(0 < share < math.inf for share in shares):
+        return None
+    return lines(
+        "best", "Best step over the step taken", "step", "ratio", both, log=True, summary=summary
+    )
+
+
+def cosines(course: Course) -> Picture | None:
+    return lines(
+        "cosines",
+        "Directions",
+        "step",
+        "cosine",
+        {
+            "gradient with the one before": over(course, "gradient_cosine"),
+            "downhill with the step before": over(course, "velocity_cosine"),
+        },
+        summary="Cosines between steps that were looked at. Below 0 the gradient has turned round,"
+        " or the way downhill leads against the last step.",
+    )
+
+
+def rates(course: Course) -> Picture | None:
+    names = list(next(iter(course.steps.values())).rates) if course.steps else []
+    apart = max(1, math.ceil(len(names) / MOST))
+    some = names[::apart]
+    shown = {
+        name: (list(course.steps), [step.rates[name] or math.nan for step in course.steps.values()])
+        for name in some
+    }
+    summary = "The length of a step over the norm of the gradient, by parameter: the rate it had."
+    if len(some) < len(names):
+        summary += f" {len(some)} of {len(names)} parameters, evenly through the network."
+    return lines("rates", "Effective rates", "step", "rate", shown, log=True, summary=summary)
+
+
+def over(course: Course, name: str) -> Line:
+    """One number of the steps that were looked at."""
+    steps, values = course.series(name)
+    return steps, values.tolist()

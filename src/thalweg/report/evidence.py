@@ -1,0 +1,135 @@
+"""The pictures of a finding: what was measured, and what was tried."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from plotly import graph_objects as go
+
+from thalweg.doctor import finding
+from thalweg.doctor.trial import Trial
+from thalweg.report.figure import Picture, as_text, jsonable, lay_out, on_lines, style
+from thalweg.report.strokes import Stroke, strokes
+
+POINTS = 40
+"""A line with fewer points shows each, as one with gaps does."""
+
+PAIR = 13
+"""The height of one seed, in pixels."""
+
+Line = tuple[Sequence[float], Sequence[float]]
+
+
+def measured(name: str, picture: finding.Picture | None) -> Picture | None:
+    """A finding's own picture; none where it has nothing that can be drawn."""
+    if picture is None:
+        return None
+    return lines(name, picture.title, picture.across, picture.up, picture.lines, log=picture.log)
+
+
+def lines(
+    name: str,
+    title: str,
+    across: str,
+    up: str,
+    shown: Mapping[str, Line],
+    *,
+    log: bool = False,
+    summary: str = "",
+) -> Picture | None:
+    """Lines over one axis, with gaps where there is no number; none where there is none at all.
+
+    log: whether the axis may be logarithmic, so that 0 and below are gaps too. summary: in words;
+    between which numbers each line lies, if not given.
+    """
+    held = {
+        line: (across, [y if drawable(y, log) else None for y in values])
+        for line, (across, values) in shown.items()
+    }
+    held = {line: both for line, both in held.items() if any(y is not None for y in both[1])}
+    if not held:
+        return None
+    figure = go.Figure()
+    drawn = apart(strokes(list(held)))
+    for line, (x, y) in held.items():
+        mode = "lines+markers" if len(x) < POINTS or None in y[1:] else "lines"
+        figure.add_scatter(
+            x=list(x),
+            y=y,
+            name=as_text(line),
+            **style(drawn[line], mode),
+            marker_size=6,
+            hovertemplate=f"%{{y:.4g}} at {as_text(across)} %{{x}}",
+        )
+    every = [value for _, values in held.values() for value in values if value is not None]
+    lay_out(figure, as_text(across), as_text(up), every)
+    return Picture(name, title, summary or f"{reach(held)}.", jsonable(figure), drawn)
+
+
+def apart(drawn: dict[str, Stroke]) -> dict[str, Stroke]:
+    """Two lines that both show where they lie on each other."""
+    if len(drawn) != 2:
+        return drawn
+    first, second = drawn
+    return {first: drawn[first], second: replace(drawn[second], dash="dash")}
+
+
+def drawable(value: float | None, log: bool) -> bool:
+    return value is not None and math.isfinite(value) and (value > 0 or not log)
+
+
+def reach(held: Mapping[str, tuple[Sequence[float], list[float | None]]]) -> str:
+    """Between which numbers each line lies."""
+    found = {line: [y for y in values if y is not None] for line, (_, values) in held.items()}
+    return "; ".join(f"{line}: {min(ys):.3g} to {max(ys):.3g}" for line, ys in found.items())
+
+
+def tried(name: str, trials: Sequence[Trial], metric: str) -> Picture | None:
+    """Every seed of every trial, without the remedy and with it; none where all diverged."""
+    drawn = strokes(["as it was", "with the remedy"])
+    figure, shown = go.Figure(), []
+    ends: dict[str, list[tuple[float, float]]] = {kind: [] for kind in drawn}
+    ticks, place = [], 0.0
+    for trial in trials:
+        ticks.append((place - (len(trial.without) - 1) / 2, on_lines(trial.words)))
+        for pair in zip(trial.without, trial.with_it, strict=True):
+            for kind, score in zip(drawn, pair, strict=True):
+                ends[kind].append((score, place))
+            if all(map(math.isfinite, pair)):
+                shown.append((pair, place))
+            place -= 1
+        place -= 2
+    scores = [x for points in ends.values() for x, _ in points if math.isfinite(x)]
+    if not scores:
+        return None
+    figure.add_scatter(
+        x=[x for pair, _ in shown for x in (*pair, None)],
+        y=[y for _, at in shown for y in (at, at, None)],
+        mode="lines",
+        line={"color": "rgba(128,128,128,0.5)", "width": 1},
+        hoverinfo="skip",
+    )
+    for kind, points in ends.items():
+        figure.add_scatter(
+            x=[x if math.isfinite(x) else None for x, _ in points],
+            y=[y for _, y in points],
+            name=kind,
+            **style(drawn[kind], "markers"),
+            marker_size=8,
+            hovertemplate="%{x:.4g}",
+        )
+    lay_out(figure, f"validation {as_text(metric)} at the end", "", scores, of_x=True)
+    figure.update_layout(height=80 - PAIR * int(place))
+    figure.update_yaxes(
+        tickvals=[at for at, _ in ticks], ticktext=[words for _, words in ticks], showgrid=False
+    )
+    return Picture(
+        name,
+        "What was tried",
+        "Every seed on a line of its own: the score at the end as it was, and with the remedy, on"
+        " the same batches. A run that diverged has no mark.",
+        jsonable(figure),
+        drawn,
+    )

@@ -1,0 +1,133 @@
+"""What the pictures of all reports share, as Plotly figures.
+
+Their colours for text, lines and paper come from the page's style, so that they follow light, dark
+and print.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from plotly import graph_objects as go
+
+from thalweg.report.strokes import Stroke
+
+HEIGHT = 420
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
+
+LABEL_WIDTH = 18
+"""Letters of a name on one line beside a picture."""
+
+WIDE = 4.0
+"""Values that span more than this ratio are drawn on a logarithmic axis."""
+
+MANY_DECADES = 4
+"""Beyond so many powers of ten, a logarithmic axis names the powers alone."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """name: its id in the page. title, summary: what it shows, in words. figure: for Plotly.
+    strokes: how each of its lines is drawn, where it has a legend of its own.
+    """
+
+    name: str
+    title: str
+    summary: str
+    figure: dict[str, Any]
+    strokes: Mapping[str, Stroke] = field(default_factory=dict)
+
+
+def style(stroke: Stroke, mode: str, shape: str = "linear", symbol: str = "") -> dict[str, Any]:
+    """A trace in a stroke, as lines, markers or both."""
+    found: dict[str, Any] = {"mode": mode}
+    if "lines" in mode:
+        found["line"] = {
+            "color": stroke.colour,
+            "dash": stroke.dash,
+            "width": 2,
+            "shape": shape,
+        }
+    if "markers" in mode:
+        found |= {
+            "marker_color": stroke.colour,
+            "marker_symbol": symbol or stroke.symbol,
+            "marker_line": {"color": stroke.colour, "width": 2 if symbol else 0},
+        }
+    return found
+
+
+def lay_out(
+    figure: go.Figure,
+    x: str,
+    y: str,
+    shown: Sequence[float],
+    *,
+    of_x: bool = False,
+) -> None:
+    """Axes, margins and paper; that of the values is logarithmic where `shown` spans much."""
+    figure.update_layout(
+        height=HEIGHT,
+        font={"family": FONT, "size": 13},
+        margin={"l": 12, "r": 12, "t": 12, "b": 12},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        showlegend=False,
+        hovermode="closest",
+        hoverlabel_namelength=-1,
+        dragmode=False,
+        xaxis_exponentformat="power",
+        yaxis_exponentformat="power",
+    )
+    figure.update_xaxes(title=x, automargin=True, zeroline=False, fixedrange=True)
+    figure.update_yaxes(title=y, automargin=True, zeroline=False, fixedrange=True)
+    if spans_much(shown):
+        ticks = {"type": "log", "tickvals": round_numbers(shown), "tickformat": "~g"}
+        figure.update_layout({"xaxis" if of_x else "yaxis": ticks})
+
+
+def spans_much(values: Sequence[float]) -> bool:
+    finite = [value for value in values if math.isfinite(value)]
+    return bool(finite) and min(finite) > 0 and max(finite) > WIDE * min(finite)
+
+
+def round_numbers(values: Sequence[float]) -> list[float]:
+    """1, 2 and 5 times the powers of ten among these values; over many decades the powers alone."""
+    finite = [value for value in values if math.isfinite(value)]
+    first, last = math.floor(math.log10(min(finite))), math.ceil(math.log10(max(finite)))
+    steps = (1, 2, 5) if last - first <= MANY_DECADES else (1,)
+    return [float(f"{step}e{power}") for power in range(first, last + 1) for step in steps]
+
+
+def around(values: Sequence[float]) -> list[float] | None:
+    """The range of an axis that shows these values with a little room, in its own units."""
+    finite = np.array([value for value in values if math.isfinite(value)])
+    if finite.size == 0:
+        return None
+    ends = np.log10(finite) if spans_much(values) else finite
+    room = 0.05 * (ends.max() - ends.min())
+    return [float(ends.min() - room), float(ends.max() + room)]
+
+
+def as_text(name: str) -> str:
+    """A name that Plotly shows letter by letter: it reads a little HTML and its own templates."""
+    return html.escape(name).replace("%{", "%\u2060{").replace("$", "&#36;")
+
+
+def on_lines(name: str) -> str:
+    """A name as a label of an axis, broken where a phone would have no room for it."""
+    parts = textwrap.wrap(name, LABEL_WIDTH, drop_whitespace=False)
+    return "<br>".join(as_text(part) for part in parts)
+
+
+def jsonable(figure: go.Figure) -> dict[str, Any]:
+    """The figure as plain data in which what is not a number is null."""
+    plain: dict[str, Any] = json.loads(figure.to_json())
+    return plain
