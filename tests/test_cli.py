@@ -152,6 +152,10 @@ BAD_INPUT = {
     "no such recipe": (["train", "saddle", "--recipe", "none.toml"], "none.toml"),
     "a recipe of bytes": (["train", "saddle", "--recipe", "bytes.toml"], "bytes.toml"),
     "a folder under a file": ([*RACE, "--runs", "mine.py"], "mine.py"),
+    "an unknown patient": (["doctor", "digit"], "digits"),
+    "a budget in words": (["doctor", "saddle", "--budget", "little"], "--budget"),
+    "a budget of no share": (["doctor", "saddle", "--budget", "300%"], "budget"),
+    "a run in two folders": (["doctor", "saddle", "--name", "a/b"], "a/b"),
 }
 
 
@@ -284,3 +288,28 @@ def test_entrants_lists_every_optimizer_with_its_search_space(thalweg) -> None:
     assert outcome.status == 0
     assert all(name in outcome.out for name in RECIPES)
     assert "momentum from 0.5 to 0.99, even in log(1 - x)" in outcome.out
+
+
+SLOW_SADDLE = '[[rules]]\nrule = "SGD"\nlr = 0.01\n'
+
+
+def test_the_doctor_names_a_low_rate_and_writes_its_page_where_the_race_looks_for_it(
+    thalweg,
+) -> None:
+    assert thalweg("race", "saddle", *QUICK, "--name", "first").status == 0
+    assert "thalweg doctor saddle --recipe runs/first/winner.toml --name first" in page_of("first")
+    Path("slow.toml").write_text(SLOW_SADDLE)
+    seen = thalweg("doctor", "saddle", "--recipe", "slow.toml", "--name", "first")
+    assert seen.status == 0, seen.err
+    told = seen.out.splitlines()
+    assert told[0] == "watching saddle train for 40 steps"
+    assert "saddle with slow: learning rate too low." in told
+    assert told[-1] == "report: runs/first/doctor.html"
+    assert "learning rate too low" in Path("runs/first/doctor.html").read_text()
+
+    assert thalweg("race", "saddle", *QUICK, "--name", "first").status == 0
+    assert '<a href="doctor.html">' in page_of("first")
+
+
+def page_of(name: str) -> str:
+    return Path(f"runs/{name}/report.html").read_text()

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import re
 import resource
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from made_record import made_record
+from pages import WIDER_THAN_PAGE, needs_chromium, opened, parsed
 from thalweg.errors import UserError
 from thalweg.race.measures import Measures
 from thalweg.race.record import Edge, Record
+from thalweg.race.repeat import doctor_call
 from thalweg.race.verdict import verdict
 from thalweg.report import write_report
 from thalweg.report.pictures import pictures
@@ -35,13 +34,6 @@ RECORD = made_record(
 )
 TWELVE = made_record({f"entrant {i}": 0.1 + 0.01 * i for i in range(12)}, target=0.15, seeds=12)
 
-CHROMIUM = shutil.which("chromium")
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path")
-
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -49,35 +41,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # The file
-
-
-class Links(HTMLParser):
-    """Collects whatever a page could load, and the words that it shows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.loads: list[str] = []
-        self.words: list[str] = []
-        self.hidden = False
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.hidden = tag in ("script", "style")
-        self.loads += [f"{tag} {name}" for name, _ in attrs if name in ("src", "href", "srcset")]
-        if tag in ("link", "iframe", "object", "embed", "base"):
-            self.loads.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:  # noqa: ARG002
-        self.hidden = False
-
-    def handle_data(self, data: str) -> None:
-        if not self.hidden:
-            self.words.append(data)
-
-
-def parsed(page: Path) -> Links:
-    links = Links()
-    links.feed(page.read_text(encoding="utf-8"))
-    return links
 
 
 def test_nothing_is_loaded_from_elsewhere(report: Path) -> None:
@@ -196,46 +159,41 @@ def test_a_report_is_replaced_only_by_a_whole_one(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
+@pytest.mark.parametrize(
+    ("command", "folder", "told"),
+    [
+        (
+            "thalweg race digits --entrants sgd,adam --trials 2",
+            "runs/digits",
+            "thalweg doctor digits --recipe runs/digits/winner.toml",
+        ),
+        (
+            "thalweg race 'my nets.py:task' --entrants sgd,adam",
+            "/data/second",
+            "thalweg doctor 'my nets.py:task' --recipe /data/second/winner.toml --name second"
+            " --runs /data",
+        ),
+        (
+            "thalweg.race(<Task net>, entrants=['sgd', 'adam'], trials=2)",
+            "runs/net",
+            "thalweg.diagnose(<Task net>, 'runs/net/winner.toml').report('runs/net/doctor.html')",
+        ),
+    ],
+    ids=["bundled", "another folder", "from Python"],
+)
+def test_the_doctor_is_called_as_the_race_was(command: str, folder: str, told: str) -> None:
+    settings = replace(TWELVE.settings, task="digits")
+    record = replace(TWELVE, settings=settings, command=command)
+    assert doctor_call(record, Path(folder)) == told
+
+
 # In a browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-def opened(browser: Browser, report: Path, width: int = 1400) -> tuple[Page, list[str]]:
-    """The page, and a list of whatever goes wrong in it or asks for the network."""
-    page, wrong = browser.new_page(viewport={"width": width, "height": 900}), []
-    page.on("console", lambda message: wrong.append(message.text))
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("request", lambda request: wrong.append(request.url))
-    page.on("dialog", lambda dialog: wrong.append(dialog.message))
-    page.goto(report.as_uri())
-    page.wait_for_function("[...document.querySelectorAll('.plot')].every(p => p.data)")
-    wrong.remove(report.as_uri())
-    return page, wrong
 
 
 @pytest.fixture(scope="module")
 def desktop(browser: Browser, report: Path) -> tuple[Page, list[str]]:
     """One open page for the tests that leave it as it was."""
     return opened(browser, report)
-
-
-WIDER_THAN_PAGE = """
-() => [...document.querySelectorAll("body *")]
-  .filter(e => !e.closest("defs, thead, .legend input, #js-plotly-tester"))
-  .filter(e => {
-    const box = e.getBoundingClientRect();
-    return box.width > 0 && (box.right > innerWidth + 1 || box.left < -1);
-  })
-  .map(e => e.tagName + "." + e.getAttribute("class"))
-"""
-"""What sticks out of the page; Plotly measures text in a place of its own beside it."""
 
 
 @needs_chromium

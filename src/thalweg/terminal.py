@@ -128,5 +128,5 @@ def telling(console: Console) -> Iterator[Callable[[str], None]]:
     if not console.is_terminal:
         yield Lines(console).say
         return
-    with console.status("") as status:
+    with console.status("getting ready") as status:
         yield lambda words: status.update(escape(words))

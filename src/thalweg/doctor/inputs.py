@@ -43,12 +43,14 @@ def inputs(batches: Sequence[Batch]) -> Inputs:
 
     A feature is a place of the last dimension in `[N, F]` and `[N, T, F]`, and a channel, dimension
     1, in `[N, C, H, W]`. Cost: none in gradients. Raises UserError where no input is made of real
-    numbers, such as text, and where none varies.
+    numbers, such as text, where there is one value of each alone, and where none varies.
     """
     each = [[x for x in tree_leaves(batch[:-1]) if is_real(x)] for batch in batches]
     if not each or not each[0]:
         raise UserError("The inputs are no real numbers [N, ...], so they have no scale.")
     columns = [torch.cat([features(x) for x in column]) for column in zip(*each, strict=True)]
+    if len(columns[0]) < 2:
+        raise UserError("The scale of inputs is told from two samples or more.")
     deviation = torch.cat([column.std(0) for column in columns])
     mean = torch.cat([column.mean(0) for column in columns])
     varying = deviation > 1e-6 * mean.abs()

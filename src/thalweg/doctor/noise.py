@@ -63,7 +63,8 @@ def noise(objective: Objective) -> Noise:
     of a batch depend on each other, and then Sigma is n times a batch's covariance, no sample's.
 
     Cost: one gradient evaluation, and the memory of K gradients. Raises UserError for fewer than 3
-    batches, for batches of unequal sizes, and for gradients that are not finite or all the same.
+    batches, for batches of unequal sizes, for gradients that are not finite, and where those of all
+    batches, or of all but one, are the same.
     Source: McCandlish et al. 2018.
     """
     k, sizes = len(objective.batches), set(objective.sizes)
@@ -80,6 +81,8 @@ def noise(objective: Objective) -> Noise:
     if estimates[1] <= 0:
         raise UserError("The gradients of all batches are the same: there is no noise to look at.")
     left_out = np.array([sizes_of(without(inner, i), objective.sizes[0]) for i in range(k)])
+    if not np.isfinite(left_out).all():
+        raise UserError("The gradients of all batches but one are the same: noise has no interval.")
     squared, variance, signal = map(jackknife, estimates, left_out.T)
     return Noise(squared, variance, signal, objective.conditions)
 

@@ -47,8 +47,10 @@ def doctor_call(record: Record, folder: Path) -> str:
     winner = folder / "winner.toml"
     if record.command.startswith("thalweg race "):
         task = shlex.split(record.command)[2]
-        place = ["--runs", str(folder.parent), "--name", folder.name]
-        return shlex.join(["thalweg", "doctor", task, "--recipe", str(winner), *place])
+        words = ["thalweg", "doctor", task, "--recipe", str(winner)]
+        words += [] if folder.name == record.settings.task else ["--name", folder.name]
+        words += [] if folder.parent == Path("runs") else ["--runs", str(folder.parent)]
+        return shlex.join(words)
     task = record.command.removeprefix("thalweg.race(").partition(", entrants=")[0]
     page = str(folder / "doctor.html")
     return f"thalweg.diagnose({task}, {str(winner)!r}).report({page!r})"

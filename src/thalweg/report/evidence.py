@@ -10,7 +10,7 @@ from plotly import graph_objects as go
 
 from thalweg.doctor import finding
 from thalweg.doctor.trial import Trial
-from thalweg.report.figure import Picture, as_text, jsonable, lay_out, on_lines, style
+from thalweg.report.figure import TITLE_WIDTH, Picture, as_text, jsonable, lay_out, on_lines, style
 from thalweg.report.strokes import Stroke, strokes
 
 POINTS = 40
@@ -64,7 +64,7 @@ def lines(
             hovertemplate=f"%{{y:.4g}} at {as_text(across)} %{{x}}",
         )
     every = [value for _, values in held.values() for value in values if value is not None]
-    lay_out(figure, as_text(across), as_text(up), every)
+    lay_out(figure, on_lines(across, TITLE_WIDTH), on_lines(up, TITLE_WIDTH), every)
     return Picture(name, title, summary or f"{reach(held)}.", jsonable(figure), drawn)
 
 
@@ -120,7 +120,8 @@ def tried(name: str, trials: Sequence[Trial], metric: str) -> Picture | None:
             marker_size=8,
             hovertemplate="%{x:.4g}",
         )
-    lay_out(figure, f"validation {as_text(metric)} at the end", "", scores, of_x=True)
+    title = on_lines(f"validation {metric} at the end", TITLE_WIDTH)
+    lay_out(figure, title, "", scores, of_x=True)
     figure.update_layout(height=80 - PAIR * int(place))
     figure.update_yaxes(
         tickvals=[at for at, _ in ticks], ticktext=[words for _, words in ticks], showgrid=False

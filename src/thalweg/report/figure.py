@@ -22,8 +22,8 @@ from thalweg.report.strokes import Stroke
 HEIGHT = 420
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
 
-LABEL_WIDTH = 18
-"""Letters of a name on one line beside a picture."""
+LABEL_WIDTH, TITLE_WIDTH = 18, 24
+"""Letters on one line of a name beside a picture, and of the title of an axis."""
 
 WIDE = 4.0
 """Values that span more than this ratio are drawn on a logarithmic axis."""
@@ -121,9 +121,9 @@ def as_text(name: str) -> str:
     return html.escape(name).replace("%{", "%\u2060{").replace("$", "&#36;")
 
 
-def on_lines(name: str) -> str:
+def on_lines(name: str, width: int = LABEL_WIDTH) -> str:
     """A name as a label of an axis, broken where a phone would have no room for it."""
-    parts = textwrap.wrap(name, LABEL_WIDTH, drop_whitespace=False)
+    parts = textwrap.wrap(name, width, drop_whitespace=False)
     return "<br>".join(as_text(part) for part in parts)
 
 
