@@ -72,7 +72,7 @@ def best(course: Course) -> Picture | None:
         summary += f" {uphill} of {len(shares)} lead uphill from their start."
     both = {
         "best over taken": (steps, shares),
-        "1: the best that there is": (steps, [1.0] * len(steps)),
+        "1: as taken": (steps, [1.0] * len(steps)),
     }
     if not any(0 < share < math.inf for share in shares):
         return None
@@ -82,7 +82,7 @@ def best(course: Course) -> Picture | None:
 
 
 def cosines(course: Course) -> Picture | None:
-    return lines(
+    picture = lines(
         "cosines",
         "Directions",
         "step",
@@ -94,6 +94,9 @@ def cosines(course: Course) -> Picture | None:
         summary="Cosines between steps that were looked at. Below 0 the gradient has turned round,"
         " or the way downhill leads against the last step.",
     )
+    if picture:
+        picture.figure["layout"]["yaxis"]["range"] = [-1.05, 1.05]
+    return picture
 
 
 def rates(course: Course) -> Picture | None:

@@ -120,8 +120,7 @@ def tried(name: str, trials: Sequence[Trial], metric: str) -> Picture | None:
             marker_size=8,
             hovertemplate="%{x:.4g}",
         )
-    title = on_lines(f"validation {metric} at the end", TITLE_WIDTH)
-    lay_out(figure, title, "", scores, of_x=True)
+    lay_out(figure, on_lines(f"validation {metric}", TITLE_WIDTH), "", scores, of_x=True)
     figure.update_layout(height=80 - PAIR * int(place))
     figure.update_yaxes(
         tickvals=[at for at, _ in ticks], ticktext=[words for _, words in ticks], showgrid=False
