@@ -1,4 +1,4 @@
-"""The HTML report of a race, drawn from its record alone."""
+"""The HTML reports of a race and of a diagnosis, drawn from what they found alone."""
 
 from thalweg.report.report import write_report
 

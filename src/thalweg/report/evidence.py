@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from plotly import graph_objects as go
 
@@ -16,8 +16,11 @@ from thalweg.report.strokes import Stroke, strokes
 POINTS = 40
 """A line with fewer points shows each, as one with gaps does."""
 
-PAIR = 13
-"""The height of one seed, in pixels."""
+LINE, AXIS = 13, 80
+"""The heights of one seed and of the axis below, in pixels."""
+
+GAP = 2
+"""Lines between trials."""
 
 Line = tuple[Sequence[float], Sequence[float]]
 
@@ -86,50 +89,61 @@ def reach(held: Mapping[str, tuple[Sequence[float], list[float | None]]]) -> str
     return "; ".join(f"{line}: {min(ys):.3g} to {max(ys):.3g}" for line, ys in found.items())
 
 
+@dataclass(frozen=True)
+class Pair:
+    """One seed of a trial: its scores without the remedy and with it, and its line's height."""
+
+    scores: tuple[float, float]
+    at: int
+
+
 def tried(name: str, trials: Sequence[Trial], metric: str) -> Picture | None:
     """Every seed of every trial, without the remedy and with it; none where all diverged."""
-    drawn = strokes(["as it was", "with the remedy"])
-    figure, shown = go.Figure(), []
-    ends: dict[str, list[tuple[float, float]]] = {kind: [] for kind in drawn}
-    ticks, place = [], 0.0
-    for trial in trials:
-        ticks.append((place - (len(trial.without) - 1) / 2, on_lines(trial.words)))
-        for pair in zip(trial.without, trial.with_it, strict=True):
-            for kind, score in zip(drawn, pair, strict=True):
-                ends[kind].append((score, place))
-            if all(map(math.isfinite, pair)):
-                shown.append((pair, place))
-            place -= 1
-        place -= 2
-    scores = [x for points in ends.values() for x, _ in points if math.isfinite(x)]
+    groups = placed(trials)
+    pairs = [pair for group in groups for pair in group]
+    scores = [score for pair in pairs for score in pair.scores if math.isfinite(score)]
     if not scores:
         return None
+    figure = go.Figure()
     figure.add_scatter(
-        x=[x for pair, _ in shown for x in (*pair, None)],
-        y=[y for _, at in shown for y in (at, at, None)],
+        x=[x for pair in pairs for x in (*pair.scores, None)],
+        y=[y for pair in pairs for y in (pair.at, pair.at, None)],
         mode="lines",
         line={"color": "rgba(128,128,128,0.5)", "width": 1},
         hoverinfo="skip",
     )
-    for kind, points in ends.items():
+    drawn = strokes(["as it was", "with the remedy"])
+    for side, (kind, stroke) in enumerate(drawn.items()):
         figure.add_scatter(
-            x=[x if math.isfinite(x) else None for x, _ in points],
-            y=[y for _, y in points],
+            x=[pair.scores[side] for pair in pairs],
+            y=[pair.at for pair in pairs],
             name=kind,
-            **style(drawn[kind], "markers"),
+            **style(stroke, "markers"),
             marker_size=8,
             hovertemplate="%{x:.4g}",
         )
     lay_out(figure, on_lines(f"validation {metric}", TITLE_WIDTH), "", scores, of_x=True)
-    figure.update_layout(height=80 - PAIR * int(place))
+    figure.update_layout(height=AXIS + LINE * (len(pairs) + GAP * len(groups)))
     figure.update_yaxes(
-        tickvals=[at for at, _ in ticks], ticktext=[words for _, words in ticks], showgrid=False
+        tickvals=[(group[0].at + group[-1].at) / 2 for group in groups],
+        ticktext=[on_lines(trial.words) for trial in trials],
+        showgrid=False,
     )
     return Picture(
         name,
         "What was tried",
-        "Every seed on a line of its own: the score at the end as it was, and with the remedy, on"
-        " the same batches. A run that diverged has no mark.",
+        "Every seed on a line of its own: the score at the end as it was, and with the remedy. A"
+        " run that diverged has no mark.",
         jsonable(figure),
         drawn,
     )
+
+
+def placed(trials: Sequence[Trial]) -> list[list[Pair]]:
+    """The seeds of each trial, from the top down, with a gap between trials."""
+    groups, at = [], 0
+    for trial in trials:
+        both = zip(trial.without, trial.with_it, strict=True)
+        groups.append([Pair(scores, at - i) for i, scores in enumerate(both)])
+        at -= len(trial.without) + GAP
+    return groups
