@@ -122,7 +122,7 @@ def tried(name: str, trials: Sequence[Trial], metric: str) -> Picture | None:
             marker_size=8,
             hovertemplate="%{x:.4g}",
         )
-    lay_out(figure, on_lines(f"validation {metric}", TITLE_WIDTH), "", scores, of_x=True)
+    lay_out(figure, on_lines(metric, TITLE_WIDTH), "", scores, of_x=True)
     figure.update_layout(height=AXIS + LINE * (len(pairs) + GAP * len(groups)))
     figure.update_yaxes(
         tickvals=[(group[0].at + group[-1].at) / 2 for group in groups],
