@@ -14,7 +14,7 @@ from thalweg.doctor.course import following
 from thalweg.doctor.criteria import CRITERIA
 from thalweg.doctor.doctor import Doctor
 from thalweg.doctor.finding import Finding, Severity, Suspicion
-from thalweg.doctor.trial import State, Trial, state_of, trials
+from thalweg.doctor.trial import State, Trial, on_one_scale, state_of, trials
 from thalweg.errors import UserError
 from thalweg.recipes import Recipe, recipe_of
 from thalweg.stack.batches import length_of
@@ -88,10 +88,7 @@ def diagnose(
     diverged = alone.diverged[0]
     why = f"{diverged.reason} at step {diverged.step}" if diverged else ""
     case = doctor.case(recipe, steps, why)
-    findings = [
-        judged(one, *tried(task, recipe, one, states, start)) if try_remedies else judged(one)
-        for one in suspicions(case)
-    ]
+    findings = proven_by_trial(task, case, states, start) if try_remedies else untried(case)
     return told(task, doctor, case, findings)
 
 
@@ -122,21 +119,40 @@ def suspicions(case: Case) -> list[Suspicion]:
     return [found for criterion in CRITERIA if (found := criterion(case))]
 
 
+def untried(case: Case) -> list[Finding]:
+    return [judged(one) for one in suspicions(case)]
+
+
+def proven_by_trial(
+    task: Task, case: Case, states: Mapping[int, State], start: float
+) -> list[Finding]:
+    suspected = suspicions(case)
+    outcomes = [tried(task, case, one, suspected, states, start) for one in suspected]
+    done = on_one_scale([own for own, _ in outcomes])
+    reasons = [why for _, why in outcomes]
+    return [judged(*each) for each in zip(suspected, done, reasons, strict=True)]
+
+
 def tried(
     task: Task,
-    recipe: Recipe,
+    case: Case,
     suspicion: Suspicion,
+    suspected: Sequence[Suspicion],
     states: Mapping[int, State],
     start: float,
 ) -> tuple[list[Trial], str]:
-    """What became of its remedies, from the last state before its first sign; or why they could
-    not be tried.
+    """What became of its remedies, from the last state before its first sign; or why they were not
+    tried.
     """
+    causes = [one.name for one in suspected if one.proven and suspicion.name in one.explains]
+    if causes and not suspicion.proven:
+        return [], f"{causes[0]} may explain it"
     if not suspicion.remedies:
         return [], "nothing of it can be tried on this training"
+    assert case.recipe
     since = max(step for step in states if step <= suspicion.since)
     try:
-        return trials(task, recipe, suspicion.remedies, states[since], start), ""
+        return trials(task, case.recipe, suspicion.remedies, states[since], start), ""
     except UserError as error:
         return [], str(error)
 
