@@ -8,6 +8,10 @@ perceptron on all its training data: at the initial weights, and after some epoc
 turns, so that each ratio compares neighbours in time; what each finds is held against the value to
 nine digits. PyHessian's tolerance is of the change from one iteration to the next, and is tried at
 a tenth too. A side that is not installed is left out.
+
+The spectral density there by as many random vectors and points on both sides, held against all
+eigenvalues of the dense Hessian by Wasserstein's distance. And training under a doctor's eyes
+against training alone: as a Doctor comes, with looks along every tenth step, and within 3 %.
 """
 
 from __future__ import annotations
@@ -16,18 +20,26 @@ import sys
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
+from itertools import islice
 from time import perf_counter
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.stats import wasserstein_distance
 from torch import nn
 
 from machine import save, spread
-from thalweg.doctor import Hessian, Objective, extremes
+from thalweg.doctor import Doctor, Hessian, Objective, extremes, spectrum
 from thalweg.stack.batches import SeedBatches
 from thalweg.stack.population import initial_model
-from thalweg.tasks import find
+from thalweg.tasks import Task, find
+
+Floats = NDArray[np.float64]
+Measure = tuple[Floats, Floats]
+"""Nodes, and the weight of each."""
 
 DIGITS = find("digits")
 BATCH = tuple(DIGITS.splits.train.tensors)
@@ -173,6 +185,104 @@ def show(row: dict[str, Any]) -> None:
             )
 
 
+PROBES, POINTS, DENSITIES = 10, 64, 5
+
+
+def density(model: nn.Module) -> Measure:
+    seen = spectrum(Hessian(Objective(model, DIGITS.loss, [BATCH])), probes=PROBES, steps=POINTS)
+    return seen.nodes.ravel(), seen.weights.ravel() / PROBES
+
+
+def pyhessian_density(model: nn.Module) -> Measure:
+    import pyhessian
+
+    looking = pyhessian.hessian(model, DIGITS.loss, data=BATCH, cuda=False)
+    nodes, weights = looking.density(iter=POINTS, n_v=PROBES)
+    return np.ravel(nodes), np.ravel(weights) / PROBES
+
+
+def all_eigenvalues(model: nn.Module) -> Floats:
+    """Those of the dense Hessian, in float64."""
+    hessian = Hessian(Objective(model, DIGITS.loss, [BATCH], dtype=torch.float64))
+    rows = [hessian.times(block) for block in torch.eye(hessian.size).double().split(64)]
+    return np.linalg.eigvalsh(torch.cat(rows).numpy())
+
+
+def densities() -> dict[str, Any]:
+    """Each side's time and error; the error is in units of the largest eigenvalue."""
+    model = trained(1)
+    truth = all_eigenvalues(model)
+    sides = {US: density}
+    try:
+        import pyhessian  # noqa: F401
+
+        sides["pyhessian"] = pyhessian_density
+    except ImportError as error:
+        print(f"the other density is left out: {error}")
+    rounds = []
+    for _ in range(DENSITIES + 1):
+        round_ = {}
+        for name, side in sides.items():
+            patient = deepcopy(model)
+            start = perf_counter()
+            nodes, weights = side(patient)
+            seconds = perf_counter() - start
+            error = wasserstein_distance(nodes, truth, np.maximum(weights, 0)) / abs(truth).max()
+            round_[name] = seconds, float(error)
+        rounds.append(round_)
+    told: dict[str, Any] = {"probes": PROBES, "points": POINTS}
+    for name in sides:
+        told[name] = {
+            "seconds": spread([one[name][0] for one in rounds[1:]]),
+            "error": spread([one[name][1] for one in rounds[1:]]),
+            f"times the time of {US}": spread([o[name][0] / o[US][0] for o in rounds[1:]]),
+        }
+        print(f"density by {name}: {told[name]}")
+    return told
+
+
+WATCHED = {"digits": 400, "digits-conv": 200, "adding": 100, "topics": 60}
+"""Steps by task."""
+
+WATCHES = 5
+DOCTORS: dict[str, dict[str, Any]] = {"as it comes": {}, "budget 3 %": {"budget": 0.03}}
+
+
+def training_seconds(task: Task, steps: int, settings: dict[str, Any] | None) -> tuple[float, int]:
+    """What a plain loop takes, alone or under a doctor's eyes; and the doctor's looks."""
+    model = initial_model(task, seed=0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    batches = iter(SeedBatches(task, 0).__next__, None)
+    doctor = None if settings is None else Doctor(model, task.loss, optimizer, **settings)
+    start = perf_counter()
+    for *inputs, targets in islice(doctor.loading(batches) if doctor else batches, steps):
+        optimizer.zero_grad()
+        task.loss(model(*inputs), targets).backward()
+        optimizer.step()
+    seconds = perf_counter() - start
+    if doctor is None:
+        return seconds, 0
+    doctor.close()
+    looks = sum(len(t) for name, t in doctor.budget.taken.items() if name != "gradient norm")
+    return seconds, looks
+
+
+def watching(name: str, steps: int) -> dict[str, Any]:
+    """By how much training is slower under a doctor's eyes."""
+    task = find(name)
+    sides: dict[str, dict[str, Any] | None] = {"alone": None, **DOCTORS}
+    rounds = [
+        {side: training_seconds(task, steps, settings) for side, settings in sides.items()}
+        for _ in range(WATCHES + 1)
+    ]
+    told: dict[str, Any] = {"steps": steps}
+    for side in DOCTORS:
+        shares = [one[side][0] / one["alone"][0] - 1 for one in rounds[1:]]
+        told[side] = {"share of training": spread(shares), "looks": rounds[-1][side][1]}
+        print(f"{name}, {side}: {told[side]}")
+    return told
+
+
 def main() -> None:
     sides = installed(
         {
@@ -187,7 +297,12 @@ def main() -> None:
     for epochs in EPOCHS:
         rows.append(measured(sides, epochs))
         show(rows[-1])
-    print(f"written to {save('doctor', {'largest eigenvalue to 1 %': rows})}")
+    results = {
+        "largest eigenvalue to 1 %": rows,
+        "spectral density": densities(),
+        "watched": {name: watching(name, steps) for name, steps in WATCHED.items()},
+    }
+    print(f"written to {save('doctor', results)}")
 
 
 if __name__ == "__main__":

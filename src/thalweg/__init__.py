@@ -8,7 +8,7 @@ optimizer = tw.optim.Optimizer(model.parameters(), result.best)
 """
 
 from thalweg import nn, optim, schedules
-from thalweg.api import Diagnosis, Race, diagnose, race
+from thalweg.api import Diagnosis, Doctor, Race, diagnose, race
 from thalweg.recipes import (
     Recipe,
     adadelta,
@@ -39,6 +39,7 @@ from thalweg.training.train import train
 __all__ = [
     "Data",
     "Diagnosis",
+    "Doctor",
     "Race",
     "Recipe",
     "Task",

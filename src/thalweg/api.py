@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from thalweg.doctor import diagnosis
+from thalweg.doctor import diagnosis, doctor
 from thalweg.doctor.diagnosis import diagnose as run_diagnosis
 from thalweg.race.race import Result
 from thalweg.race.race import race as run_race
+from thalweg.stack.batches import Batch
 from thalweg.whole_file import write_text
 
 
@@ -63,3 +65,12 @@ class Diagnosis(diagnosis.Diagnosis):
 @wraps(run_diagnosis)
 def diagnose(*args: Any, **kwargs: Any) -> Diagnosis:
     return Diagnosis(**vars(run_diagnosis(*args, **kwargs)))
+
+
+class Doctor(doctor.Doctor):
+    __doc__ = doctor.Doctor.__doc__
+
+    def diagnosis(self, coming: Iterable[Batch] | None = None) -> Diagnosis:
+        return Diagnosis(**vars(super().diagnosis(coming)))
+
+    diagnosis.__doc__ = doctor.Doctor.diagnosis.__doc__

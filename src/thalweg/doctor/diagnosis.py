@@ -12,9 +12,9 @@ from thalweg.doctor import wording
 from thalweg.doctor.case import Case
 from thalweg.doctor.course import following
 from thalweg.doctor.criteria import CRITERIA
-from thalweg.doctor.doctor import Doctor
 from thalweg.doctor.finding import Finding, Severity, Suspicion
 from thalweg.doctor.trial import State, Trial, on_one_scale, state_of, trials
+from thalweg.doctor.watcher import Watcher
 from thalweg.errors import UserError
 from thalweg.recipes import Recipe, recipe_of
 from thalweg.stack.batches import length_of
@@ -76,25 +76,29 @@ def diagnose(
     with failure_in_training(task), own_random_state(seed):
         alone = Single(task, [Member(recipe, seed)])
         start = scores(alone, task.splits.validation)[0][task.metric_name]
-        doctor = Doctor(
+        watcher = Watcher(
             alone.models[0],
             task.loss,
             alone.optimizers[0],
             every=min(10, max(1, steps // 50)),
             budget=budget,
         )
-        with doctor:
-            states = watched(task, alone, doctor)
+        with watcher:
+            states = watched(task, alone, watcher)
     diverged = alone.diverged[0]
     why = f"{diverged.reason} at step {diverged.step}" if diverged else ""
-    case = doctor.case(recipe, steps, why)
-    findings = proven_by_trial(task, case, states, start) if try_remedies else untried(case)
-    return told(task, doctor, case, findings)
+    case = watcher.case(recipe, steps, why)
+    found = suspicions(case)
+    if try_remedies:
+        findings = tried(task, recipe, found, states, start)
+    else:
+        findings = [judged(one) for one in found]
+    return told(task.name, task.metric_name, watcher, case, findings)
 
 
-def watched(task: Task, alone: Single, doctor: Doctor) -> dict[int, State]:
+def watched(task: Task, alone: Single, watcher: Watcher) -> dict[int, State]:
     """Trains a lone member to its end; where it stood at each close look, by step."""
-    alone.batches[0] = doctor.loading(iter(alone.batches[0].__next__, None))  # type: ignore[call-overload]
+    alone.batches[0] = watcher.loading(iter(alone.batches[0].__next__, None))  # type: ignore[call-overload]
     states = {0: state_of(alone)}
 
     def keep(step: int, alive: int) -> None:
@@ -105,54 +109,52 @@ def watched(task: Task, alone: Single, doctor: Doctor) -> dict[int, State]:
     return states
 
 
-def told(task: Task, doctor: Doctor, case: Case, findings: Sequence[Finding]) -> Diagnosis:
-    budget = doctor.budget
-    looks = {name: (len(taken), sum(taken)) for name, taken in budget.taken.items() if taken}
-    unread = dict(doctor.course.refusals)
-    name = case.recipe.name if case.recipe else type(doctor.optimizer).__name__
-    return Diagnosis(
-        task.name, name, task.metric_name, merged(findings), case, unread, looks, budget.used
-    )
+def told(
+    task: str, metric: str, watcher: Watcher, case: Case, findings: Sequence[Finding]
+) -> Diagnosis:
+    looks = {n: (len(taken), sum(taken)) for n, taken in watcher.budget.taken.items() if taken}
+    recipe = case.recipe.name if case.recipe else type(watcher.optimizer).__name__
+    unread = dict(watcher.course.refusals)
+    share = watcher.budget.used
+    return Diagnosis(task, recipe, metric, merged(findings), case, unread, looks, share)
 
 
 def suspicions(case: Case) -> list[Suspicion]:
     return [found for criterion in CRITERIA if (found := criterion(case))]
 
 
-def untried(case: Case) -> list[Finding]:
-    return [judged(one) for one in suspicions(case)]
-
-
-def proven_by_trial(
-    task: Task, case: Case, states: Mapping[int, State], start: float
-) -> list[Finding]:
-    suspected = suspicions(case)
-    outcomes = [tried(task, case, one, suspected, states, start) for one in suspected]
-    done = on_one_scale([own for own, _ in outcomes])
-    reasons = [why for _, why in outcomes]
-    return [judged(*each) for each in zip(suspected, done, reasons, strict=True)]
-
-
 def tried(
     task: Task,
-    case: Case,
-    suspicion: Suspicion,
-    suspected: Sequence[Suspicion],
+    recipe: Recipe,
+    found: Sequence[Suspicion],
     states: Mapping[int, State],
     start: float,
-) -> tuple[list[Trial], str]:
-    """What became of its remedies, from the last state before its first sign; or why they were not
-    tried.
+) -> list[Finding]:
+    """The findings after trials of their remedies, each from the last state before its first sign.
+
+    What a proven one explains needs none.
     """
-    causes = [one.name for one in suspected if one.proven and suspicion.name in one.explains]
-    if causes and not suspicion.proven:
-        return [], f"{causes[0]} may explain it"
-    if not suspicion.remedies:
-        return [], "nothing of it can be tried on this training"
-    assert case.recipe
-    since = max(step for step in states if step <= suspicion.since)
+    outcomes: list[tuple[list[Trial], str]] = []
+    for one in found:
+        causes = [cause.name for cause in found if cause.proven and one.name in cause.explains]
+        if causes and not one.proven:
+            outcomes.append(([], f"{causes[0]} may explain it"))
+        elif one.remedies:
+            state = states[max(step for step in states if step <= one.since)]
+            outcomes.append(outcome(task, recipe, one, state, start))
+        else:
+            outcomes.append(([], "nothing of it can be tried on this training"))
+    done = on_one_scale([trials for trials, _ in outcomes])
+    reasons = [why for _, why in outcomes]
+    return [judged(*each) for each in zip(found, done, reasons, strict=True)]
+
+
+def outcome(
+    task: Task, recipe: Recipe, suspicion: Suspicion, state: State, start: float
+) -> tuple[list[Trial], str]:
+    """The trials of its remedies, or why they could not be had."""
     try:
-        return trials(task, case.recipe, suspicion.remedies, states[since], start), ""
+        return trials(task, recipe, suspicion.remedies, state, start), ""
     except UserError as error:
         return [], str(error)
 

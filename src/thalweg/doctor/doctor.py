@@ -1,33 +1,35 @@
-"""A doctor for any training loop: it watches the steps, and says in the end what it has found."""
+"""A doctor for any training loop: it watches, says what it has found, and tries its advice."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
-from statistics import median
-from time import perf_counter
-from typing import Self
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
 
-from thalweg.arguments import require_whole
-from thalweg.doctor.budget import Budget
-from thalweg.doctor.case import Case
-from thalweg.doctor.course import Course, following
-from thalweg.doctor.instruments import INSTRUMENTS
-from thalweg.doctor.objective import Objective, samples_in
-from thalweg.doctor.steps import StepWatch
-from thalweg.doctor.stopwatch import Part, Stopwatch, wait
+from thalweg.doctor.diagnosis import Diagnosis, judged, suspicions, told, tried
+from thalweg.doctor.finding import Finding, Suspicion
+from thalweg.doctor.in_use import recipe_in_use
+from thalweg.doctor.objective import plain, samples_in
+from thalweg.doctor.trial import State
+from thalweg.doctor.watcher import Watcher
 from thalweg.errors import UserError
 from thalweg.recipes import Recipe
-from thalweg.stack.batches import Batch
-from thalweg.tasks.task import Score
+from thalweg.stack.batches import Batch, joined
+from thalweg.stack.rows import Tensors
+from thalweg.stack.single import outputs_over
+from thalweg.tasks.task import Data, Score, Task
+
+FEWEST = 5
+"""Coming batches that trials need; of so many samples one is kept to score by."""
+
+ANEW = "another model has to begin anew, which thalweg.diagnose(task) can do"
 
 
-class Doctor:
+class Doctor(Watcher):
     """Watches a training, which goes on to the same bits as if it were not there.
 
         doctor = Doctor(model, loss, optimizer)
@@ -39,8 +41,8 @@ class Doctor:
 
     loss: `loss(outputs, targets)`, the mean over a batch; batches are tuples (inputs..., target).
     every: looks along every so manieth step (`StepWatch`), for about a gradient evaluation.
-    budget: the share of the training's time that all looks may take, such as 0.03; what does not
-        fit in waits. Without one, they are taken when they are due.
+    budget: the share of the training's own time that all looks together may take, a quarter if not
+        given; what does not fit in waits. With None, they are taken when they are due.
 
     The norm of the gradient is noted at every step. The other instruments have their turn at steps
     0, 10, 30, 90, and so on, on the batch of the step or on the last 8, which are kept as they are:
@@ -50,151 +52,94 @@ class Doctor:
     Raises UserError for an `every` below 1 and a budget outside (0, 1).
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        loss: Score,
-        optimizer: torch.optim.Optimizer,
-        *,
-        every: int = 10,
-        budget: float | None = None,
-    ) -> None:
-        require_whole("every", every, 1)
-        self.model, self.loss, self.optimizer, self.every = model, loss, optimizer, every
-        self.budget = Budget(budget)
-        self.course = Course()
-        self.watch = StepWatch(model, loss)
-        self.along = ExitStack()
-        self.stopwatch = Stopwatch()
-        self.clock = perf_counter()
-        self.step, self.mark = 0, 0
-        self.owed: list[str] = []
-        self.looking = False
-        self.hooks = [
-            model.register_forward_pre_hook(lambda *_: self.begin()),
-            model.register_forward_hook(lambda *_: self.end("forward")),
-            optimizer.register_step_pre_hook(lambda *_: self.before_step()),
-            optimizer.register_step_post_hook(lambda *_: self.behind_step()),
-        ]
+    def diagnosis(self, coming: Iterable[Batch] | None = None) -> Diagnosis:
+        """What was found so far, at any step of the training.
 
-    def __enter__(self) -> Self:
-        return self
+        coming: the next batches, recorded ahead: tuples of tensors, five or more. With them,
+        remedies are tried: copies of the model go on from where it stands, with and without, over
+        8 orders of four fifths of the samples, and are scored by their loss on the others. The
+        loop's model, optimizer and random state stay as they are.
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Leaves the model and the optimizer; what was seen stays."""
-        self.budget.end()
-        for hook in self.hooks:
-            hook.remove()
-
-    def loading(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """The loader's batches, of which the doctor takes note."""
-        batches = iter(loader)
-        while True:
-            self.begin()
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            self.end("data")
-            self.course.batches.append(batch)
-            yield batch
-
-    # What it has to say
-
-    def case(self, recipe: Recipe | None, steps: int, diverged: str) -> Case:
-        """What was seen, for criteria to judge by."""
-        size = samples_in(self.batches(1)[0])
-        timed = any(self.stopwatch.taken.values())
-        seconds = tuple(self.stopwatch.seconds()) if timed else ()
-        return Case(self.course, recipe, steps, size, diverged, seconds)
-
-    # Time: the parts of some steps alone, so that a GPU need not be waited for at each
-
-    @property
-    def timed(self) -> bool:
-        return not self.looking and self.step % self.every == 1 % self.every
-
-    def begin(self) -> None:
-        if self.timed:
-            wait()
-            self.clock = perf_counter()
-
-    def end(self, part: Part) -> None:
-        if self.timed:
-            wait()
-            now = perf_counter()
-            self.stopwatch.taken[part].append(now - self.clock)
-            self.clock = now
-
-    def gradient_seconds(self) -> float:
-        """What a gradient evaluation takes; infinite as long as none was timed."""
-        taken = self.stopwatch.taken
-        if not taken["backward"]:
-            return math.inf
-        return median(taken["forward"]) + median(taken["backward"])
-
-    # Looks
-
-    def before_step(self) -> None:
-        self.end("backward")
-        self.looking = True
-        if self.step == self.mark:
-            self.owed, self.mark = list(INSTRUMENTS), following(self.step)
-        with self.budget.spending("gradient norm"):
-            self.course.norms.append(self.gradient_norm())
-        for name in list(self.owed):
-            expected = INSTRUMENTS[name].gradients * self.gradient_seconds()
-            if self.budget.allows(name, expected):
-                self.owed.remove(name)
-                with self.budget.spending(name):
-                    self.measure(name)
-        if self.step % self.every == 0 and self.budget.allows("step", 2 * self.gradient_seconds()):
-            with self.budget.spending("step"):
-                self.along.enter_context(self.watch.looking(self.batches(1)[0]))
-        self.looking = False
-        self.begin()
-
-    def behind_step(self) -> None:
-        self.end("optimizer")
-        seen = len(self.watch.seen)
-        with self.budget.spending("step"):
-            self.looking = True
-            self.along.close()
-            self.looking = False
-        if len(self.watch.seen) > seen:
-            self.course.steps[self.step] = self.watch.seen[-1]
-        self.step += 1
-
-    def measure(self, name: str) -> None:
-        """Reads an instrument, or notes why it could not be read."""
-        instrument = INSTRUMENTS[name]
-        try:
-            objective = Objective(self.model, self.loss, self.batches(instrument.batches))
-            reading = instrument.measure(objective, self.optimizer)
-        except Exception as error:  # a training is not stopped because of what watches it
-            self.course.refusals[name] = described(error)
+        Raises UserError before the first step.
+        """
+        if not self.course.norms:
+            raise UserError("The doctor has seen no step yet: ask after some of them.")
+        recipe, unknown = self.recipe()
+        case = self.case(recipe, len(self.course.norms), "")
+        found = suspicions(case)
+        if coming is None:
+            why = "give the next batches, recorded ahead, as doctor.diagnosis(batches)"
+            findings = [judged(one, untried=why) for one in found]
+        elif recipe is None:
+            findings = [judged(one, untried=unknown) for one in found]
         else:
-            self.course.readings[name][self.step] = reading
-            self.course.refusals.pop(name, None)
+            findings = self.tried(found, recipe, list(coming))
+        return told(type(plain(self.model)).__name__, "loss", self, case, findings)
 
-    def batches(self, most: int) -> list[Batch]:
-        """The last batches that the loop has taken, up to so many."""
-        if not self.course.batches:
-            raise UserError(
-                "The doctor has seen no batch: write `for batch in doctor.loading(loader)`."
-            )
-        return list(self.course.batches)[-most:]
+    def recipe(self) -> tuple[Recipe | None, str]:
+        """That in use, or why it is not known."""
+        try:
+            return recipe_in_use(self.optimizer), ""
+        except UserError as error:
+            return None, str(error)
 
-    def gradient_norm(self) -> Tensor:
-        groups = self.optimizer.param_groups
-        held = [p.grad for group in groups for p in group["params"] if p.grad is not None]
-        return get_total_norm([grad.to_dense() for grad in held])
+    def tried(
+        self, found: Sequence[Suspicion], recipe: Recipe, coming: Sequence[Batch]
+    ) -> list[Finding]:
+        """The findings after trials on recorded batches."""
+        self.looking = True  # the model's copies have its hooks
+        try:
+            task = recorded(plain(self.model), self.loss, coming)
+            state = State(0, self.weights(), self.states())
+            outputs, targets = outputs_over(task, task.model().eval(), task.splits.validation)
+            start = float(self.loss(outputs, targets))
+            return tried(task, recipe, [going_on(one) for one in found], {0: state}, start)
+        except UserError as error:
+            return [judged(one, untried=str(error)) for one in found]
+        finally:
+            self.looking = False
+
+    def weights(self) -> Tensors:
+        return {name: x.detach().clone() for name, x in plain(self.model).state_dict().items()}
+
+    def states(self) -> Tensors:
+        """The optimizer's states, by `state.parameter`."""
+        return {
+            f"{state}.{name}": x.detach().clone()
+            for name, param in plain(self.model).named_parameters()
+            for state, x in self.optimizer.state.get(param, {}).items()
+            if isinstance(x, Tensor)
+        }
 
 
-def described(error: Exception) -> str:
-    """In one line; what is no sentence of ours with its kind."""
-    line = str(error).split("\n")[0]
-    return line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
+def recorded(model: nn.Module, loss: Score, batches: Sequence[Batch]) -> Task:
+    """A task of these batches, to train on four samples of five, and to score by the fifth."""
+    if len(batches) < FEWEST:
+        raise UserError(f"trials need {FEWEST} coming batches or more, not {len(batches)}.")
+    if not all(isinstance(x, Tensor) for batch in batches for x in batch):
+        raise UserError("the coming batches cannot be recorded: they must be tuples of tensors.")
+    try:
+        samples = joined(batches)
+    except RuntimeError:
+        raise UserError(
+            "the coming batches cannot be recorded: their tensors differ in shape beyond the"
+            " dimension of samples."
+        ) from None
+    numbers = torch.arange(len(samples[-1]))
+    unseen = numbers % FEWEST == FEWEST - 1
+    train, validation = (tuple(x[chosen] for x in samples) for chosen in (~unseen, unseen))
+    size = samples_in(batches[0])
+    return Task(
+        "coming batches",
+        partial(copy.deepcopy, model),
+        lambda: Data(train, validation, validation),
+        loss,
+        batch_size=size,
+        steps=len(train[-1]) // size,
+    )
+
+
+def going_on(suspicion: Suspicion) -> Suspicion:
+    """Without remedies that begin anew, which a training under way cannot be held against."""
+    kept = tuple(remedy for remedy in suspicion.remedies if not remedy.model)
+    return replace(suspicion, remedies=kept)

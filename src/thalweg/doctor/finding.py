@@ -88,4 +88,4 @@ class Finding:
     def best(self) -> Trial | None:
         """The trial that helped most; none where none helped."""
         helping = [trial for trial in self.trials if trial.helps]
-        return max(helping, key=lambda trial: trial.share) if helping else None
+        return max(helping, key=lambda trial: trial.gain.estimate, default=None)

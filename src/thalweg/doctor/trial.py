@@ -147,7 +147,7 @@ def trials(
             ends[branch] += own
         left = [pair for pair in left if better_so_far(task, *(ends[one] for one in pair))]
     return [
-        outcome(
+        trial_of(
             task,
             remedy,
             ends[without][: len(ends[with_it])],
@@ -213,7 +213,7 @@ def keep_order(alone: Single) -> None:
         alone.batches[place] = cycle(batches[begin:] + batches[:begin])  # type: ignore[call-overload]
 
 
-def outcome(
+def trial_of(
     task: Task,
     remedy: Remedy,
     without: Sequence[float],

@@ -1,0 +1,31 @@
+"""The recipe that an optimizer follows, at its coming step."""
+
+from __future__ import annotations
+
+import torch
+
+from thalweg.doctor.limits import chain_of
+from thalweg.errors import UserError
+from thalweg.optim.base import RuleOptimizer
+from thalweg.optim.settings import number
+from thalweg.recipes import Recipe
+
+
+def recipe_in_use(optimizer: torch.optim.Optimizer) -> Recipe:
+    """A recipe with the optimizer's rules and its settings as they are now, schedules standing.
+
+    optimizer: one of this package, or one of PyTorch's that this package has too. Raises UserError
+    for others, and for several parameter groups.
+    """
+    name = type(optimizer).__name__
+    if len(optimizer.param_groups) > 1:
+        raise UserError(f"{name} has several parameter groups; a recipe is for one.")
+    (group,) = optimizer.param_groups
+    if isinstance(optimizer, RuleOptimizer):
+        chain, values = optimizer.chain(group), optimizer.values(0)
+    else:
+        chain, values = chain_of(optimizer, group), {key: number(x) for key, x in group.items()}
+    if not chain:
+        raise UserError(f"{name} is none of the optimizers that are known here by their rules.")
+    rules = (rule(**{setting: values[setting] for setting in rule.known()}) for rule in chain)
+    return Recipe(tuple(rules), name.lower())

@@ -1,0 +1,180 @@
+"""Watching a training loop: when to look at it, with which instruments, and for how much time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from statistics import median
+from time import perf_counter
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from thalweg.arguments import require_whole
+from thalweg.doctor.budget import Budget
+from thalweg.doctor.case import Case
+from thalweg.doctor.course import Course, following
+from thalweg.doctor.instruments import INSTRUMENTS
+from thalweg.doctor.objective import Objective, samples_in
+from thalweg.doctor.steps import StepWatch
+from thalweg.doctor.stopwatch import Part, Stopwatch, wait
+from thalweg.errors import UserError
+from thalweg.recipes import Recipe
+from thalweg.stack.batches import Batch
+from thalweg.tasks.task import Score
+
+
+class Watcher:
+    """Looks at a training on its way; `Doctor` says how it is used."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Score,
+        optimizer: torch.optim.Optimizer,
+        *,
+        every: int = 10,
+        budget: float | None = 0.25,
+    ) -> None:
+        require_whole("every", every, 1)
+        self.model, self.loss, self.optimizer, self.every = model, loss, optimizer, every
+        self.budget = Budget(budget)
+        self.course = Course()
+        self.watch = StepWatch(model, loss)
+        self.along = ExitStack()
+        self.stopwatch = Stopwatch()
+        self.clock = perf_counter()
+        self.step, self.mark = 0, 0
+        self.owed: list[str] = []
+        self.looking = False
+        self.hooks = [
+            model.register_forward_pre_hook(lambda *_: self.begin()),
+            model.register_forward_hook(lambda *_: self.end("forward")),
+            optimizer.register_step_pre_hook(lambda *_: self.before_step()),
+            optimizer.register_step_post_hook(lambda *_: self.behind_step()),
+        ]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leaves the model and the optimizer; what was seen stays."""
+        self.budget.end()
+        for hook in self.hooks:
+            hook.remove()
+
+    def loading(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        """The loader's batches, of which the doctor takes note."""
+        batches = iter(loader)
+        while True:
+            self.begin()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            self.end("data")
+            self.course.batches.append(batch)
+            yield batch
+
+    # What it has to say
+
+    def case(self, recipe: Recipe | None, steps: int, diverged: str) -> Case:
+        """What was seen, for criteria to judge by."""
+        size = samples_in(self.batches(1)[0])
+        timed = any(self.stopwatch.taken.values())
+        seconds = tuple(self.stopwatch.seconds()) if timed else ()
+        return Case(self.course, recipe, steps, size, diverged, seconds)
+
+    # Time: the parts of some steps alone, so that a GPU need not be waited for at each
+
+    @property
+    def timed(self) -> bool:
+        return not self.looking and self.step % self.every == 1 % self.every
+
+    def begin(self) -> None:
+        if self.timed:
+            wait()
+            self.clock = perf_counter()
+
+    def end(self, part: Part) -> None:
+        if self.timed:
+            wait()
+            now = perf_counter()
+            self.stopwatch.taken[part].append(now - self.clock)
+            self.clock = now
+
+    def gradient_seconds(self) -> float:
+        """What a gradient evaluation takes; infinite as long as none was timed."""
+        taken = self.stopwatch.taken
+        if not taken["backward"]:
+            return math.inf
+        return median(taken["forward"]) + median(taken["backward"])
+
+    # Looks
+
+    def before_step(self) -> None:
+        self.end("backward")
+        self.looking = True
+        if self.step == self.mark:
+            self.owed, self.mark = list(INSTRUMENTS), following(self.step)
+        with self.budget.spending("gradient norm"):
+            self.course.norms.append(self.gradient_norm())
+        for name in list(self.owed):
+            expected = INSTRUMENTS[name].gradients * self.gradient_seconds()
+            if self.budget.allows(name, expected):
+                self.owed.remove(name)
+                with self.budget.spending(name):
+                    self.measure(name)
+        if self.step % self.every == 0 and self.budget.allows("step", 2 * self.gradient_seconds()):
+            with self.budget.spending("step"):
+                self.along.enter_context(self.watch.looking(self.batches(1)[0]))
+        self.looking = False
+        self.begin()
+
+    def behind_step(self) -> None:
+        self.end("optimizer")
+        seen = len(self.watch.seen)
+        with self.budget.spending("step"):
+            self.looking = True
+            self.along.close()
+            self.looking = False
+        if len(self.watch.seen) > seen:
+            self.course.steps[self.step] = self.watch.seen[-1]
+        self.step += 1
+
+    def measure(self, name: str) -> None:
+        """Reads an instrument, or notes why it could not be read."""
+        instrument = INSTRUMENTS[name]
+        try:
+            objective = Objective(self.model, self.loss, self.batches(instrument.batches))
+            reading = instrument.measure(objective, self.optimizer)
+        except Exception as error:  # a training is not stopped because of what watches it
+            self.course.refusals[name] = described(error)
+        else:
+            self.course.readings[name][self.step] = reading
+            self.course.refusals.pop(name, None)
+
+    def batches(self, most: int) -> list[Batch]:
+        """The last batches that the loop has taken, up to so many."""
+        if not self.course.batches:
+            raise UserError(
+                "The doctor has seen no batch: write `for batch in doctor.loading(loader)`."
+            )
+        return list(self.course.batches)[-most:]
+
+    def gradient_norm(self) -> Tensor:
+        groups = self.optimizer.param_groups
+        held = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+        return get_total_norm([grad.to_dense() for grad in held])
+
+
+def described(error: Exception) -> str:
+    """In one line; what is no sentence of ours with its kind."""
+    line = str(error).split("\n")[0]
+    return line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
