@@ -132,11 +132,12 @@ def tried(
 ) -> list[Finding]:
     """The findings after trials of their remedies, each from the last state before its first sign.
 
-    What a proven one explains needs none.
+    What a proven one explains that stands before it needs none.
     """
     outcomes: list[tuple[list[Trial], str]] = []
-    for one in found:
-        causes = [cause.name for cause in found if cause.proven and one.name in cause.explains]
+    for place, one in enumerate(found):
+        before = found[:place]
+        causes = [cause.name for cause in before if cause.proven and one.name in cause.explains]
         if causes and not one.proven:
             outcomes.append(([], f"{causes[0]} may explain it"))
         elif one.remedies:

@@ -18,7 +18,8 @@ and training is slow where it has come less than this share of it over the last 
 
 def narrow(case: Case) -> Suspicion | None:
     """The curvature differs tenfold between directions, and the recipe is plain descent."""
-    found = case.course.last("condition")
+    looks = case.course.readings["condition"].items()
+    found = max(looks, key=lambda look: look[1].low, default=None)
     if found is None or not found[1].low > NARROW:
         return None
     if case.recipe is not None and not remedies.is_plain(case.recipe):
