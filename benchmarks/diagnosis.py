@@ -128,7 +128,7 @@ def noise(draw: Random) -> Training:
     mixed = torch.where(torch.rand(classes.shape, generator=generator) < wrong, others, classes)
     data = Data((inputs, mixed), DIGITS.splits.validation, DIGITS.given.test)
     task = replace(DIGITS, data=lambda: data, batch_size=2, epochs=None, steps=600)
-    return task, recipes.adam(lr=between(draw, 5e-3, 1e-2))
+    return task, recipes.momentum(lr=between(draw, 0.025, 0.04))
 
 
 def off_the_cliff(draw: Random) -> Training:
