@@ -13,7 +13,7 @@ from thalweg.doctor.case import Case
 from thalweg.doctor.course import following
 from thalweg.doctor.criteria import CRITERIA
 from thalweg.doctor.finding import Finding, Severity, Suspicion
-from thalweg.doctor.trial import State, Trial, state_of, trials
+from thalweg.doctor.trial import State, Trial, on_one_scale, state_of, trials
 from thalweg.doctor.watcher import Watcher
 from thalweg.errors import UserError
 from thalweg.recipes import Recipe, recipe_of
@@ -96,13 +96,11 @@ def diagnose(
     diverged = alone.diverged[0]
     why = f"{diverged.reason} at step {diverged.step}" if diverged else ""
     case = watcher.case(recipe, steps, why)
-    findings = []
-    for one in suspicions(case):
-        if try_remedies:
-            say(f"trying what may help against {one.name}")
-            findings.append(judged(one, *tried(task, recipe, one, states, start)))
-        else:
-            findings.append(judged(one))
+    found = suspicions(case)
+    if try_remedies:
+        findings = tried(task, recipe, found, states, start, say)
+    else:
+        findings = [judged(one) for one in found]
     return told(task.name, task.metric_name, watcher, case, findings)
 
 
@@ -139,18 +137,38 @@ def suspicions(case: Case) -> list[Suspicion]:
 def tried(
     task: Task,
     recipe: Recipe,
-    suspicion: Suspicion,
+    found: Sequence[Suspicion],
     states: Mapping[int, State],
     start: float,
-) -> tuple[list[Trial], str]:
-    """What became of its remedies, from the last state before its first sign; or why they could
-    not be tried.
+    say: Say = silently,
+) -> list[Finding]:
+    """The findings after trials of their remedies, each from the last state before its first sign.
+
+    What a proven one explains that stands before it needs none.
     """
-    if not suspicion.remedies:
-        return [], "nothing of it can be tried on this training"
-    since = max(step for step in states if step <= suspicion.since)
+    outcomes: list[tuple[list[Trial], str]] = []
+    for place, one in enumerate(found):
+        before = found[:place]
+        causes = [cause.name for cause in before if cause.proven and one.name in cause.explains]
+        if causes and not one.proven:
+            outcomes.append(([], f"{causes[0]} may explain it"))
+        elif one.remedies:
+            say(f"trying what may help against {one.name}")
+            state = states[max(step for step in states if step <= one.since)]
+            outcomes.append(outcome(task, recipe, one, state, start))
+        else:
+            outcomes.append(([], "nothing of it can be tried on this training"))
+    done = on_one_scale([trials for trials, _ in outcomes])
+    reasons = [why for _, why in outcomes]
+    return [judged(*each) for each in zip(found, done, reasons, strict=True)]
+
+
+def outcome(
+    task: Task, recipe: Recipe, suspicion: Suspicion, state: State, start: float
+) -> tuple[list[Trial], str]:
+    """The trials of its remedies, or why they could not be had."""
     try:
-        return trials(task, recipe, suspicion.remedies, states[since], start), ""
+        return trials(task, recipe, suspicion.remedies, state, start), ""
     except UserError as error:
         return [], str(error)
 

@@ -26,8 +26,6 @@ from thalweg.tasks.task import Data, Score, Task
 FEWEST = 5
 """Coming batches that trials need; of so many samples one is kept to score by."""
 
-ANEW = "another model has to begin anew, which thalweg.diagnose(task) can do"
-
 
 class Doctor(Watcher):
     """Watches a training, which goes on to the same bits as if it were not there.
@@ -93,9 +91,7 @@ class Doctor(Watcher):
             state = State(0, self.weights(), self.states())
             outputs, targets = outputs_over(task, task.model().eval(), task.splits.validation)
             start = float(self.loss(outputs, targets))
-            return [
-                judged(one, *tried(task, recipe, going_on(one), {0: state}, start)) for one in found
-            ]
+            return tried(task, recipe, [going_on(one) for one in found], {0: state}, start)
         except UserError as error:
             return [judged(one, untried=str(error)) for one in found]
         finally:

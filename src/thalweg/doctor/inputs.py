@@ -49,9 +49,7 @@ def inputs(batches: Sequence[Batch]) -> Inputs:
     if not each or not each[0]:
         raise UserError("The inputs are no real numbers [N, ...], so they have no scale.")
     columns = [torch.cat([features(x) for x in column]) for column in zip(*each, strict=True)]
-    if len(columns[0]) < 2:
-        raise UserError("The scale of inputs is told from two samples or more.")
-    deviation = torch.cat([column.std(0) for column in columns])
+    deviation = torch.cat([column.std(0, correction=0) for column in columns])
     mean = torch.cat([column.mean(0) for column in columns])
     varying = deviation > 1e-6 * mean.abs()
     if not varying.any():

@@ -50,7 +50,7 @@ INSTRUMENTS = {
     "signals": Instrument(lambda objective, _: signals(objective), 2),
     "stability": Instrument(lambda o, optimizer: stability(o, optimizer, tolerance=0.05), 40),
     "condition": Instrument(
-        lambda o, _: condition_number(Hessian(o), probes=PROBES, steps=STEPS), 120
+        lambda o, _: condition_number(Hessian(o), tolerance=0.05, probes=PROBES, steps=STEPS), 80
     ),
     "escape": Instrument(lambda objective, _: escape(objective), 60),
 }

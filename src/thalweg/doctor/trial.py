@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import cycle
@@ -27,6 +28,10 @@ from thalweg.training.train import learn, own_random_state, scores
 SEEDS = 8
 FIRST_SEED = 10_000
 """Of the data's order behind a state: one that no run has that is looked at."""
+
+ALL_SEEDS = range(FIRST_SEED, FIRST_SEED + SEEDS)
+FEW = 3
+"""Seeds after which a remedy that was not better on each is given up: it cannot win any more."""
 
 LEVEL = 0.005
 """One-sided: of 8 seeds all must agree."""
@@ -64,23 +69,47 @@ class Trial:
     """A remedy against going on as it was, over paired seeds.
 
     words: the remedy. without, with_it: the scores at the end by seed, in the task's metric; nan
-    where training diverged. gain: by how much the remedy is better. share: of the way down from
-    `start`, the score before any training, how much is missed without it, by the medians. since:
-    the step at which the trial began; steps: how many it went on.
+    where training diverged. A remedy that is not better on each of the first seeds is given up
+    there. gain: by how much the remedy is better. ways: how far down the medians of both came from
+    the score before any training, in the metric. whole: the longest way that any trial has come, or
+    that to the task's target where it is longer. since: the step at which the trial began; steps:
+    how many it went on.
     """
 
     words: str
     without: tuple[float, ...]
     with_it: tuple[float, ...]
     gain: Comparison
-    share: float
+    ways: tuple[float, float]
+    whole: float
     since: int
     steps: int
+
+    @property
+    def share(self) -> float:
+        """Of the whole way, how much is missed without the remedy; from 0 to 1."""
+        without, with_it = self.ways
+        if not (with_it > 0 and self.whole > 0):
+            return 0.0
+        return min(1.0, max(0.0, (with_it - without) / self.whole))
 
     @property
     def helps(self) -> bool:
         """Whether it is better on every seed, and by a twentieth of the way down or more."""
         return self.gain.better and self.share >= MATERIAL
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """A way for a training to go on: from a state, or anew.
+
+    ordered: the samples keep the order that they have in the data.
+    """
+
+    task: Task
+    recipe: Recipe
+    state: State | None = None
+    ordered: bool = False
 
 
 def state_of(alone: Single) -> State:
@@ -100,28 +129,33 @@ def trials(
 
     start: the score before any training.
     """
-    ends: dict[Remedy, tuple[list[float], list[float]]] = {}
     here = replace(task, model=partial(standing, task.model, state.weights))
-    going_on = [remedy for remedy in remedies if not (remedy.model or remedy.shuffled)]
-    if going_on:
-        recipes = [recipe, *(remedy.recipe(recipe) for remedy in going_on)]
-        without, *others = endings(here, recipes, state)
-        ends |= {one: (without, own) for one, own in zip(going_on, others, strict=True)}
-    anew = {remedy: remedy.model for remedy in remedies if remedy.model}
-    if anew:
-        (without,) = endings(task, [recipe], None)
-        for remedy, change in anew.items():
-            changed = replace(task, model=partial(remade, task.model, change))
-            (with_it,) = endings(changed, [recipe], None)
-            ends[remedy] = without, with_it
+    going_on, anew = Branch(here, recipe, state), Branch(task, recipe)
+    pairs = {}
     for remedy in remedies:
         if remedy.shuffled:
-            (without,) = endings(here, [recipe], state, ordered=True)
-            (with_it,) = endings(here, [recipe], state)
-            ends[remedy] = without, with_it
+            pairs[remedy] = Branch(here, recipe, state, ordered=True), going_on
+        elif remedy.model:
+            changed = replace(task, model=partial(remade, task.model, remedy.model))
+            pairs[remedy] = anew, Branch(changed, recipe)
+        else:
+            pairs[remedy] = going_on, Branch(here, remedy.recipe(recipe), state)
+    ends: defaultdict[Branch, list[float]] = defaultdict(list)
+    left = list(pairs.values())
+    for seeds in (ALL_SEEDS[:FEW], ALL_SEEDS[FEW:]):
+        for branch, own in endings({one: None for pair in left for one in pair}, seeds):
+            ends[branch] += own
+        left = [pair for pair in left if better_so_far(task, *(ends[one] for one in pair))]
     return [
-        judged(task, remedy, *ends[remedy], start, 0 if remedy.model else state.steps)
-        for remedy in remedies
+        trial_of(
+            task,
+            remedy,
+            ends[without][: len(ends[with_it])],
+            ends[with_it],
+            start,
+            0 if remedy.model else state.steps,
+        )
+        for remedy, (without, with_it) in pairs.items()
     ]
 
 
@@ -137,15 +171,23 @@ def remade(model: Callable[[], nn.Module], change: Callable[[nn.Module], nn.Modu
 
 
 def endings(
-    task: Task, recipes: Sequence[Recipe], state: State | None, *, ordered: bool = False
-) -> list[list[float]]:
-    """The score at the end of the budget of each recipe, by seed, from a state or from the start.
+    branches: Iterable[Branch], seeds: Sequence[int]
+) -> Iterator[tuple[Branch, list[float]]]:
+    """The score at the end of the budget of each branch, by seed."""
+    stacks: defaultdict[Any, list[Branch]] = defaultdict(list)
+    for branch in branches:
+        stacks[branch.task, branch.ordered].append(branch)
+    for stack in stacks.values():
+        ends = ending(stack, seeds)
+        for place, branch in enumerate(stack):
+            yield branch, ends[place * len(seeds) : (place + 1) * len(seeds)]
 
-    ordered: the samples keep the order that they have in the data.
-    """
-    seeds = range(FIRST_SEED, FIRST_SEED + SEEDS)
-    members = [Member(recipe, seed) for recipe in recipes for seed in seeds]
-    with failure_in_training(task), own_random_state(FIRST_SEED):
+
+def ending(stack: Sequence[Branch], seeds: Sequence[int]) -> list[float]:
+    """Those of branches that differ in their recipes alone, which are trained at once."""
+    task, state, ordered = stack[0].task, stack[0].state, stack[0].ordered
+    members = [Member(branch.recipe, seed) for branch in stack for seed in seeds]
+    with failure_in_training(task), own_random_state(seeds[0]):
         way: Way | None = "single" if ordered else None
         population = populate(task, members, len(members), way)
         if state:
@@ -154,8 +196,13 @@ def endings(
             keep_order(cast("Single", population))
         learn(task, population)
         scored = scores(population, task.splits.validation)
-    ends = [own.get(task.metric_name, math.nan) for own in scored]
-    return [ends[i : i + SEEDS] for i in range(0, len(ends), SEEDS)]
+    return [own.get(task.metric_name, math.nan) for own in scored]
+
+
+def better_so_far(task: Task, without: Sequence[float], with_it: Sequence[float]) -> bool:
+    """Whether a remedy is better on every seed; without that it cannot be better beyond chance."""
+    pairs = zip(without, with_it, strict=True)
+    return all(down(task, 0.0, new) > down(task, 0.0, old) for old, new in pairs)
 
 
 def keep_order(alone: Single) -> None:
@@ -166,7 +213,7 @@ def keep_order(alone: Single) -> None:
         alone.batches[place] = cycle(batches[begin:] + batches[:begin])  # type: ignore[call-overload]
 
 
-def judged(
+def trial_of(
     task: Task,
     remedy: Remedy,
     without: Sequence[float],
@@ -174,28 +221,25 @@ def judged(
     start: float,
     since: int,
 ) -> Trial:
-    return Trial(
-        remedy.words,
-        tuple(without),
-        tuple(with_it),
-        compare(with_it, without, task.direction, LEVEL),
-        missed(task, start, without, with_it),
-        since,
-        task.total_steps(length_of(task)) - since,
-    )
+    gained = compare(with_it, without, task.direction, LEVEL)
+    way, other = (median(down(task, start, end) for end in ends) for ends in (without, with_it))
+    steps = task.total_steps(length_of(task)) - since
+    whole = max(way, other, 0 if task.target is None else down(task, start, task.target))
+    ends = tuple(without), tuple(with_it)
+    return Trial(remedy.words, *ends, gained, (way, other), whole, since, steps)
 
 
-def missed(task: Task, start: float, without: Sequence[float], with_it: Sequence[float]) -> float:
-    """The share of the way down with a remedy that is missed without it, by the medians; from 0.
+def down(task: Task, start: float, end: float) -> float:
+    """The way down from a score to another; of those that diverge none at all, endlessly so."""
+    if math.isnan(end):
+        return -math.inf
+    return start - end if task.direction == "min" else end - start
 
-    1 where it leads nowhere without, or mostly diverges.
+
+def on_one_scale(done: Sequence[Sequence[Trial]]) -> list[list[Trial]]:
+    """Trials of one training, all held against the longest way that any of them has come.
+
+    What helps a little where nothing else helps is then little.
     """
-    way, whole = (
-        median(-math.inf if math.isnan(end) else sign(task) * (start - end) for end in ends)
-        for ends in (without, with_it)
-    )
-    return min(1.0, max(0.0, 1 - way / whole)) if whole > 0 else 0.0
-
-
-def sign(task: Task) -> int:
-    return 1 if task.direction == "min" else -1
+    whole = max((trial.whole for own in done for trial in own), default=0.0)
+    return [[replace(trial, whole=whole) for trial in own] for own in done]

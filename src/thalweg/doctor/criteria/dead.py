@@ -19,6 +19,8 @@ def dead_from_start(case: Case) -> Suspicion | None:
 
 def died(case: Case) -> Suspicion | None:
     """Units that fell silent on the way."""
+    if dead_from_start(case):
+        return None
     looks = list(case.course.readings["units"].items())[1:]
     return next((found for step, seen in looks if (found := silent(step, seen))), None)
 

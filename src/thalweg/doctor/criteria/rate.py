@@ -18,7 +18,7 @@ FIRST, EARLY = 10, 1 / 3
 """Of so many first steps that were looked at, more than this share overshoots."""
 
 AT_LIMIT = 0.8
-FADED = 5.0
+FADED = 2.0
 
 
 def too_high(case: Case) -> Suspicion | None:
@@ -91,7 +91,7 @@ def too_low(case: Case) -> Suspicion | None:
         ),
         along_training(case),
         remedies.rates(case.recipe, FACTORS) if case.recipe else (),
-        explains=("narrow valley",),
+        explains=("narrow valley", "unscaled inputs", "saddle"),
     )
 
 

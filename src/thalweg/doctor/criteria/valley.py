@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from thalweg.doctor import remedies
 from thalweg.doctor.case import Case
+from thalweg.doctor.course import look_before
 from thalweg.doctor.finding import Fact, Suspicion, around
-from thalweg.doctor.trial import Remedy
 from thalweg.statistics import Interval
 
-NARROW = 100.0
+NARROW = 10.0
+"""From here on momentum needs a third of the steps of plain descent, or less."""
+
 FURTHER, SLOW = 0.2, 0.1
 """A way out is open where it leads further down than this share of the way that the loss has come,
 and training is slow where it has come less than this share of it over the last ten steps."""
 
 
 def narrow(case: Case) -> Suspicion | None:
-    """The curvature differs a hundredfold between directions, and the recipe is plain descent."""
-    found = case.course.last("condition")
+    """The curvature differs tenfold between directions, and the recipe is plain descent."""
+    looks = case.course.readings["condition"].items()
+    found = max(looks, key=lambda look: look[1].low, default=None)
     if found is None or not found[1].low > NARROW:
         return None
     if case.recipe is not None and not remedies.is_plain(case.recipe):
@@ -36,7 +39,9 @@ def narrow(case: Case) -> Suspicion | None:
 
 
 def saddle(case: Case) -> Suspicion | None:
-    """Training hardly moves, and down along the most negative curvature it goes far."""
+    """Plain descent hardly moves, and down along the most negative curvature it goes far."""
+    if case.recipe is not None and not remedies.is_plain(case.recipe):
+        return None
     losses = {step: seen.loss for step, seen in case.course.steps.items()}
     for step, seen in case.course.readings["escape"].items():
         before = [loss for at, loss in losses.items() if step - 10 <= at < step]
@@ -54,15 +59,8 @@ def saddle(case: Case) -> Suspicion | None:
                 "Negative curvature where progress is slow (Dauphin et al. 2014): for looking; the"
                 " trial decides.",
                 (Fact("lowest curvature", lowest, step),),
-                remedies=ways_out(case),
-                since=step,
+                remedies=remedies.accelerating(case.recipe) if case.recipe else (),
+                since=look_before(max(0, step - 10)),
+                explains=("learning rate too low",),
             )
     return None
-
-
-def ways_out(case: Case) -> tuple[Remedy, ...]:
-    if not case.recipe:
-        return ()
-    if remedies.is_plain(case.recipe):
-        return remedies.accelerating(case.recipe)
-    return remedies.rates(case.recipe, (3.0, 10.0))

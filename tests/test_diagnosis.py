@@ -1,0 +1,171 @@
+"""The doctor names what is wrong, proves it by trial, and goes on from the state that it saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+import thalweg as tw
+from thalweg import Data, Recipe, Task, schedules
+from thalweg.doctor.diagnosis import Diagnosis
+from thalweg.doctor.trial import Remedy, on_one_scale, standing, state_of, trials
+from thalweg.stack.member import Member
+from thalweg.stack.population import Population
+from thalweg.stack.single import Single
+from thalweg.stack.stacked import Stacked
+from thalweg.tasks import find
+from thalweg.tasks.landscapes import Landscape, saddle
+from thalweg.training.train import scores
+
+DIGITS = replace(find("digits"), epochs=2)
+
+
+def causes(diagnosis: Diagnosis) -> list[str]:
+    return [finding.name for finding in diagnosis.of("ill")]
+
+
+def test_a_rate_too_low_is_named_by_the_trial_of_a_higher_one() -> None:
+    found = tw.diagnose("cliff", tw.adam(lr=1e-3))
+    assert causes(found) == ["learning rate too low"]
+    trial = found.findings[0].best
+    assert trial is not None
+    assert all(new < old for new, old in zip(trial.with_it, trial.without, strict=True))
+    assert len(trial.without) == 8
+
+
+def test_a_divergence_is_a_rate_too_high_and_what_it_explains_is_not_tried() -> None:
+    found = tw.diagnose("ravine", tw.sgd(lr=0.1))
+    assert causes(found) == ["learning rate too high"]
+    assert found.case.diverged
+    narrow = next(one for one in found.findings[0].symptoms if one.name == "narrow valley")
+    assert not narrow.trials
+    assert narrow.untried == "learning rate too high may explain it"
+
+
+def test_plain_descent_in_a_bent_valley_is_told_to_take_momentum() -> None:
+    found = tw.diagnose("rosenbrock", tw.sgd(lr=1e-3))
+    assert "narrow valley" in causes(found)
+
+
+def test_a_saddle_is_told_from_a_rate_too_low() -> None:
+    model = partial(Landscape, saddle, (1.0, 0.0), 1e-4)
+    task = replace(find("saddle"), model=model, steps=60)
+    found = tw.diagnose(task, tw.sgd(lr=0.1))
+    assert causes(found) == ["saddle"]
+    assert "learning rate too low" in [symptom.name for symptom in found.findings[0].symptoms]
+
+
+def test_a_layer_that_is_dead_from_the_start_is_proven_without_a_trial() -> None:
+    def model() -> nn.Module:
+        made = DIGITS.model()
+        nn.init.constant_(made[2].bias, -10.0)
+        return made
+
+    found = tw.diagnose(replace(DIGITS, model=model), "adam", try_remedies=False)
+    assert causes(found) == ["dead units"]
+
+
+def test_signals_that_vanish_in_ten_layers_of_sigmoids_are_proven_without_a_trial() -> None:
+    def model() -> nn.Module:
+        hidden = [layer for _ in range(10) for layer in (nn.Linear(32, 32), nn.Sigmoid())]
+        return nn.Sequential(nn.Linear(64, 32), nn.Sigmoid(), *hidden, nn.Linear(32, 10))
+
+    found = tw.diagnose(replace(DIGITS, model=model), "adam", try_remedies=False)
+    assert causes(found) == ["vanishing signals"]
+
+
+def test_unscaled_inputs_are_proven_by_scaled_ones() -> None:
+    diabetes = find("diabetes")
+    units = 10 ** torch.linspace(-2, 2, 10)
+    splits = (diabetes.splits.train, diabetes.splits.validation, diabetes.splits.test)
+    data = Data(*((split.tensors[0] * units, split.tensors[1]) for split in splits))
+    found = tw.diagnose(replace(diabetes, data=lambda: data), tw.adam(lr=1e-2))
+    assert "unscaled inputs" in causes(found)
+
+
+def test_without_trials_signs_are_suspected_and_never_ill() -> None:
+    found = tw.diagnose("cliff", tw.adam(lr=1e-3), try_remedies=False)
+    assert [finding.name for finding in found.of("suspected")] == ["learning rate too low"]
+    assert not found.of("ill")
+
+
+def noisy_line() -> Data:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 3, generator=generator, dtype=torch.float64)
+    y = x.sum(1, keepdim=True) + torch.randn(64, 1, generator=generator, dtype=torch.float64)
+    return Data((x[:48], y[:48]), (x[48:], y[48:]), (x[48:], y[48:]))
+
+
+LINE = Task(
+    "line",
+    lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double(),
+    noisy_line,
+    nn.functional.mse_loss,
+    batch_size=8,
+    steps=40,
+)
+
+
+def test_both_sides_of_a_trial_see_the_same_batches() -> None:
+    alone = Single(LINE, [Member(tw.adam(lr=1e-2), 0)])
+    for _ in range(10):
+        alone.step()
+    (trial,) = trials(LINE, tw.adam(lr=1e-2), [Remedy("nothing")], state_of(alone), 1.0)
+    assert trial.without == trial.with_it
+    assert len(set(trial.without)) == len(trial.without)
+    assert not trial.helps
+    assert trial.steps == 30
+
+
+def test_what_helps_little_is_small_beside_what_helps() -> None:
+    slow, state = tw.adam(lr=1e-5), state_of(Single(LINE, [Member(tw.adam(lr=1e-5), 0)]))
+    little = Remedy("twice the rate", lambda recipe: recipe.replace(lr=2e-5))
+    much = Remedy("a good rate", lambda recipe: recipe.replace(lr=1e-1))
+    alone = [trials(LINE, slow, [remedy], state, start()) for remedy in (little, much)]
+    assert [trial.helps for (trial,) in alone] == [True, True]
+    assert [trial.helps for (trial,) in on_one_scale(alone)] == [False, True]
+
+
+def start() -> float:
+    """The score of the weights that seed 0 draws."""
+    return scores(Single(LINE, [Member(tw.sgd(), 0)]), LINE.splits.validation)[0]["loss"]
+
+
+RECIPES = {
+    "adam": tw.adam(lr=1e-2),
+    "nadam": tw.nadam(lr=1e-2),
+    "momentum": tw.momentum(lr=schedules.linear(1e-1, 1e-3, steps=40)),
+    "plateau": tw.adam(lr=schedules.plateau(1e-2, patience=1)),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("way", [Single, partial(Stacked, width=1)], ids=["single", "stacked"])
+def test_a_branch_goes_on_as_the_training_itself_does(
+    name: str, way: Callable[..., Population]
+) -> None:
+    recipe: Recipe = RECIPES[name]
+    whole = Single(LINE, [Member(recipe, 0)])
+    for step in range(20):
+        whole.step()
+        if step % 5 == 4:
+            whole.observe([1.0], [1.0])
+    seen = state_of(whole)
+    branch = way(
+        replace(LINE, model=partial(standing, LINE.model, seen.weights)), [Member(recipe, 0)]
+    )
+    branch.begin(seen.steps, seen.states, seen.memory)
+    for _ in range(20):
+        next(branch.batches[0] if isinstance(branch, Single) else branch.batches)
+    for _ in range(20):
+        whole.step()
+        branch.step()
+    ends = branch.state_dict(0)
+    for key, x in whole.state_dict(0).items():
+        assert not torch.equal(x, seen.weights[key])
+        torch.testing.assert_close(ends[key], x, rtol=1e-9, atol=1e-12)
