@@ -44,6 +44,10 @@ def loss(outputs, targets):
 task = Task(name={name!r}, model=model, data=data, loss=loss, batch_size=10, steps=10)
 """
 
+EVALUATED = (
+    r"epoch \d+ of 5, step \d+ of 10: training loss [\d.e-]+, validation loss [\d.e-]+, "
+    r"about \d+ s left"
+)
 SQUARES = "((outputs - targets) ** 2).mean()"
 
 
@@ -116,6 +120,7 @@ def test_a_race_on_a_task_of_ones_own_and_training_with_its_winner(thalweg) -> N
         "train", task, "--recipe", "runs/mine/winner.toml", "--out", "a/m.safetensors"
     )
     assert trained.status == 0, trained.err
+    assert len(re.findall(EVALUATED, trained.out)) == 10
     assert "validation: loss" in trained.out
     assert "test: loss" in trained.out
     assert set(load_file("a/m.safetensors")) == {"weight", "bias"}

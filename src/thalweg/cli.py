@@ -20,7 +20,8 @@ from thalweg.race.plan import MEASURED
 from thalweg.race.race import race as run_race
 from thalweg.recipes import RECIPES, named
 from thalweg.tasks import bundled, find
-from thalweg.terminal import Lines, Screen
+from thalweg.terminal.race import Lines, Screen
+from thalweg.terminal.training import Bar, Points
 from thalweg.training.train import train as run_training
 from thalweg_command import Stopped
 
@@ -117,11 +118,29 @@ def train(
     patience: Annotated[
         int | None, typer.Option(help="Evaluations without a better one, to stop early after.")
     ] = None,
+    accumulate: Annotated[
+        int, typer.Option(help="Batches a step, which is taken from their mean gradient.")
+    ] = 1,
+    precision: Annotated[
+        str, typer.Option(help="Of gradients: full, or bfloat16 by torch.autocast.")
+    ] = "full",
 ) -> None:
     """Train a task with a recipe and save a checkpoint."""
+    console = Console()
     with stopping("the same command goes on from the last evaluation"):
         found = find(task)
-        trained = run_training(found, recipe, seed=seed, out=out, keep=keep, patience=patience)
+        with Bar(console) if console.is_terminal else nullcontext(Points(console)) as progress:
+            trained = run_training(
+                found,
+                recipe,
+                seed=seed,
+                out=out,
+                keep=keep,
+                patience=patience,
+                accumulate=accumulate,
+                precision=precision,
+                progress=progress,
+            )
     for split, scores in (("validation", trained.validation), ("test", trained.run.test)):
         written = ", ".join(f"{metric} {value:.4g}" for metric, value in scores.items())
         print(f"{split}: {written}")

@@ -26,13 +26,14 @@ class Population(ABC):
     """Members in training together, each in a place from 0 that `keep` may change.
 
     task: what they train on. members: by place. diverged: by place, none for those that are finite.
-    steps: that were taken.
+    steps: that were taken. accumulate: batches a step, which is taken from their mean gradient.
     """
 
     task: Task
     members: list[Member]
     diverged: list[Divergence | None]
     steps: int
+    accumulate: int = 1
 
     @abstractmethod
     def step(self) -> list[float]:

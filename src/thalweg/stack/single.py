@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -25,15 +25,27 @@ from thalweg.stack.random_stream import RandomStream
 from thalweg.stack.rows import fitting_states
 from thalweg.tasks.task import Task
 
+PRECISIONS = ("full", "bfloat16")
+"""Of what gradients are taken of: the parameters' own, or bfloat16 for matrix products and
+convolutions (`torch.autocast`). Parameters, states and evaluation keep their own.
+"""
+
 
 class Single(Population):
     """The plain loop: what every other way of stepping must agree with.
 
     A member's numbers do not depend on the others, random draws on the CPU (dropout) included.
+    precision: see `PRECISIONS`.
     """
 
-    def __init__(self, task: Task, members: Sequence[Member]) -> None:
-        self.task = task
+    def __init__(
+        self,
+        task: Task,
+        members: Sequence[Member],
+        accumulate: int = 1,
+        precision: str = "full",
+    ) -> None:
+        self.task, self.accumulate, self.precision = task, accumulate, precision
         self.members = list(members)
         self.diverged: list[Divergence | None] = [None] * len(members)
         self.models = [initial_model(task, member.seed) for member in members]
@@ -55,11 +67,8 @@ class Single(Population):
         if self.diverged[place]:
             return float("nan")
         model, optimizer = self.models[place], self.optimizers[place]
-        *inputs, targets = next(self.batches[place])
         optimizer.zero_grad()
-        with self.streams[place].used():
-            loss = self.task.loss(model.train()(*inputs), targets)
-            torch.autograd.backward(loss)
+        loss = torch.stack([self.backward(place) for _ in range(self.accumulate)]).mean()
         trained = [param for param in model.parameters() if param.grad is not None]
         gradients = [param.grad.to_dense() for param in trained if param.grad is not None]
         before = [param.detach().clone() for param in trained]
@@ -70,6 +79,16 @@ class Single(Population):
                 for param, value in zip(trained, before, strict=True):
                     param.copy_(value)
         return loss.item()
+
+    def backward(self, place: int) -> Tensor:
+        """A member's loss on its next batch, whose share of a step's gradient is added to it."""
+        model = self.models[place].train()
+        *inputs, targets = next(self.batches[place])
+        with self.streams[place].used():
+            with casting(model, self.precision):
+                loss = self.task.loss(model(*inputs), targets)
+            torch.autograd.backward(loss / self.accumulate)
+        return loss.detach()
 
     def begin(self, steps: int, states: dict[str, Tensor], memory: dict[str, Any]) -> None:
         self.steps = steps
@@ -111,6 +130,13 @@ class Single(Population):
 
     def state_dict(self, place: int) -> dict[str, Tensor]:
         return {name: x.detach().clone() for name, x in self.models[place].state_dict().items()}
+
+
+def casting(model: nn.Module, precision: str) -> AbstractContextManager[object]:
+    """A forward pass within is in this precision, on the device of the model's parameters."""
+    if precision == "full":
+        return nullcontext()
+    return torch.autocast(next(model.parameters()).device.type, torch.bfloat16)
 
 
 @torch.no_grad()
