@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import thalweg as tw
@@ -136,6 +137,62 @@ def test_markup_in_a_name_is_text_in_the_report_and_stays_in_its_folder() -> Non
     assert result.folder.parent == Path("runs")
 
 
+ALL_AT_ONCE = """
+[[rules]]
+rule = "ClipNorm"
+max_norm = 0.5
+
+[[rules]]
+rule = "Momentum"
+lr = {schedule = "plateau", start = 0.1, gamma = 0.5, patience = 0, threshold = 0.5}
+momentum = {schedule = "warming", start = 0.5, end = 0.9, steps = 20}
+
+[[rules]]
+rule = "ExponentialAverage"
+decay = 0.9
+"""
+
+STOPS = """
+from pathlib import Path
+from thalweg_command import Stopped
+
+steps = []
+
+def stopping(outputs, targets):
+    steps.append(1)
+    if Path("stop").exists() and len(steps) > 25:
+        raise Stopped
+    return loss(outputs, targets)
+
+task = Task(name="mine", model=model, data=data, loss=stopping, batch_size=5, epochs=10)
+"""
+
+
+@pytest.mark.parametrize("metric", ["training", "validation"])
+def test_a_recipe_that_warms_cools_clips_and_averages_goes_on_to_the_same_bits(
+    thalweg, metric: str
+) -> None:
+    task = own_task()
+    Path("mine.py").write_text(Path("mine.py").read_text() + STOPS)
+    Path("all.toml").write_text(ALL_AT_ONCE.replace("0.5}", f'0.5, metric = "{metric}"}}'))
+    command = ["train", task, "--recipe", "all.toml", "--accumulate", "2", "--keep", "best"]
+    command += ["--precision", "bfloat16", "--patience", "9"]
+    assert thalweg(*command, "--out", "whole.safetensors").status == 0
+
+    Path("stop").touch()
+    stopped = thalweg(*command)
+    assert stopped.status == 130
+    assert "stopped; the same command goes on from the last evaluation." in stopped.err
+    assert Path("model.safetensors.unfinished").exists()
+
+    Path("stop").unlink()
+    went_on = thalweg(*command)
+    assert went_on.status == 0, went_on.err
+    assert "epoch 1 of 10" not in went_on.out
+    found, expected = load_file("model.safetensors"), load_file("whole.safetensors")
+    assert all(torch.equal(found[name], x) for name, x in expected.items())
+
+
 RACE = ["race", "saddle", *QUICK]
 
 BAD_INPUT = {
@@ -156,6 +213,10 @@ BAD_INPUT = {
     "typo in a recipe": (["train", "saddle", "--recipe", "typo.toml"], "line 3"),
     "no such recipe": (["train", "saddle", "--recipe", "none.toml"], "none.toml"),
     "a recipe of bytes": (["train", "saddle", "--recipe", "bytes.toml"], "bytes.toml"),
+    "no such precision": (
+        ["train", "saddle", "--recipe", "sgd", "--precision", "fp16"],
+        "no precision is called fp16; known are full, bfloat16.",
+    ),
     "a folder under a file": ([*RACE, "--runs", "mine.py"], "mine.py"),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -401,6 +403,24 @@ def test_an_average_is_chosen_against_the_last_iterate(
     assert kept_number(pulled(towards), tmp_path, averaged)[0] == "step 15"
 
 
+@pytest.mark.parametrize("keep", ["end", "best"])
+def test_an_average_is_kept_with_batch_norm_statistics_of_its_own(
+    keep: str, tmp_path: Path
+) -> None:
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 8), BatchNorm(8), nn.Tanh(), nn.Linear(8, 1))
+
+    task, recipe = replace(small(), model=model), chain(recipes.sgd(lr=0.1), ema(0.9))
+    out = tmp_path / "model.safetensors"
+    assert "not averaged" not in train(task, recipe, keep=keep, out=out).kept
+    kept = load_file(out)
+    numbers = list(islice(order(40, 8, 0), 20))
+    x, _ = fetch(task.splits.train, torch.cat(numbers))
+    through = F.linear(x, kept["0.weight"], kept["0.bias"]).view(20, 8, 8)
+    torch.testing.assert_close(kept["1.running_mean"], through.mean((0, 1)))
+    torch.testing.assert_close(kept["1.running_var"], through.var(1).mean(0))
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
@@ -606,6 +626,37 @@ def test_a_run_stopped_after_its_last_evaluation_is_not_trained_again(
         train(checked, PULL, **settings)
     trained = train(task, PULL, **settings, progress=Told(1))
     assert (trained.kept, trained.run.curve[-1].step) == ("step 3", 5 if patience else 15)
+
+
+def scalars_in(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard reads there: steps and values by name."""
+    read = EventAccumulator(str(folder)).Reload()
+    return {tag: [(e.step, e.value) for e in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
+
+
+def test_tensorboard_reads_each_step_once_of_a_run_that_went_on(tmp_path: Path) -> None:
+    cooling = schedules.linear(0.1, 0.01, steps=40)
+    board = tmp_path / "runs" / "board"
+    settings: dict[str, Any] = {"out": tmp_path / "m", "tensorboard": board}
+    told = Told()
+    with pytest.raises(KeyboardInterrupt):
+        train(small(), recipes.sgd(lr=cooling), **settings, progress=Told(22))
+    trained = train(small(), recipes.sgd(lr=cooling), **settings, progress=told)
+    read = scalars_in(board)
+    assert [step for step, _ in read["training/loss"]] == list(range(1, 41))
+    went_on = [(step, pytest.approx(loss)) for step, loss, _ in told.steps]
+    assert read["training/loss"][19:] == went_on
+    assert read["training/lr"] == [(i + 1, pytest.approx(cooling(i))) for i in range(40)]
+    curve = trained.run.curve
+    found = read["validation/mean squared error"]
+    assert found == [(point.step, pytest.approx(point.metric)) for point in curve]
+    assert len(read["validation/mean absolute error"]) == len(curve)
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"the folder .*file/board cannot be made: Not a directory"):
+        train(small(), "sgd", out=tmp_path / "m", tensorboard=tmp_path / "file" / "board")
 
 
 def test_a_run_of_another_kind_does_not_go_on(tmp_path: Path) -> None:

@@ -124,6 +124,9 @@ def train(
     precision: Annotated[
         str, typer.Option(help="Of gradients: full, or bfloat16 by torch.autocast.")
     ] = "full",
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="A folder for TensorBoard's scalars; default: none.")
+    ] = None,
 ) -> None:
     """Train a task with a recipe and save a checkpoint."""
     console = Console()
@@ -139,6 +142,7 @@ def train(
                 patience=patience,
                 accumulate=accumulate,
                 precision=precision,
+                tensorboard=tensorboard,
                 progress=progress,
             )
     for split, scores in (("validation", trained.validation), ("test", trained.run.test)):

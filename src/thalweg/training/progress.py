@@ -26,6 +26,25 @@ class Progress(Protocol):
         """After the step before this."""
 
 
+class Together:
+    """Tells several."""
+
+    def __init__(self, *told: Progress) -> None:
+        self.told = told
+
+    def began(self, metric: str, steps: int, epochs: Fraction, step: int) -> None:
+        for one in self.told:
+            one.began(metric, steps, epochs, step)
+
+    def stepped(self, step: int, loss: float, lr: float) -> None:
+        for one in self.told:
+            one.stepped(step, loss, lr)
+
+    def evaluated(self, point: Point) -> None:
+        for one in self.told:
+            one.evaluated(point)
+
+
 class Silent:
     """Shows nothing."""
 

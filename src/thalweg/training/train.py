@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -26,8 +26,9 @@ from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
 from thalweg.training.choice import KEEP, Candidates
 from thalweg.training.files import require_writable, save
-from thalweg.training.progress import Progress, Silent
+from thalweg.training.progress import Progress, Silent, Together
 from thalweg.training.run import Point, Run
+from thalweg.training.tensorboard import TensorBoard
 from thalweg.training.unfinished import read_unfinished, write_unfinished
 
 EVALUATIONS = 15
@@ -94,6 +95,7 @@ def train(
     patience: int | None = None,
     accumulate: int = 1,
     precision: str = "full",
+    tensorboard: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Trains the task's model with a recipe, scores it on test data and saves a checkpoint.
@@ -112,14 +114,16 @@ def train(
     precision: "full", the parameters' own, or "bfloat16" for matrix products and convolutions in
         the forward and backward passes of training (`torch.autocast`, on the device of the
         parameters). Parameters, the optimizer's state and evaluation keep their own.
+    tensorboard: a folder for TensorBoard's scalars, by step: training loss and lr, and validation
+        metrics; none, if not given.
     progress: is told how far the training is.
 
     The checkpoint is a safetensors file of these parameters, and the buffers, by the model's names;
     its metadata hold the task's name, the recipe, the seed and what was kept. A run that is stopped
     leaves `out` with `.unfinished` behind its name, from which the same call goes on at the last
     evaluation, and comes to the same bits (on a CPU) as if it had never stopped. Raises UserError
-    when the run diverges, and, before training, for a task that cannot be trained and when nothing
-    can be written to `out`.
+    when the run diverges, and, before training, for a task that cannot be trained, when nothing
+    can be written to `out` or `tensorboard`, and where TensorBoard is wanted and not installed.
     """
     task, recipe = find(task), recipe_of(recipe)
     require_whole("seed", seed, 0)
@@ -131,11 +135,13 @@ def train(
     unfinished = Path(f"{out}.unfinished")
     for path in (Path(out), unfinished):
         require_writable(path)
+    board = closing(TensorBoard(Path(tensorboard))) if tensorboard else nullcontext(Silent())
     member = Member(recipe, seed)
     plan = described(task, recipe, seed) | settings
-    with failure_in_training(task), own_random_state(seed):
+    with failure_in_training(task), own_random_state(seed), board as scalars:
         candidates = Candidates(task, Single(task, [member], accumulate, precision))
-        curve = learn_alone(candidates, unfinished, plan, progress or Silent())
+        told = Together(scalars, progress or Silent())
+        curve = learn_alone(candidates, unfinished, plan, told)
         kept = candidates.evaluated(curve[-1])
         if keep == "best":
             kept = candidates.chosen(kept)
