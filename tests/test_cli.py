@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 import torch
@@ -191,6 +192,13 @@ def test_a_recipe_that_warms_cools_clips_and_averages_goes_on_to_the_same_bits(
     assert "epoch 1 of 10" not in went_on.out
     found, expected = load_file("model.safetensors"), load_file("whole.safetensors")
     assert all(torch.equal(found[name], x) for name, x in expected.items())
+
+
+def test_the_recipe_in_the_help_can_be_trained_with(thalweg) -> None:
+    shown = thalweg("train", "--help").out
+    rules = shown[shown.index("[[rules]]") : shown.index("Arguments:")]
+    Path("help.toml").write_text(dedent(rules))
+    assert thalweg("train", own_task(), "--recipe", "help.toml").status == 0
 
 
 RACE = ["race", "saddle", *QUICK]

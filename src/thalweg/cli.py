@@ -128,7 +128,23 @@ def train(
         Path | None, typer.Option(help="A folder for TensorBoard's scalars; default: none.")
     ] = None,
 ) -> None:
-    """Train a task with a recipe and save a checkpoint."""
+    """Train a task with a recipe and save a checkpoint.
+
+    A recipe file holds the rules of a step in their order: clipping, the optimizer, averaging. A
+    setting is a number, or a schedule, such as a rate that falls when a metric stands still:
+
+    \b
+    [[rules]]
+    rule = "ClipNorm"
+    max_norm = 1.0
+    [[rules]]
+    rule = "Momentum"
+    lr = {schedule = "plateau", start = 0.1, gamma = 0.5, patience = 2, metric = "training"}
+    momentum = {schedule = "warming", start = 0.5, end = 0.9, steps = 1000}
+    [[rules]]
+    rule = "ExponentialAverage"
+    decay = 0.99
+    """
     console = Console()
     with stopping("the same command goes on from the last evaluation"):
         found = find(task)

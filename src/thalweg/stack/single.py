@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from math import isfinite
 from typing import Any
 
 import torch
@@ -68,27 +69,27 @@ class Single(Population):
             return float("nan")
         model, optimizer = self.models[place], self.optimizers[place]
         optimizer.zero_grad()
-        loss = torch.stack([self.backward(place) for _ in range(self.accumulate)]).mean()
+        loss = sum(self.backward(place) for _ in range(self.accumulate)) / self.accumulate
         trained = [param for param in model.parameters() if param.grad is not None]
         gradients = [param.grad.to_dense() for param in trained if param.grad is not None]
         before = [param.detach().clone() for param in trained]
         optimizer.step()
         if not sound(loss, gradients, trained):
-            self.diverged[place] = divergence(self.steps + 1, loss.item(), gradients)
+            self.diverged[place] = divergence(self.steps + 1, loss, gradients)
             with torch.no_grad():
                 for param, value in zip(trained, before, strict=True):
                     param.copy_(value)
-        return loss.item()
+        return loss
 
-    def backward(self, place: int) -> Tensor:
+    def backward(self, place: int) -> float:
         """A member's loss on its next batch, whose share of a step's gradient is added to it."""
         model = self.models[place].train()
         *inputs, targets = next(self.batches[place])
         with self.streams[place].used():
             with casting(model, self.precision):
                 loss = self.task.loss(model(*inputs), targets)
-            torch.autograd.backward(loss / self.accumulate)
-        return loss.detach()
+            torch.autograd.backward(loss, torch.full_like(loss, 1 / self.accumulate))
+        return loss.item()
 
     def begin(self, steps: int, states: dict[str, Tensor], memory: dict[str, Any]) -> None:
         self.steps = steps
@@ -147,10 +148,10 @@ def outputs_over(task: Task, model: nn.Module, dataset: Dataset[Any]) -> tuple[A
     return joined(outputs), joined(targets)
 
 
-def sound(loss: Tensor, gradients: Sequence[Tensor], stepped: Sequence[Tensor]) -> bool:
+def sound(loss: float, gradients: Sequence[Tensor], stepped: Sequence[Tensor]) -> bool:
     """Whether a step may stand: a finite loss, no not-a-number on the way, finite parameters."""
     return bool(
-        loss.isfinite()
+        isfinite(loss)
         and not any(gradient.isnan().any() for gradient in gradients)
         and all(param.isfinite().all() for param in stepped)
     )
