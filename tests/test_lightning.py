@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +196,10 @@ def test_a_module_with_another_optimizer_is_told(tmp_path: Path) -> None:
     module.configure_optimizers = lambda: torch.optim.SGD(module.parameters())  # type: ignore
     with pytest.raises(UserError, match=r"needs an optimizer of thalweg's .*, not SGD"):
         fit(module, tmp_path)
+
+
+def test_without_the_library_what_to_install_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
+    monkeypatch.delitem(sys.modules, "thalweg.integrations.lightning")
+    with pytest.raises(ImportError, match=r"needs it: pip install 'thalweg\[lightning\]'"):
+        importlib.import_module("thalweg.integrations.lightning")

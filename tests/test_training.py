@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,6 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -630,6 +630,8 @@ def test_a_run_stopped_after_its_last_evaluation_is_not_trained_again(
 
 def scalars_in(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """What TensorBoard reads there: steps and values by name."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     read = EventAccumulator(str(folder)).Reload()
     return {tag: [(e.step, e.value) for e in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
 
@@ -651,6 +653,15 @@ def test_tensorboard_reads_each_step_once_of_a_run_that_went_on(tmp_path: Path) 
     found = read["validation/mean squared error"]
     assert found == [(point.step, pytest.approx(point.metric)) for point in curve]
     assert len(read["validation/mean absolute error"]) == len(curve)
+
+
+def test_without_tensorboard_what_to_install_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match=r"not installed: pip install 'thalweg\[tensorboard\]'"):
+        train(small(), "sgd", out=tmp_path / "m", tensorboard=tmp_path / "board")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
