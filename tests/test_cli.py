@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import thalweg as tw
@@ -44,6 +46,10 @@ def loss(outputs, targets):
 task = Task(name={name!r}, model=model, data=data, loss=loss, batch_size=10, steps=10)
 """
 
+EVALUATED = (
+    r"epoch \d+ of 5, step \d+ of 10: training loss [\d.e-]+, validation loss [\d.e-]+, "
+    r"about \d+ s left"
+)
 SQUARES = "((outputs - targets) ** 2).mean()"
 
 
@@ -116,6 +122,7 @@ def test_a_race_on_a_task_of_ones_own_and_training_with_its_winner(thalweg) -> N
         "train", task, "--recipe", "runs/mine/winner.toml", "--out", "a/m.safetensors"
     )
     assert trained.status == 0, trained.err
+    assert len(re.findall(EVALUATED, trained.out)) == 10
     assert "validation: loss" in trained.out
     assert "test: loss" in trained.out
     assert set(load_file("a/m.safetensors")) == {"weight", "bias"}
@@ -129,6 +136,69 @@ def test_markup_in_a_name_is_text_in_the_report_and_stays_in_its_folder() -> Non
     assert "<script>alert(1)" not in written
     assert "&lt;script&gt;alert(1)" in written
     assert result.folder.parent == Path("runs")
+
+
+ALL_AT_ONCE = """
+[[rules]]
+rule = "ClipNorm"
+max_norm = 0.5
+
+[[rules]]
+rule = "Momentum"
+lr = {schedule = "plateau", start = 0.1, gamma = 0.5, patience = 0, threshold = 0.5}
+momentum = {schedule = "warming", start = 0.5, end = 0.9, steps = 20}
+
+[[rules]]
+rule = "ExponentialAverage"
+decay = 0.9
+"""
+
+STOPS = """
+from pathlib import Path
+from thalweg_command import Stopped
+
+steps = []
+
+def stopping(outputs, targets):
+    steps.append(1)
+    if Path("stop").exists() and len(steps) > 25:
+        raise Stopped
+    return loss(outputs, targets)
+
+task = Task(name="mine", model=model, data=data, loss=stopping, batch_size=5, epochs=10)
+"""
+
+
+@pytest.mark.parametrize("metric", ["training", "validation"])
+def test_a_recipe_that_warms_cools_clips_and_averages_goes_on_to_the_same_bits(
+    thalweg, metric: str
+) -> None:
+    task = own_task()
+    Path("mine.py").write_text(Path("mine.py").read_text() + STOPS)
+    Path("all.toml").write_text(ALL_AT_ONCE.replace("0.5}", f'0.5, metric = "{metric}"}}'))
+    command = ["train", task, "--recipe", "all.toml", "--accumulate", "2", "--keep", "best"]
+    command += ["--precision", "bfloat16", "--patience", "9"]
+    assert thalweg(*command, "--out", "whole.safetensors").status == 0
+
+    Path("stop").touch()
+    stopped = thalweg(*command)
+    assert stopped.status == 130
+    assert "stopped; the same command goes on from the last evaluation." in stopped.err
+    assert Path("model.safetensors.unfinished").exists()
+
+    Path("stop").unlink()
+    went_on = thalweg(*command)
+    assert went_on.status == 0, went_on.err
+    assert "epoch 1 of 10" not in went_on.out
+    found, expected = load_file("model.safetensors"), load_file("whole.safetensors")
+    assert all(torch.equal(found[name], x) for name, x in expected.items())
+
+
+def test_the_recipe_in_the_help_can_be_trained_with(thalweg) -> None:
+    shown = thalweg("train", "--help").out
+    rules = shown[shown.index("[[rules]]") : shown.index("Arguments:")]
+    Path("help.toml").write_text(dedent(rules))
+    assert thalweg("train", own_task(), "--recipe", "help.toml").status == 0
 
 
 RACE = ["race", "saddle", *QUICK]
@@ -151,6 +221,10 @@ BAD_INPUT = {
     "typo in a recipe": (["train", "saddle", "--recipe", "typo.toml"], "line 3"),
     "no such recipe": (["train", "saddle", "--recipe", "none.toml"], "none.toml"),
     "a recipe of bytes": (["train", "saddle", "--recipe", "bytes.toml"], "bytes.toml"),
+    "no such precision": (
+        ["train", "saddle", "--recipe", "sgd", "--precision", "fp16"],
+        "no precision is called fp16; known are full, bfloat16.",
+    ),
     "a folder under a file": ([*RACE, "--runs", "mine.py"], "mine.py"),
     "an unknown patient": (["doctor", "digit"], "digits"),
     "a budget in words": (["doctor", "saddle", "--budget", "little"], "--budget"),

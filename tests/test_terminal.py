@@ -1,4 +1,4 @@
-"""What a race shows on a real terminal."""
+"""What races and trainings show on a real terminal."""
 
 from __future__ import annotations
 
@@ -58,3 +58,14 @@ def test_a_live_table_shows_round_members_best_speed_and_time_left(tmp_path: Pat
     assert "final round: " in shown
     assert "median so far" in shown
     assert re.search(r"look at 6 seeds: (nobody out|out: \w+); [12] still on", shown)
+
+
+def test_a_live_bar_shows_epoch_loss_metric_and_time_left(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "thalweg", "train", "digits", "--recipe", "adam"]
+    shown = on_a_terminal([*command, "--accumulate", "2"], tmp_path)
+    assert re.search(
+        r"epoch \d+ of 12, step \d+ of 96: training loss \d\.\d+, "
+        r"validation log-loss \d\.\d+ .* 0:00:\d\d left",
+        shown,
+    )
+    assert re.search(r"test: log-loss \d\.\d+, accuracy \d\.\d+\s+checkpoint: ", shown)

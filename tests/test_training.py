@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from thalweg.recipes import Recipe, chain, ema, tail_average
 from thalweg.stack.batches import fetch, order
 from thalweg.stack.member import Divergence, Member
 from thalweg.tasks import Data, Task, find
+from thalweg.training.progress import Silent
+from thalweg.training.run import Point
 from thalweg.training.train import EVALUATIONS, train, train_members
 
 
@@ -53,7 +57,9 @@ def small(*, steps: int = 40, samples: int = 40, batch_size: int = 8, **fields: 
     )
 
 
-def literal_losses(task: Task, member: Member, steps: int) -> tuple[list[float], nn.Module]:
+def literal_losses(
+    task: Task, member: Member, steps: int, bfloat16: bool = False
+) -> tuple[list[float], nn.Module]:
     """The training losses of a plain PyTorch loop, and its model."""
     torch.manual_seed(member.seed)
     model = task.model()
@@ -64,7 +70,8 @@ def literal_losses(task: Task, member: Member, steps: int) -> tuple[list[float],
     for _ in range(steps):
         x, y = fetch(train_set, next(batches))
         optimizer.zero_grad()
-        loss = task.loss(model(x), y)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            loss = task.loss(model(x), y)
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
@@ -263,14 +270,15 @@ def test_a_run_that_diverges_leaves_no_checkpoint(tmp_path: Path) -> None:
 def test_a_checkpoint_that_cannot_be_written_is_told_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
-    def never(step: int, alive: int) -> None:  # noqa: ARG001
-        raise AssertionError("training has begun")
+    class Never(Silent):
+        def began(self, *_: Any) -> None:
+            raise AssertionError("training has begun")
 
     os.mkfifo(tmp_path / "pipe")
     bad = [tmp_path / "file" / "model.safetensors", tmp_path, tmp_path / "pipe"]
     for out in (*bad, Path("/proc/model.safetensors")):
         with pytest.raises(UserError, match="the checkpoint cannot be written to") as told:
-            train(small(), recipes.sgd(), out=out, watch=never)
+            train(small(), recipes.sgd(), out=out, progress=Never())
         assert str(out) in str(told.value)
         assert "\n" not in str(told.value)
 
@@ -395,18 +403,107 @@ def test_an_average_is_chosen_against_the_last_iterate(
     assert kept_number(pulled(towards), tmp_path, averaged)[0] == "step 15"
 
 
+@pytest.mark.parametrize("keep", ["end", "best"])
+def test_an_average_is_kept_with_batch_norm_statistics_of_its_own(
+    keep: str, tmp_path: Path
+) -> None:
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 8), BatchNorm(8), nn.Tanh(), nn.Linear(8, 1))
+
+    task, recipe = replace(small(), model=model), chain(recipes.sgd(lr=0.1), ema(0.9))
+    out = tmp_path / "model.safetensors"
+    assert "not averaged" not in train(task, recipe, keep=keep, out=out).kept
+    kept = load_file(out)
+    numbers = list(islice(order(40, 8, 0), 20))
+    x, _ = fetch(task.splits.train, torch.cat(numbers))
+    through = F.linear(x, kept["0.weight"], kept["0.bias"]).view(20, 8, 8)
+    torch.testing.assert_close(kept["1.running_mean"], through.mean((0, 1)))
+    torch.testing.assert_close(kept["1.running_var"], through.var(1).mean(0))
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
         ({"keep": "last"}, "nothing to keep is called last; known are end, best"),
         ({"patience": 0}, "patience must be a whole number from 1"),
+        ({"accumulate": 0}, "accumulate must be a whole number from 1"),
+        ({"accumulate": 16}, "accumulate must be at most 15, the batches of pulled's whole budget"),
+        ({"precision": "half"}, "no precision is called half; known are full, bfloat16"),
     ],
 )
-def test_what_cannot_be_kept_is_said(
+def test_a_setting_that_is_none_is_said(
     settings: dict[str, Any], sentence: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=sentence):
         train(pulled(3.0), PULL, out=tmp_path / "model.safetensors", **settings)
+
+
+# --- how a step's gradient is made ---
+
+
+def in_float64(task: Task) -> Task:
+    """A small task with its model and data in float64."""
+    splits: Any = task.splits
+    data = Data(*(tuple(x.double() for x in split.tensors) for split in vars(splits).values()))
+    return replace(task, model=lambda: task.model().double(), data=lambda: data)
+
+
+def test_batches_whose_gradients_accumulate_are_one_batch_of_their_size(tmp_path: Path) -> None:
+    # 48 samples: three batches of 8 are one of 24. Of 32 gradient evaluations, 30 make ten steps.
+    task = in_float64(small(samples=48, steps=32))
+    recipe = recipes.adam(lr=schedules.linear(0.05, 0.01, steps=10))
+    in_parts, at_once = (
+        train(replace(task, batch_size=size, steps=steps), recipe, out=tmp_path / name, **how)
+        for size, steps, name, how in (
+            (8, 32, "parts", {"accumulate": 3}),
+            (24, 10, "whole", {}),
+        )
+    )
+    parts, whole = (load_file(trained.checkpoint) for trained in (in_parts, at_once))
+    torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12)
+    for part, point in zip(in_parts.run.curve, at_once.run.curve, strict=True):
+        assert part.step == point.step
+        assert part.train_loss == pytest.approx(point.train_loss, rel=1e-12)
+
+
+def test_in_bfloat16_gradients_are_those_of_a_plain_loop_under_autocast(tmp_path: Path) -> None:
+    task, recipe = small(steps=20), recipes.adam(lr=0.01)
+    told = Told()
+    out = tmp_path / "model.safetensors"
+    train(task, recipe, seed=3, precision="bfloat16", out=out, progress=told)
+    losses, model = literal_losses(task, Member(recipe, 3), 20, bfloat16=True)
+    assert [loss for _, loss, _ in told.steps] == losses
+    found = load_file(out)
+    assert all(torch.equal(found[name], x) for name, x in model.state_dict().items())
+    assert losses != literal_losses(task, Member(recipe, 3), 20)[0]
+
+
+def test_in_bfloat16_parameters_states_and_evaluation_stay_as_they_are(tmp_path: Path) -> None:
+    out = tmp_path / "model.safetensors"
+    settings: dict[str, Any] = {"precision": "bfloat16", "out": out}
+    with pytest.raises(KeyboardInterrupt):
+        train(small(), recipes.adam(), **settings, progress=Told(20))
+    held = load_file(f"{out}.unfinished")
+    assert {x.dtype for name, x in held.items() if "random" not in name} == {torch.float32}
+    assert any(name.startswith("states.exp_avg.") for name in held)
+    trained = train(small(), recipes.adam(), **settings)
+    assert metric_of_checkpoint(small(), out) == pytest.approx(trained.run.score, rel=1e-6)
+
+
+def test_a_training_tells_its_length_its_steps_and_its_evaluations(tmp_path: Path) -> None:
+    # Five batches an epoch, two a step: twenty steps are eight epochs.
+    cooling = schedules.linear(0.1, 0.01, steps=20)
+    told = Told()
+    trained = train(
+        small(), recipes.sgd(lr=cooling), accumulate=2, out=tmp_path / "m", progress=told
+    )
+    assert told.beginnings == [("mean squared error", 20, 8, 0)]
+    assert [step for step, _, _ in told.steps] == list(range(1, 21))
+    assert [lr for _, _, lr in told.steps] == pytest.approx([cooling(i) for i in range(20)])
+    assert tuple(told.points) == trained.run.curve
+    first, second = (point.step for point in told.points[:2])
+    losses = [loss for _, loss, _ in told.steps[first:second]]
+    assert told.points[1].train_loss == pytest.approx(sum(losses) / len(losses))
 
 
 # --- stopped and gone on ---
@@ -439,12 +536,25 @@ def restless(**changes: Any) -> Task:
     return Task("restless", model, lambda: data, **{**settings, **changes})
 
 
-def stopping_at(last: int) -> Any:
-    def watch(step: int, alive: int) -> None:  # noqa: ARG001
-        if step == last:
+class Told(Silent):
+    """Remembers what a training tells, and stops it after a step."""
+
+    def __init__(self, last: int | None = None) -> None:
+        self.last = last
+        self.beginnings: list[Any] = []
+        self.steps: list[Any] = []
+        self.points: list[Any] = []
+
+    def began(self, *told: Any) -> None:
+        self.beginnings.append(told)
+
+    def stepped(self, *told: Any) -> None:
+        self.steps.append(told)
+        if told[0] == self.last:
             raise KeyboardInterrupt
 
-    return watch
+    def evaluated(self, point: Point) -> None:
+        self.points.append(point)
 
 
 PLATEAU = schedules.plateau(0.05, gamma=0.5, patience=0)
@@ -459,22 +569,25 @@ REMEMBERING = {
 }
 
 
+HOW = [{"keep": "end"}, {"keep": "best"}, {"accumulate": 3, "precision": "bfloat16"}]
+
+
 @pytest.mark.parametrize("recipe", REMEMBERING.values(), ids=REMEMBERING)
-@pytest.mark.parametrize("keep", ["end", "best"])
+@pytest.mark.parametrize("how", HOW, ids=str)
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
-    keep: str, recipe: Recipe, tmp_path: Path
+    how: dict[str, Any], recipe: Recipe, tmp_path: Path
 ) -> None:
-    whole = train(restless(), recipe, seed=2, keep=keep, out=tmp_path / "whole.safetensors")
+    task = restless(steps=40 * how.get("accumulate", 1))
+    settings: dict[str, Any] = {"task": task, "recipe": recipe, "seed": 2, **how}
+    whole = train(**settings, out=tmp_path / "whole.safetensors")
     out = tmp_path / "model.safetensors"
     for last in (7, 20, 40):
         with pytest.raises(KeyboardInterrupt):
-            train(restless(), recipe, seed=2, keep=keep, out=out, watch=stopping_at(last))
+            train(**settings, out=out, progress=Told(last))
         torch.rand(3)
-    seen: list[int] = []
-    went_on = train(
-        restless(), recipe, seed=2, keep=keep, out=out, watch=lambda step, _: seen.append(step)
-    )
-    assert seen == [39, 40]
+    told = Told()
+    went_on = train(**settings, out=out, progress=told)
+    assert [step for step, _, _ in told.steps] == [39, 40]
     assert (went_on.run, went_on.kept, went_on.validation) == (
         whole.run,
         whole.kept,
@@ -511,18 +624,61 @@ def test_a_run_stopped_after_its_last_evaluation_is_not_trained_again(
     settings: dict[str, Any] = {"keep": "best", "patience": patience, "out": out}
     with pytest.raises(KeyboardInterrupt):
         train(checked, PULL, **settings)
-    trained = train(task, PULL, **settings, watch=stopping_at(1))
+    trained = train(task, PULL, **settings, progress=Told(1))
     assert (trained.kept, trained.run.curve[-1].step) == ("step 3", 5 if patience else 15)
+
+
+def scalars_in(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard reads there: steps and values by name."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = EventAccumulator(str(folder)).Reload()
+    return {tag: [(e.step, e.value) for e in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
+
+
+def test_tensorboard_reads_each_step_once_of_a_run_that_went_on(tmp_path: Path) -> None:
+    cooling = schedules.linear(0.1, 0.01, steps=40)
+    board = tmp_path / "runs" / "board"
+    settings: dict[str, Any] = {"out": tmp_path / "m", "tensorboard": board}
+    told = Told()
+    with pytest.raises(KeyboardInterrupt):
+        train(small(), recipes.sgd(lr=cooling), **settings, progress=Told(22))
+    trained = train(small(), recipes.sgd(lr=cooling), **settings, progress=told)
+    read = scalars_in(board)
+    assert [step for step, _ in read["training/loss"]] == list(range(1, 41))
+    went_on = [(step, pytest.approx(loss)) for step, loss, _ in told.steps]
+    assert read["training/loss"][19:] == went_on
+    assert read["training/lr"] == [(i + 1, pytest.approx(cooling(i))) for i in range(40)]
+    curve = trained.run.curve
+    found = read["validation/mean squared error"]
+    assert found == [(point.step, pytest.approx(point.metric)) for point in curve]
+    assert len(read["validation/mean absolute error"]) == len(curve)
+
+
+def test_without_tensorboard_what_to_install_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match=r"not installed: pip install 'thalweg\[tensorboard\]'"):
+        train(small(), "sgd", out=tmp_path / "m", tensorboard=tmp_path / "board")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"the folder .*file/board cannot be made: Not a directory"):
+        train(small(), "sgd", out=tmp_path / "m", tensorboard=tmp_path / "file" / "board")
 
 
 def test_a_run_of_another_kind_does_not_go_on(tmp_path: Path) -> None:
     out = tmp_path / "model.safetensors"
     given: dict[str, Any] = {"task": pulled(3.0), "recipe": PULL, "out": out}
     with pytest.raises(KeyboardInterrupt):
-        train(**given, watch=stopping_at(5))
-    for other in ({"recipe": "adam"}, {"seed": 1}, {"keep": "best"}, {"patience": 3}):
+        train(**given, progress=Told(5))
+    others = {"recipe": "adam", "seed": 1, "keep": "best", "patience": 3, "accumulate": 2}
+    for other in others.items():
         with pytest.raises(UserError, match=r"safetensors\.unfinished is of another training"):
-            train(**{**given, **other})
+            train(**(given | dict([other])))
     (tmp_path / "model.safetensors.unfinished").write_text("damaged")
     with pytest.raises(UserError, match=r"unfinished cannot be read .*; delete it to begin again"):
         train(**given)

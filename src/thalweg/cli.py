@@ -21,7 +21,9 @@ from thalweg.race.race import folder_name
 from thalweg.race.race import race as run_race
 from thalweg.recipes import RECIPES, named
 from thalweg.tasks import bundled, find
-from thalweg.terminal import Lines, Screen, telling
+from thalweg.terminal.doctor import telling
+from thalweg.terminal.race import Lines, Screen
+from thalweg.terminal.training import Bar, Points
 from thalweg.training.train import train as run_training
 from thalweg_command import Stopped
 
@@ -118,11 +120,49 @@ def train(
     patience: Annotated[
         int | None, typer.Option(help="Evaluations without a better one, to stop early after.")
     ] = None,
+    accumulate: Annotated[
+        int, typer.Option(help="Batches a step, which is taken from their mean gradient.")
+    ] = 1,
+    precision: Annotated[
+        str, typer.Option(help="Of gradients: full, or bfloat16 by torch.autocast.")
+    ] = "full",
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="A folder for TensorBoard's scalars; default: none.")
+    ] = None,
 ) -> None:
-    """Train a task with a recipe and save a checkpoint."""
+    """Train a task with a recipe and save a checkpoint.
+
+    A recipe file holds the rules of a step in their order: clipping, the optimizer, averaging. A
+    setting is a number, or a schedule, such as a rate that falls when a metric stands still:
+
+    \b
+    [[rules]]
+    rule = "ClipNorm"
+    max_norm = 1.0
+    [[rules]]
+    rule = "Momentum"
+    lr = {schedule = "plateau", start = 0.1, gamma = 0.5, patience = 2, metric = "training"}
+    momentum = {schedule = "warming", start = 0.5, end = 0.9, steps = 1000}
+    [[rules]]
+    rule = "ExponentialAverage"
+    decay = 0.99
+    """
+    console = Console()
     with stopping("the same command goes on from the last evaluation"):
         found = find(task)
-        trained = run_training(found, recipe, seed=seed, out=out, keep=keep, patience=patience)
+        with Bar(console) if console.is_terminal else nullcontext(Points(console)) as progress:
+            trained = run_training(
+                found,
+                recipe,
+                seed=seed,
+                out=out,
+                keep=keep,
+                patience=patience,
+                accumulate=accumulate,
+                precision=precision,
+                tensorboard=tensorboard,
+                progress=progress,
+            )
     for split, scores in (("validation", trained.validation), ("test", trained.run.test)):
         written = ", ".join(f"{metric} {value:.4g}" for metric, value in scores.items())
         print(f"{split}: {written}")

@@ -111,8 +111,8 @@ def watched(task: Task, alone: Single, watcher: Watcher, say: Say) -> dict[int, 
     alone.batches[0] = watcher.loading(iter(alone.batches[0].__next__, None))  # type: ignore[call-overload]
     states = {0: state_of(alone)}
 
-    def keep(step: int, alive: int) -> None:
-        if alive and step == following(max(states)):
+    def keep(step: int, _: Sequence[float]) -> None:
+        if not alone.diverged[0] and step == following(max(states)):
             states[step] = state_of(alone)
             say(f"watching {task.name} train: step {step} of {steps}")
 

@@ -91,6 +91,11 @@ class RuleOptimizer(torch.optim.Optimizer):
         ):
             total(torch.empty(0, dtype=torch.float64), [], model)
 
+    @property
+    def last_lr(self) -> float:
+        """The rate of the first group's last step, schedules included."""
+        return float(now(self.param_groups[0], self.schedules[0], "lr", -1))
+
     def parameters(self) -> list[Tensor]:
         """Those of all groups."""
         return [param for group in self.param_groups for param in group["params"]]
@@ -309,6 +314,6 @@ def fitting(name: str, kept: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def now(group: Group, scheduled: Mapping[str, Any], name: str, ahead: int) -> Any:
-    """A hyperparameter at the group's coming step, or `ahead` steps after it."""
+    """A hyperparameter at the group's coming step, or `ahead` steps after it (before, below 0)."""
     schedule = scheduled.get(name)
     return at(number(group[name]), schedule, group["step_count"] + ahead, group["memory"].get(name))

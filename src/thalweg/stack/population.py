@@ -26,13 +26,14 @@ class Population(ABC):
     """Members in training together, each in a place from 0 that `keep` may change.
 
     task: what they train on. members: by place. diverged: by place, none for those that are finite.
-    steps: that were taken.
+    steps: that were taken. accumulate: batches a step, which is taken from their mean gradient.
     """
 
     task: Task
     members: list[Member]
     diverged: list[Divergence | None]
     steps: int
+    accumulate: int = 1
 
     @abstractmethod
     def step(self) -> list[float]:
@@ -110,20 +111,30 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
 def estimate_batch_norm(model: nn.Module, task: Task, forward: Callable[[Batch], object]) -> None:
     """Sets the running statistics to the mean over some training batches, the same for all members.
 
+    forward: as `estimate_over` says.
+    """
+    batches = SeedBatches(task, seed=0)
+    estimate_over((next(batches) for _ in range(ESTIMATION_BATCHES)), model, forward)
+
+
+def estimate_over(
+    batches: Iterable[Any], model: nn.Module, forward: Callable[[Any], object]
+) -> None:
+    """Sets the running statistics to the mean over these batches.
+
     Statistics that training leaves as they are stay so. forward: runs a batch through the model,
     which is in evaluation mode but for these layers.
     """
     model.train()
     layers = [layer for layer in batch_norms(model) if layer.training]
     momenta = [layer.momentum for layer in layers]
-    batches = SeedBatches(task, seed=0)
     model.eval()
     for layer in layers:
         layer.train()
-    for i in range(ESTIMATION_BATCHES):
+    for i, batch in enumerate(batches):
         for layer in layers:
             layer.momentum = 1 / (i + 1)
-        forward(next(batches))
+        forward(batch)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from math import isfinite
 from typing import Any
 
 import torch
@@ -25,15 +26,27 @@ from thalweg.stack.random_stream import RandomStream
 from thalweg.stack.rows import fitting_states
 from thalweg.tasks.task import Task
 
+PRECISIONS = ("full", "bfloat16")
+"""Of what gradients are taken of: the parameters' own, or bfloat16 for matrix products and
+convolutions (`torch.autocast`). Parameters, states and evaluation keep their own.
+"""
+
 
 class Single(Population):
     """The plain loop: what every other way of stepping must agree with.
 
     A member's numbers do not depend on the others, random draws on the CPU (dropout) included.
+    precision: see `PRECISIONS`.
     """
 
-    def __init__(self, task: Task, members: Sequence[Member]) -> None:
-        self.task = task
+    def __init__(
+        self,
+        task: Task,
+        members: Sequence[Member],
+        accumulate: int = 1,
+        precision: str = "full",
+    ) -> None:
+        self.task, self.accumulate, self.precision = task, accumulate, precision
         self.members = list(members)
         self.diverged: list[Divergence | None] = [None] * len(members)
         self.models = [initial_model(task, member.seed) for member in members]
@@ -55,20 +68,27 @@ class Single(Population):
         if self.diverged[place]:
             return float("nan")
         model, optimizer = self.models[place], self.optimizers[place]
-        *inputs, targets = next(self.batches[place])
         optimizer.zero_grad()
-        with self.streams[place].used():
-            loss = self.task.loss(model.train()(*inputs), targets)
-            torch.autograd.backward(loss)
+        loss = sum(self.backward(place) for _ in range(self.accumulate)) / self.accumulate
         trained = [param for param in model.parameters() if param.grad is not None]
         gradients = [param.grad.to_dense() for param in trained if param.grad is not None]
         before = [param.detach().clone() for param in trained]
         optimizer.step()
         if not sound(loss, gradients, trained):
-            self.diverged[place] = divergence(self.steps + 1, loss.item(), gradients)
+            self.diverged[place] = divergence(self.steps + 1, loss, gradients)
             with torch.no_grad():
                 for param, value in zip(trained, before, strict=True):
                     param.copy_(value)
+        return loss
+
+    def backward(self, place: int) -> float:
+        """A member's loss on its next batch, whose share of a step's gradient is added to it."""
+        model = self.models[place].train()
+        *inputs, targets = next(self.batches[place])
+        with self.streams[place].used():
+            with casting(model, self.precision):
+                loss = self.task.loss(model(*inputs), targets)
+            torch.autograd.backward(loss, torch.full_like(loss, 1 / self.accumulate))
         return loss.item()
 
     def begin(self, steps: int, states: dict[str, Tensor], memory: dict[str, Any]) -> None:
@@ -113,6 +133,13 @@ class Single(Population):
         return {name: x.detach().clone() for name, x in self.models[place].state_dict().items()}
 
 
+def casting(model: nn.Module, precision: str) -> AbstractContextManager[object]:
+    """A forward pass within is in this precision, on the device of the model's parameters."""
+    if precision == "full":
+        return nullcontext()
+    return torch.autocast(next(model.parameters()).device.type, torch.bfloat16)
+
+
 @torch.no_grad()
 def outputs_over(task: Task, model: nn.Module, dataset: Dataset[Any]) -> tuple[Any, Any]:
     """A model's outputs over a whole data set, in the mode that it is in, and the targets."""
@@ -121,10 +148,10 @@ def outputs_over(task: Task, model: nn.Module, dataset: Dataset[Any]) -> tuple[A
     return joined(outputs), joined(targets)
 
 
-def sound(loss: Tensor, gradients: Sequence[Tensor], stepped: Sequence[Tensor]) -> bool:
+def sound(loss: float, gradients: Sequence[Tensor], stepped: Sequence[Tensor]) -> bool:
     """Whether a step may stand: a finite loss, no not-a-number on the way, finite parameters."""
     return bool(
-        loss.isfinite()
+        isfinite(loss)
         and not any(gradient.isnan().any() for gradient in gradients)
         and all(param.isfinite().all() for param in stepped)
     )

@@ -160,16 +160,16 @@ class Stacked(Population):
         finite = (totals + self.rows.sum(1)).isfinite().tolist()
         for i, diverged in enumerate(self.diverged):
             if diverged is None and not finite[i]:
-                self.diverged[i] = self.divergence(losses[i], part(gradients, i), i)
+                self.diverged[i] = self.divergence(losses[i].item(), part(gradients, i), i)
             if self.diverged[i]:
                 self.rows[i] = self.before[i]
 
-    def divergence(self, loss: Tensor, gradients: Tensors, i: int) -> Divergence | None:
+    def divergence(self, loss: float, gradients: Tensors, i: int) -> Divergence | None:
         """That of a member's step; none where it may stand: a sum may overflow of finite terms."""
         own = list(gradients.values())
         if sound(loss, own, list(part(self.params, i).values())):
             return None
-        return divergence(self.steps + 1, loss.item(), own)
+        return divergence(self.steps + 1, loss, own)
 
     def begin(self, steps: int, states: Tensors, memory: dict[str, Any]) -> None:
         self.steps = steps

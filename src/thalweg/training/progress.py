@@ -1,68 +1,55 @@
-"""A lone run on disk: once stopped, it goes on from its last evaluation, to the bit on a CPU."""
+"""What a training tells while it runs, to whoever shows or records it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from fractions import Fraction
+from typing import Protocol
 
-import torch
-
-from thalweg.training.choice import Candidate, Candidates
-from thalweg.training.files import optimizer_states, put_optimizer_states, read_state, write_state
 from thalweg.training.run import Point
 
-SCHEDULING = ("step_count", "memory")
-"""What a parameter group knows of the way behind it."""
 
-
-def write_progress(path: Path, plan: Any, candidates: Candidates, curve: Sequence[Point]) -> None:
-    """Writes all that the coming steps depend on, and what was found so far."""
-    alone = candidates.alone
-    (optimizer,), (batches,), (stream,) = alone.optimizers, alone.batches, alone.streams
-    best = candidates.best
-    groups = {
-        "model": alone.state_dict(0),
-        "states": optimizer_states(alone),
-        "best": best.weights if best else {},
-        "random": {
-            "model": stream.state,
-            "data": batches.stream.state,
-            "torch": torch.get_rng_state(),
-        },
-    }
-    record = {
-        "plan": plan,
-        "steps": alone.steps,
-        "scheduling": [{key: group[key] for key in SCHEDULING} for group in optimizer.param_groups],
-        "curve": [asdict(point) for point in curve],
-        "best": [best.when, best.validation] if best else None,
-        "waited": candidates.waited,
-    }
-    write_state(path, groups, record)
-
-
-def read_progress(path: Path, plan: Any, candidates: Candidates) -> list[Point]:
-    """Takes a fresh run to where the file's was, and gives its curve.
-
-    UserError for a file that is damaged or whose plan is another.
+class Progress(Protocol):
+    """Told that the training began, then its steps, and after some of these an evaluation. A
+    KeyboardInterrupt out of any of these stops the training, which can go on from its last
+    evaluation.
     """
-    groups, record = read_state(path, plan)
-    alone = candidates.alone
-    (model,), (optimizer,), (batches,) = alone.models, alone.optimizers, alone.batches
-    model.load_state_dict(groups["model"])
-    put_optimizer_states(groups.get("states", {}), alone, dict(model.named_parameters()))
-    for group, scheduling in zip(optimizer.param_groups, record["scheduling"], strict=True):
-        group |= scheduling
-    alone.steps = record["steps"]
-    for _ in range(alone.steps):
-        next(batches.order)
-    alone.streams[0].state = groups["random"]["model"]
-    batches.stream.state = groups["random"]["data"]
-    torch.set_rng_state(groups["random"]["torch"])
-    if record["best"]:
-        when, validation = record["best"]
-        candidates.best = Candidate(when, groups["best"], validation)
-    candidates.waited = record["waited"]
-    return [Point(**point) for point in record["curve"]]
+
+    def began(self, metric: str, steps: int, epochs: Fraction, step: int) -> None:
+        """A training of so many steps, which go through the training data `epochs` times, goes on
+        after `step`, which is 0 for a new one. metric: the name of the ranked one.
+        """
+
+    def stepped(self, step: int, loss: float, lr: float) -> None:
+        """A step was taken at this rate, from a point of this training loss."""
+
+    def evaluated(self, point: Point) -> None:
+        """After the step before this."""
+
+
+class Together:
+    """Tells several."""
+
+    def __init__(self, *told: Progress) -> None:
+        self.told = told
+
+    def began(self, metric: str, steps: int, epochs: Fraction, step: int) -> None:
+        for one in self.told:
+            one.began(metric, steps, epochs, step)
+
+    def stepped(self, step: int, loss: float, lr: float) -> None:
+        for one in self.told:
+            one.stepped(step, loss, lr)
+
+    def evaluated(self, point: Point) -> None:
+        for one in self.told:
+            one.evaluated(point)
+
+
+class Silent:
+    """Shows nothing."""
+
+    def began(self, metric: str, steps: int, epochs: Fraction, step: int) -> None: ...
+
+    def stepped(self, step: int, loss: float, lr: float) -> None: ...
+
+    def evaluated(self, point: Point) -> None: ...

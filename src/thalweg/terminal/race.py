@@ -5,8 +5,7 @@ doctor at work.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -118,15 +117,3 @@ def described(look: Look) -> str:
     names = ", ".join(departure.entrant for departure in look.left)
     out = f"out: {names}" if names else "nobody out"
     return f"look at {look.seeds} seeds: {out}; {len(look.on) - len(look.left)} still on"
-
-
-@contextmanager
-def telling(console: Console) -> Iterator[Callable[[str], None]]:
-    """Something to tell what is being done: one line that changes on a terminal, a line for each
-    elsewhere.
-    """
-    if not console.is_terminal:
-        yield Lines(console).say
-        return
-    with console.status("getting ready") as status:
-        yield lambda words: status.update(escape(words))

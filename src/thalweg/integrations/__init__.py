@@ -1,0 +1,1 @@
+"""Other training loops, with what a recipe needs of them."""

@@ -1,0 +1,1 @@
+"""What the verbs show while they run: live on a terminal, plain lines elsewhere."""
