@@ -24,7 +24,8 @@ from thalweg.recipes import Recipe, chain, ema, tail_average
 from thalweg.stack.batches import fetch, order
 from thalweg.stack.member import Divergence, Member
 from thalweg.tasks import Data, Task, find
-from thalweg.training.train import EVALUATIONS, train, train_members
+from thalweg.training.learn import EVALUATIONS
+from thalweg.training.train import train, train_members
 
 
 def mean_absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -48,6 +48,9 @@ def race(
     baseline: Annotated[
         str | None, typer.Option(help="What you use now: a recipe file, or an optimizer's name.")
     ] = None,
+    pretrain: Annotated[
+        bool, typer.Option("--pretrain", help="Race each entrant pre-trained too, on equal steps.")
+    ] = False,
     cooling: Annotated[
         str, typer.Option(help="Everybody's schedule of lr: none, linear, cosine or tune.")
     ] = "linear",
@@ -82,6 +85,7 @@ def race(
                 trials=trials,
                 seeds=seeds,
                 baseline=baseline,
+                pretrain=pretrain,
                 cooling=cooling,
                 alpha=alpha,
                 seed=seed,
@@ -117,11 +121,16 @@ def train(
     patience: Annotated[
         int | None, typer.Option(help="Evaluations without a better one, to stop early after.")
     ] = None,
+    pretrain: Annotated[
+        bool, typer.Option("--pretrain", help="First the stages that the task offers.")
+    ] = False,
 ) -> None:
     """Train a task with a recipe and save a checkpoint."""
     with stopping("the same command goes on from the last evaluation"):
         found = find(task)
-        trained = run_training(found, recipe, seed=seed, out=out, keep=keep, patience=patience)
+        trained = run_training(
+            found, recipe, seed=seed, out=out, keep=keep, patience=patience, pretrain=pretrain
+        )
     for split, scores in (("validation", trained.validation), ("test", trained.run.test)):
         written = ", ".join(f"{metric} {value:.4g}" for metric, value in scores.items())
         print(f"{split}: {written}")

@@ -1,35 +1,29 @@
-"""The one training loop, for a population of one or many, and the verb that trains a model."""
+"""Training from the first step to the last, pre-training included: of members, and of one model."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch.utils.data import Dataset
 
 from thalweg.arguments import require_whole
 from thalweg.errors import UserError, suggest
 from thalweg.recipes import Recipe, recipe_of
-from thalweg.stack.batches import length_of
-from thalweg.stack.member import Member
-from thalweg.stack.population import Population, initial_model
+from thalweg.stack.member import Divergence, Member
+from thalweg.stack.population import Population
 from thalweg.stack.single import Single
 from thalweg.stack.way import Way, populate
 from thalweg.tasks.check import check, failure_in_training
 from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
 from thalweg.training.choice import KEEP, Candidates
-from thalweg.training.files import require_writable, save
+from thalweg.training.files import described, require_writable, save
+from thalweg.training.learn import Watch, learn, own_random_state, require_finite, scores
+from thalweg.training.pretrain import pretrained, stages_for
 from thalweg.training.progress import read_progress, write_progress
 from thalweg.training.run import Point, Run
-
-EVALUATIONS = 15
-"""Evaluations in a run, spread evenly, the last at its end."""
+from thalweg.training.stages import Stage, hand_on, start_from, through
 
 
 @dataclass(frozen=True)
@@ -45,10 +39,6 @@ class Trained:
     validation: Mapping[str, float]
 
 
-Watch = Callable[[int, int], None]
-"""`watch(step, alive)`: told after every step how many members have not diverged."""
-
-
 def train_members(
     task: Task,
     members: Sequence[Member],
@@ -60,21 +50,45 @@ def train_members(
 ) -> list[Run]:
     """Trains members through the task's whole budget, and says what became of each, in their order.
 
-    width: how many share a block where they are stacked. way: of stepping them; stacked where that
-    is possible, if not given. test: whether those that end without a
-    divergence are scored on test data too. The same members give the same runs; those that share a
-    recipe's chain should be neighbours, which makes their steps fast.
+    members: pre-trained in one way, or none of them. width: how many share a block where they are
+    stacked. way: of stepping them; stacked where that is possible, if not given, and in the stages
+    of a pre-training, each of which would have to be compiled. test: whether those that end without
+    a divergence are scored on test data too. The same members give the same runs; those that share
+    a recipe's chain should be neighbours, which makes their steps fast.
     """
-    with failure_in_training(task), own_random_state(members[0].seed):
-        population = populate(task, members, width, way)
-        curves = learn(task, population, watch)
-        tested = scores(population, task.splits.test) if test else [{}] * len(members)
+    stages = stages_for(task, members[0].recipe.pretrain)
+    if len(stages) > 1 and way == "compiled":
+        way = None
+    population: Population | None = None
+    diverged: list[Divergence | None] = [None] * len(members)
+    for stage in stages:
+        with failure_in_training(stage.task), own_random_state(members[0].seed):
+            population = begun(stage, members, width, way, population)
+            curves = learn(stage.task, population, watch, before=stage.before)
+            ended = test and stage is stages[-1]
+            tested = scores(population, task.splits.test) if ended else [{}] * len(members)
+        diverged = [
+            known or (found and replace(found, step=stage.before + found.step))
+            for known, found in zip(diverged, population.diverged, strict=True)
+        ]
     return [
         Run(member, tuple(curve), divergence, {} if divergence else scored)
-        for member, curve, divergence, scored in zip(
-            members, curves, population.diverged, tested, strict=True
-        )
+        for member, curve, divergence, scored in zip(members, curves, diverged, tested, strict=True)
     ]
+
+
+def begun(
+    stage: Stage,
+    members: Sequence[Member],
+    width: int,
+    way: Way | None,
+    before: Population | None,
+) -> Population:
+    """Members at the first step of a stage, behind the stage before, where there is one."""
+    population = populate(stage.task, members, width, way)
+    if before:
+        hand_on(before, stage, population)
+    return population
 
 
 def train(
@@ -85,6 +99,7 @@ def train(
     out: str | Path = "model.safetensors",
     keep: str = "end",
     patience: int | None = None,
+    pretrain: bool = False,
     watch: Watch | None = None,
 ) -> Trained:
     """Trains the task's model with a recipe, scores it on test data and saves a checkpoint.
@@ -97,13 +112,16 @@ def train(
         the recipe averages, the last iterate.
     patience: evaluations without a better one after which training stops early; never, if not
         given.
+    pretrain: first goes through the stages that the task offers, within the same budget, as a
+        recipe can say itself. What is kept and when to stop are matters of the last stage.
 
     The checkpoint is a safetensors file of these parameters, and the buffers, by the model's names;
     its metadata hold the task's name, the recipe, the seed and what was kept. A run that is stopped
-    leaves `out` with `.unfinished` behind its name, from which the same call goes on at the last
-    evaluation, and comes to the same bits (on a CPU) as if it had never stopped. Raises UserError
-    when the run diverges, and, before training, for a task that cannot be trained and when nothing
-    can be written to `out`.
+    leaves `out` with `.unfinished` behind its name, and one in a pre-training with `.stage-1` and
+    so on, from which the same call goes on at the last evaluation of its last stage, or after the
+    last stage that is done, and comes to the same bits (on a CPU) as if it had never stopped.
+    Raises UserError when the run diverges, and, before training, for a task that cannot be trained,
+    or not pre-trained, and when nothing can be written to `out`.
     """
     task, recipe = find(task), recipe_of(recipe)
     require_whole("seed", seed, 0)
@@ -112,27 +130,42 @@ def train(
     if patience is not None:
         require_whole("patience", patience, 1)
     check(task)
+    if pretrain:
+        recipe = pretrained(task, recipe)
+    *first, last = stages_for(task, recipe.pretrain)
+    for stage in first:
+        check(stage.task)
     unfinished = Path(f"{out}.unfinished")
-    for path in (Path(out), unfinished):
+    paths = [Path(f"{out}.stage-{number}") for number in range(1, len(first) + 1)]
+    for path in (Path(out), unfinished, *paths):
         require_writable(path)
     member = Member(recipe, seed)
-    plan = described(task, recipe, seed) | {"keep": keep, "patience": patience}
-    with failure_in_training(task), own_random_state(seed):
-        candidates = Candidates(task, Single(task, [member]))
-        curve = learn_alone(candidates, unfinished, plan, watch)
+    plan = described(last.task, recipe, seed) | {"keep": keep, "patience": patience}
+    done = list(through(first, [recipe] * len(first), seed, paths))
+    with failure_in_training(last.task), own_random_state(seed):
+        alone = Single(last.task, [member])
+        if done:
+            start_from(done[-1].handed.evaluated, last, alone, 0)
+        candidates = Candidates(last.task, alone)
+        curve = learn_alone(candidates, unfinished, plan, last.before, watch)
         kept = candidates.evaluated(curve[-1])
         if keep == "best":
             kept = candidates.chosen(kept)
         tested = candidates.metrics(kept.weights, task.splits.test)
     metadata = {"task": task.name, "recipe": recipe.to_toml(), "seed": str(seed), "kept": kept.when}
     save(kept.weights, Path(out), metadata)
-    unfinished.unlink()
+    for path in (unfinished, *paths):
+        path.unlink()
     run = Run(member, tuple(curve), None, tested)
     return Trained(run, Path(out), kept.when, kept.validation)
 
 
 def learn_alone(
-    candidates: Candidates, unfinished: Path, plan: dict[str, Any], watch: Watch | None
+    candidates: Candidates,
+    unfinished: Path,
+    plan: dict[str, Any],
+    before: int,
+    watch: Watch | None,
 ) -> list[Point]:
     """The learning curve of a lone run, which goes on from its file where it was stopped.
 
@@ -148,104 +181,8 @@ def learn_alone(
         return candidates.waited == patience
 
     if candidates.waited != patience:
-        (curve,) = learn(task, alone, watch, enough, [curve])
+        (curve,) = learn(task, alone, watch, enough, [curve], before)
     if alone.diverged[0]:
         unfinished.unlink(missing_ok=True)
     require_finite(task, alone)
     return curve
-
-
-def described(task: Task, recipe: Recipe, seed: int) -> dict[str, Any]:
-    """What makes a training another one when it changes."""
-    model = initial_model(task, seed)
-    return {
-        "task": task.name,
-        "parameters": {name: list(param.shape) for name, param in model.named_parameters()},
-        "recipe": recipe.to_toml(),
-        "steps": task.total_steps(length_of(task)),
-        "seed": seed,
-    }
-
-
-def require_finite(task: Task, alone: Population) -> None:
-    """UserError where a population of one has diverged."""
-    (member,), (divergence,) = alone.members, alone.diverged
-    if divergence:
-        raise UserError(
-            f"training of {task.name} with {member.recipe.name} diverged at step "
-            f"{divergence.step}: {divergence.reason}; a smaller lr or a clip may help."
-        )
-
-
-@contextmanager
-def own_random_state(seed: int) -> Iterator[None]:
-    """Random numbers from a seed, on every device in use; the global states stay as they are."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        yield
-
-
-def learn(
-    task: Task,
-    population: Population,
-    watch: Watch | None = None,
-    enough: Callable[[list[list[Point]]], bool] | None = None,
-    begun: list[list[Point]] | None = None,
-) -> list[list[Point]]:
-    """Takes a population through the budget; each member's learning curve, by place.
-
-    enough: is told the curves after every evaluation, and may end the training early. begun: the
-    curves of a population that has been on the way already.
-    """
-    steps = task.total_steps(length_of(task))
-    marks = evaluation_steps(steps)
-    curves = begun or [[] for _ in population.members]
-    losses: list[list[float]] = []
-    for step in range(population.steps + 1, steps + 1):
-        losses.append(population.step())
-        alive = population.diverged.count(None)
-        if watch is not None:
-            watch(step, alive)
-        if alive == 0:
-            break
-        if step in marks:
-            evaluate(task, population, step, losses, curves)
-            losses = []
-            if enough is not None and enough(curves):
-                break
-    return curves
-
-
-def evaluation_steps(steps: int) -> set[int]:
-    """After which steps a run is evaluated; every one of a short run."""
-    count = min(steps, EVALUATIONS)
-    return {math.ceil(steps * (i + 1) / count) for i in range(count)}
-
-
-def evaluate(
-    task: Task,
-    population: Population,
-    step: int,
-    losses: list[list[float]],
-    curves: list[list[Point]],
-) -> None:
-    """Adds a point to the curve of every member that has not diverged."""
-    training = [sum(column) / len(column) for column in zip(*losses, strict=True)]
-    validation = scores(population, task.splits.validation)
-    metrics = [scored.get(task.metric_name, math.nan) for scored in validation]
-    population.observe(training, metrics)
-    for place, scored in enumerate(validation):
-        if scored:
-            also = {name: scored[name] for name in task.also}
-            curves[place].append(Point(step, training[place], metrics[place], also))
-
-
-def scores(population: Population, dataset: Dataset[Any]) -> list[Mapping[str, float]]:
-    """Each member's metrics over a data set, at the parameters that evaluation uses, by place.
-
-    Empty for a member that has diverged.
-    """
-    with torch.no_grad(), population.evaluation():
-        found = population.scores(dataset)
-    return [{} if d else scored for scored, d in zip(found, population.diverged, strict=True)]
