@@ -51,14 +51,14 @@ def train_members(
     """Trains members through the task's whole budget, and says what became of each, in their order.
 
     members: pre-trained in one way, or none of them. width: how many share a block where they are
-    stacked. way: of stepping them; stacked where that is possible, if not given, and in the stages
-    of a pre-training, each of which would have to be compiled. test: whether those that end without
-    a divergence are scored on test data too. The same members give the same runs; those that share
-    a recipe's chain should be neighbours, which makes their steps fast.
+    stacked. way: of stepping them; stacked where that is possible, if not given, and instead of
+    compiled in a pre-training, whose stages would each have to be compiled. test: whether those
+    that end without a divergence are scored on test data too. The same members give the same runs;
+    those that share a recipe's chain should be neighbours, which makes their steps fast.
     """
     stages = stages_for(task, members[0].recipe.pretrain)
     if len(stages) > 1 and way == "compiled":
-        way = None
+        way = "stacked"
     population: Population | None = None
     diverged: list[Divergence | None] = [None] * len(members)
     for stage in stages:
