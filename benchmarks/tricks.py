@@ -134,9 +134,8 @@ def test_scores(task: Task, names: list[str], given: argparse.Namespace) -> dict
     steps = task.total_steps(length_of(task))
     field = [entrant(name, steps) for name in names]
     with TemporaryDirectory() as runs:
-        record = tw.race(
-            task, field, given.trials, given.seeds, alpha=NOBODY_LEAVES, runs=runs
-        ).record
+        asked = {"trials": given.trials, "seeds": given.seeds, "alpha": NOBODY_LEAVES}
+        record = tw.race(task, field, **asked, step="stacked", runs=runs).record
     final = [run for run in record.runs if run.round == "final"]
     # One that diverged with every configuration is not in the final.
     scores = {name: dict.fromkeys((run.seed for run in final), math.nan) for name in names}
@@ -240,7 +239,7 @@ def plain(value: float) -> float | str:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--trials", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=20)
     given = parser.parse_args()
     found: list[Answer] = []
