@@ -41,6 +41,7 @@ benchmarks: .venv/installed
 	$(BIN)/python benchmarks/doctor.py
 	$(BIN)/python benchmarks/edge.py
 	$(BIN)/python benchmarks/pretrain_waveform.py
+	$(BIN)/python benchmarks/tricks.py
 
 clean:
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -20,7 +20,7 @@ from thalweg.stack.single import Single
 from thalweg.stack.stacked import Stacked
 from thalweg.tasks import find
 from thalweg.tasks.landscapes import Landscape, saddle
-from thalweg.training.train import scores
+from thalweg.training.learn import scores
 
 DIGITS = replace(find("digits"), epochs=2)
 

@@ -38,7 +38,7 @@ SPACES = st.one_of(
 
 
 def drawn(names: list[str], trials: int = 16, cooling: str = "none", seed: int = 0):
-    return configurations([entrant(name) for name in names], trials, cooling, 100, seed)
+    return configurations([entrant(name) for name in names], trials, cooling, {None: 100}, seed)
 
 
 def test_points_are_even_in_every_dimension() -> None:
@@ -138,7 +138,7 @@ def test_tuned_cooling_tries_all_three() -> None:
 def test_a_baseline_stays_exactly_as_it_is() -> None:
     mine = recipes.adam(lr=schedules.one_cycle(0.01, steps=100))
     ((configuration, recipe),) = configurations(
-        [baseline_entrant(mine)], 16, "linear", 100, 0
+        [baseline_entrant(mine)], 16, "linear", {None: 100}, 0
     ).values()
     assert recipe == mine
     assert (configuration.entrant, configuration.values) == ("adam (baseline)", {})
@@ -159,7 +159,9 @@ def test_a_recipe_is_tuned_in_the_spaces_of_all_its_rules() -> None:
 def test_a_hyperparameter_of_a_users_own_has_a_dimension_too() -> None:
     recipe = recipes.chain(rules.ClipValue(), recipes.sgd(), name="clipped")
     own = Entrant("clipped", recipe, {"lr": log(1e-3, 1), "clip_value": log(0.1, 10)})
-    limits = [c.values["clip_value"] for c, _ in configurations([own], 16, "none", 10, 0).values()]
+    limits = [
+        c.values["clip_value"] for c, _ in configurations([own], 16, "none", {None: 10}, 0).values()
+    ]
     assert len(set(limits)) == 16
     assert all(0.1 <= limit <= 10 for limit in limits)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from thalweg import rules, schedules
 from thalweg.errors import UserError, suggest
 from thalweg.recipes import (
+    PRETRAINING,
     RECIPES,
     Recipe,
     adam,
@@ -84,7 +85,8 @@ def any_recipe(draw: st.DrawFn) -> Recipe:
     behind = some(lambda kind: kind.place == "behind") if not front else []
     last = some(lambda kind: kind.place == "last")
     recipe = [*front, draw(settings_for(stepping)), *behind, *last]
-    return Recipe(tuple(recipe), draw(st.text(st.characters(exclude_categories=["Cs"]))))
+    name = draw(st.text(st.characters(exclude_categories=["Cs"])))
+    return Recipe(tuple(recipe), name, draw(st.sampled_from((None, *PRETRAINING))))
 
 
 @given(any_recipe())

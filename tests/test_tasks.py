@@ -288,7 +288,7 @@ def test_check_takes_a_data_set_of_the_users_own() -> None:
 
 def test_bundled_tasks_are_found_by_name() -> None:
     names = [
-        *("digits", "digits-conv", "diabetes", "topics", "adding", "waveform"),
+        *("digits", "digits-conv", "digits-deep", "diabetes", "topics", "adding", "waveform"),
         *("ravine", "ravine-rotated", "rosenbrock", "saddle", "cliff"),
     ]
     assert [task.name for task in bundled()] == names

@@ -26,9 +26,10 @@ from thalweg.recipes import Recipe, chain, ema, tail_average
 from thalweg.stack.batches import fetch, order
 from thalweg.stack.member import Divergence, Member
 from thalweg.tasks import Data, Task, find
+from thalweg.training.learn import EVALUATIONS
 from thalweg.training.progress import Silent
 from thalweg.training.run import Point
-from thalweg.training.train import EVALUATIONS, train, train_members
+from thalweg.training.train import train, train_members
 
 
 def mean_absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -51,6 +51,9 @@ def race(
     baseline: Annotated[
         str | None, typer.Option(help="What you use now: a recipe file, or an optimizer's name.")
     ] = None,
+    pretrain: Annotated[
+        bool, typer.Option("--pretrain", help="Race each entrant pre-trained too, on equal steps.")
+    ] = False,
     cooling: Annotated[
         str, typer.Option(help="Everybody's schedule of lr: none, linear, cosine or tune.")
     ] = "linear",
@@ -85,6 +88,7 @@ def race(
                 trials=trials,
                 seeds=seeds,
                 baseline=baseline,
+                pretrain=pretrain,
                 cooling=cooling,
                 alpha=alpha,
                 seed=seed,
@@ -129,6 +133,9 @@ def train(
     tensorboard: Annotated[
         Path | None, typer.Option(help="A folder for TensorBoard's scalars; default: none.")
     ] = None,
+    pretrain: Annotated[
+        bool, typer.Option("--pretrain", help="First the stages that the task offers.")
+    ] = False,
 ) -> None:
     """Train a task with a recipe and save a checkpoint.
 
@@ -158,6 +165,7 @@ def train(
                 out=out,
                 keep=keep,
                 patience=patience,
+                pretrain=pretrain,
                 accumulate=accumulate,
                 precision=precision,
                 tensorboard=tensorboard,

@@ -11,7 +11,8 @@
     lr = {schedule = "linear", start = 0.003, end = 3e-5, steps = 2000}
     betas = [0.9, 0.999]
 
-A setting that a file leaves out has its default.
+A setting that a file leaves out has its default. Above the rules a file may say
+`pretrain = "by task"` or `"by network"`.
 """
 
 from __future__ import annotations
@@ -29,23 +30,27 @@ from thalweg.errors import UserError, suggest
 from thalweg.rules.rule import Rule
 from thalweg.schedules import Schedule
 
+KEYS = ("name", "pretrain", "rules")
 HEADER = re.compile(r"\s*\[\[\s*rules\s*\]\]")
 RULES: dict[str, type[Rule]] = {
     name: getattr(rules, name) for name in rules.__all__ if name != "Rule"
 }
 
 
-def written(name: str, chain: Sequence[Rule]) -> str:
-    """The file of a recipe of that name; `read` gives both back."""
+def written(name: str, chain: Sequence[Rule], pretrain: str | None) -> str:
+    """The file of a recipe of that name; `read` gives all three back."""
     tables = [
         {"rule": type(rule).__name__} | {key: plain(value) for key, value in rule.settings.items()}
         for rule in chain
     ]
-    return tomli_w.dumps({"name": name, "rules": tables})
+    before = {"pretrain": pretrain} if pretrain else {}
+    return tomli_w.dumps({"name": name, **before, "rules": tables})
 
 
-def read(text: str) -> tuple[str, tuple[Rule, ...]]:
-    """The name and the rules of a recipe; UserError names the line and what is wrong there."""
+def read(text: str) -> tuple[str, tuple[Rule, ...], str | None]:
+    """The name, the rules and the pre-training of a recipe; UserError names the line and what is
+    wrong there.
+    """
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -53,15 +58,16 @@ def read(text: str) -> tuple[str, tuple[Rule, ...]]:
         said = str(error).replace("at end of document", last)
         raise UserError(f"the recipe is no TOML: {said}.") from None
     for key in data:
-        if key not in ("name", "rules"):
-            hint = suggest(key, ["name", "rules"])
+        if key not in KEYS:
+            hint = suggest(key, KEYS)
             raise UserError(f"line {line(text, key)}: a recipe file has no {key}; {hint}")
     name, tables = data.get("name", "recipe"), data.get("rules")
     if not isinstance(name, str):
         raise UserError(f"line {line(text, 'name')}: name must be text, not {name!r}.")
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise UserError("the recipe has no [[rules]]; it needs such a table for each of its rules.")
-    return name, tuple(rule_from(table, text, place) for place, table in enumerate(tables))
+    chain = tuple(rule_from(table, text, place) for place, table in enumerate(tables))
+    return name, chain, data.get("pretrain")
 
 
 def rule_from(table: dict[str, Any], text: str, place: int) -> Rule:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,6 +15,9 @@ from thalweg.schedules import Schedule
 Setting: TypeAlias = "float | Schedule"
 Pair: TypeAlias = "tuple[Setting, Setting]"
 
+PRETRAINING = ("by task", "by network")
+"""What may go before a training: simpler tasks, or the network grown block by block."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -23,14 +26,21 @@ class Recipe:
     rules: in order; exactly one of them takes the step and has the `lr`. Every hyperparameter and
         every state has its name once in a chain.
     name: what the recipe is called in tables and reports.
+    pretrain: one of `PRETRAINING` where training goes through such stages, each of which is a
+        training with this chain from its first step; see `thalweg.pretrain`. An optimizer made of
+        the recipe knows nothing of it.
 
     Raises UserError for a chain that could not train.
     """
 
     rules: tuple[Rule, ...]
     name: str = "recipe"
+    pretrain: str | None = None
 
     def __post_init__(self) -> None:
+        if self.pretrain not in (None, *PRETRAINING):
+            hint = suggest(str(self.pretrain), PRETRAINING)
+            raise UserError(f"no pre-training is called {self.pretrain}; {hint}")
         stepping = [i for i, rule in enumerate(self.rules) if "lr" in rule.hypers]
         if len(stepping) != 1:
             raise UserError(
@@ -58,17 +68,17 @@ class Recipe:
             type(rule)(**{name: settings.get(name, value) for name, value in rule.settings.items()})
             for rule in self.rules
         )
-        return Recipe(tuple(changed), self.name)
+        return replace(self, rules=tuple(changed))
 
     def to_toml(self) -> str:
         """The recipe as a file that a person can read and change; `from_toml` reads it back."""
-        return recipe_file.written(self.name, self.rules)
+        return recipe_file.written(self.name, self.rules, self.pretrain)
 
     @classmethod
     def from_toml(cls, text: str) -> Recipe:
         """The recipe that a file holds; UserError names the line and what is wrong there."""
-        name, chain = recipe_file.read(text)
-        return cls(chain, name)
+        name, chain, pretrain = recipe_file.read(text)
+        return cls(chain, name, pretrain)
 
 
 def check_order(chain: tuple[Rule, ...], step: int) -> None:
@@ -288,4 +298,4 @@ def from_file(path: Path) -> Recipe:
         raise UserError(f"The recipe file {path} is no text in UTF-8.") from None
     except UserError as error:
         raise UserError(f"{path}, {error}") from None
-    return Recipe(recipe.rules, path.stem) if recipe.name == "recipe" else recipe
+    return replace(recipe, name=path.stem) if recipe.name == "recipe" else recipe

@@ -23,7 +23,7 @@ from thalweg.stack.single import Single
 from thalweg.tasks.check import check, failure_in_training
 from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
-from thalweg.training.train import learn, own_random_state, scores
+from thalweg.training.learn import learn, own_random_state, scores
 
 Say = Callable[[str], None]
 

@@ -20,7 +20,7 @@ from thalweg.statistics import Interval, median_interval
 from thalweg.tasks.check import check, failure_in_training
 from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
-from thalweg.training.train import learn, own_random_state, scores
+from thalweg.training.learn import learn, own_random_state, scores
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")

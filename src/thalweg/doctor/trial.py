@@ -23,7 +23,7 @@ from thalweg.statistics import Comparison, compare
 from thalweg.tasks.check import failure_as_sentence, failure_in_training
 from thalweg.tasks.task import Task
 from thalweg.training.files import optimizer_states
-from thalweg.training.train import learn, own_random_state, scores
+from thalweg.training.learn import learn, own_random_state, scores
 
 SEEDS = 8
 FIRST_SEED = 10_000

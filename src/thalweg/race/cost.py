@@ -21,7 +21,7 @@ from thalweg.stack.population import initial_model
 from thalweg.stack.way import Way, populate
 from thalweg.tasks.check import failure_in_training
 from thalweg.tasks.task import Task
-from thalweg.training.train import evaluation_steps, own_random_state, scores
+from thalweg.training.learn import evaluation_steps, own_random_state, scores
 
 WARM_UP, TIMED = 3, 15
 """Lone steps before the clock starts, and those that it times."""

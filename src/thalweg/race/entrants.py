@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from thalweg import schedules
@@ -118,13 +118,23 @@ def entrant(given: Entry) -> Entrant:
     if isinstance(given, Entrant):
         return given
     recipe = recipe_of(given)
-    return Entrant(recipe.name, recipe, documented_space(recipe))
+    return Entrant(titled(recipe.name, recipe), recipe, documented_space(recipe))
+
+
+def twin(one: Entrant, pretrain: str) -> Entrant:
+    """The same entrant, pre-trained, which is drawn at the same configurations."""
+    recipe = replace(one.recipe, pretrain=pretrain)
+    return replace(one, name=titled(one.name, recipe), recipe=recipe)
+
+
+def titled(name: str, recipe: Recipe) -> str:
+    return f"{name} ({recipe.pretrain})" if recipe.pretrain else name
 
 
 def baseline_entrant(given: str | Recipe) -> Entrant:
     """What a person uses now: one configuration, its `lr` and its schedules exactly as they are."""
     recipe = recipe_of(given)
-    return Entrant(f"{recipe.name} (baseline)", recipe, {}, cooled=False)
+    return Entrant(f"{titled(recipe.name, recipe)} (baseline)", recipe, {}, cooled=False)
 
 
 def with_cooling(recipe: Recipe, cooling: str, steps: int) -> Recipe:
@@ -144,13 +154,18 @@ def with_cooling(recipe: Recipe, cooling: str, steps: int) -> Recipe:
 
 
 def configurations(
-    entrants: Sequence[Entrant], trials: int, cooling: str, steps: int, seed: int
+    entrants: Sequence[Entrant],
+    trials: int,
+    cooling: str,
+    steps: Mapping[str | None, int],
+    seed: int,
 ) -> dict[tuple[str, int], tuple[Configuration, Recipe]]:
     """What each entrant tries, by its name and the trial's index from 0.
 
-    All draw from the same points. Where the cooling is "tune", it is drawn too, as a third of the
-    unit interval each for `COOLINGS`. An entrant without a space has the one configuration 0,
-    in which nothing is drawn, its cooling neither.
+    steps: that a cooling takes, by the pre-training: those of its last stage. All draw from the
+    same points. Where the cooling is "tune", it is drawn too, as a third of the unit interval each
+    for `COOLINGS`. An entrant without a space has the one configuration 0, in which nothing is
+    drawn, its cooling neither.
     """
     points = quantiles(trials, seed, (name for one in entrants for name in one.space))
     drawn = {}
@@ -160,7 +175,7 @@ def configurations(
             recipe = one.configured(values)
             if one.comes_under(cooling):
                 choice = COOLINGS[int(3 * point["cooling"])] if cooling == "tune" else cooling
-                recipe = with_cooling(recipe, choice, steps)
+                recipe = with_cooling(recipe, choice, steps[recipe.pretrain])
             configuration = Configuration(one.name, index, values, recipe.to_toml())
             drawn[one.name, index] = configuration, recipe
     return drawn

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,13 +14,18 @@ from thalweg.stack.batches import fetch
 from thalweg.tasks.task import Score, Task
 
 
-def fingerprint(task: Task) -> str:
-    """Twelve hexadecimal digits that change with the model, data, loss, metric or batch size.
+def fingerprint(tasks: Iterable[Task]) -> str:
+    """Twelve hexadecimal digits that change with a model, data, loss, metric or batch size.
 
     They are a hash of the parameters' shapes, the lengths of the splits, the batch size, and the
     loss and the metric of one fixed model on the first batch of each their data, to three digits,
     which round-off does not reach.
     """
+    text = " ".join(map(traits, tasks))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def traits(task: Task) -> str:
     splits = task.splits
     lengths = [len(split) for split in (splits.train, splits.validation, splits.test)]  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -28,8 +34,7 @@ def fingerprint(task: Task) -> str:
         loss = on_first_batch(task, model, task.loss, splits.train)
         metric = on_first_batch(task, model.eval(), task.score, splits.validation)
     shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
-    text = f"{shapes} {lengths} {task.batch_size} {loss:.3g} {metric:.3g}"
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return f"{shapes} {lengths} {task.batch_size} {loss:.3g} {metric:.3g}"
 
 
 def on_first_batch(task: Task, model: nn.Module, score: Score, split: Dataset[Any]) -> float:

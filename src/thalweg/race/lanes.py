@@ -23,7 +23,7 @@ from typing import Any, Self
 import torch
 
 from thalweg.errors import UserError
-from thalweg.training.train import Watch
+from thalweg.training.learn import Watch
 
 Work = Callable[[Any, Watch], Any]
 """`work(piece, watch)`: what a lane does with a piece, telling how far it is."""

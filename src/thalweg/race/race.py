@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -26,6 +26,7 @@ from thalweg.race.entrants import (
     baseline_entrant,
     configurations,
     entrant,
+    twin,
 )
 from thalweg.race.fingerprint import fingerprint
 from thalweg.race.ledger import Ledger
@@ -40,6 +41,8 @@ from thalweg.schedules import Schedule
 from thalweg.stack.batches import length_of
 from thalweg.stack.way import way_of
 from thalweg.tasks.task import Task
+from thalweg.training.pretrain import offered, stages_for
+from thalweg.training.stages import Stage
 
 WIDTH = 32
 """Members in a block, if nobody asks for another number."""
@@ -71,6 +74,7 @@ def race(
     seeds: int = 40,
     *,
     baseline: str | Recipe | None = None,
+    pretrain: bool = False,
     cooling: str = "linear",
     alpha: float = 0.05,
     seed: int = 0,
@@ -89,6 +93,8 @@ def race(
         Names and paths may stand in one text, with commas.
     trials: configurations tried of each. seeds: final seeds of each at most.
     baseline: what is used now, a name or the path of a recipe file; it is not tuned.
+    pretrain: whether each entrant also races pre-trained, in every way that the task offers. The
+        stages share its steps equally, and each is a training of its own, cooling included.
     cooling: of every other entrant's lr: "linear" (to a hundredth), "cosine", "none", or "tune",
         which tries all three.
     alpha: in (0, 0.5), the risk that the best entrant is missing from the shortlist.
@@ -111,7 +117,7 @@ def race(
     progress = progress or Silent()
     found = tasks.find(task)
     given = entries(entrants)
-    field = entered(given, baseline)
+    field = entered(given, baseline, offered(found) if pretrain else ())
     if plan is not None:
         if (step, lanes, width) != (MEASURED, None, None):
             raise UserError("a plan gives step, lanes and width: give either it or these.")
@@ -123,6 +129,10 @@ def race(
         raise UserError(f"runs must be the path of a folder, not {runs!r}.")
     folder = Path(runs) / folder_name(found, name)
     tasks.check(found)
+    stages = {one.recipe.pretrain: stages_for(found, one.recipe.pretrain) for one in field}
+    others = [stage.task for some in stages.values() for stage in some if stage.task is not found]
+    for other in others:
+        tasks.check(other)
     require_lanes(lanes)
     steps = found.total_steps(length_of(found))
     settings = Settings(
@@ -141,15 +151,17 @@ def race(
         width=width,
         step=step,
         lanes=lanes,
-        fingerprint=fingerprint(found),
+        fingerprint=fingerprint([found, *others]),
     )
-    drawn = configurations(field, trials, cooling, steps, seed)
-    command = call(task, given, baseline, settings)
+    cooled = {kind: some[-1].steps for kind, some in stages.items()}
+    drawn = configurations(field, trials, cooling, cooled, seed)
+    command = call(task, given, baseline, pretrain, settings)
     ledger = Ledger.open(folder, settings, [one for one, _ in drawn.values()], machine(), command)
     try:
         if ledger.finished:
             progress.say(f"The race in {folder} was finished already; it is only drawn again.")
         else:
+            ledger.add_notes(pretraining_notes(stages, steps))
             run(found, settings, field, drawn, ledger, progress)
         record = ledger.read()
     finally:
@@ -202,9 +214,16 @@ def entries(entrants: Sequence[Entry] | None) -> list[Entry]:
     return list(given)
 
 
-def entered(given: Sequence[Entry], baseline: str | Recipe | None) -> list[Entrant]:
-    """All that race, the baseline last; UserError for fewer than two, or two of one name."""
+def entered(
+    given: Sequence[Entry], baseline: str | Recipe | None, pretrainings: Sequence[str]
+) -> list[Entrant]:
+    """All that race, with a twin for each of these pre-trainings, the baseline last.
+
+    UserError for fewer than two, or two of one name.
+    """
     field = [entrant(one) for one in given]
+    plain = [one for one in field if not one.recipe.pretrain]
+    field += [twin(one, kind) for kind in pretrainings for one in plain]
     if baseline is not None:
         field.append(baseline_entrant(baseline))
     names = [one.name for one in field]
@@ -240,6 +259,16 @@ def folder_name(task: Task, name: str | None) -> str:
 
 def brings_schedule(entrant: Entrant) -> bool:
     return isinstance(entrant.recipe.settings["lr"], Schedule)
+
+
+def pretraining_notes(stages: Mapping[str | None, Sequence[Stage]], steps: int) -> Iterator[str]:
+    """A line for each pre-training: what it does with the budget."""
+    for kind, some in stages.items():
+        if kind:
+            yield (
+                f"Pre-trained ({kind}): {steps} steps in {len(some)} equal stages, of which the"
+                " last trains the task itself; each is a training of its own, cooling included."
+            )
 
 
 def schedule_note(entrant: Entrant, cooling: str) -> str:

@@ -15,7 +15,11 @@ from thalweg.tasks.task import Task
 
 
 def call(
-    task: Task | str, entrants: Sequence[Entry], baseline: str | Recipe | None, settings: Settings
+    task: Task | str,
+    entrants: Sequence[Entry],
+    baseline: str | Recipe | None,
+    pretrain: bool,
+    settings: Settings,
 ) -> str:
     """The command that repeats the race.
 
@@ -32,10 +36,12 @@ def call(
     if len(texts) == 1 + len(entrants) + (baseline is not None):
         words = ["thalweg", "race", str(task), "--entrants", ",".join(map(str, entrants))]
         words += [] if baseline is None else ["--baseline", str(baseline)]
+        words += ["--pretrain"] if pretrain else []
         words += [word for name, value in further.items() for word in (f"--{name}", str(value))]
         return shlex.join(words)
     arguments = [quoted(task), f"entrants=[{', '.join(map(quoted, entrants))}]"]
     arguments += [] if baseline is None else [f"baseline={quoted(baseline)}"]
+    arguments += ["pretrain=True"] if pretrain else []
     arguments += [f"{name}={value!r}" for name, value in further.items()]
     return f"thalweg.race({', '.join(arguments)})"
 

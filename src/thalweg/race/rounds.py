@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, groupby
 
 from thalweg import statistics
 from thalweg.race.draws import edges
@@ -32,8 +33,9 @@ from thalweg.race.record import (
 from thalweg.recipes import Recipe
 from thalweg.stack.member import Member
 from thalweg.tasks.task import Task
+from thalweg.training.learn import Watch
 from thalweg.training.run import Run
-from thalweg.training.train import Watch, train_members
+from thalweg.training.train import train_members
 
 
 @dataclass(frozen=True)
@@ -143,13 +145,15 @@ class Rounds:
         """Trains, block by block, those of the wanted members that are not in the ledger.
 
         The blocks are cut before the finished ones are left out, so that a member has the same
-        company whether the race was stopped or not.
+        company whether the race was stopped or not. Those of a block are pre-trained in one way.
         """
         done = self.ledger.scores(round)
         before = len(self.ledger.scores("tuning") | self.ledger.scores("final"))
         before -= sum(key in done for key in wanted)
         size = block_of(self.plan.way, self.plan.width)
-        missing = [[key for key in block if key not in done] for block in blocks(wanted, size)]
+        alike = groupby(wanted, lambda key: self.drawn[key[:2]][1].pretrain)
+        cut = chain.from_iterable(blocks(list(keys), size) for _, keys in alike)
+        missing = [[key for key in block if key not in done] for block in cut]
         pieces = [(round, block) for block in missing if block]
         in_work = InWork(self.progress, [len(keys) for _, keys in pieces])
         for place, records in lanes.run(pieces, in_work.stepped):

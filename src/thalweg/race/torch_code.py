@@ -72,6 +72,11 @@ def why_no_torch_lines(recipe: Recipe) -> str | None:
 
 def translated(recipe: Recipe) -> list[str]:
     """The lines of a recipe; NoCounterpartError if PyTorch has none."""
+    if recipe.pretrain:
+        raise NoCounterpartError(
+            f"Pre-training {recipe.pretrain} is no matter of an optimizer: `thalweg train` does it,"
+            " and `thalweg.pretrain`."
+        )
     clip, rule, decay = parts(recipe)
     step = [*([clip_line(clip)] if clip else []), "optimizer.step()"]
     optimizer = f"optimizer = {optimizer_call(rule, decay)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -80,6 +80,10 @@ class Population(ABC):
     @abstractmethod
     def state_dict(self, place: int) -> dict[str, Tensor]:
         """A member's parameters and buffers, by the model's names."""
+
+    @abstractmethod
+    def load_state_dict(self, place: int, tensors: Mapping[str, Tensor]) -> None:
+        """Puts some of a member's parameters and buffers in their places, by the model's names."""
 
 
 def initial_model(task: Task, seed: int) -> nn.Module:

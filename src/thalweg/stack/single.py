@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from math import isfinite
 from typing import Any
@@ -131,6 +131,9 @@ class Single(Population):
 
     def state_dict(self, place: int) -> dict[str, Tensor]:
         return {name: x.detach().clone() for name, x in self.models[place].state_dict().items()}
+
+    def load_state_dict(self, place: int, tensors: Mapping[str, Tensor]) -> None:
+        self.models[place].load_state_dict(tensors, strict=False)
 
 
 def casting(model: nn.Module, precision: str) -> AbstractContextManager[object]:

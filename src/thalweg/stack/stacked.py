@@ -250,10 +250,20 @@ class Stacked(Population):
 
     @torch.no_grad()
     def state_dict(self, place: int) -> Tensors:
-        held = {**self.params, **self.constants, **self.buffers}
+        held = self.held()
         for name, x in (*self.model.named_parameters(), *self.model.named_buffers()):
             x.copy_(held[name][place])
         return {name: x.clone() for name, x in self.model.state_dict().items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, place: int, tensors: Mapping[str, Tensor]) -> None:
+        for name, rows in self.held().items():
+            if name in tensors:
+                rows[place] = tensors[name]
+
+    def held(self) -> Tensors:
+        """What each row holds, by the model's names; one of two names for the same once."""
+        return {**self.params, **self.constants, **self.buffers}
 
 
 def each(score: Score, outputs: Any, targets: Any) -> list[float]:

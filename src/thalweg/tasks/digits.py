@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
@@ -48,6 +49,21 @@ def convolutional_network() -> nn.Module:
     )
 
 
+def sigmoid_layers() -> list[nn.Module]:
+    """Three hidden layers of 32 sigmoid units: gradients shrink on their way to the first."""
+    widths = (64, 32, 32, 32)
+    return [nn.Sequential(nn.Linear(*each), nn.Sigmoid()) for each in pairwise(widths)]
+
+
+def scores_of_classes(_depth: int) -> nn.Module:
+    return nn.Linear(32, 10)
+
+
+def deep_perceptron() -> nn.Module:
+    layers = sigmoid_layers()
+    return nn.Sequential(*layers, scores_of_classes(len(layers)))
+
+
 def accuracy(scores: Float[Tensor, "N classes"], classes: Int[Tensor, " N"]) -> Float[Tensor, ""]:
     """The share of pictures whose highest score is the right class."""
     return (scores.argmax(-1) == classes).float().mean()
@@ -86,4 +102,19 @@ digits_conv = Task(
     epochs=6,
     target=0.12,
     shows="Convolutions with batch normalization: how much it widens the range of good rates.",
+)
+
+digits_deep = Task(
+    name="digits-deep",
+    model=deep_perceptron,
+    data=partial(pictures, 64),
+    loss=F.cross_entropy,
+    metric_name="log-loss",
+    also={"accuracy": accuracy},
+    batch_size=64,
+    epochs=24,
+    target=0.3,
+    blocks=sigmoid_layers,
+    head=scores_of_classes,
+    shows="Sigmoid layers, which shrink gradients: batch normalization, growing block by block.",
 )

@@ -14,13 +14,13 @@ from typing import Any
 from thalweg.errors import UserError, suggest
 from thalweg.tasks.adding import adding
 from thalweg.tasks.diabetes import diabetes
-from thalweg.tasks.digits import digits, digits_conv
+from thalweg.tasks.digits import digits, digits_conv, digits_deep
 from thalweg.tasks.landscapes import landscapes
 from thalweg.tasks.task import Task
 from thalweg.tasks.topics import topics
 from thalweg.tasks.waveform import waveform
 
-BUNDLED = (digits, digits_conv, diabetes, topics, adding, waveform(), *landscapes)
+BUNDLED = (digits, digits_conv, digits_deep, diabetes, topics, adding, waveform(), *landscapes)
 
 
 def bundled() -> list[Task]:

@@ -62,6 +62,9 @@ class Task:
     difficulty: `difficulty(value)` makes the task at another difficulty: a frequency, a length, a
         number of classes.
     curriculum: values for it, from simple to hard, that lead up to this task.
+    blocks, head: `blocks()` makes the hidden layers in two blocks or more, and `head(depth)` the
+        output layer behind the first `depth` of them, for a network that may be grown block by
+        block; the model is then `nn.Sequential(*blocks(), head(len(blocks())))`.
     shows: one sentence on what the task is good for.
 
     Raises `UserError` for a field that cannot be used.
@@ -81,6 +84,8 @@ class Task:
     target: float | None = None
     difficulty: Callable[[Any], Task] | None = None
     curriculum: Sequence[Any] = ()
+    blocks: Callable[[], Sequence[nn.Module]] | None = None
+    head: Callable[[int], nn.Module] | None = None
     shows: str = ""
 
     def __post_init__(self) -> None:
@@ -97,6 +102,10 @@ class Task:
             raise UserError(
                 f"Task '{self.name}' has a curriculum, so it needs a function that makes the task"
                 f" of a value, not {self.difficulty!r}; write difficulty=lambda value: ..."
+            )
+        if callable(self.blocks) is not callable(self.head):
+            raise UserError(
+                f"Task '{self.name}' needs functions for both blocks and head, or for neither."
             )
 
     @cached_property

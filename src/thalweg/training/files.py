@@ -12,8 +12,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from thalweg.errors import UserError
+from thalweg.recipes import Recipe
+from thalweg.stack.batches import length_of
+from thalweg.stack.population import initial_model
 from thalweg.stack.rows import Tensors
 from thalweg.stack.single import Single
+from thalweg.tasks.task import Task
 from thalweg.whole_file import require_replaceable, whole_file
 
 
@@ -87,3 +91,15 @@ def put_optimizer_states(states: Tensors, alone: Single, names: Collection[str])
         state, name = key.split(".", 1)
         if name in params:
             optimizer.state[params[name]][state] = x
+
+
+def described(task: Task, recipe: Recipe, seed: int) -> dict[str, Any]:
+    """What makes a training another one when it changes."""
+    model = initial_model(task, seed)
+    return {
+        "task": task.name,
+        "parameters": {name: list(param.shape) for name, param in model.named_parameters()},
+        "recipe": recipe.to_toml(),
+        "steps": task.total_steps(length_of(task)),
+        "seed": seed,
+    }

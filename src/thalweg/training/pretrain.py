@@ -7,13 +7,19 @@ Bengio et al. 2007 (greedy, layer by layer); Bengio et al. 2009 (curricula); Goo
 Courville 2016, chapter 8. The stages together spend the task's own budget of gradient evaluations,
 one a step, unless their steps are given. Each stage leaves a file in the folder when it is done;
 the same call goes on after the last of them, and ends as if it had never stopped.
+
+A recipe whose `pretrain` says so is trained through the stages that its task offers, wherever it is
+trained: in a race, beside others on equal budgets, and by `thalweg.train`. Then stages have equal
+shares of the budget, and each is a training of its own: the optimizer starts fresh, and a schedule
+from its first step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,8 +28,9 @@ from torch import nn
 
 from thalweg.arguments import require_whole
 from thalweg.errors import UserError
-from thalweg.recipes import Recipe, recipe_of
+from thalweg.recipes import PRETRAINING, Recipe, recipe_of
 from thalweg.stack.batches import length_of
+from thalweg.stack.population import initial_model
 from thalweg.tasks.check import describe, failure_as_sentence
 from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
@@ -64,14 +71,8 @@ def by_task(
     """
     task = find(task)
     values = task.curriculum if curriculum is None else curriculum
-    if task.difficulty is None or not values:
-        raise UserError(
-            f"Task '{task.name}' has no simpler tasks; give it a difficulty, and a curriculum of"
-            " its values."
-        )
-    tasks = [*(at_difficulty(task, value) for value in values), task]
-    stages = stages_of(task, tasks, recipe, steps, optimizer_state, buffers=statistics)
-    return run(stages, seed, Path(folder))
+    stages = [replace(one, buffers=statistics) for one in simpler_first(task, values, steps)]
+    return run(stages, recipes_of(recipe, stages), seed, Path(folder), optimizer_state)
 
 
 def by_network(
@@ -79,8 +80,8 @@ def by_network(
     recipe: AnyRecipe | Sequence[AnyRecipe],
     folder: str | Path,
     *,
-    blocks: Blocks,
-    head: Head,
+    blocks: Blocks | None = None,
+    head: Head | None = None,
     steps: Sequence[int] | None = None,
     optimizer_state: bool = True,
     seed: int = 0,
@@ -101,9 +102,10 @@ def by_network(
     task: gives the data, the loss, the metric and the budget; its own model is not used.
     recipe: one for all stages, or one for each: a stage a block, and fine-tuning.
     folder, seed: as for `by_task`.
-    blocks: makes the hidden layers, in two blocks or more, from torch's random state.
+    blocks: makes the hidden layers, in two blocks or more, from torch's random state; the task's
+        own if not given.
     head: `head(depth)` makes the output layer behind the first `depth` blocks. Each stage has its
-        own, but for fine-tuning, which goes on with that of all blocks.
+        own, but for fine-tuning, which goes on with that of all blocks. The task's if not given.
     steps: gradient evaluations for each stage; equal shares of the task's budget if not given.
     optimizer_state: that of each parameter follows it into the stage in which it is trained again,
         and parameters are carried as the last step left them; otherwise as evaluation uses them.
@@ -112,9 +114,79 @@ def by_network(
     gradients, and are in evaluation mode: their batch normalization keeps its statistics, and their
     dropout rests.
 
-    Raises UserError for fewer than two blocks, and as `by_task`.
+    Raises UserError where there are no blocks or fewer than two, and as `by_task`.
     """
     task = find(task)
+    stages = shallow_first(task, blocks or task.blocks, head or task.head, steps)
+    return run(stages, recipes_of(recipe, stages), seed, Path(folder), optimizer_state)
+
+
+def offered(task: Task) -> tuple[str, ...]:
+    """Those of `PRETRAINING` for which a task has what they need; UserError if there is none."""
+    able = bool(task.curriculum), task.blocks is not None
+    kinds = tuple(kind for kind, can in zip(PRETRAINING, able, strict=True) if can)
+    if not kinds:
+        raise UserError(
+            f"Task '{task.name}' offers no pre-training: it has neither a curriculum of simpler"
+            " tasks nor blocks to grow a network of."
+        )
+    return kinds
+
+
+def pretrained(task: Task, recipe: Recipe) -> Recipe:
+    """The recipe with the pre-training that the task offers; UserError unless it is one."""
+    first, *others = offered(task)
+    if others:
+        raise UserError(
+            f"Task '{task.name}' offers two pre-trainings: say which in the recipe, such as"
+            f' pretrain = "{first}".'
+        )
+    return replace(recipe, pretrain=first)
+
+
+def stages_for(task: Task, pretrain: str | None) -> Sequence[Stage]:
+    """The stages of a training, the last one on the task itself, and alone without pre-training.
+
+    Raises UserError for a pre-training that the task does not offer.
+    """
+    return [Stage(task)] if pretrain is None else offered_stages(task, pretrain)
+
+
+# Made once, and their data with them: a race asks for every block.
+@lru_cache(maxsize=len(PRETRAINING))
+def offered_stages(task: Task, pretrain: str) -> Sequence[Stage]:
+    if pretrain == "by task":
+        return simpler_first(task, task.curriculum)
+    stages = shallow_first(task, task.blocks, task.head)
+    if shapes(stages[-1].task) != shapes(task):
+        raise UserError(
+            f"The blocks and the head of task '{task.name}' do not make its model; write"
+            " model=lambda: nn.Sequential(*blocks(), head(len(blocks())))."
+        )
+    return stages
+
+
+def simpler_first(
+    task: Task, values: Sequence[Any], steps: Sequence[int] | None = None
+) -> list[Stage]:
+    """The task at these difficulties, and then as it is."""
+    if task.difficulty is None or not values:
+        raise UserError(
+            f"Task '{task.name}' has no simpler tasks; give it a difficulty, and a curriculum of"
+            " its values."
+        )
+    tasks = [*(at_difficulty(task, value) for value in values), with_its_data(task)]
+    return stages_of(task, tasks, steps)
+
+
+def shallow_first(
+    task: Task, blocks: Blocks | None, head: Head | None, steps: Sequence[int] | None = None
+) -> list[Stage]:
+    """The first block, each further one on frozen ones before it, and all."""
+    if blocks is None or head is None:
+        raise UserError(
+            f"Task '{task.name}' has no blocks to grow a network of: give blocks and head."
+        )
     with failure_as_sentence("The blocks cannot be made"), torch.random.fork_rng(devices=[]):
         count = len(blocks())
     if count < 2:
@@ -122,19 +194,19 @@ def by_network(
     networks = [(depth, depth - 1) for depth in range(1, count + 1)] + [(count, 0)]
     tasks = [
         replace(
-            task,
+            with_its_data(task),
             name=f"{task.name} by {depth} blocks, {frozen} of them frozen",
             model=partial(network, blocks, head, depth, frozen),
         )
         for depth, frozen in networks
     ]
-    *growing, tuning = stages_of(task, tasks, recipe, steps, optimizer_state, buffers=True)
+    *growing, tuning = (replace(one, buffers=True) for one in stages_of(task, tasks, steps))
     # Where a new block stands, there was a head, which may have had parameters of its names.
     growing = [
         replace(stage, anew=(f"{depth - 1}.", f"{depth}."))
         for depth, stage in enumerate(growing, 1)
     ]
-    return run([*growing, tuning], seed, Path(folder))
+    return [*growing, tuning]
 
 
 def at_difficulty(task: Task, value: Any) -> Task:
@@ -149,34 +221,47 @@ def at_difficulty(task: Task, value: Any) -> Task:
     return replace(made, name=f"{task.name} at {value}")
 
 
-def stages_of(
-    task: Task,
-    tasks: Sequence[Task],
-    recipe: AnyRecipe | Sequence[AnyRecipe],
-    steps: Sequence[int] | None,
-    optimizer_state: bool,
-    buffers: bool,
-) -> list[Stage]:
-    """A stage for each of the tasks, with its recipe and its steps."""
-    count = len(tasks)
-    recipes: list[Any] = list(recipe) if isinstance(recipe, list | tuple) else [recipe] * count
-    budgets = shares(task, count) if steps is None else list(steps)
-    for what, given in (("recipes", recipes), ("steps", budgets)):
-        if len(given) != count:
-            raise UserError(f"there are {count} stages, but {len(given)} {what}; give {count}.")
+def with_its_data(task: Task) -> Task:
+    """A copy that does not make the data again."""
+    return replace(task, data=lambda: task.splits)
+
+
+def stages_of(task: Task, tasks: Sequence[Task], steps: Sequence[int] | None) -> list[Stage]:
+    """A stage for each of the tasks, with its steps."""
+    budgets = shares(task, len(tasks)) if steps is None else list(steps)
+    require_one_each("steps", budgets, tasks)
     for budget in budgets:
         require_whole("each stage's steps", budget, 1)
-    stages = []
-    for stage, budget, each in zip(tasks, budgets, recipes, strict=True):
-        bounded = replace(stage, epochs=None, steps=budget)
-        stages.append(Stage(bounded, recipe_of(each), (), optimizer_state, buffers))
-    return stages
+    return [
+        Stage(replace(stage, epochs=None, steps=budget), before)
+        for stage, budget, before in zip(
+            tasks, budgets, accumulate(budgets[:-1], initial=0), strict=True
+        )
+    ]
+
+
+def recipes_of(recipe: AnyRecipe | Sequence[AnyRecipe], stages: Sequence[Stage]) -> list[Recipe]:
+    """A recipe for each stage."""
+    given: Any = recipe if isinstance(recipe, list | tuple) else [recipe] * len(stages)
+    require_one_each("recipes", given, stages)
+    return [recipe_of(each) for each in given]
+
+
+def require_one_each(what: str, given: Sequence[Any], stages: Sequence[Any]) -> None:
+    count = len(stages)
+    if len(given) != count:
+        raise UserError(f"there are {count} stages, but {len(given)} {what}; give {count}.")
 
 
 def shares(task: Task, count: int) -> list[int]:
     """The task's budget in so many equal shares, the last with what is left over."""
     total = task.total_steps(length_of(task))
     return [total // count] * (count - 1) + [total - total // count * (count - 1)]
+
+
+def shapes(task: Task) -> dict[str, Any]:
+    """Of the parameters, by name."""
+    return {n: param.shape for n, param in initial_model(task, seed=0).named_parameters()}
 
 
 class PartlyFrozen(nn.Sequential):

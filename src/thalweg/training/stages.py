@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from thalweg.arguments import require_whole
 from thalweg.errors import UserError
 from thalweg.recipes import Recipe
 from thalweg.stack.batches import length_of
 from thalweg.stack.member import Member
+from thalweg.stack.population import Population, initial_model
 from thalweg.stack.rows import Tensors
 from thalweg.stack.single import Single
 from thalweg.stack.stacked import shape_of
 from thalweg.tasks.check import check, failure_in_training
 from thalweg.tasks.task import Task
 from thalweg.training.files import (
+    described,
     optimizer_states,
     put_optimizer_states,
     read_state,
@@ -27,23 +32,22 @@ from thalweg.training.files import (
     save,
     write_state,
 )
+from thalweg.training.learn import learn, own_random_state, require_finite
 from thalweg.training.run import Point, Run
-from thalweg.training.train import described, learn, own_random_state, require_finite
 
 
 @dataclass(frozen=True)
 class Stage:
     """One training on the way.
 
-    task: with the stage's own name, model and budget. anew: how the names of those parameters begin
-    that start at random in any case. optimizer_state, buffers: whether these are taken over from
-    the stage before, as the parameters are.
+    task: with the stage's own name, model and budget. before: steps of all stages before it. anew:
+    how the names of those parameters begin that start at random in any case. buffers: whether these
+    are taken over from the stage before, as the parameters are.
     """
 
     task: Task
-    recipe: Recipe
+    before: int = 0
     anew: tuple[str, ...] = ()
-    optimizer_state: bool = False
     buffers: bool = False
 
     @property
@@ -80,58 +84,92 @@ class Handed:
     states: Tensors
 
 
-def run(stages: Sequence[Stage], seed: int, folder: Path) -> Pretrained:
+@dataclass(frozen=True)
+class Done:
+    """A stage that was trained alone. plan: what it and those before it were."""
+
+    run: Run
+    fresh: tuple[str, ...]
+    handed: Handed
+    plan: list[dict[str, Any]]
+
+
+def run(
+    stages: Sequence[Stage],
+    recipes: Sequence[Recipe],
+    seed: int,
+    folder: Path,
+    optimizer_state: bool,
+) -> Pretrained:
     """Trains the stages that have no file in the folder yet, and writes the last one's checkpoint.
 
-    The files are safetensors. Raises UserError, before anything is trained, for a stage that cannot
+    optimizer_state: whether it is taken over from the stage before, as the parameters are. The
+    files are safetensors. Raises UserError, before anything is trained, for a stage that cannot
     be trained, for recipes between which the optimizer's state cannot be taken over, and for a
     folder that cannot be written to; and for a stage that diverges, to which nothing can be handed
     on, or whose file is of another pre-training.
     """
     require_whole("seed", seed, 0)
-    require_writable(folder / "model.safetensors")
-    require_one_state(stages)
+    checkpoint = folder / "model.safetensors"
+    require_writable(checkpoint)
+    if optimizer_state:
+        require_one_state(recipes)
     for stage in stages:
         check(stage.task)
-    handed = Handed({}, {}, {})
-    runs, fresh, plan = [], [], []
-    for number, stage in enumerate(stages, 1):
-        path = folder / f"stage-{number}.safetensors"
-        plan.append(planned(stage, seed))
-        if not path.exists():
-            train_stage(stage, seed, handed, path, plan)
-        groups, record = read_state(path, plan)
-        handed = Handed(groups["last"], groups["evaluated"], groups.get("states", {}))
-        points = [Point(**point) for point in record["curve"]]
-        runs.append(Run(Member(stage.recipe, seed), tuple(points)))
-        fresh.append(tuple(record["fresh"]))
-    save(handed.evaluated, folder / "model.safetensors", {"plan": json.dumps(plan)})
-    cost = sum(stage.steps for stage in stages)
-    return Pretrained(tuple(runs), tuple(fresh), cost, folder / "model.safetensors")
+    paths = [folder / f"stage-{number}.safetensors" for number in range(1, len(stages) + 1)]
+    done = list(through(stages, recipes, seed, paths, optimizer_state))
+    save(done[-1].handed.evaluated, checkpoint, {"plan": json.dumps(done[-1].plan)})
+    return Pretrained(
+        runs=tuple(one.run for one in done),
+        fresh=tuple(one.fresh for one in done),
+        gradient_evaluations=stages[-1].before + stages[-1].steps,
+        checkpoint=checkpoint,
+    )
 
 
-def require_one_state(stages: Sequence[Stage]) -> None:
+def require_one_state(recipes: Sequence[Recipe]) -> None:
     """UserError where the optimizer's state is to be taken over between recipes of other rules."""
-    for before, stage in pairwise(stages):
-        if stage.optimizer_state and shape_of(before.recipe) != shape_of(stage.recipe):
+    for before, recipe in pairwise(recipes):
+        if shape_of(before) != shape_of(recipe):
             raise UserError(
-                f"the optimizer's state cannot be carried from recipe {before.recipe.name} to"
-                f" {stage.recipe.name}, whose rules differ; give recipes of the same rules, or"
+                f"the optimizer's state cannot be carried from recipe {before.name} to"
+                f" {recipe.name}, whose rules differ; give recipes of the same rules, or"
                 " optimizer_state=False."
             )
 
 
-def planned(stage: Stage, seed: int) -> dict[str, Any]:
-    """What makes a stage another one when it changes."""
-    carrying = {"optimizer_state": stage.optimizer_state, "buffers": stage.buffers}
-    return described(stage.task, stage.recipe, seed) | carrying
+def through(
+    stages: Sequence[Stage],
+    recipes: Sequence[Recipe],
+    seed: int,
+    paths: Sequence[Path],
+    optimizer_state: bool = False,
+) -> Iterator[Done]:
+    """Each stage in turn, trained alone if it has no file at its path yet."""
+    handed = Handed({}, {}, {})
+    plan: list[dict[str, Any]] = []
+    for stage, recipe, path in zip(stages, recipes, paths, strict=True):
+        carrying = {"optimizer_state": optimizer_state, "buffers": stage.buffers}
+        plan = [*plan, described(stage.task, recipe, seed) | carrying]
+        if not path.exists():
+            train_stage(stage, Member(recipe, seed), handed, path, plan)
+        groups, record = read_state(path, plan)
+        handed = Handed(groups["last"], groups["evaluated"], groups.get("states", {}))
+        points = [Point(**point) for point in record["curve"]]
+        yield Done(Run(Member(recipe, seed), tuple(points)), tuple(record["fresh"]), handed, plan)
 
 
-def train_stage(stage: Stage, seed: int, before: Handed, path: Path, plan: list[Any]) -> None:
+def train_stage(
+    stage: Stage, member: Member, before: Handed, path: Path, plan: list[dict[str, Any]]
+) -> None:
     """Trains a stage from what was handed on, and writes its file."""
-    with failure_in_training(stage.task), own_random_state(seed):
-        alone = Single(stage.task, [Member(stage.recipe, seed)])
-        fresh = start_from(before, stage, alone)
+    optimizer_state = plan[-1]["optimizer_state"]
+    with failure_in_training(stage.task), own_random_state(member.seed):
+        alone = Single(stage.task, [member])
+        parameters = before.last if optimizer_state else before.evaluated
+        fresh = start_from(parameters, stage, alone, 0)
+        if optimizer_state:
+            put_optimizer_states(before.states, alone, parameters.keys() - set(fresh))
         (curve,) = learn(stage.task, alone)
         require_finite(stage.task, alone)
         with alone.evaluation():
@@ -141,26 +179,35 @@ def train_stage(stage: Stage, seed: int, before: Handed, path: Path, plan: list[
     write_state(path, vars(handed), record)
 
 
-def start_from(before: Handed, stage: Stage, alone: Single) -> list[str]:
+def hand_on(before: Population, stage: Stage, fresh: Population) -> None:
+    """Starts members from what evaluation uses of theirs after the stage before.
+
+    Those that have diverged in it go no further.
+    """
+    fresh.diverged = list(before.diverged)
+    with torch.no_grad(), before.evaluation():
+        for place, diverged in enumerate(before.diverged):
+            if diverged is None:
+                start_from(before.state_dict(place), stage, fresh, place)
+
+
+def start_from(
+    handed: Mapping[str, Tensor], stage: Stage, population: Population, place: int
+) -> list[str]:
     """Puts what was handed on into a fresh member; the parameters that nothing was put into."""
-    (model,) = alone.models
-    handed = before.last if stage.optimizer_state else before.evaluated
-    tensors = model.state_dict()
-    fitting = {
-        name: x
-        for name, x in handed.items()
-        if name in tensors and tensors[name].shape == x.shape and not name.startswith(stage.anew)
-    }
+    model = initial_model(stage.task, seed=0)
     parameters = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    fitting = {
+        name: handed[name]
+        for name, x in model.state_dict().items()
+        if name in handed and x.shape == handed[name].shape and not name.startswith(stage.anew)
+        if name in parameters or stage.buffers
+    }
     fresh = [name for name in parameters if name not in fitting]
     if handed and len(fresh) == len(parameters):
         raise UserError(
             f"no parameter of {stage.task.name} has the name and shape of one in the stage before,"
             " so nothing can be carried over."
         )
-    for name, x in fitting.items():
-        if name in parameters or stage.buffers:
-            tensors[name].copy_(x)
-    if stage.optimizer_state:
-        put_optimizer_states(before.states, alone, fitting)
+    population.load_state_dict(place, fitting)
     return fresh

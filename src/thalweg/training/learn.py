@@ -1,0 +1,121 @@
+"""The one training loop, for a population of one or many."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from thalweg.errors import UserError
+from thalweg.stack.batches import length_of
+from thalweg.stack.population import Population
+from thalweg.tasks.task import Task
+from thalweg.training.run import Point
+
+EVALUATIONS = 15
+"""Evaluations in a run, spread evenly, the last at its end."""
+
+Watch = Callable[[int, int], None]
+"""`watch(step, alive)`: told after every step how many members have not diverged."""
+
+
+def learn(
+    task: Task,
+    population: Population,
+    stepped: Callable[[int, Sequence[float]], None] = lambda *_: None,
+    enough: Callable[[list[list[Point]]], bool] | None = None,
+    begun: list[list[Point]] | None = None,
+    before: int = 0,
+) -> list[list[Point]]:
+    """Takes a population through the budget; each member's learning curve, by place.
+
+    stepped: is told every step's number and losses, by place. enough: is told the curves after
+    every evaluation, and may end the training early. begun: the curves of a population that has
+    been on the way already. before: steps of earlier stages, from which those that are told are
+    counted on.
+    """
+    steps = steps_of(population)
+    marks = evaluation_steps(steps)
+    curves = begun or [[] for _ in population.members]
+    losses: list[list[float]] = []
+    for step in range(population.steps + 1, steps + 1):
+        losses.append(population.step())
+        stepped(before + step, losses[-1])
+        if all(population.diverged):
+            break
+        if step in marks:
+            evaluate(task, population, before + step, losses, curves)
+            losses = []
+            if enough is not None and enough(curves):
+                break
+    return curves
+
+
+def steps_of(population: Population) -> int:
+    """The steps that the task's budget, which is in gradient evaluations, has batches for."""
+    task = population.task
+    return task.total_steps(length_of(task)) // population.accumulate
+
+
+def epochs_of(population: Population) -> Fraction:
+    """How often these steps go through the training data."""
+    task, batches = population.task, steps_of(population) * population.accumulate
+    return Fraction(batches, task.steps_per_epoch(length_of(task)))
+
+
+def evaluation_steps(steps: int) -> set[int]:
+    """After which steps a run is evaluated; every one of a short run."""
+    count = min(steps, EVALUATIONS)
+    return {math.ceil(steps * (i + 1) / count) for i in range(count)}
+
+
+def evaluate(
+    task: Task,
+    population: Population,
+    step: int,
+    losses: list[list[float]],
+    curves: list[list[Point]],
+) -> None:
+    """Adds a point to the curve of every member that has not diverged."""
+    training = [sum(column) / len(column) for column in zip(*losses, strict=True)]
+    validation = scores(population, task.splits.validation)
+    metrics = [scored.get(task.metric_name, math.nan) for scored in validation]
+    population.observe(training, metrics)
+    for place, scored in enumerate(validation):
+        if scored:
+            also = {name: scored[name] for name in task.also}
+            curves[place].append(Point(step, training[place], metrics[place], also))
+
+
+def scores(population: Population, dataset: Dataset[Any]) -> list[Mapping[str, float]]:
+    """Each member's metrics over a data set, at the parameters that evaluation uses, by place.
+
+    Empty for a member that has diverged.
+    """
+    with torch.no_grad(), population.evaluation():
+        found = population.scores(dataset)
+    return [{} if d else scored for scored, d in zip(found, population.diverged, strict=True)]
+
+
+@contextmanager
+def own_random_state(seed: int) -> Iterator[None]:
+    """Random numbers from a seed, on every device in use; the global states stay as they are."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def require_finite(task: Task, alone: Population) -> None:
+    """UserError where a population of one has diverged."""
+    (member,), (divergence,) = alone.members, alone.diverged
+    if divergence:
+        raise UserError(
+            f"training of {task.name} with {member.recipe.name} diverged at step "
+            f"{divergence.step}: {divergence.reason}; a smaller lr or a clip may help."
+        )
