@@ -25,7 +25,7 @@ from torch import nn
 
 from machine import save, spread
 from thalweg.doctor import Hessian, Objective, extremes
-from thalweg.stack.batches import SeedBatches
+from thalweg.stack.batches import fetch, training_order
 from thalweg.stack.population import initial_model
 from thalweg.tasks import find
 
@@ -116,9 +116,9 @@ def installed(sides: dict[str, Side]) -> dict[str, Side]:
 def trained(epochs: int) -> nn.Module:
     """The perceptron after so many epochs of PyTorch's Adam."""
     model = initial_model(DIGITS, seed=0)
-    optimizer, batches = torch.optim.Adam(model.parameters(), lr=3e-3), SeedBatches(DIGITS, 0)
+    optimizer, batches = torch.optim.Adam(model.parameters(), lr=3e-3), training_order(DIGITS, 0)
     for _ in range(epochs * DIGITS.steps_per_epoch(len(BATCH[0]))):
-        *inputs, targets = next(batches)
+        *inputs, targets = fetch(DIGITS.splits.train, next(batches))
         optimizer.zero_grad()
         DIGITS.loss(model(*inputs), targets).backward()
         optimizer.step()

@@ -14,8 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
 from thalweg.rules.rule import Rule
-from thalweg.stack.batches import Batch, SeedBatches, in_order
+from thalweg.stack.batches import Batches, in_order
 from thalweg.stack.member import Divergence, Member
+from thalweg.stack.reading import Batch
 from thalweg.tasks.task import Task
 
 ESTIMATION_BATCHES = 20
@@ -107,14 +108,14 @@ def estimate_batch_norm(model: nn.Module, task: Task, forward: Callable[[Batch],
     model.train()
     layers = [layer for layer in batch_norms(model) if layer.training]
     momenta = [layer.momentum for layer in layers]
-    batches = SeedBatches(task, seed=0)
+    batches = Batches(task, seeds=[0])
     model.eval()
     for layer in layers:
         layer.train()
     for i in range(ESTIMATION_BATCHES):
         for layer in layers:
             layer.momentum = 1 / (i + 1)
-        forward(next(batches))
+        forward(*batches.each())
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from thalweg.optim import Optimizer
-from thalweg.stack.batches import SeedBatches, evaluation_batches, joined
+from thalweg.stack.batches import Batches, evaluation_batches, joined
 from thalweg.stack.member import Divergence, Member
 from thalweg.stack.population import (
     Population,
@@ -21,7 +21,8 @@ from thalweg.stack.population import (
     estimate_batch_norm,
     initial_model,
 )
-from thalweg.stack.random_stream import RandomStream
+from thalweg.stack.random_stream import MODEL, RandomStream, stream_seed
+from thalweg.stack.reading import Batch
 from thalweg.tasks.task import Task
 
 
@@ -40,21 +41,20 @@ class Single(Population):
             Optimizer(model.parameters(), member.recipe)
             for model, member in zip(self.models, members, strict=True)
         ]
-        self.batches = [SeedBatches(task, member.seed) for member in members]
-        # Another stream than those of the initial weights and of the data.
-        self.streams = [RandomStream(member.seed + 2**33) for member in members]
+        self.batches = Batches(task, [member.seed for member in members])
+        self.streams = [RandomStream(stream_seed(member.seed, MODEL)) for member in members]
         self.steps = 0
 
     def step(self) -> list[float]:
-        losses = [self.step_one(place) for place in range(len(self.members))]
+        losses = [self.step_one(*each) for each in enumerate(self.batches.each())]
         self.steps += 1
         return losses
 
-    def step_one(self, place: int) -> float:
+    def step_one(self, place: int, batch: Batch) -> float:
         if self.diverged[place]:
             return float("nan")
         model, optimizer = self.models[place], self.optimizers[place]
-        *inputs, targets = next(self.batches[place])
+        *inputs, targets = batch
         optimizer.zero_grad()
         with self.streams[place].used():
             loss = self.task.loss(model.train()(*inputs), targets)
@@ -93,7 +93,8 @@ class Single(Population):
             yield outputs_over(self.task, model.eval(), dataset)
 
     def keep(self, places: Sequence[int]) -> None:
-        for name in ("members", "diverged", "models", "optimizers", "batches", "streams"):
+        self.batches.keep(torch.tensor(places))
+        for name in ("members", "diverged", "models", "optimizers", "streams"):
             kept = getattr(self, name)
             setattr(self, name, [kept[place] for place in places])
 
