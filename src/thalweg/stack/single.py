@@ -55,7 +55,7 @@ class Single(Population):
             return float("nan")
         model, optimizer = self.models[place], self.optimizers[place]
         *inputs, targets = batch
-        optimizer.zero_grad()
+        model.zero_grad()  # the optimizer's would import PyTorch's compiler, which takes seconds
         with self.streams[place].used():
             loss = self.task.loss(model.train()(*inputs), targets)
             torch.autograd.backward(loss)
