@@ -35,8 +35,9 @@ from thalweg import diagnose, recipes, schedules
 from thalweg.doctor import Doctor
 from thalweg.doctor.finding import Finding
 from thalweg.recipes import Recipe
-from thalweg.stack.batches import Batch, SeedBatches, in_order, length_of
+from thalweg.stack.batches import Batches, in_order, length_of
 from thalweg.stack.population import batch_norms, initial_model
+from thalweg.stack.reading import Batch
 from thalweg.statistics import wilson
 from thalweg.tasks import Data, Task, find
 from thalweg.tasks.adding import RecurrentNetwork, adding_problem
@@ -213,9 +214,10 @@ def starving_loader(draw: Random, seed: int) -> Sequence[Finding]:
     seconds = between(draw, 0.01, 0.03)
 
     def slowly() -> Iterator[Batch]:
-        for batch in islice(iter(SeedBatches(DIGITS, seed).__next__, None), 60):
+        batches = Batches(DIGITS, [seed])
+        for _ in range(60):
             sleep(seconds)
-            yield batch
+            yield batches.each()[0]
 
     return watched(seed, slowly())
 

@@ -33,7 +33,7 @@ from torch import nn
 
 from machine import save, spread
 from thalweg.doctor import Doctor, Hessian, Objective, extremes, spectrum
-from thalweg.stack.batches import SeedBatches
+from thalweg.stack.batches import Batches, fetch, training_order
 from thalweg.stack.population import initial_model
 from thalweg.tasks import Task, find
 
@@ -128,9 +128,9 @@ def installed(sides: dict[str, Side]) -> dict[str, Side]:
 def trained(epochs: int) -> nn.Module:
     """The perceptron after so many epochs of PyTorch's Adam."""
     model = initial_model(DIGITS, seed=0)
-    optimizer, batches = torch.optim.Adam(model.parameters(), lr=3e-3), SeedBatches(DIGITS, 0)
+    optimizer, batches = torch.optim.Adam(model.parameters(), lr=3e-3), training_order(DIGITS, 0)
     for _ in range(epochs * DIGITS.steps_per_epoch(len(BATCH[0]))):
-        *inputs, targets = next(batches)
+        *inputs, targets = fetch(DIGITS.splits.train, next(batches))
         optimizer.zero_grad()
         DIGITS.loss(model(*inputs), targets).backward()
         optimizer.step()
@@ -252,7 +252,8 @@ def training_seconds(task: Task, steps: int, settings: dict[str, Any] | None) ->
     """What a plain loop takes, alone or under a doctor's eyes; and the doctor's looks."""
     model = initial_model(task, seed=0)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    batches = iter(SeedBatches(task, 0).__next__, None)
+    own = Batches(task, [0])
+    batches = iter(lambda: own.each()[0], None)
     doctor = None if settings is None else Doctor(model, task.loss, optimizer, **settings)
     start = perf_counter()
     for *inputs, targets in islice(doctor.loading(batches) if doctor else batches, steps):

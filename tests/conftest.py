@@ -27,6 +27,17 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 
+@pytest.fixture(autouse=True)
+def no_earlier_timings(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every test measures for itself."""
+    from thalweg.race import timings  # not before the environment is set
+
+    folder = tmp_path_factory.mktemp("timings")
+    monkeypatch.setattr(timings, "cache_folder", lambda _: folder)
+
+
 @pytest.fixture
 def two_threads() -> Iterator[None]:
     """PyTorch with two threads for the time of the test."""

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from thalweg.doctor.conditions import Conditions
 from thalweg.doctor.curvature import Curvature
 from thalweg.doctor.objective import Objective
-from thalweg.stack.batches import Batch, in_order
+from thalweg.stack.batches import in_order
 from thalweg.stack.population import initial_model
+from thalweg.stack.reading import Batch
 from thalweg.tasks import Task, find
 
 NOWHERE = Conditions(1, 1, "training", "float64", "exact")

@@ -20,7 +20,7 @@ from torch import nn
 import thalweg as tw
 from thalweg import recipes
 from thalweg.errors import UserError
-from thalweg.race import plan
+from thalweg.race import plan, timings
 from thalweg.race.cost import Pace
 from thalweg.race.plan import planned
 from thalweg.race.record import Settings
@@ -160,16 +160,12 @@ def settings(task: Task, step: str = "measured", lanes: int | None = 1) -> Setti
     )
 
 
-def turns(members: int, block: int, lanes: int) -> int:
-    return -(-members // (block * lanes))
-
-
 RECIPES = [recipes.sgd(lr=1e-3), recipes.adam()]
 
 
 def test_a_short_race_is_not_compiled() -> None:
     task = find("saddle")
-    found = planned(task, RECIPES, settings(task), partial(turns, 12))
+    found = planned(task, RECIPES, settings(task), [12])
     assert "single" in found.why
     assert "compiled" not in found.why
 
@@ -177,7 +173,7 @@ def test_a_short_race_is_not_compiled() -> None:
 @pytest.mark.usefixtures("two_threads")
 def test_of_a_long_race_every_way_is_measured_in_lanes_and_alone() -> None:
     task = find("digits")
-    found = planned(task, RECIPES, settings(task, lanes=None), partial(turns, 10**9))
+    found = planned(task, RECIPES, settings(task, lanes=None), [10**9])
     for way in WAYS:
         assert re.search(rf"{way} in 2 lanes \d", found.why)
         assert re.search(rf"{way} \d", found.why)
@@ -193,7 +189,7 @@ def paced(*told: Any) -> Pace:
 def test_the_quickest_plan_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     task = find("digits")
     monkeypatch.setattr(plan, "side_by_side", paced)
-    found = planned(task, RECIPES, settings(task, lanes=None), partial(turns, 10**5))
+    found = planned(task, RECIPES, settings(task, lanes=None), [10**5])
     assert (found.way, found.lanes, found.width) == ("compiled", 2, 2)
     assert found.seconds == pytest.approx(12 * 10**5 / 2 / 4)
 
@@ -203,7 +199,7 @@ def test_measuring_stops_where_it_would_cost_more_than_it_may(
 ) -> None:
     task = find("digits")
     monkeypatch.setattr(plan, "side_by_side", paced)
-    found = planned(task, RECIPES, settings(task), partial(turns, 40))
+    found = planned(task, RECIPES, settings(task), [40])
     assert found.why == "Members are stepped single: single 16 min."
 
 
@@ -216,15 +212,48 @@ def out_of_memory(*told: Any) -> Pace:
 def test_a_way_that_fails_while_it_is_measured_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     task = find("digits")
     monkeypatch.setattr(plan, "side_by_side", out_of_memory)
-    found = planned(task, RECIPES, settings(task), partial(turns, 10**5))
+    found = planned(task, RECIPES, settings(task), [10**5])
     assert found.way == "compiled"
     assert found.why.endswith("stacked failed (MemoryError).")
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_what_a_race_measured_a_later_one_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = find("digits")
+    asked: list[Any] = []
+
+    def counted(*told: Any) -> Pace:
+        asked.append(told[-2:])
+        return paced(*told)
+
+    monkeypatch.setattr(plan, "side_by_side", counted)
+    first = planned(task, RECIPES, settings(task, lanes=None), [10**5])
+    assert len(asked) == 6
+    asked.clear()
+    later = planned(task, RECIPES, settings(task, lanes=None), [40])
+    # It is short, and would not have tried to compile.
+    assert (later.way, later.lanes) == (first.way, first.lanes) == ("compiled", 2)
+    assert asked == [("compiled", 2)]
+    assert "Measured earlier: single in 2 lanes, single, stacked in 2 lanes, stacked." in later.why
+    asked.clear()
+    shortest = planned(task, RECIPES, replace(settings(task, lanes=None), steps=1), [4])
+    assert (shortest.way, asked) == ("stacked", [])
+    other = replace(settings(task, lanes=None), fingerprint="another")
+    assert "Measured earlier" not in planned(task, RECIPES, other, [40]).why
+
+
+def test_timings_that_are_damaged_are_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = find("digits")
+    monkeypatch.setattr(plan, "side_by_side", paced)
+    for damage in ("", "[]", '{"single": 1}', '{"single": [1]}'):
+        timings.place(settings(task)).write_text(damage)
+        assert "Measured earlier" not in planned(task, RECIPES, settings(task), [40]).why
 
 
 def test_a_way_that_a_task_does_not_have_is_refused() -> None:
     lstm = replace(dropout(), model=lambda: Last(nn.LSTM(4, 2)))
     with pytest.raises(UserError, match="compiled steps cannot be had: members run one by one"):
-        planned(lstm, RECIPES, settings(lstm, "compiled"), partial(turns, 12))
+        planned(lstm, RECIPES, settings(lstm, "compiled"), [12])
     with pytest.raises(UserError, match="no step is called compild; did you mean compiled"):
         tw.race("saddle", step="compild")
 

@@ -160,8 +160,7 @@ def test_a_branch_goes_on_as_the_training_itself_does(
         replace(LINE, model=partial(standing, LINE.model, seen.weights)), [Member(recipe, 0)]
     )
     branch.begin(seen.steps, seen.states, seen.memory)
-    for _ in range(20):
-        next(branch.batches[0] if isinstance(branch, Single) else branch.batches)
+    branch.batches.skip(20)
     for _ in range(20):
         whole.step()
         branch.step()

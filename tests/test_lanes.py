@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 import thalweg as tw
+from processes import end_soon
 from thalweg import recipes
 from thalweg.errors import UserError
 from thalweg.race.lanes import Lanes, most_lanes, one_thread
@@ -142,19 +143,7 @@ def test_lanes_end_with_the_process_that_they_work_for() -> None:
     *lanes, _, _, _ = [process.stdout.readline().strip() for _ in range(5)]
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 30
-    while any(running(lane) for lane in lanes) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(running(lane) for lane in lanes)
-
-
-def running(process: str) -> bool:
-    """Whether a process is there, and no zombie that nobody has buried."""
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
+    assert end_soon(lanes)
 
 
 def prints_and_compiles(_: object, __: object) -> list[dict[str, float]]:

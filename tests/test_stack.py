@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -696,3 +698,19 @@ def test_nothing_of_a_step_is_kept_in_a_graph() -> None:
     held = [*stack.params.values(), *stack.buffers.values(), *stack.constants.values()]
     held += [state for group in stack.groups for own in group.states for state in own.values()]
     assert not any(x.requires_grad for x in held)
+
+
+def test_what_is_not_compiled_does_not_wait_for_the_compiler() -> None:
+    script = """
+import sys
+from thalweg import recipes
+from thalweg.stack import member, way
+from thalweg.tasks import find
+
+members = [member.Member(recipes.adam(), seed) for seed in (0, 1)]
+for each in ("single", "stacked"):
+    way.populate(find("saddle"), members, 2, each).step()
+print([name for name in ("torch._dynamo", "scipy.stats", "plotly") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr

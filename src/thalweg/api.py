@@ -12,7 +12,7 @@ from thalweg.doctor import diagnosis, doctor
 from thalweg.doctor.diagnosis import diagnose as run_diagnosis
 from thalweg.race.race import Result
 from thalweg.race.race import race as run_race
-from thalweg.stack.batches import Batch
+from thalweg.stack.reading import Batch
 from thalweg.whole_file import write_text
 
 

@@ -23,7 +23,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 from thalweg.errors import UserError
 
@@ -410,7 +410,7 @@ def more_seeds_needed(a: ArrayLike, b: ArrayLike, direction: Direction, level: f
     excess = _share_of_positive_averages(gains) - 0.5
     if 3 * gains.size * excess**2 < 1:
         return None
-    quantiles = float(stats.norm.isf(level) + stats.norm.ppf(POWER))
+    quantiles = float(special.ndtri(POWER) - special.ndtri(level))
     needed = quantiles**2 / (3 * excess**2)
     return max(1, math.ceil(needed) - gains.size)
 
@@ -438,8 +438,8 @@ def visible_margin(seeds: int, entrants: int, alpha: float) -> float:
     level = pair_level(level_at(seeds, seeds, alpha), entrants)
     if seeds < _fewest_seeds(level):
         return math.inf
-    noise = stats.t(df=seeds - 1)
-    return float(noise.isf(level) + noise.ppf(POWER)) / math.sqrt(seeds * EFFICIENCY)
+    at_power, at_level = special.stdtrit(seeds - 1, (POWER, level))
+    return float(at_power - at_level) / math.sqrt(seeds * EFFICIENCY)
 
 
 def _fewest_seeds(level: float) -> int:
@@ -468,6 +468,8 @@ def wilson(count: int, n: int, confidence: float = 0.95) -> Interval:
     _require_between("confidence", confidence, 0, 1)
     if not 0 <= count <= n:
         raise UserError(f"A count out of {n} must lie between 0 and {n}, not {count}.")
+    from scipy import stats  # takes a while to import, and few need it
+
     ends = stats.binomtest(count, n).proportion_ci(confidence, method="wilson")
     return Interval(count / n, float(ends.low), float(ends.high))
 
@@ -495,7 +497,7 @@ def median_interval(scores: ArrayLike, direction: Direction, confidence: float =
 
 def _order_statistics_outside(n: int, confidence: float) -> int:
     """The greatest k with P(Binomial(n, 1/2) < k) <= (1 - confidence) / 2; k = 0 is always one."""
-    below = stats.binom.cdf(np.arange(n // 2 + 1), n, 0.5)
+    below = special.bdtr(np.arange(n // 2 + 1), n, 0.5)
     return int(np.searchsorted(below, (1 - confidence) / 2, side="right"))
 
 

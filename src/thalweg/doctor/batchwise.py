@@ -15,7 +15,7 @@ from thalweg.doctor.conditions import Conditions
 from thalweg.doctor.curvature import Curvature
 from thalweg.doctor.derivatives import cut_off
 from thalweg.doctor.objective import Objective
-from thalweg.stack.batches import Batch
+from thalweg.stack.reading import Batch
 
 
 class Graph(ABC):

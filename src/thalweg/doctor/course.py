@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from thalweg.doctor.steps import SeenStep
-from thalweg.stack.batches import Batch
+from thalweg.stack.reading import Batch
 
 RECENT = 8
 """Batches that are kept for instruments to look at."""

@@ -108,7 +108,9 @@ def watched(task: Task, alone: Single, watcher: Watcher, say: Say) -> dict[int, 
     """Trains a lone member to its end; where it stood at each close look, by step."""
     steps = task.total_steps(length_of(task))
     say(f"watching {task.name} train for {steps} steps")
-    alone.batches[0] = watcher.loading(iter(alone.batches[0].__next__, None))  # type: ignore[call-overload]
+    given = alone.batches.each
+    batches = watcher.loading(iter(lambda: given()[0], None))
+    alone.batches.each = lambda: [next(batches)]  # type: ignore[method-assign]
     states = {0: state_of(alone)}
 
     def keep(step: int, _: Sequence[float]) -> None:

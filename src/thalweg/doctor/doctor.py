@@ -18,7 +18,8 @@ from thalweg.doctor.trial import State
 from thalweg.doctor.watcher import Watcher
 from thalweg.errors import UserError
 from thalweg.recipes import Recipe
-from thalweg.stack.batches import Batch, joined
+from thalweg.stack.batches import joined
+from thalweg.stack.reading import Batch
 from thalweg.stack.rows import Tensors
 from thalweg.stack.single import outputs_over
 from thalweg.tasks.task import Data, Score, Task

@@ -14,7 +14,7 @@ from thalweg.doctor.batchwise import Batchwise, Graph
 from thalweg.doctor.derivatives import is_underivable, pulled
 from thalweg.doctor.objective import Objective
 from thalweg.errors import UserError
-from thalweg.stack.batches import Batch
+from thalweg.stack.reading import Batch
 
 
 class GaussNewton(Batchwise):

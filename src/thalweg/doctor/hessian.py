@@ -17,7 +17,7 @@ from thalweg.doctor.conditions import Conditions
 from thalweg.doctor.derivatives import derivative, is_underivable, pulled
 from thalweg.doctor.objective import Objective
 from thalweg.errors import UserError
-from thalweg.stack.batches import Batch
+from thalweg.stack.reading import Batch
 
 
 class Hessian(Batchwise):

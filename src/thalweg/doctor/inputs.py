@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from thalweg.errors import UserError
-from thalweg.stack.batches import Batch
+from thalweg.stack.reading import Batch
 
 SMALLEST, LARGEST = 5, 95
 """Percentiles of the features' sizes that stand for the smallest and the largest."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from thalweg.doctor.conditions import Conditions
 from thalweg.doctor.objective import Objective
 from thalweg.doctor.outputs import outputs_of, units_first
-from thalweg.stack.batches import Batch
+from thalweg.stack.reading import Batch
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from thalweg.doctor.conditions import Conditions
 from thalweg.doctor.objective import Objective
 from thalweg.errors import UserError
-from thalweg.stack.batches import Batch
 from thalweg.stack.population import batch_norms
+from thalweg.stack.reading import Batch
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from thalweg.doctor.conditions import Conditions
 from thalweg.doctor.derivatives import derivative
 from thalweg.errors import UserError
 from thalweg.optim.sharded import is_sharded
-from thalweg.stack.batches import Batch
+from thalweg.stack.reading import Batch
 from thalweg.tasks.check import describe, failure_as_sentence, trainable
 from thalweg.tasks.task import Score
 

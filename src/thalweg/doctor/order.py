@@ -11,7 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 from thalweg.errors import UserError
-from thalweg.stack.batches import Batch
+from thalweg.stack.reading import Batch
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from thalweg.doctor.trial import Remedy
 from thalweg.nn import with_batch_norm
 from thalweg.recipes import Recipe, chain, clip_norm, momentum, rmsprop, tail_average
 from thalweg.schedules import Schedule, linear
-from thalweg.stack.batches import Batch
 from thalweg.stack.population import averages, batch_norms
+from thalweg.stack.reading import Batch
 
 
 def with_rate(factor: float, recipe: Recipe) -> Recipe:

@@ -18,7 +18,7 @@ from thalweg.doctor.objective import Objective
 from thalweg.doctor.outputs import outputs_of
 from thalweg.doctor.student import student
 from thalweg.errors import UserError
-from thalweg.stack.batches import Batch
+from thalweg.stack.reading import Batch
 from thalweg.statistics import Interval
 
 

@@ -16,7 +16,7 @@ from thalweg.doctor.conditions import Conditions
 from thalweg.doctor.objective import Objective
 from thalweg.doctor.step import Parabola
 from thalweg.errors import UserError
-from thalweg.stack.batches import Batch
+from thalweg.stack.reading import Batch
 from thalweg.statistics import Interval, wilson
 from thalweg.tasks.task import Score
 

@@ -208,9 +208,10 @@ def better_so_far(task: Task, without: Sequence[float], with_it: Sequence[float]
 def keep_order(alone: Single) -> None:
     """Gives every member the samples in the order of the data, each beginning elsewhere."""
     batches = list(in_order(alone.task.splits.train, alone.task.batch_size))
-    for place in range(len(alone.members)):
-        begin = place * len(batches) // len(alone.members)
-        alone.batches[place] = cycle(batches[begin:] + batches[:begin])  # type: ignore[call-overload]
+    count = len(alone.members)
+    begins = [place * len(batches) // count for place in range(count)]
+    each = [cycle(batches[begin:] + batches[:begin]) for begin in begins]
+    alone.batches.each = lambda: [next(own) for own in each]  # type: ignore[method-assign]
 
 
 def trial_of(

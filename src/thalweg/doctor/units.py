@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from thalweg.doctor.conditions import Conditions
 from thalweg.doctor.objective import Objective
 from thalweg.doctor.outputs import units_first
-from thalweg.stack.batches import Batch
+from thalweg.stack.reading import Batch
 
 DORMANT = 0.025
 """tau: the share of its layer's mean activity below which a unit is dormant (Sokar et al. 2023)."""

@@ -23,7 +23,7 @@ from thalweg.doctor.steps import StepWatch
 from thalweg.doctor.stopwatch import Part, Stopwatch, wait
 from thalweg.errors import UserError
 from thalweg.recipes import Recipe
-from thalweg.stack.batches import Batch
+from thalweg.stack.reading import Batch
 from thalweg.tasks.task import Score
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import importlib.util
-import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from types import ModuleType
+
+from thalweg.cache_folder import cache_folder, temporary
 
 
 def load(source: str, compile_: Callable[[ModuleType], None] | None = None) -> ModuleType:
@@ -23,7 +21,7 @@ def load(source: str, compile_: Callable[[ModuleType], None] | None = None) -> M
     sees it.
     """
     try:
-        return loaded(written(source, folder()), compile_)
+        return loaded(written(source, cache_folder("kernels")), compile_)
     except OSError:  # a full disk
         return loaded(written(source, temporary()), compile_)
 
@@ -93,32 +91,3 @@ def imported(path: Path, compile_: Callable[[ModuleType], None] | None) -> Modul
     if compile_:
         compile_(module)
     return module
-
-
-def folder() -> Path:
-    """Where kernels are kept: the user's cache, or a folder of this process where others write."""
-    try:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        kernels = base / "thalweg" / "kernels"
-        for each in (kernels.parent, kernels):
-            each.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not is_own(each):
-                return temporary()
-        tempfile.TemporaryFile(dir=kernels).close()
-    except (OSError, RuntimeError):  # no folder that can be written to; no home
-        return temporary()
-    return kernels
-
-
-def is_own(folder: Path) -> bool:
-    """Whether nobody else can put code there that would be run."""
-    known = folder.stat()
-    return not hasattr(os, "getuid") or (known.st_uid == os.getuid() and not known.st_mode & 0o022)
-
-
-@cache
-def temporary() -> Path:
-    """A folder that goes when the process ends."""
-    made = tempfile.mkdtemp(prefix="thalweg-")
-    atexit.register(shutil.rmtree, made, ignore_errors=True)
-    return Path(made)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from inspect import unwrap
 from typing import Any, overload
 
 import torch
@@ -48,7 +49,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         scheduled = {name: value for name, value in group.items() if holds_schedule(value)}
         group |= {name: base(value) for name, value in scheduled.items()}
         group["memory"] = {name: memory(value) for name, value in scheduled.items()}
-        super().add_param_group(group)
+        # Its wrapper would import PyTorch's compiler, which takes seconds, to keep it out.
+        unwrap(torch.optim.Optimizer.add_param_group)(self, group)
         self.schedules.append(scheduled)
 
     @overload

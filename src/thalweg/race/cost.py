@@ -101,7 +101,7 @@ def lone_step_seconds(task: Task, recipe: Recipe) -> tuple[float, float]:
         for indices in batches:
             start = perf_counter()
             *inputs, targets = fetch(task.splits.train, indices)
-            optimizer.zero_grad()
+            model.zero_grad()
             torch.autograd.backward(task.loss(model(*inputs), targets))
             before_step = perf_counter()
             optimizer.step()

@@ -6,23 +6,20 @@ long as the race. Where Python does not fork safely there is one lane: this proc
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import time
 import traceback
-import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing import get_context, parent_process
+from multiprocessing import current_process, get_context
 from multiprocessing.connection import Connection, wait
-from threading import Thread
 from typing import Any, Self
 
 import torch
 
 from thalweg.errors import UserError
+from thalweg.forked import begin, forking
 from thalweg.training.learn import Watch
 
 Work = Callable[[Any, Watch], Any]
@@ -125,9 +122,7 @@ class Lane:
         self.process = context.Process(
             target=serve, args=(work, theirs, [self.connection, *others]), daemon=True
         )
-        with warnings.catch_warnings(), without_interrupts():
-            # Python warns of forks beside threads; `serve` lets go of what they may hold.
-            warnings.simplefilter("ignore", DeprecationWarning)
+        with forking():
             self.process.start()
         theirs.close()
 
@@ -149,39 +144,18 @@ class Made:
         return self.value
 
 
-@contextmanager
-def without_interrupts() -> Iterator[None]:
-    """Ctrl-C waits for the end of the block: a fork puts locks in order that it must not leave."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def serve(work: Work, connection: Connection, inherited: Sequence[Connection]) -> None:
     """The life of a lane; it ends with the process that it was forked from."""
-    # Ctrl-C is for that process. Its ends of the pipes would keep this one from seeing it go.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Thread(target=leave_with_parent, daemon=True).start()
+    begin()
+    # Its own processes read ahead, which a daemon may not have.
+    current_process().daemon = False
+    # The other ends of the pipes would keep this process from seeing that one go.
     for end in inherited:
         end.close()
-    # What another thread may have held when this process was forked: the lock of a live display
-    # that stands before the standard streams, and the compiler's pool, whose threads are not here.
-    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
-    if compiler := sys.modules.get("torch._inductor.async_compile"):
-        compiler.AsyncCompile.pool.cache_clear()
     torch.set_num_threads(1)
     with suppress(EOFError, ConnectionError):
         while True:
             connection.send(made(work, connection.recv(), connection))
-
-
-def leave_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
 
 
 def made(work: Work, piece: Any, connection: Connection) -> Made:

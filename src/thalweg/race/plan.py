@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from thalweg import statistics
 from thalweg.arguments import require_whole
 from thalweg.errors import UserError, suggest
+from thalweg.race import timings
 from thalweg.race.cost import Pace, duration, pace
 from thalweg.race.entrants import Entrant
 from thalweg.race.lanes import Lanes, most_lanes, one_thread
@@ -26,46 +27,68 @@ SHARE = 0.02
 COMPILING = 20.0
 """Seconds that a compiler may take: two graphs, on two cores, of a small network."""
 
+COMPILED = 6.0
+"""Seconds that it takes where its cache has them already."""
+
 ONE_BY_ONE = 4
 """Members that are measured one by one."""
 
 
 def planned(
-    task: Task, recipes: Sequence[Recipe], settings: Settings, turns: Callable[[int, int], int]
+    task: Task, recipes: Sequence[Recipe], settings: Settings, rounds: Sequence[int]
 ) -> Plan:
     """The quickest plan for the whole race, among those that its settings allow.
 
-    turns: how often a race has all lanes take a block, from the members in one and the lanes.
+    rounds: the members between which the race waits for all to be trained.
     One plan is measured, and another for as long as measuring takes no more than `SHARE` of the
-    race; a way that fails is left out. Raises UserError for a way that the task does not allow.
+    race; a way that fails is left out. What an earlier race measured is not measured again, but for
+    the compiled way where it would be the quickest: it is compiled here before lanes are forked.
+    Raises UserError for a way that the task does not allow.
     """
+    known, measured = timings.read(settings), timings.Timings()
     plans: list[Plan] = []
     failures = []
     spent = a_member = 0.0  # seconds of measuring, so far and for a member
     for way, lanes in possible(task, settings):
-        block = block_of(way, settings.width)
-        # In lanes it is tried here first.
-        asked = spent + 2 * a_member * block + (COMPILING if way == "compiled" else 0.0)
-        if plans and asked > SHARE * quickest(plans).seconds:
+        name, block = called(way, lanes), block_of(way, settings.width)
+        turns = sum(math.ceil(members / (block * lanes)) for members in rounds)
+        least = min((plan.seconds for plan in plans), default=math.inf)
+        found = known.get(name)
+        if found is None:
+            # In lanes it is tried here first.
+            asked = spent + 2 * a_member * block + (COMPILING if way == "compiled" else 0.0)
+            if asked > SHARE * least:
+                continue
+            spent = asked
+        elif way == "compiled" and COMPILED + turns * found.block(settings.steps) > least:
             continue
-        spent = asked
-        try:
-            measured = side_by_side(task, spread(recipes, way, settings), settings, way, lanes)
-        except Exception as error:
-            if way == "single" and lanes == 1:
-                raise
-            failures.append(f" {called(way, lanes)} failed ({type(error).__name__}).")
-            continue
-        a_member = measured.measuring / block
-        seconds = measured.block(settings.steps) * turns(block, lanes)
+        if found is None or way == "compiled":
+            try:
+                found = side_by_side(task, spread(recipes, way, settings), settings, way, lanes)
+            except Exception as error:
+                if way == "single" and lanes == 1:
+                    raise
+                failures.append(f" {name} failed ({type(error).__name__}).")
+                continue
+            measured[name] = found
+        a_member = found.measuring / block
+        seconds = turns * found.block(settings.steps)
         plans.append(Plan(way, lanes, settings.width, seconds, ""))
     if not plans:
-        plan = planned(task, recipes, replace(settings, step=MEASURED, lanes=None), turns)
+        plan = planned(task, recipes, replace(settings, step=MEASURED, lanes=None), rounds)
         return replace(plan, why=plan.why + "".join(failures))
-    best = quickest(plans)
-    told = ", ".join(f"{called(one.way, one.lanes)} {duration(one.seconds)}" for one in plans)
-    why = f"Members are stepped {called(best.way, best.lanes)}: {told}.{''.join(failures)}"
-    return replace(best, why=why)
+    timings.write(settings, known | measured)
+    best = min(plans, key=lambda plan: plan.seconds)
+    return replace(best, why=reason(best, plans, measured) + "".join(failures))
+
+
+def reason(best: Plan, plans: Sequence[Plan], measured: Collection[str]) -> str:
+    """Why a plan was chosen, in a line. measured: what was measured for this race."""
+    names = [called(plan.way, plan.lanes) for plan in plans]
+    told = [f"{name} {duration(plan.seconds)}" for name, plan in zip(names, plans, strict=True)]
+    line = f"Members are stepped {called(best.way, best.lanes)}: {', '.join(told)}."
+    earlier = [name for name in names if name not in measured]
+    return f"{line} Measured earlier: {', '.join(earlier)}." if earlier else line
 
 
 def possible(task: Task, settings: Settings) -> Iterator[tuple[Way, int]]:
@@ -78,10 +101,6 @@ def possible(task: Task, settings: Settings) -> Iterator[tuple[Way, int]]:
         if settings.step in (MEASURED, way):
             measured = (most_lanes(), 1) if settings.lanes is None else (settings.lanes,)
             yield from ((way, lanes) for lanes in dict.fromkeys(measured))
-
-
-def quickest(plans: Sequence[Plan]) -> Plan:
-    return min(plans, key=lambda plan: plan.seconds)
 
 
 def called(way: Way, lanes: int) -> str:
@@ -117,13 +136,14 @@ def side_by_side(
     return slowest
 
 
-def most_turns(entrants: Sequence[Entrant], settings: Settings, block: int, lanes: int) -> int:
-    """How often all lanes take a block of the race, if no entrant leaves before its seeds end."""
+def most_members(entrants: Sequence[Entrant], settings: Settings) -> list[int]:
+    """The members of the tuning round and of each part of the final one, if no entrant leaves
+    before its seeds end.
+    """
     tuned = sum(1 for one in entrants if one.space)
     looks = statistics.looks(settings.seeds)
     fresh = [now - before for before, now in zip((0, *looks), looks, strict=False)]
-    members = [tuned * settings.trials, *(len(entrants) * count for count in fresh)]
-    return sum(math.ceil(count / (block * lanes)) for count in members)
+    return [tuned * settings.trials, *(len(entrants) * count for count in fresh)]
 
 
 def block_of(way: Way, width: int) -> int:

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from thalweg import tasks
 from thalweg.arguments import require_whole
@@ -30,7 +24,8 @@ from thalweg.race.entrants import (
 )
 from thalweg.race.fingerprint import fingerprint
 from thalweg.race.ledger import Ledger
-from thalweg.race.plan import MEASURED, most_turns, planned, require_lanes, require_way
+from thalweg.race.machine import machine
+from thalweg.race.plan import MEASURED, most_members, planned, require_lanes, require_way
 from thalweg.race.progress import Progress, Silent
 from thalweg.race.record import Configuration, Record, Settings
 from thalweg.race.repeat import call
@@ -190,8 +185,8 @@ def run(
         progress.say(note)
     plan = ledger.plan
     if plan is None:
-        turns = partial(most_turns, field, settings)
-        plan = planned(task, [recipe for _, recipe in drawn.values()], settings, turns)
+        recipes = [recipe for _, recipe in drawn.values()]
+        plan = planned(task, recipes, settings, most_members(field, settings))
         costs = [cost.cost(task, one, drawn[one.name, 0][1]) for one in field]
         ledger.add_costs(costs, plan)
         progress.say(plan.why)
@@ -274,19 +269,6 @@ def pretraining_notes(stages: Mapping[str | None, Sequence[Stage]], steps: int) 
 def schedule_note(entrant: Entrant, cooling: str) -> str:
     instead = "one that is tuned" if cooling == "tune" else "the common cooling"
     return f"{entrant.name} brings a schedule for its lr; it races under {instead}."
-
-
-def machine() -> dict[str, str]:
-    """What the runs are made on, for the reader of the record."""
-    return {
-        "system": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cores": str(os.cpu_count()),
-        "threads": str(torch.get_num_threads()),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "thalweg": version("thalweg"),
-    }
 
 
 def concluded(record: Record, recipes: Mapping[tuple[str, int], Recipe], folder: Path) -> Result:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -13,15 +13,13 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.data import Dataset, default_collate
 
-from thalweg.stack.random_stream import RandomStream
+from thalweg.stack.random_stream import EVALUATION, ORDER, SAMPLES, stream_seed
+from thalweg.stack.reading import Batch, Wanted, read
 from thalweg.tasks.held import is_held
 from thalweg.tasks.task import Task
 
 EVALUATED = 8
 """Training batches that may be evaluated at once."""
-
-Batch = tuple[Any, ...]
-"""The model's arguments, and the target last; each `[B, ...]`, or nested of such."""
 
 
 def epochs(length: int, batch_size: int, seed: int) -> Iterator[Int64[Tensor, "steps B"]]:
@@ -31,8 +29,7 @@ def epochs(length: int, batch_size: int, seed: int) -> Iterator[Int64[Tensor, "s
     A data set smaller than a batch is one batch. The same seed gives the same batches to every
     recipe.
     """
-    # Another stream than the initial weights', which the same seed draws.
-    generator = torch.Generator().manual_seed(seed + 2**32)
+    generator = torch.Generator().manual_seed(stream_seed(seed, ORDER))
     size = min(batch_size, length)
     while True:
         shuffled = torch.randperm(length, generator=generator)
@@ -68,61 +65,69 @@ def gathered(tensor: Tensor, indices: Int64[Tensor, "*many B"]) -> Tensor:
     return chosen.view(*indices.shape, *tensor.shape[1:])
 
 
-class SeedBatches:
-    """The training batches that a seed sees, step by step, in numbers and in samples.
-
-    What samples draw at random (augmentation) is the seed's own, so that it is the same for every
-    recipe.
-    """
-
-    def __init__(self, task: Task, seed: int) -> None:
-        self.data = task.splits.train
-        self.order = training_order(task, seed)
-        self.stream = RandomStream(seed + 2**34)
-
-    def __next__(self) -> Batch:
-        return self.fetch(next(self.order))
-
-    def fetch(self, indices: Int64[Tensor, " B"]) -> Batch:
-        with self.stream.used():
-            return fetch(self.data, indices)
-
-
 class Batches:
-    """The training batches of a stack's members, step by step, each `[len(seeds), B, ...]`.
+    """The training batches of members, step by step; members of one seed see the same samples.
 
-    Members of one seed see the same samples, fetched once.
+    What samples draw at random (augmentation) belongs to the seed and the step, so that it is the
+    same for every recipe. places: of the members' seeds in `seeds`.
     """
 
     def __init__(self, task: Task, seeds: Sequence[int]) -> None:
-        self.task, self.data = task, task.splits.train
-        self.each = {seed: SeedBatches(task, seed) for seed in seeds}
-        self.places = torch.tensor([list(self.each).index(seed) for seed in seeds])
-        self.numbers = self.order()
+        self.data = task.splits.train
+        self.seeds = list(dict.fromkeys(seeds))
+        self.places = torch.tensor([self.seeds.index(seed) for seed in seeds])
+        self.numbers = enumerate(numbers_of(task, self.seeds))
+        self.read = read(self.data, wanted_of(self.seeds, self.numbers))
 
-    def order(self) -> Iterator[Int64[Tensor, "seeds B"]]:
-        """The sample numbers of every seed, drawn and put together an epoch at a time."""
-        each = [epochs(length_of(self.task), self.task.batch_size, seed) for seed in self.each]
-        while True:
-            yield from torch.stack([next(own) for own in each], dim=1)
+    def skip(self, steps: int) -> None:
+        for _ in range(steps):
+            next(self.numbers)
 
-    def __next__(self) -> Batch:
-        numbers = next(self.numbers)
+    def keep(self, places: Int64[Tensor, " kept"]) -> None:
+        """Goes on with the members in these places."""
+        self.places = self.places[places]
+
+    def each(self) -> list[Batch]:
+        """The members' next batches."""
         if is_held(self.data):
+            _, numbers = next(self.numbers)
+            return [fetch(self.data, own) for own in numbers[self.places]]
+        by_seed = [next(self.read) for _ in self.seeds]
+        return [by_seed[place] for place in self.places]
+
+    def together(self) -> Batch:
+        """The members' next batches in one, each `[members, B, ...]`."""
+        if is_held(self.data):
+            _, numbers = next(self.numbers)
             return fetch(self.data, numbers[self.places])
-        fetched = [
-            batches.fetch(own) for batches, own in zip(self.each.values(), numbers, strict=True)
-        ]
-        own = (fetched[place] for place in self.places)
-        batch: Batch = tree_map(lambda *each: torch.stack(each), *own)
+        batch: Batch = tree_map(lambda *each: torch.stack(each), *self.each())
         return batch
 
 
+def numbers_of(task: Task, seeds: Sequence[int]) -> Iterator[Int64[Tensor, "seeds B"]]:
+    """The sample numbers of every seed, drawn and put together an epoch at a time."""
+    each = [epochs(length_of(task), task.batch_size, seed) for seed in seeds]
+    while True:
+        yield from torch.stack([next(own) for own in each], dim=1)
+
+
+def wanted_of(
+    seeds: Sequence[int], numbers: Iterable[tuple[int, Int64[Tensor, "seeds B"]]]
+) -> Iterator[Wanted]:
+    """Every seed's batch of a step, by the step and the samples' numbers."""
+    for step, each in numbers:
+        for seed, own in zip(seeds, each.tolist(), strict=True):
+            yield Wanted(own, stream_seed(seed, SAMPLES, step))
+
+
 def in_order(dataset: Dataset[Any], size: int) -> Iterator[Batch]:
-    """Every sample once, in batches of at most `size`."""
+    """Every sample once, in batches of at most `size`; what samples draw is always the same."""
     length = len(dataset)  # type: ignore[arg-type]  # Data has made sure of one
-    for indices in torch.split(torch.arange(length), size):
-        yield fetch(dataset, indices)
+    parts = torch.split(torch.arange(length), size)
+    if is_held(dataset):
+        return (fetch(dataset, part) for part in parts)
+    wanted = (Wanted(part.tolist(), stream_seed(i, EVALUATION)) for i, part in enumerate(parts))
+    return read(dataset, wanted)
 
 
 def evaluation_batches(task: Task, dataset: Dataset[Any]) -> Iterator[Batch]:

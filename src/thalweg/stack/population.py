@@ -14,8 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
 from thalweg.rules.rule import Rule
-from thalweg.stack.batches import Batch, SeedBatches, in_order
+from thalweg.stack.batches import Batches, in_order
 from thalweg.stack.member import Divergence, Member
+from thalweg.stack.reading import Batch
 from thalweg.tasks.task import Task
 
 ESTIMATION_BATCHES = 20
@@ -117,8 +118,8 @@ def estimate_batch_norm(model: nn.Module, task: Task, forward: Callable[[Batch],
 
     forward: as `estimate_over` says.
     """
-    batches = SeedBatches(task, seed=0)
-    estimate_over((next(batches) for _ in range(ESTIMATION_BATCHES)), model, forward)
+    batches = Batches(task, seeds=[0])
+    estimate_over((batches.each()[0] for _ in range(ESTIMATION_BATCHES)), model, forward)
 
 
 def estimate_over(

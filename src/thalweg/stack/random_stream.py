@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
+
+ORDER, SAMPLES, MODEL, EVALUATION = range(1, 5)
+"""Purposes beside the initial weights, which the seed itself draws."""
+
+
+def stream_seed(seed: int, *purpose: int) -> int:
+    """The seed, below 2^32, of a stream for this purpose.
+
+    It is mixed, because PyTorch's generator looks at no more than the last 32 bits of a seed.
+    """
+    return int(np.random.SeedSequence((seed, *purpose)).generate_state(1)[0])
 
 
 class RandomStream:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from thalweg.optim import Optimizer
-from thalweg.stack.batches import SeedBatches, evaluation_batches, joined
+from thalweg.stack.batches import Batches, evaluation_batches, joined
 from thalweg.stack.member import Divergence, Member
 from thalweg.stack.population import (
     Population,
@@ -22,7 +22,8 @@ from thalweg.stack.population import (
     estimate_batch_norm,
     initial_model,
 )
-from thalweg.stack.random_stream import RandomStream
+from thalweg.stack.random_stream import MODEL, RandomStream, stream_seed
+from thalweg.stack.reading import Batch
 from thalweg.stack.rows import fitting_states
 from thalweg.tasks.task import Task
 
@@ -54,22 +55,22 @@ class Single(Population):
             Optimizer(model.parameters(), member.recipe)
             for model, member in zip(self.models, members, strict=True)
         ]
-        self.batches = [SeedBatches(task, member.seed) for member in members]
-        # Another stream than those of the initial weights and of the data.
-        self.streams = [RandomStream(member.seed + 2**33) for member in members]
+        self.batches = Batches(task, [member.seed for member in members])
+        self.streams = [RandomStream(stream_seed(member.seed, MODEL)) for member in members]
         self.steps = 0
 
     def step(self) -> list[float]:
-        losses = [self.step_one(place) for place in range(len(self.members))]
+        rounds = [self.batches.each() for _ in range(self.accumulate)]
+        losses = [self.step_one(*each) for each in enumerate(zip(*rounds, strict=True))]
         self.steps += 1
         return losses
 
-    def step_one(self, place: int) -> float:
+    def step_one(self, place: int, batches: Sequence[Batch]) -> float:
         if self.diverged[place]:
             return float("nan")
         model, optimizer = self.models[place], self.optimizers[place]
-        optimizer.zero_grad()
-        loss = sum(self.backward(place) for _ in range(self.accumulate)) / self.accumulate
+        model.zero_grad()  # the optimizer's would import PyTorch's compiler, which takes seconds
+        loss = sum(self.backward(place, batch) for batch in batches) / self.accumulate
         trained = [param for param in model.parameters() if param.grad is not None]
         gradients = [param.grad.to_dense() for param in trained if param.grad is not None]
         before = [param.detach().clone() for param in trained]
@@ -81,10 +82,10 @@ class Single(Population):
                     param.copy_(value)
         return loss
 
-    def backward(self, place: int) -> float:
-        """A member's loss on its next batch, whose share of a step's gradient is added to it."""
+    def backward(self, place: int, batch: Batch) -> float:
+        """A member's loss on a batch, whose share of a step's gradient is added to it."""
         model = self.models[place].train()
-        *inputs, targets = next(self.batches[place])
+        *inputs, targets = batch
         with self.streams[place].used():
             with casting(model, self.precision):
                 loss = self.task.loss(model(*inputs), targets)
@@ -125,7 +126,8 @@ class Single(Population):
             yield outputs_over(self.task, model.eval(), dataset)
 
     def keep(self, places: Sequence[int]) -> None:
-        for name in ("members", "diverged", "models", "optimizers", "batches", "streams"):
+        self.batches.keep(torch.tensor(places))
+        for name in ("members", "diverged", "models", "optimizers", "streams"):
             kept = getattr(self, name)
             setattr(self, name, [kept[place] for place in places])
 

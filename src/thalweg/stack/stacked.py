@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Dataset
 
 from thalweg.recipes import Recipe
-from thalweg.stack.batches import Batch, Batches, evaluation_batches, joined
+from thalweg.stack.batches import Batches, evaluation_batches, joined
 from thalweg.stack.member import Divergence, Member
 from thalweg.stack.population import (
     Population,
@@ -26,6 +26,7 @@ from thalweg.stack.population import (
     initial_model,
     trained_names,
 )
+from thalweg.stack.reading import Batch
 from thalweg.stack.rows import Rows, Tensors, part
 from thalweg.stack.single import sound
 from thalweg.tasks.task import Score, Task
@@ -90,7 +91,7 @@ class Stacked(Population):
         self.constants = part(self.constants, chosen)
         self.hold(self.rows[chosen], part(self.buffers, chosen))
         self.before = torch.empty_like(self.rows)
-        self.batches.places = self.batches.places[chosen]
+        self.batches.keep(chosen)
 
     def blocks(self) -> Iterator[slice]:
         for start in range(0, len(self.rows), self.width):
@@ -111,7 +112,7 @@ class Stacked(Population):
 
         A sum that is finite has finite terms, and is much cheaper to ask.
         """
-        batch = next(self.batches)
+        batch = self.batches.together()
         if not self.model.training:
             self.model.train()
         blocks = [self.block_gradients(*each, batch) for each in enumerate(self.blocks())]

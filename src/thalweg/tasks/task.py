@@ -28,9 +28,10 @@ class Data:
     Each is any map-style `torch.utils.data.Dataset`, or a tuple of tensors `[N, ...]` of equal
     length. The last item of a sample is the target; the items before it are the arguments of the
     model. Optimizers are chosen on `validation`; `test` is touched once, after the choice. A sample
-    that draws random numbers (augmentation) takes them from torch, which gives a seed the same ones
-    whatever trains with it. Samples that are always the same are read once, and kept in memory if
-    a quarter of what is free holds them.
+    that draws random numbers (augmentation) takes them from torch, NumPy or Python, which give a
+    seed the same ones whatever trains with it, and validation and test data the same ones always.
+    Samples that are always the same are read once, and kept in memory if a quarter of what is free
+    holds them. Others may be read in processes that are forked from this one.
 
     Raises `UserError` for a split that has no length or no sample.
     """

@@ -20,17 +20,13 @@ SCHEDULING = ("step_count", "memory")
 def write_unfinished(path: Path, plan: Any, candidates: Candidates, curve: Sequence[Point]) -> None:
     """Writes all that the coming steps depend on, and what was found so far."""
     alone = candidates.alone
-    (optimizer,), (batches,), (stream,) = alone.optimizers, alone.batches, alone.streams
+    (optimizer,), (stream,) = alone.optimizers, alone.streams
     best = candidates.best
     groups = {
         "model": alone.state_dict(0),
         "states": optimizer_states(alone),
         "best": best.weights if best else {},
-        "random": {
-            "model": stream.state,
-            "data": batches.stream.state,
-            "torch": torch.get_rng_state(),
-        },
+        "random": {"model": stream.state, "torch": torch.get_rng_state()},
     }
     record = {
         "plan": plan,
@@ -50,16 +46,14 @@ def read_unfinished(path: Path, plan: Any, candidates: Candidates) -> list[Point
     """
     groups, record = read_state(path, plan)
     alone = candidates.alone
-    (model,), (optimizer,), (batches,) = alone.models, alone.optimizers, alone.batches
+    (model,), (optimizer,) = alone.models, alone.optimizers
     model.load_state_dict(groups["model"])
     put_optimizer_states(groups.get("states", {}), alone, dict(model.named_parameters()))
     for group, scheduling in zip(optimizer.param_groups, record["scheduling"], strict=True):
         group |= scheduling
     alone.steps = record["steps"]
-    for _ in range(alone.steps * alone.accumulate):
-        next(batches.order)
+    alone.batches.skip(alone.steps * alone.accumulate)
     alone.streams[0].state = groups["random"]["model"]
-    batches.stream.state = groups["random"]["data"]
     torch.set_rng_state(groups["random"]["torch"])
     if record["best"]:
         when, validation = record["best"]
