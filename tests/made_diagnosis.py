@@ -62,7 +62,7 @@ def shifted(gain: float) -> tuple[float, ...]:
 
 def trial(words: str, with_it: tuple[float, ...], share: float = 0.5) -> Trial:
     gain = compare(with_it, WITHOUT, "min", LEVEL)
-    return Trial(words, WITHOUT, with_it, gain, share, since=30, steps=162)
+    return Trial(words, WITHOUT, with_it, gain, (1 - share, 1.0), 1.0, since=30, steps=162)
 
 
 def finding(

@@ -12,7 +12,7 @@ import torch
 from thalweg import recipes
 from thalweg.errors import UserError
 from thalweg.stack.member import Member
-from thalweg.stack.single import Single
+from thalweg.stack.stacked import Stacked
 from thalweg.tasks import find
 from thalweg.training.lr_range import lr_range
 
@@ -37,9 +37,10 @@ def test_the_suggestion_trains_better_than_rates_a_hundred_times_off(
     found = lr_range(task, recipe, steps=60)
 
     def loss_after(lr: float) -> float:
-        alone = Single(task, [Member(recipe.replace(lr=lr), seed=9)])
-        losses = [alone.step()[0] for _ in range(60)]
-        return math.inf if alone.diverged[0] else sum(losses[-10:])
+        members = [Member(recipe.replace(lr=lr), seed) for seed in range(9, 17)]
+        together = Stacked(task, members, width=8)
+        losses = [sum(together.step()) for _ in range(60)]
+        return math.inf if any(together.diverged) else sum(losses[-10:])
 
     at_suggestion = loss_after(found.suggestion)
     assert at_suggestion < loss_after(found.suggestion / 100)

@@ -27,6 +27,7 @@ from thalweg.stack.batches import Batches, order
 from thalweg.stack.member import Member
 from thalweg.stack.way import populate
 from thalweg.tasks import Data, Task
+from thalweg.training.progress import Silent
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="everything is read here elsewhere")
 
@@ -162,14 +163,15 @@ def test_a_sample_that_fails_is_told_in_a_sentence(tmp_path: Path) -> None:
 @linux
 @pytest.mark.usefixtures("at_once")
 def test_a_training_that_goes_on_reads_on(tmp_path: Path) -> None:
-    def stopping(step: int, _: int) -> None:
-        if step == 6:
-            raise KeyboardInterrupt
+    class Stopping(Silent):
+        def stepped(self, step: int, loss: float, lr: float) -> None:  # noqa: ARG002
+            if step == 6:
+                raise KeyboardInterrupt
 
     whole = tw.train(drawing(), "adam", out=tmp_path / "whole.safetensors")
     given: dict[str, Any] = {"recipe": "adam", "out": tmp_path / "model.safetensors"}
     with pytest.raises(KeyboardInterrupt):
-        tw.train(drawing(), **given, watch=stopping)
+        tw.train(drawing(), **given, progress=Stopping())
     assert tw.train(drawing(), **given).run == whole.run
 
 

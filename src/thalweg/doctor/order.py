@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from thalweg.errors import UserError
@@ -48,6 +47,8 @@ def order(batches: Sequence[Batch]) -> Order:
 
 
 def of_numbers(targets: Sequence[Tensor]) -> Order:
+    from scipy import stats  # takes a while to import, and few need it
+
     each = [y.numpy(force=True) for y in targets]
     together = np.concatenate(each)
     total = ((together - together.mean()) ** 2).sum()
@@ -59,6 +60,8 @@ def of_numbers(targets: Sequence[Tensor]) -> Order:
 
 def of_classes(targets: Sequence[Tensor]) -> Order:
     """Cramer's V squared is the share."""
+    from scipy import stats  # takes a while to import, and few need it
+
     _, places = torch.unique(torch.cat(list(targets)), return_inverse=True)
     classes = int(places.max()) + 1
     if classes < 2:

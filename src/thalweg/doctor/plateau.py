@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from thalweg.doctor.student import student
 from thalweg.errors import UserError
@@ -45,6 +44,8 @@ def trend(values: Sequence[float]) -> Trend:
 
     Raises UserError for fewer than 20 values and for values that are not finite.
     """
+    from scipy import stats  # takes a while to import, and few need it
+
     series = np.asarray(values, dtype=np.float64)
     if series.ndim != 1 or len(series) < 2 * BLOCKS or not np.isfinite(series).all():
         raise UserError(f"A trend needs {2 * BLOCKS} finite values or more, in a row.")

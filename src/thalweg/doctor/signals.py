@@ -9,7 +9,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import nn
 
 from thalweg.doctor.conditions import Conditions
@@ -99,6 +98,8 @@ def signals(objective: Objective) -> Signals:
 
 def factor(norms: Sequence[float]) -> Interval:
     """The factor from each to the next, by a line through the logarithms; zeros are left out."""
+    from scipy import stats  # takes a while to import, and few need it
+
     places = [i for i, norm in enumerate(norms) if norm > 0]
     if len(places) < 3:
         return Interval(math.nan, 0.0, math.inf)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from scipy import stats
+from scipy import special
 
 CONFIDENCE = 0.95
 
@@ -12,4 +12,4 @@ CONFIDENCE = 0.95
 @cache
 def student(freedom: int) -> float:
     """How many standard errors a 95 % interval reaches to each side, with so many degrees."""
-    return float(stats.t(freedom).isf((1 - CONFIDENCE) / 2))
+    return float(special.stdtrit(freedom, (1 + CONFIDENCE) / 2))
