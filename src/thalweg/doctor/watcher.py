@@ -50,6 +50,7 @@ class Watcher:
         self.step, self.mark = 0, 0
         self.owed: list[str] = []
         self.looking = False
+        self.opened = 0.0  # seconds of a look along a step, before it is taken
         self.hooks = [
             model.register_forward_pre_hook(lambda *_: self.begin()),
             model.register_forward_hook(lambda *_: self.end("forward")),
@@ -132,20 +133,22 @@ class Watcher:
                 with self.budget.spending(name):
                     self.measure(name)
         if self.step % self.every == 0 and self.budget.allows("step", 2 * self.gradient_seconds()):
-            with self.budget.spending("step"):
-                self.along.enter_context(self.watch.looking(self.batches(1)[0]))
+            start = perf_counter()
+            self.along.enter_context(self.watch.looking(self.batches(1)[0]))
+            self.opened = perf_counter() - start
         self.looking = False
         self.begin()
 
     def behind_step(self) -> None:
         self.end("optimizer")
-        seen = len(self.watch.seen)
-        with self.budget.spending("step"):
+        start = perf_counter()
+        if self.opened:
             self.looking = True
             self.along.close()
             self.looking = False
-        if len(self.watch.seen) > seen:
             self.course.steps[self.step] = self.watch.seen[-1]
+            self.budget.spend("step", self.opened + perf_counter() - start)
+            self.opened = 0.0
         self.step += 1
 
     def measure(self, name: str) -> None:

@@ -41,15 +41,18 @@ def planned(
 
     rounds: the members between which the race waits for all to be trained.
     One plan is measured, and another for as long as measuring takes no more than `SHARE` of the
-    race; a way that fails is left out. What an earlier race measured is not measured again, but for
-    the compiled way where it would be the quickest: it is compiled here before lanes are forked.
+    race; a way that fails is left out. What an earlier race measured is not measured again, where
+    it is `comparable`, but for the compiled way where it would be the quickest: it is compiled here
+    before lanes are forked.
     Raises UserError for a way that the task does not allow.
     """
-    known, measured = timings.read(settings), timings.Timings()
+    ways = list(possible(task, settings))
+    stored, measured = timings.read(settings), timings.Timings()
+    known = comparable(stored, ways)
     plans: list[Plan] = []
     failures = []
     spent = a_member = 0.0  # seconds of measuring, so far and for a member
-    for way, lanes in possible(task, settings):
+    for way, lanes in ways:
         name, block = called(way, lanes), block_of(way, settings.width)
         turns = sum(math.ceil(members / (block * lanes)) for members in rounds)
         least = min((plan.seconds for plan in plans), default=math.inf)
@@ -77,9 +80,20 @@ def planned(
     if not plans:
         plan = planned(task, recipes, replace(settings, step=MEASURED, lanes=None), rounds)
         return replace(plan, why=plan.why + "".join(failures))
-    timings.write(settings, known | measured)
+    timings.write(settings, stored | measured)
     best = min(plans, key=lambda plan: plan.seconds)
     return replace(best, why=reason(best, plans, measured) + "".join(failures))
+
+
+def comparable(stored: timings.Timings, ways: Sequence[tuple[Way, int]]) -> timings.Timings:
+    """The timings that may stand beside each other: of all ways, or of the compiled one alone.
+
+    The machine was busier or idler when others were taken. Compiling is only tried where it is
+    measured again.
+    """
+    whole = all(called(*way) in stored for way in ways if way[0] != "compiled")
+    compiled = [called(*way) for way in ways if way[0] == "compiled"]
+    return {name: found for name, found in stored.items() if whole or name in compiled}
 
 
 def reason(best: Plan, plans: Sequence[Plan], measured: Collection[str]) -> str:
