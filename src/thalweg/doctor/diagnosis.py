@@ -201,8 +201,8 @@ def merged(findings: Sequence[Finding]) -> tuple[Finding, ...]:
 
 
 def strength(finding: Finding) -> float:
-    """The share of the way down that is missed for it; 1 where it is proven."""
-    if finding.suspicion.proven:
+    """The share of the way down that is missed for it; 1 for a proven one that explains others."""
+    if finding.suspicion.proven and finding.suspicion.explains:
         return 1.0
     return finding.best.share if finding.best else 0.0
 

@@ -64,7 +64,9 @@ class Doctor(Watcher):
         if not self.course.norms:
             raise UserError("The doctor has seen no step yet: ask after some of them.")
         recipe, unknown = self.recipe()
-        case = self.case(recipe, len(self.course.norms), "")
+        finite = self.course.norms[-1].isfinite()
+        diverged = "" if finite else "the gradient is not finite"
+        case = self.case(recipe, len(self.course.norms), diverged)
         found = suspicions(case)
         if coming is None:
             why = "give the next batches, recorded ahead, as doctor.diagnosis(batches)"

@@ -111,6 +111,7 @@ NORMALIZED = Remedy("batch normalization behind the layers", model=lambda model:
 FRESH_BATCH_NORM = Remedy(
     "batch normalization by the data's own statistics", model=lambda model: renewed(model)
 )
+TAMED = Remedy("square weights of spectral radius 1 at most", model=lambda model: tamed(model))
 SHUFFLED = Remedy("shuffled samples", shuffled=True)
 
 
@@ -139,6 +140,15 @@ def renewed(model: nn.Module) -> nn.Module:
         layer.reset_running_stats()
         layer.momentum = 0.1
     return Renewed(model)
+
+
+def tamed(model: nn.Module) -> nn.Module:
+    """With square matrices, such as recurrent ones, whose powers do not grow."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 2 and weight.shape[0] == weight.shape[1]:
+                weight.div_(torch.linalg.eigvals(weight).abs().max().clamp(min=1.0))
+    return model
 
 
 class Standardized(nn.Module):

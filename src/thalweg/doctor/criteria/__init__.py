@@ -11,7 +11,7 @@ from thalweg.doctor.criteria.data import unscaled, unshuffled
 from thalweg.doctor.criteria.dead import dead_from_start, died
 from thalweg.doctor.criteria.depth import exploding, vanishing
 from thalweg.doctor.criteria.noise import noise
-from thalweg.doctor.criteria.rate import at_limit, decayed, too_high, too_low
+from thalweg.doctor.criteria.rate import at_limit, decayed, divergence, too_high, too_low
 from thalweg.doctor.criteria.seconds import starved
 from thalweg.doctor.criteria.valley import narrow, saddle
 from thalweg.doctor.finding import Suspicion
@@ -31,6 +31,7 @@ CRITERIA: tuple[Callable[[Case], Suspicion | None], ...] = (
     saddle,
     noise,
     too_low,
+    divergence,
     starved,
     at_limit,
 )

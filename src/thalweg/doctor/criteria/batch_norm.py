@@ -40,5 +40,11 @@ def wrong_statistics(case: Case) -> Suspicion | None:
             Fact("loss by the batches'", exactly(seen.batches), step),
         ),
         remedies=(remedies.FRESH_BATCH_NORM,),
-        explains=("learning rate too low", "learning rate too high", "noise", "dead units"),
+        explains=(
+            "divergence",
+            "learning rate too low",
+            "learning rate too high",
+            "noise",
+            "dead units",
+        ),
     )

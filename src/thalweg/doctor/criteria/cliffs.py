@@ -29,7 +29,7 @@ def cliffs(case: Case) -> Suspicion | None:
     return Suspicion(
         "cliffs",
         f"The gradient is {first.value:.2g} at step {first.step}, and {np.median(usual):.2g} as a"
-        f" rule: {len(found)} such steps throw the weights about.",
+        f" rule: one of {len(found)} steps of {len(case.norms)} that may throw the weights about.",
         "clipping by norm or by value",
         "More than 7 robust deviations above the last 128 steps, and 5 times the median: a"
         " convention (OLMo), so the trial decides.",
@@ -43,5 +43,5 @@ def cliffs(case: Case) -> Suspicion | None:
         ),
         remedies.clipping([limit for limit in limits if limit > 0]),
         look_before(first.step),
-        explains=("learning rate too high",),
+        explains=("divergence", "learning rate too high"),
     )

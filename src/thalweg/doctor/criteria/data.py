@@ -38,6 +38,7 @@ def unscaled(case: Case) -> Suspicion | None:
         remedies=remedies.standardizing(list(case.course.batches)),
         explains=(
             "narrow valley",
+            "divergence",
             "learning rate too high",
             "learning rate too low",
             "dead units",
@@ -65,5 +66,11 @@ def unshuffled(case: Case) -> Suspicion | None:
         remedies=(remedies.SHUFFLED,),
         since=step,
         proven=True,
-        explains=("noise", "cliffs", "learning rate too high", "learning rate too low"),
+        explains=(
+            "divergence",
+            "noise",
+            "cliffs",
+            "learning rate too high",
+            "learning rate too low",
+        ),
     )

@@ -62,10 +62,16 @@ def exploding(case: Case) -> Suspicion | None:
         "The slope of log signal with depth (Schoenholz et al. 2017; Pascanu et al. 2013).",
         (Fact("factor from a layer to the one before", seen.backward, step),),
         by_depth(seen),
-        remedies.clipping(limits),
+        (*remedies.clipping(limits), remedies.TAMED),
         0,
         proven=ratio > 1 / HOPELESS,
-        explains=("cliffs", "learning rate too high", "noise", "learning rate too low"),
+        explains=(
+            "divergence",
+            "cliffs",
+            "learning rate too high",
+            "noise",
+            "learning rate too low",
+        ),
     )
 
 

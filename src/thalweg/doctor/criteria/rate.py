@@ -22,7 +22,7 @@ FADED = 2.0
 
 
 def too_high(case: Case) -> Suspicion | None:
-    """Most steps overshoot, or a third of the first, or training left the finite numbers.
+    """Most steps overshoot, or a third of the first, or one raised the loss by a fifth.
 
     That steps go further than their best is normal at the edge of stability, and in mini-batches;
     whether it costs anything is for the trial to say.
@@ -33,15 +33,10 @@ def too_high(case: Case) -> Suspicion | None:
     share, early = (wilson(sum(some), len(some)) for some in (told, told[:FIRST]))
     if not (case.diverged or share.estimate > 0.5 or early.estimate > EARLY or jumped(case)):
         return None
-    how = (
-        f"training diverged ({case.diverged})"
-        if case.diverged
-        else f"{share.estimate:.0%} of the steps, and {early.estimate:.0%} of the first {FIRST}"
-        " looked at, go further than is best for their own batch"
-    )
     return Suspicion(
         "learning rate too high",
-        f"The steps are too long: {how}.",
+        f"The steps are long: {share.estimate:.0%} of them, and {early.estimate:.0%} of the first"
+        f" {FIRST} looked at, go further than is best for their own batch.",
         "a lower learning rate, or cooling",
         "The loss along each step, by three values (Goodfellow et al. 2016, 4.3.1); no alarm"
         " without a trial, since steps at the edge of stability overshoot too.",
@@ -51,8 +46,8 @@ def too_high(case: Case) -> Suspicion | None:
         ),
         along_training(case),
         remedies.rates(case.recipe, [1 / factor for factor in FACTORS]) if case.recipe else (),
-        proven=bool(case.diverged),
         explains=(
+            "divergence",
             "cliffs",
             "noise",
             "dead units",
@@ -60,6 +55,19 @@ def too_high(case: Case) -> Suspicion | None:
             "saddle",
             "learning rate too low",
         ),
+    )
+
+
+def divergence(case: Case) -> Suspicion | None:
+    """Training left the finite numbers; what else was found may say why."""
+    if not case.diverged:
+        return None
+    return Suspicion(
+        "divergence",
+        f"Training diverged: {case.diverged}.",
+        "a lower learning rate, clipping, or inputs of one scale",
+        "Seen as it happened.",
+        proven=True,
     )
 
 
