@@ -14,6 +14,7 @@ import thalweg as tw
 from thalweg import Data, Recipe, Task, schedules
 from thalweg.doctor.diagnosis import Diagnosis
 from thalweg.doctor.trial import Remedy, on_one_scale, standing, state_of, trials
+from thalweg.errors import UserError
 from thalweg.stack.member import Member
 from thalweg.stack.population import Population
 from thalweg.stack.single import Single
@@ -170,3 +171,17 @@ def test_a_branch_goes_on_as_the_training_itself_does(
     for key, x in whole.state_dict(0).items():
         assert not torch.equal(x, seen.weights[key])
         torch.testing.assert_close(ends[key], x, rtol=1e-9, atol=1e-12)
+
+
+def test_a_trial_goes_on_for_as_many_steps_as_asked() -> None:
+    found = tw.diagnose("saddle", tw.sgd(lr=1e-3), trial_steps=7)
+    tried = [trial for finding in found.findings for trial in finding.trials]
+    assert tried
+    assert all(trial.steps <= 7 for trial in tried)
+    assert any(trial.since + trial.steps == 7 for trial in tried)
+
+
+def test_a_recipe_with_a_pretraining_is_refused() -> None:
+    recipe = replace(tw.adam(), pretrain="by task")
+    with pytest.raises(UserError, match="without its pre-training"):
+        tw.diagnose("waveform", recipe)

@@ -188,6 +188,10 @@ def doctor(
     trials: Annotated[
         bool, typer.Option(help="Whether advice is tried before it is given.")
     ] = True,
+    trial_steps: Annotated[
+        int | None,
+        typer.Option(help="Steps that a trial goes on at most; default: to the budget's end."),
+    ] = None,
     budget: Annotated[
         str | None,
         typer.Option(help="The share of training time that looks may take, such as 3%."),
@@ -203,7 +207,15 @@ def doctor(
     share = None if budget is None else share_of(budget)
     with stopping("nothing was written"):
         with telling(Console()) as say:
-            diagnosis = diagnose(found, used, seed=seed, try_remedies=trials, budget=share, say=say)
+            diagnosis = diagnose(
+                found,
+                used,
+                seed=seed,
+                try_remedies=trials,
+                trial_steps=trial_steps,
+                budget=share,
+                say=say,
+            )
         print(diagnosis)
         print(f"report: {diagnosis.report(folder / 'doctor.html')}")
 

@@ -64,6 +64,7 @@ def diagnose(
     *,
     seed: int = 0,
     try_remedies: bool = True,
+    trial_steps: int | None = None,
     budget: float | None = None,
     say: Say = silently,
 ) -> Diagnosis:
@@ -71,14 +72,20 @@ def diagnose(
 
     task: a task, the name of a bundled one, or `path/to/file.py:task`. recipe: a recipe, the name
     of an optimizer, or the path of a recipe file. seed: fixes the weights and the batches of the
-    training that is watched. try_remedies: whether they are tried, each over 8 seeds. budget: the
-    share of the training's time that looks may take, such as 0.03; not bounded if not given. say:
-    is told in a few words what is being done.
+    training that is watched. try_remedies: whether they are tried, each over 8 seeds. trial_steps:
+    how many steps a trial goes on at most; to the end of the task's budget if not given. budget:
+    the share of the training's time that looks may take, such as 0.03; not bounded if not given.
+    say: is told in a few words what is being done.
 
-    Raises UserError for a task that cannot be trained, and as `Doctor` for the budget.
+    Raises UserError for a task that cannot be trained, for a recipe with a pre-training, and as
+    `Doctor` for the budget.
     """
     task, recipe = find(task), recipe_of(recipe)
     require_whole("seed", seed, 0)
+    if trial_steps is not None:
+        require_whole("trial_steps", trial_steps, 1)
+    if recipe.pretrain:
+        raise UserError("the doctor watches one training; give a recipe without its pre-training.")
     check(task)
     steps = task.total_steps(length_of(task))
     with failure_in_training(task), own_random_state(seed):
@@ -98,7 +105,7 @@ def diagnose(
     case = watcher.case(recipe, steps, why)
     found = suspicions(case)
     if try_remedies:
-        findings = tried(task, recipe, found, states, start, say)
+        findings = tried(task, recipe, found, states, start, trial_steps, say)
     else:
         findings = [judged(one) for one in found]
     return told(task.name, task.metric_name, watcher, case, findings)
@@ -142,6 +149,7 @@ def tried(
     found: Sequence[Suspicion],
     states: Mapping[int, State],
     start: float,
+    most: int | None = None,
     say: Say = silently,
 ) -> list[Finding]:
     """The findings after trials of their remedies, each from the last state before its first sign.
@@ -157,7 +165,7 @@ def tried(
         elif one.remedies:
             say(f"trying what may help against {one.name}")
             state = states[max(step for step in states if step <= one.since)]
-            outcomes.append(outcome(task, recipe, one, state, start))
+            outcomes.append(outcome(task, recipe, one, state, start, most))
         else:
             outcomes.append(([], "nothing of it can be tried on this training"))
     done = on_one_scale([trials for trials, _ in outcomes])
@@ -166,11 +174,16 @@ def tried(
 
 
 def outcome(
-    task: Task, recipe: Recipe, suspicion: Suspicion, state: State, start: float
+    task: Task,
+    recipe: Recipe,
+    suspicion: Suspicion,
+    state: State,
+    start: float,
+    most: int | None,
 ) -> tuple[list[Trial], str]:
     """The trials of its remedies, or why they could not be had."""
     try:
-        return trials(task, recipe, suspicion.remedies, state, start), ""
+        return trials(task, recipe, suspicion.remedies, state, start, most), ""
     except UserError as error:
         return [], str(error)
 

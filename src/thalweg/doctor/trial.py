@@ -119,9 +119,14 @@ def state_of(alone: Single) -> State:
 
 
 def trials(
-    task: Task, recipe: Recipe, remedies: Sequence[Remedy], state: State, start: float
+    task: Task,
+    recipe: Recipe,
+    remedies: Sequence[Remedy],
+    state: State,
+    start: float,
+    most: int | None = None,
 ) -> list[Trial]:
-    """Tries remedies over the rest of the task's budget.
+    """Tries remedies over the rest of the task's budget, or over so many steps at `most`.
 
     From the state, members with and without a remedy go on, on the same next batches, over 8 seeds
     of their order, in one stack; the score is the task's metric on validation data at the end. A
@@ -129,14 +134,16 @@ def trials(
 
     start: the score before any training.
     """
-    here = replace(task, model=partial(standing, task.model, state.weights))
-    going_on, anew = Branch(here, recipe, state), Branch(task, recipe)
+    begun = ending_at(task, 0, most)
+    standing_here = partial(standing, task.model, state.weights)
+    here = replace(ending_at(task, state.steps, most), model=standing_here)
+    going_on, anew = Branch(here, recipe, state), Branch(begun, recipe)
     pairs = {}
     for remedy in remedies:
         if remedy.shuffled:
             pairs[remedy] = Branch(here, recipe, state, ordered=True), going_on
         elif remedy.model:
-            changed = replace(task, model=partial(remade, task.model, remedy.model))
+            changed = replace(begun, model=partial(remade, task.model, remedy.model))
             pairs[remedy] = anew, Branch(changed, recipe)
         else:
             pairs[remedy] = going_on, Branch(here, remedy.recipe(recipe), state)
@@ -148,7 +155,7 @@ def trials(
         left = [pair for pair in left if better_so_far(task, *(ends[one] for one in pair))]
     return [
         trial_of(
-            task,
+            without.task,
             remedy,
             ends[without][: len(ends[with_it])],
             ends[with_it],
@@ -157,6 +164,12 @@ def trials(
         )
         for remedy, (without, with_it) in pairs.items()
     ]
+
+
+def ending_at(task: Task, since: int, most: int | None) -> Task:
+    """The task with a budget that ends so many steps behind a step, if not before."""
+    whole = task.total_steps(length_of(task))
+    return task if most is None else replace(task, epochs=None, steps=min(whole, since + most))
 
 
 def standing(model: Callable[[], nn.Module], weights: Tensors) -> nn.Module:
