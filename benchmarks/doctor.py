@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, eigsh
 from scipy.stats import wasserstein_distance
-from torch import nn
+from torch import Tensor, nn
 
 from machine import save, spread
 from thalweg.doctor import Doctor, Hessian, Objective, extremes, spectrum
@@ -196,9 +196,16 @@ def density(model: nn.Module) -> Measure:
 def pyhessian_density(model: nn.Module) -> Measure:
     import pyhessian
 
+    # It calls a function that PyTorch has removed, of a symmetric matrix.
+    torch.eig = removed_eig  # type: ignore[attr-defined]
     looking = pyhessian.hessian(model, DIGITS.loss, data=BATCH, cuda=False)
     nodes, weights = looking.density(iter=POINTS, n_v=PROBES)
     return np.ravel(nodes), np.ravel(weights) / PROBES
+
+
+def removed_eig(matrix: Tensor, eigenvectors: bool = True) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+    values, vectors = torch.linalg.eigh(matrix)
+    return torch.stack([values, torch.zeros_like(values)], 1), vectors
 
 
 def all_eigenvalues(model: nn.Module) -> Floats:
