@@ -218,7 +218,7 @@ reading.PATIENCE = reading.SLOW = 0.0
 
 class Slow(Dataset):
     def __getitem__(self, i):
-        print(os.getpid(), flush=True)
+        os.write(1, b"%d\\n" % os.getpid())  # whole, whoever else writes
         time.sleep(600 if os.getpid() != i else 0)
         return (0,)
 
