@@ -31,8 +31,3 @@ class Case:
     def norms(self) -> NDArray[np.float64]:
         """The gradient's norm at every step."""
         return np.array([float(norm) for norm in self.course.norms])
-
-    def rule(self) -> str:
-        """The name of the rule that steps; empty where it is not known."""
-        stepping = [r for r in self.recipe.rules if "lr" in r.hypers] if self.recipe else []
-        return type(stepping[0]).__name__ if stepping else ""

@@ -22,6 +22,7 @@ from thalweg.stack.batches import joined
 from thalweg.stack.reading import Batch
 from thalweg.stack.rows import Tensors
 from thalweg.stack.single import outputs_over
+from thalweg.stack.states import optimizer_states
 from thalweg.tasks.task import Data, Score, Task
 
 FEWEST = 5
@@ -91,7 +92,7 @@ class Doctor(Watcher):
         self.looking = True  # the model's copies have its hooks
         try:
             task = recorded(plain(self.model), self.loss, coming)
-            state = State(0, self.weights(), self.states())
+            state = State(0, self.weights(), optimizer_states(plain(self.model), self.optimizer))
             outputs, targets = outputs_over(task, task.model().eval(), task.splits.validation)
             start = float(self.loss(outputs, targets))
             return tried(task, recipe, [going_on(one) for one in found], {0: state}, start)
@@ -102,15 +103,6 @@ class Doctor(Watcher):
 
     def weights(self) -> Tensors:
         return {name: x.detach().clone() for name, x in plain(self.model).state_dict().items()}
-
-    def states(self) -> Tensors:
-        """The optimizer's states, by `state.parameter`."""
-        return {
-            f"{state}.{name}": x.detach().clone()
-            for name, param in plain(self.model).named_parameters()
-            for state, x in self.optimizer.state.get(param, {}).items()
-            if isinstance(x, Tensor)
-        }
 
 
 def recorded(model: nn.Module, loss: Score, batches: Sequence[Batch]) -> Task:

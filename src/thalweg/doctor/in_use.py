@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from thalweg.doctor.limits import chain_of
+from thalweg.doctor.limits import rules_of
 from thalweg.errors import UserError
-from thalweg.optim.base import RuleOptimizer
-from thalweg.optim.settings import number
 from thalweg.recipes import Recipe
 
 
@@ -20,11 +18,7 @@ def recipe_in_use(optimizer: torch.optim.Optimizer) -> Recipe:
     name = type(optimizer).__name__
     if len(optimizer.param_groups) > 1:
         raise UserError(f"{name} has several parameter groups; a recipe is for one.")
-    (group,) = optimizer.param_groups
-    if isinstance(optimizer, RuleOptimizer):
-        chain, values = optimizer.chain(group), optimizer.values(0)
-    else:
-        chain, values = chain_of(optimizer, group), {key: number(x) for key, x in group.items()}
+    chain, values = rules_of(optimizer, 0)
     if not chain:
         raise UserError(f"{name} is none of the optimizers that are known here by their rules.")
     rules = (rule(**{setting: values[setting] for setting in rule.known()}) for rule in chain)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from thalweg.doctor.condition_number import condition_number
+from thalweg.doctor.course import RECENT
 from thalweg.doctor.escape import escape
 from thalweg.doctor.hessian import Hessian
 from thalweg.doctor.inputs import inputs
@@ -41,12 +42,12 @@ class Instrument:
 
 
 INSTRUMENTS = {
-    "inputs": Instrument(lambda objective, _: inputs(objective.batches), 1, batches=8),
-    "order": Instrument(lambda objective, _: order(objective.batches), 1, batches=8),
+    "inputs": Instrument(lambda objective, _: inputs(objective.batches), 1, batches=RECENT),
+    "order": Instrument(lambda objective, _: order(objective.batches), 1, batches=RECENT),
     "surprise": Instrument(lambda o, optimizer: surprises(o.model, optimizer)[0], 0.5),
-    "units": Instrument(lambda objective, _: units(objective), 4, batches=8),
-    "modes": Instrument(lambda objective, _: modes(objective), 8, batches=8),
-    "noise": Instrument(lambda objective, _: noise(objective), 8, batches=8),
+    "units": Instrument(lambda objective, _: units(objective), 4, batches=RECENT),
+    "modes": Instrument(lambda objective, _: modes(objective), 8, batches=RECENT),
+    "noise": Instrument(lambda objective, _: noise(objective), 8, batches=RECENT),
     "signals": Instrument(lambda objective, _: signals(objective), 2),
     "stability": Instrument(lambda o, optimizer: stability(o, optimizer, tolerance=0.05), 40),
     "condition": Instrument(

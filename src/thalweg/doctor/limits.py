@@ -76,11 +76,7 @@ def stepping(optimizer: torch.optim.Optimizer, index: int) -> Stepping:
 
     optimizer: one of this package, or one of PyTorch's that this package has too.
     """
-    group = optimizer.param_groups[index]
-    if isinstance(optimizer, RuleOptimizer):
-        chain, values = optimizer.chain(group), optimizer.values(index)
-    else:
-        chain, values = chain_of(optimizer, group), {k: number(v) for k, v in group.items()}
+    chain, values = rules_of(optimizer, index)
     known = [rule for rule in chain if rule in LIMITS]
     if not known:
         names = ", ".join(rule.__name__ for rule in chain) or type(optimizer).__name__
@@ -89,6 +85,14 @@ def stepping(optimizer: torch.optim.Optimizer, index: int) -> Stepping:
             f" {', '.join(rule.__name__ for rule in LIMITS)}."
         )
     return Stepping(known[0], values)
+
+
+def rules_of(optimizer: torch.optim.Optimizer, index: int) -> tuple[tuple[type[Rule], ...], Values]:
+    """The rules of a parameter group, none where they are not known, and its values."""
+    group = optimizer.param_groups[index]
+    if isinstance(optimizer, RuleOptimizer):
+        return optimizer.chain(group), optimizer.values(index)
+    return chain_of(optimizer, group), {name: number(value) for name, value in group.items()}
 
 
 def chain_of(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> tuple[type[Rule], ...]:

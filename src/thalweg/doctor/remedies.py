@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from thalweg import rules
 from thalweg.doctor.inputs import features
 from thalweg.doctor.trial import Remedy
 from thalweg.nn import with_batch_norm
 from thalweg.recipes import Recipe, chain, clip_norm, momentum, rmsprop, tail_average
+from thalweg.rules.rule import Rule
 from thalweg.schedules import Schedule, linear
 from thalweg.stack.population import averages, batch_norms
 from thalweg.stack.reading import Batch
@@ -102,9 +102,9 @@ def with_rmsprop(lr: float, _: Recipe) -> Recipe:
     return rmsprop(lr=lr)
 
 
-def is_plain(recipe: Recipe) -> bool:
-    """Whether a recipe steps along the gradient as it is."""
-    return any(isinstance(rule, rules.SGD) for rule in recipe.rules)
+def steps_by(recipe: Recipe, kind: type[Rule]) -> bool:
+    """Whether this rule takes the steps of a recipe."""
+    return any(isinstance(rule, kind) for rule in recipe.rules)
 
 
 NORMALIZED = Remedy("batch normalization behind the layers", model=lambda model: normalized(model))

@@ -18,11 +18,11 @@ from thalweg.stack.batches import in_order, length_of
 from thalweg.stack.member import Member
 from thalweg.stack.rows import Tensors
 from thalweg.stack.single import Single
+from thalweg.stack.states import optimizer_states
 from thalweg.stack.way import Way, populate
 from thalweg.statistics import Comparison, compare
 from thalweg.tasks.check import failure_as_sentence, failure_in_training
 from thalweg.tasks.task import Task
-from thalweg.training.files import optimizer_states
 from thalweg.training.learn import learn, own_random_state, scores
 
 SEEDS = 8
@@ -114,8 +114,9 @@ class Branch:
 
 def state_of(alone: Single) -> State:
     """Where a lone training stands."""
-    memory = dict(alone.optimizers[0].param_groups[0]["memory"])
-    return State(alone.steps, alone.state_dict(0), optimizer_states(alone), memory)
+    (model,), (optimizer,) = alone.models, alone.optimizers
+    memory = dict(optimizer.param_groups[0]["memory"])
+    return State(alone.steps, alone.state_dict(0), optimizer_states(model, optimizer), memory)
 
 
 def trials(

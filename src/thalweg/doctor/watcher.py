@@ -126,13 +126,14 @@ class Watcher:
             self.owed, self.mark = list(INSTRUMENTS), following(self.step)
         with self.budget.spending("gradient norm"):
             self.course.norms.append(self.gradient_norm())
+        due = self.step % self.every == 0
+        gradient = self.gradient_seconds() if self.owed or due else math.inf
         for name in list(self.owed):
-            expected = INSTRUMENTS[name].gradients * self.gradient_seconds()
-            if self.budget.allows(name, expected):
+            if self.budget.allows(name, INSTRUMENTS[name].gradients * gradient):
                 self.owed.remove(name)
                 with self.budget.spending(name):
                     self.measure(name)
-        if self.step % self.every == 0 and self.budget.allows("step", 2 * self.gradient_seconds()):
+        if due and self.budget.allows("step", 2 * gradient):
             start = perf_counter()
             self.along.enter_context(self.watch.looking(self.batches(1)[0]))
             self.opened = perf_counter() - start

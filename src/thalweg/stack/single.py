@@ -25,6 +25,7 @@ from thalweg.stack.population import (
 from thalweg.stack.random_stream import MODEL, RandomStream, stream_seed
 from thalweg.stack.reading import Batch
 from thalweg.stack.rows import fitting_states
+from thalweg.stack.states import put_optimizer_states
 from thalweg.tasks.task import Task
 
 PRECISIONS = ("full", "bfloat16")
@@ -95,10 +96,7 @@ class Single(Population):
     def begin(self, steps: int, states: dict[str, Tensor], memory: dict[str, Any]) -> None:
         self.steps = steps
         for model, optimizer in zip(self.models, self.optimizers, strict=True):
-            params = dict(model.named_parameters())
-            for key, x in fitting_states(optimizer.rules, states).items():
-                state, name = key.split(".", 1)
-                optimizer.state[params[name]][state] = x.clone()
+            put_optimizer_states(fitting_states(optimizer.rules, states), model, optimizer)
             for group in optimizer.param_groups:
                 group["step_count"] = steps
                 group["memory"] |= {n: memory[n] for n in group["memory"] if n in memory}

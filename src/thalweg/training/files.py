@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -16,7 +16,6 @@ from thalweg.recipes import Recipe
 from thalweg.stack.batches import length_of
 from thalweg.stack.population import initial_model
 from thalweg.stack.rows import Tensors
-from thalweg.stack.single import Single
 from thalweg.tasks.task import Task
 from thalweg.whole_file import require_replaceable, whole_file
 
@@ -70,27 +69,6 @@ def read_state(path: Path, plan: Any) -> tuple[dict[str, Tensors], dict[str, Any
         group, name = key.split(".", 1)
         groups.setdefault(group, {})[name] = x
     return groups, record
-
-
-def optimizer_states(alone: Single) -> Tensors:
-    """The optimizer's state of each parameter that was trained, by `state.parameter`."""
-    (model,), (optimizer,) = alone.models, alone.optimizers
-    return {
-        f"{state}.{name}": x.clone()
-        for name, param in model.named_parameters()
-        if param in optimizer.state
-        for state, x in optimizer.state[param].items()
-    }
-
-
-def put_optimizer_states(states: Tensors, alone: Single, names: Collection[str]) -> None:
-    """Gives the optimizer the states of these parameters, where they are trained."""
-    (model,), (optimizer,) = alone.models, alone.optimizers
-    params = {n: p for n, p in model.named_parameters() if n in names and p.requires_grad}
-    for key, x in states.items():
-        state, name = key.split(".", 1)
-        if name in params:
-            optimizer.state[params[name]][state] = x
 
 
 def described(task: Task, recipe: Recipe, seed: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from thalweg.arguments import require_whole
 from thalweg.errors import UserError
@@ -21,12 +21,11 @@ from thalweg.stack.population import Population, initial_model
 from thalweg.stack.rows import Tensors
 from thalweg.stack.single import Single
 from thalweg.stack.stacked import shape_of
+from thalweg.stack.states import optimizer_states, put_optimizer_states
 from thalweg.tasks.check import check, failure_in_training
 from thalweg.tasks.task import Task
 from thalweg.training.files import (
     described,
-    optimizer_states,
-    put_optimizer_states,
     read_state,
     require_writable,
     save,
@@ -167,14 +166,19 @@ def train_stage(
     with failure_in_training(stage.task), own_random_state(member.seed):
         alone = Single(stage.task, [member])
         parameters = before.last if optimizer_state else before.evaluated
-        fresh = start_from(parameters, stage, alone, 0)
+        (model,), (optimizer,) = alone.models, alone.optimizers
+        fresh = start_from(parameters, stage, model, alone, 0)
         if optimizer_state:
-            put_optimizer_states(before.states, alone, parameters.keys() - set(fresh))
+            kept = parameters.keys() - set(fresh)
+            taken = {key: x for key, x in before.states.items() if key.split(".", 1)[1] in kept}
+            put_optimizer_states(taken, model, optimizer)
         (curve,) = learn(stage.task, alone)
         require_finite(stage.task, alone)
         with alone.evaluation():
             evaluated = alone.state_dict(0)
-    handed = Handed(alone.state_dict(0), evaluated, before.states | optimizer_states(alone))
+    handed = Handed(
+        alone.state_dict(0), evaluated, before.states | optimizer_states(model, optimizer)
+    )
     record = {"plan": plan, "fresh": fresh, "curve": [asdict(point) for point in curve]}
     write_state(path, vars(handed), record)
 
@@ -185,17 +189,24 @@ def hand_on(before: Population, stage: Stage, fresh: Population) -> None:
     Those that have diverged in it go no further.
     """
     fresh.diverged = list(before.diverged)
+    model = initial_model(stage.task, seed=0)
     with torch.no_grad(), before.evaluation():
         for place, diverged in enumerate(before.diverged):
             if diverged is None:
-                start_from(before.state_dict(place), stage, fresh, place)
+                start_from(before.state_dict(place), stage, model, fresh, place)
 
 
 def start_from(
-    handed: Mapping[str, Tensor], stage: Stage, population: Population, place: int
+    handed: Mapping[str, Tensor],
+    stage: Stage,
+    model: nn.Module,
+    population: Population,
+    place: int,
 ) -> list[str]:
-    """Puts what was handed on into a fresh member; the parameters that nothing was put into."""
-    model = initial_model(stage.task, seed=0)
+    """Puts what was handed on into a fresh member; the parameters that nothing was put into.
+
+    model: one of the stage's, of which the names and shapes count.
+    """
     parameters = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     fitting = {
         name: handed[name]

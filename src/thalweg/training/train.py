@@ -179,7 +179,7 @@ def train(
     with failure_in_training(last.task), own_random_state(seed), board as scalars:
         alone = Single(last.task, [member], accumulate, precision)
         if done:
-            start_from(done[-1].handed.evaluated, last, alone, 0)
+            start_from(done[-1].handed.evaluated, last, alone.models[0], alone, 0)
         candidates = Candidates(last.task, alone)
         told = Together(scalars, progress or Silent())
         curve = learn_alone(candidates, unfinished, plan, last.before, told)

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from thalweg.stack.states import optimizer_states, put_optimizer_states
 from thalweg.training.choice import Candidate, Candidates
-from thalweg.training.files import optimizer_states, put_optimizer_states, read_state, write_state
+from thalweg.training.files import read_state, write_state
 from thalweg.training.run import Point
 
 SCHEDULING = ("step_count", "memory")
@@ -24,7 +25,7 @@ def write_unfinished(path: Path, plan: Any, candidates: Candidates, curve: Seque
     best = candidates.best
     groups = {
         "model": alone.state_dict(0),
-        "states": optimizer_states(alone),
+        "states": optimizer_states(alone.models[0], optimizer),
         "best": best.weights if best else {},
         "random": {"model": stream.state, "torch": torch.get_rng_state()},
     }
@@ -48,7 +49,7 @@ def read_unfinished(path: Path, plan: Any, candidates: Candidates) -> list[Point
     alone = candidates.alone
     (model,), (optimizer,) = alone.models, alone.optimizers
     model.load_state_dict(groups["model"])
-    put_optimizer_states(groups.get("states", {}), alone, dict(model.named_parameters()))
+    put_optimizer_states(groups.get("states", {}), model, optimizer)
     for group, scheduling in zip(optimizer.param_groups, record["scheduling"], strict=True):
         group |= scheduling
     alone.steps = record["steps"]

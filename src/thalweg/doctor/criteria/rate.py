@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from thalweg import rules
 from thalweg.doctor import remedies
 from thalweg.doctor.case import Case
 from thalweg.doctor.finding import Fact, Picture, Suspicion, around, exactly
@@ -122,7 +123,8 @@ def at_limit(case: Case) -> Suspicion | None:
 
 def decayed(case: Case) -> Suspicion | None:
     """AdaGrad's sum of squares has made the rates small while there was still a way to go."""
-    if case.rule() != "Adagrad" or len(case.course.steps) < 10:
+    recipe = case.recipe
+    if not (recipe and remedies.steps_by(recipe, rules.Adagrad)) or len(case.course.steps) < 10:
         return None
     seen = list(case.course.steps.values())
     fifth = len(seen) // 5
@@ -139,9 +141,7 @@ def decayed(case: Case) -> Suspicion | None:
         "a method that forgets: RMSProp or Adam, or a higher learning rate",
         "AdaGrad divides by the root of a sum that only grows (Goodfellow et al. 2016, 8.5.1).",
         (Fact("early over late effective rate", exactly(fall), last_step(case)),),
-        remedies=(*remedies.forgetting(), *remedies.rates(case.recipe, (10.0,)))
-        if case.recipe
-        else (),
+        remedies=(*remedies.forgetting(), *remedies.rates(recipe, (10.0,))),
         explains=("learning rate too low",),
     )
 

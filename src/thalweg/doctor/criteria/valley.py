@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from thalweg import rules
 from thalweg.doctor import remedies
 from thalweg.doctor.case import Case
 from thalweg.doctor.course import look_before
@@ -22,7 +23,7 @@ def narrow(case: Case) -> Suspicion | None:
     found = max(looks, key=lambda look: look[1].low, default=None)
     if found is None or not found[1].low > NARROW:
         return None
-    if case.recipe is not None and not remedies.is_plain(case.recipe):
+    if case.recipe is not None and not remedies.steps_by(case.recipe, rules.SGD):
         return None
     step, seen = found
     return Suspicion(
@@ -40,7 +41,7 @@ def narrow(case: Case) -> Suspicion | None:
 
 def saddle(case: Case) -> Suspicion | None:
     """Plain descent hardly moves, and down along the most negative curvature it goes far."""
-    if case.recipe is not None and not remedies.is_plain(case.recipe):
+    if case.recipe is not None and not remedies.steps_by(case.recipe, rules.SGD):
         return None
     losses = {step: seen.loss for step, seen in case.course.steps.items()}
     for step, seen in case.course.readings["escape"].items():
