@@ -136,6 +136,11 @@ def noise(draw: Random) -> Training:
 
 
 def off_the_cliff(draw: Random) -> Training:
+    """A flat slope that ends at a wall, under momentum at a rate for the slope."""
+    return find("cliff"), recipes.momentum(lr=between(draw, 0.6, 1.2))
+
+
+def recurrent_cliff(draw: Random) -> Training:
     """A recurrent network under momentum, whose gradients jump once it has learned to carry."""
     task = replace(adding_problem(25), steps=150)
     return task, recipes.momentum(lr=between(draw, 0.1, 0.3))
@@ -185,8 +190,10 @@ def decayed_rates(draw: Random) -> Training:
 
 
 def narrow_valley(draw: Random) -> Training:
-    """Plain descent in a bent valley, at about the highest rate that it bears."""
-    return find("rosenbrock"), recipes.sgd(lr=between(draw, 0.7e-3, 1.4e-3))
+    """Plain descent in a valley of condition number 100, at a tenth to a third of the highest rate
+    that it bears.
+    """
+    return find("ravine-rotated"), recipes.sgd(lr=between(draw, 2e-3, 7e-3))
 
 
 def at_a_saddle(draw: Random) -> Training:
@@ -263,6 +270,7 @@ FAULTS = {
     "missing shuffle": Fault("samples are not shuffled", loop=sorted_samples),
     "noise": Fault("noise", noise),
     "cliff": Fault("cliffs", off_the_cliff),
+    "cliff of a recurrence": Fault("cliffs", recurrent_cliff),
     "batch norm held": Fault("batch normalization by wrong statistics", evaluated_batch_norm),
     "batch norm too slow": Fault("batch normalization by wrong statistics", slow_batch_norm),
     "decayed rates": Fault("rates decayed too early", decayed_rates),
@@ -281,7 +289,7 @@ def cooled(make: Callable[..., Recipe], lr: float, **settings: Any) -> Callable[
 
 
 # From `race(task, ["momentum", "rmsprop", "adam", "nadam"], trials=16, seeds=8)`, the best two of
-# each. `adding` and `topics` were not raced yet, and are missing for that.
+# each; of `adding` the best alone, since the second missed the target for most seeds.
 WELL = {
     "ravine": (
         cooled(recipes.rmsprop, 0.3425, alpha=0.9932),
@@ -319,6 +327,7 @@ WELL = {
         cooled(recipes.rmsprop, 0.04596, alpha=0.8873),
         cooled(recipes.nadam, 0.04596, betas=(0.9792, 0.9827)),
     ),
+    "adding": (cooled(recipes.nadam, 0.001411, betas=(0.9782, 0.9572)),),
 }
 
 

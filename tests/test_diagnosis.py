@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -12,8 +12,10 @@ from torch import nn
 
 import thalweg as tw
 from thalweg import Data, Recipe, Task, schedules
+from thalweg.doctor import trial
 from thalweg.doctor.diagnosis import Diagnosis
-from thalweg.doctor.trial import Remedy, on_one_scale, standing, state_of, trials
+from thalweg.doctor.remedies import rates
+from thalweg.doctor.trial import Remedy, Trials, on_one_scale, standing, state_of
 from thalweg.errors import UserError
 from thalweg.stack.member import Member
 from thalweg.stack.population import Population
@@ -118,7 +120,7 @@ def test_both_sides_of_a_trial_see_the_same_batches() -> None:
     alone = Single(LINE, [Member(tw.adam(lr=1e-2), 0)])
     for _ in range(10):
         alone.step()
-    (trial,) = trials(LINE, tw.adam(lr=1e-2), [Remedy("nothing")], state_of(alone), 1.0)
+    (trial,) = Trials(LINE, tw.adam(lr=1e-2), 1.0).of([Remedy("nothing")], state_of(alone))
     assert trial.without == trial.with_it
     assert len(set(trial.without)) == len(trial.without)
     assert not trial.helps
@@ -129,7 +131,8 @@ def test_what_helps_little_is_small_beside_what_helps() -> None:
     slow, state = tw.adam(lr=1e-5), state_of(Single(LINE, [Member(tw.adam(lr=1e-5), 0)]))
     little = Remedy("twice the rate", lambda recipe: recipe.replace(lr=2e-5))
     much = Remedy("a good rate", lambda recipe: recipe.replace(lr=1e-1))
-    alone = [trials(LINE, slow, [remedy], state, start()) for remedy in (little, much)]
+    trials = Trials(LINE, slow, start())
+    alone = [trials.of([remedy], state) for remedy in (little, much)]
     assert [trial.helps for (trial,) in alone] == [True, True]
     assert [trial.helps for (trial,) in on_one_scale(alone)] == [False, True]
 
@@ -185,3 +188,24 @@ def test_a_recipe_with_a_pretraining_is_refused() -> None:
     recipe = replace(tw.adam(), pretrain="by task")
     with pytest.raises(UserError, match="without its pre-training"):
         tw.diagnose("waveform", recipe)
+
+
+def test_going_on_as_it_was_is_trained_once_for_all_remedies(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trained = []
+
+    def counted(stack: Sequence[trial.Branch], seeds: Sequence[int]) -> list[float]:
+        trained.extend(stack)
+        return ending(stack, seeds)
+
+    ending = trial.ending
+    monkeypatch.setattr(trial, "ending", counted)
+    state = state_of(Single(LINE, [Member(tw.sgd(lr=1e-3), 0)]))
+    trials = Trials(LINE, tw.sgd(lr=1e-3), start())
+    for factor in (2.0, 3.0):
+        trials.of(rates(tw.sgd(lr=1e-3), [factor]), state)
+    control = trials.going_on(state)
+    assert trained.count(control) == 2  # first few seeds, then the others
+    assert len(trained) == 6
+    assert len(trials.ends[control]) == 8

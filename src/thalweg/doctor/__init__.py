@@ -36,7 +36,7 @@ from thalweg.doctor.step import Parabola, Step, look_at_step
 from thalweg.doctor.steps import SeenStep, StepWatch
 from thalweg.doctor.stopwatch import Seconds, Stopwatch
 from thalweg.doctor.trace import Estimate, diagonal_share, trace
-from thalweg.doctor.trial import Remedy, State, Trial, trials
+from thalweg.doctor.trial import Remedy, State, Trial, Trials
 from thalweg.doctor.units import Activity, Units, units
 
 __all__ = [
@@ -89,6 +89,7 @@ __all__ = [
     "Suspicion",
     "Trend",
     "Trial",
+    "Trials",
     "Units",
     "between",
     "clips",
@@ -116,6 +117,5 @@ __all__ = [
     "surprises",
     "trace",
     "trend",
-    "trials",
     "units",
 ]

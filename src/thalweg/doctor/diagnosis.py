@@ -13,7 +13,7 @@ from thalweg.doctor.case import Case
 from thalweg.doctor.course import following
 from thalweg.doctor.criteria import CRITERIA
 from thalweg.doctor.finding import Finding, Severity, Suspicion
-from thalweg.doctor.trial import State, Trial, on_one_scale, state_of, trials
+from thalweg.doctor.trial import State, Trial, Trials, on_one_scale, state_of
 from thalweg.doctor.watcher import Watcher
 from thalweg.errors import UserError
 from thalweg.recipes import Recipe, recipe_of
@@ -156,6 +156,7 @@ def tried(
 
     What a proven one explains that stands before it needs none.
     """
+    trials = Trials(task, recipe, start, most)
     outcomes: list[tuple[list[Trial], str]] = []
     for place, one in enumerate(found):
         before = found[:place]
@@ -165,25 +166,18 @@ def tried(
         elif one.remedies:
             say(f"trying what may help against {one.name}")
             state = states[max(step for step in states if step <= one.since)]
-            outcomes.append(outcome(task, recipe, one, state, start, most))
+            outcomes.append(outcome(trials, one, state))
         else:
             outcomes.append(([], "nothing of it can be tried on this training"))
-    done = on_one_scale([trials for trials, _ in outcomes])
+    done = on_one_scale([own for own, _ in outcomes])
     reasons = [why for _, why in outcomes]
     return [judged(*each) for each in zip(found, done, reasons, strict=True)]
 
 
-def outcome(
-    task: Task,
-    recipe: Recipe,
-    suspicion: Suspicion,
-    state: State,
-    start: float,
-    most: int | None,
-) -> tuple[list[Trial], str]:
-    """The trials of its remedies, or why they could not be had."""
+def outcome(trials: Trials, suspicion: Suspicion, state: State) -> tuple[list[Trial], str]:
+    """Those of its remedies, or why they could not be had."""
     try:
-        return trials(task, recipe, suspicion.remedies, state, start, most), ""
+        return trials.of(suspicion.remedies, state), ""
     except UserError as error:
         return [], str(error)
 

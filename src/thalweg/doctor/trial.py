@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import cycle
+from itertools import cycle, islice
 from statistics import median
 from typing import Any, cast
 
@@ -54,7 +54,7 @@ class Remedy:
     shuffled: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class State:
     """What a training's next steps depend on: weights and buffers, optimizer, schedules."""
 
@@ -119,52 +119,78 @@ def state_of(alone: Single) -> State:
     return State(alone.steps, alone.state_dict(0), optimizer_states(model, optimizer), memory)
 
 
-def trials(
-    task: Task,
-    recipe: Recipe,
-    remedies: Sequence[Remedy],
-    state: State,
-    start: float,
-    most: int | None = None,
-) -> list[Trial]:
-    """Tries remedies over the rest of the task's budget, or over so many steps at `most`.
+class Trials:
+    """Trials of remedies for one training, over the rest of the task's budget or over so many steps
+    at `most`.
 
-    From the state, members with and without a remedy go on, on the same next batches, over 8 seeds
-    of their order, in one stack; the score is the task's metric on validation data at the end. A
-    remedy that makes another model starts anew, and so do those that it is held against.
+    From a state, members with and without a remedy go on, on the same next batches, over 8 seeds of
+    their order, in one stack; the score is the task's metric on validation data at the end. A
+    remedy that makes another model starts anew, and so do those that it is held against. Going on
+    as it was is trained once for each state, however many remedies are held against it.
 
     start: the score before any training.
     """
-    begun = ending_at(task, 0, most)
-    standing_here = partial(standing, task.model, state.weights)
-    here = replace(ending_at(task, state.steps, most), model=standing_here)
-    going_on, anew = Branch(here, recipe, state), Branch(begun, recipe)
-    pairs = {}
-    for remedy in remedies:
+
+    def __init__(self, task: Task, recipe: Recipe, start: float, most: int | None = None) -> None:
+        self.task, self.recipe, self.start, self.most = task, recipe, start, most
+        self.begun = ending_at(task, 0, most)
+        self.anew = Branch(self.begun, recipe)
+        self.from_states: dict[State, Branch] = {}
+        self.ends: defaultdict[Branch, list[float]] = defaultdict(list)
+
+    def of(self, remedies: Sequence[Remedy], state: State) -> list[Trial]:
+        """Tries remedies from a state."""
+        going_on = self.going_on(state)
+        pairs = {remedy: self.pair(remedy, going_on) for remedy in remedies}
+        left = list(pairs.values())
+        for seeds in (FEW, SEEDS):
+            self.train({branch: None for pair in left for branch in pair}, seeds)
+            left = [pair for pair in left if self.better_so_far(*pair)]
+        return [self.trial(remedy, *pair) for remedy, pair in pairs.items()]
+
+    def going_on(self, state: State) -> Branch:
+        """As it was, from a state."""
+        if state not in self.from_states:
+            here = ending_at(self.task, state.steps, self.most)
+            here = replace(here, model=partial(standing, self.task.model, state.weights))
+            self.from_states[state] = Branch(here, self.recipe, state)
+        return self.from_states[state]
+
+    def pair(self, remedy: Remedy, going_on: Branch) -> tuple[Branch, Branch]:
+        """Without the remedy and with it."""
         if remedy.shuffled:
-            pairs[remedy] = Branch(here, recipe, state, ordered=True), going_on
-        elif remedy.model:
-            changed = replace(begun, model=partial(remade, task.model, remedy.model))
-            pairs[remedy] = anew, Branch(changed, recipe)
-        else:
-            pairs[remedy] = going_on, Branch(here, remedy.recipe(recipe), state)
-    ends: defaultdict[Branch, list[float]] = defaultdict(list)
-    left = list(pairs.values())
-    for seeds in (ALL_SEEDS[:FEW], ALL_SEEDS[FEW:]):
-        for branch, own in endings({one: None for pair in left for one in pair}, seeds):
-            ends[branch] += own
-        left = [pair for pair in left if better_so_far(task, *(ends[one] for one in pair))]
-    return [
-        trial_of(
-            without.task,
-            remedy,
-            ends[without][: len(ends[with_it])],
-            ends[with_it],
-            start,
-            0 if remedy.model else state.steps,
-        )
-        for remedy, (without, with_it) in pairs.items()
-    ]
+            return replace(going_on, ordered=True), going_on
+        if remedy.model:
+            model = partial(remade, self.task.model, remedy.model)
+            return self.anew, Branch(replace(self.begun, model=model), self.recipe)
+        return going_on, replace(going_on, recipe=remedy.recipe(self.recipe))
+
+    def train(self, branches: Iterable[Branch], seeds: int) -> None:
+        """Trains branches until each has its ends for so many seeds, in as few stacks as it takes."""
+        stacks: defaultdict[Any, list[Branch]] = defaultdict(list)
+        for branch in branches:
+            stacks[branch.task, branch.ordered, len(self.ends[branch])].append(branch)
+        for (*_, done), stack in stacks.items():
+            wanted = ALL_SEEDS[done:seeds]
+            scored = iter(ending(stack, wanted) if wanted else ())
+            for branch in stack:
+                self.ends[branch] += islice(scored, len(wanted))
+
+    def better_so_far(self, without: Branch, with_it: Branch) -> bool:
+        """Whether a remedy is better on every seed; if not, it cannot be better beyond chance."""
+        pairs = zip(self.ends[without], self.ends[with_it], strict=False)
+        return all(down(self.task, 0.0, new) > down(self.task, 0.0, old) for old, new in pairs)
+
+    def trial(self, remedy: Remedy, without: Branch, with_it: Branch) -> Trial:
+        task, new = with_it.task, tuple(self.ends[with_it])
+        old = tuple(self.ends[without][: len(new)])
+        gained = compare(new, old, task.direction, LEVEL)
+        way, other = (median(down(task, self.start, end) for end in ends) for ends in (old, new))
+        since = with_it.state.steps if with_it.state else 0
+        steps = task.total_steps(length_of(task)) - since
+        target = 0.0 if task.target is None else down(task, self.start, task.target)
+        whole = max(way, other, target)
+        return Trial(remedy.words, old, new, gained, (way, other), whole, since, steps)
 
 
 def ending_at(task: Task, since: int, most: int | None) -> Task:
@@ -184,19 +210,6 @@ def remade(model: Callable[[], nn.Module], change: Callable[[nn.Module], nn.Modu
         return change(model())
 
 
-def endings(
-    branches: Iterable[Branch], seeds: Sequence[int]
-) -> Iterator[tuple[Branch, list[float]]]:
-    """The score at the end of the budget of each branch, by seed."""
-    stacks: defaultdict[Any, list[Branch]] = defaultdict(list)
-    for branch in branches:
-        stacks[branch.task, branch.ordered].append(branch)
-    for stack in stacks.values():
-        ends = ending(stack, seeds)
-        for place, branch in enumerate(stack):
-            yield branch, ends[place * len(seeds) : (place + 1) * len(seeds)]
-
-
 def ending(stack: Sequence[Branch], seeds: Sequence[int]) -> list[float]:
     """Those of branches that differ in their recipes alone, which are trained at once."""
     task, state, ordered = stack[0].task, stack[0].state, stack[0].ordered
@@ -213,12 +226,6 @@ def ending(stack: Sequence[Branch], seeds: Sequence[int]) -> list[float]:
     return [own.get(task.metric_name, math.nan) for own in scored]
 
 
-def better_so_far(task: Task, without: Sequence[float], with_it: Sequence[float]) -> bool:
-    """Whether a remedy is better on every seed; without that it cannot be better beyond chance."""
-    pairs = zip(without, with_it, strict=True)
-    return all(down(task, 0.0, new) > down(task, 0.0, old) for old, new in pairs)
-
-
 def keep_order(alone: Single) -> None:
     """Gives every member the samples in the order of the data, each beginning elsewhere."""
     batches = list(in_order(alone.task.splits.train, alone.task.batch_size))
@@ -226,22 +233,6 @@ def keep_order(alone: Single) -> None:
     begins = [place * len(batches) // count for place in range(count)]
     each = [cycle(batches[begin:] + batches[:begin]) for begin in begins]
     alone.batches.each = lambda: [next(own) for own in each]  # type: ignore[method-assign]
-
-
-def trial_of(
-    task: Task,
-    remedy: Remedy,
-    without: Sequence[float],
-    with_it: Sequence[float],
-    start: float,
-    since: int,
-) -> Trial:
-    gained = compare(with_it, without, task.direction, LEVEL)
-    way, other = (median(down(task, start, end) for end in ends) for ends in (without, with_it))
-    steps = task.total_steps(length_of(task)) - since
-    whole = max(way, other, 0 if task.target is None else down(task, start, task.target))
-    ends = tuple(without), tuple(with_it)
-    return Trial(remedy.words, *ends, gained, (way, other), whole, since, steps)
 
 
 def down(task: Task, start: float, end: float) -> float:
