@@ -166,7 +166,7 @@ class Trials:
         return going_on, replace(going_on, recipe=remedy.recipe(self.recipe))
 
     def train(self, branches: Iterable[Branch], seeds: int) -> None:
-        """Trains branches until each has its ends for so many seeds, in as few stacks as it takes."""
+        """Trains branches until each has its ends for so many seeds, in as few stacks as can be."""
         stacks: defaultdict[Any, list[Branch]] = defaultdict(list)
         for branch in branches:
             stacks[branch.task, branch.ordered, len(self.ends[branch])].append(branch)
