@@ -289,8 +289,8 @@ def cooled(make: Callable[..., Recipe], lr: float, **settings: Any) -> Callable[
 
 
 # From `race(task, ["momentum", "rmsprop", "adam", "nadam"], trials=16, seeds=8)`, the best two of
-# each; of `adding` the best alone, since the second missed the target for most seeds. `topics`, half
-# an hour a diagnosis, is left out.
+# each; of `adding` the best alone, since the second missed the target for most seeds. `topics`,
+# half an hour a diagnosis, is left out.
 WELL = {
     "ravine": (
         cooled(recipes.rmsprop, 0.3425, alpha=0.9932),
