@@ -271,7 +271,7 @@ def training_seconds(task: Task, steps: int, settings: dict[str, Any] | None) ->
     if doctor is None:
         return seconds, 0
     doctor.close()
-    looks = sum(len(t) for name, t in doctor.budget.taken.items() if name != "gradient norm")
+    looks = sum(own.count for name, own in doctor.budget.looks.items() if name != "gradient norm")
     return seconds, looks
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -205,14 +206,18 @@ def largest_shares(task: Task, count: int = 3) -> dict[str, float]:
     return {graph if n.startswith("##") else n: spent[n] / whole for n in largest}
 
 
+COMMAND = str(Path(sys.executable).with_name("thalweg"))
+UNBUFFERED = {**os.environ, "PYTHONUNBUFFERED": "1"}
+
+
 def whole_races() -> dict[str, Any]:
     """Seconds from the command to the verdict: one by one, and as a race chooses itself."""
 
     def seconds(*step: str) -> float:
         with tempfile.TemporaryDirectory() as runs:
-            words = ["-u", "-m", "thalweg", "race", "digits", "--runs", runs, *step]
+            command = [COMMAND, "race", "digits", "--runs", runs, *step]
             began = perf_counter()
-            with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE) as race:
+            with subprocess.Popen(command, stdout=subprocess.PIPE, env=UNBUFFERED) as race:
                 assert race.stdout is not None
                 next(line for line in race.stdout if line.startswith(b"winner: "))
                 told = perf_counter() - began

@@ -103,7 +103,7 @@ def lines(markup: str) -> Picture:
 def case(parameters: int, markup: str) -> Case:
     names = [f"layer {i} {markup}" for i in range(parameters)]
     steps = {step: seen(step, names) for step in range(0, 30, 3)}
-    course = Course([torch.tensor(1.0 + step) for step in range(30)], steps)
+    course = Course(30, {step: torch.tensor(1.0 + step) for step in range(30)}, steps)
     seconds = (Seconds("backward", Interval(2e-3, 1e-3, 3e-3), 0.6, 0.75),)
     return Case(course, named("adam"), 192, 64, "", seconds)
 

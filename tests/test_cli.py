@@ -367,7 +367,7 @@ def test_entrants_lists_every_optimizer_with_its_search_space(thalweg) -> None:
 SLOW_SADDLE = '[[rules]]\nrule = "SGD"\nlr = 0.01\n'
 
 
-def test_the_doctor_names_a_low_rate_and_writes_its_page_where_the_race_looks_for_it(
+def test_the_doctor_names_a_low_rate_and_writes_the_winner_s_page_where_the_race_looks_for_it(
     thalweg,
 ) -> None:
     assert thalweg("race", "saddle", *QUICK, "--name", "first").status == 0
@@ -378,9 +378,11 @@ def test_the_doctor_names_a_low_rate_and_writes_its_page_where_the_race_looks_fo
     told = seen.out.splitlines()
     assert told[0] == "watching saddle train for 40 steps"
     assert "saddle with slow: learning rate too low." in told
-    assert told[-1] == "report: runs/first/doctor.html"
-    assert "learning rate too low" in Path("runs/first/doctor.html").read_text()
+    assert told[-1] == "report: runs/first/doctor-slow.html"
+    assert "learning rate too low" in Path("runs/first/doctor-slow.html").read_text()
 
+    seen = thalweg("doctor", "saddle", "--no-trials", "--name", "first")
+    assert seen.out.splitlines()[-1] == "report: runs/first/doctor.html"
     assert thalweg("race", "saddle", *QUICK, "--name", "first").status == 0
     assert '<a href="doctor.html">' in page_of("first")
 

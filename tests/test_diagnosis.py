@@ -22,6 +22,7 @@ from thalweg.stack.population import Population
 from thalweg.stack.single import Single
 from thalweg.stack.stacked import Stacked
 from thalweg.tasks import find
+from thalweg.tasks.adding import RecurrentNetwork, adding_problem
 from thalweg.tasks.landscapes import Landscape, saddle
 from thalweg.training.learn import scores
 
@@ -82,6 +83,39 @@ def test_signals_that_vanish_in_ten_layers_of_sigmoids_are_proven_without_a_tria
 
     found = tw.diagnose(replace(DIGITS, model=model), "adam", try_remedies=False)
     assert causes(found) == ["vanishing signals"]
+
+
+@pytest.mark.parametrize(("radius", "named"), [(3.0, True), (0.9, False)])
+def test_a_recurrence_explodes_where_its_spectral_radius_says_so(
+    radius: float, named: bool
+) -> None:
+    def model() -> nn.Module:
+        made = RecurrentNetwork()
+        nn.init.normal_(made.recurrent.weight, std=radius / 32**0.5)  # Girko's circular law
+        return made
+
+    task = replace(adding_problem(30), model=model, steps=2)
+    found = tw.diagnose(task, tw.sgd(lr=1e-6), try_remedies=False)
+    assert ("exploding signals" in [finding.name for finding in found.findings]) == named
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_batch_norm_that_is_held_to_wrong_statistics_is_suspected(held: bool) -> None:
+    class Model(nn.Sequential):
+        def train(self, mode: bool = True) -> Model:
+            super().train(mode)
+            self[1].train(mode and not held)
+            return self
+
+    def model() -> nn.Module:
+        made = Model(nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
+        made[1].running_mean += 5.0 * held
+        return made
+
+    task = replace(DIGITS, model=model)
+    found = tw.diagnose(task, tw.adam(lr=1e-2), try_remedies=False)
+    name = "batch normalization by wrong statistics"
+    assert (name in [finding.name for finding in found.of("suspected")]) == held
 
 
 def test_unscaled_inputs_are_proven_by_scaled_ones() -> None:

@@ -187,6 +187,31 @@ def test_a_budget_is_kept_by_a_clock_that_is_given(monkeypatch: pytest.MonkeyPat
     assert Budget().allows("look", expected=1e9)
 
 
+def test_a_part_of_a_budget_leaves_the_rest_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("thalweg.doctor.budget.perf_counter", lambda: now)
+    budget = Budget(0.3)
+    for _ in range(1_000):
+        now += 1.0
+        if budget.allows("norm", expected=0.0, part=1 / 3):
+            with budget.spending("norm"):
+                now += 1.0
+        if budget.allows("look", expected=1.0):
+            with budget.spending("look"):
+                now += 1.0
+    assert budget.looks["norm"].count == pytest.approx(100, abs=1)
+    assert budget.looks["look"].count == pytest.approx(200, abs=1)
+
+
+def test_norms_that_a_budget_leaves_out_change_no_step_and_are_told_at_theirs() -> None:
+    whole, sparse = watched(Patient()), watched(Patient(), budget=1e-9)
+    assert list(whole.course.norms) == list(range(20))
+    assert len(sparse.course.norms) < 20
+    for step, norm in sparse.course.norms.items():
+        assert torch.equal(norm, whole.course.norms[step])
+    assert sparse.case(None, 20, "").last_step == 19
+
+
 @pytest.mark.parametrize("share", [0, 1, -0.1, 3])
 def test_a_budget_is_a_share(share: float) -> None:
     with pytest.raises(UserError, match="share of the training's time"):

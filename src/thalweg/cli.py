@@ -204,6 +204,8 @@ def doctor(
     folder = runs / folder_name(found, name)
     winner = folder / "winner.toml"
     used = recipe or (str(winner) if winner.exists() else "adam")
+    other = winner.exists() and Path(used).resolve() != winner.resolve()
+    page = f"doctor-{Path(used).stem}.html" if other else "doctor.html"
     share = None if budget is None else share_of(budget)
     with stopping("nothing was written"):
         with telling(Console()) as say:
@@ -217,7 +219,7 @@ def doctor(
                 say=say,
             )
         print(diagnosis)
-        print(f"report: {diagnosis.report(folder / 'doctor.html')}")
+        print(f"report: {diagnosis.report(folder / page)}")
 
 
 def share_of(text: str) -> float:

@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from time import perf_counter
 
 from thalweg.errors import UserError
+
+
+@dataclass
+class Looks:
+    """How many of one name were taken, their seconds, and those of the last."""
+
+    count: int = 0
+    seconds: float = 0.0
+    last: float = 0.0
 
 
 class Budget:
@@ -24,7 +34,7 @@ class Budget:
         self.share = share
         self.began = perf_counter()
         self.ended: float | None = None
-        self.taken: defaultdict[str, list[float]] = defaultdict(list)
+        self.looks: defaultdict[str, Looks] = defaultdict(Looks)
         self.spent = 0.0
 
     @property
@@ -41,12 +51,17 @@ class Budget:
         """The training is over; its clock stands still from now on."""
         self.ended = perf_counter()
 
-    def allows(self, name: str, expected: float) -> bool:
-        """Whether a look fits in. expected: its seconds, believed before it was first taken."""
+    def allows(self, name: str, expected: float, part: float = 1.0) -> bool:
+        """Whether a look fits in.
+
+        expected: its seconds, believed before it was first taken. part: of the budget that all of
+        this name may take.
+        """
         if self.share is None:
             return True
-        seconds = self.taken[name][-1] if self.taken[name] else expected
-        return self.spent + seconds <= self.share * self.trained
+        looks, earned = self.looks[name], self.share * self.trained
+        seconds = looks.last if looks.count else expected
+        return self.spent + seconds <= earned and looks.seconds + seconds <= part * earned
 
     @contextmanager
     def spending(self, name: str) -> Iterator[None]:
@@ -57,5 +72,6 @@ class Budget:
 
     def spend(self, name: str, seconds: float) -> None:
         """Counts a look that took so long."""
-        self.taken[name].append(seconds)
+        looks = self.looks[name]
+        looks.count, looks.seconds, looks.last = looks.count + 1, looks.seconds + seconds, seconds
         self.spent += seconds

@@ -27,7 +27,11 @@ class Case:
     diverged: str
     seconds: tuple[Seconds, ...]
 
+    @property
+    def last_step(self) -> int:
+        return self.course.length - 1
+
     @cached_property
-    def norms(self) -> NDArray[np.float64]:
-        """The gradient's norm at every step."""
-        return np.array([float(norm) for norm in self.course.norms])
+    def norms(self) -> tuple[list[int], NDArray[np.float64]]:
+        """The gradient's norm: at which steps it was noted, and how large it was."""
+        return self.course.norm_series()

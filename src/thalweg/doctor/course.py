@@ -21,12 +21,13 @@ RECENT = 8
 class Course:
     """The steps of a training, counted from 0, and what instruments have read there.
 
-    norms: the gradient's norm at every step, before any clip of the recipe. steps: those that were
-    looked at. readings: of each instrument by step. refusals: why an instrument has last read
-    nothing. batches: the last ones.
+    length: how many went by. norms: the gradient's norm by step, before any clip of the recipe.
+    steps: those that were looked at. readings: of each instrument by step. refusals: why an
+    instrument has last read nothing. batches: the last ones.
     """
 
-    norms: list[Tensor] = field(default_factory=list)
+    length: int = 0
+    norms: dict[int, Tensor] = field(default_factory=dict)
     steps: dict[int, SeenStep] = field(default_factory=dict)
     readings: defaultdict[str, dict[int, Any]] = field(default_factory=lambda: defaultdict(dict))
     refusals: dict[str, str] = field(default_factory=dict)
@@ -39,6 +40,10 @@ class Course:
     def last(self, instrument: str) -> tuple[int, Any] | None:
         """The last reading and its step."""
         return next(iter(reversed(self.readings[instrument].items())), None)
+
+    def norm_series(self) -> tuple[list[int], NDArray[np.float64]]:
+        """The gradient's norm: at which steps it was noted, and how large it was."""
+        return list(self.norms), np.array([float(norm) for norm in self.norms.values()])
 
     def series(self, name: str) -> tuple[list[int], NDArray[np.float64]]:
         """One number of the steps that were looked at: where, and how much."""

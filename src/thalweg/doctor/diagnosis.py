@@ -132,7 +132,7 @@ def watched(task: Task, alone: Single, watcher: Watcher, say: Say) -> dict[int, 
 def told(
     task: str, metric: str, watcher: Watcher, case: Case, findings: Sequence[Finding]
 ) -> Diagnosis:
-    looks = {n: (len(taken), sum(taken)) for n, taken in watcher.budget.taken.items() if taken}
+    looks = {n: (own.count, own.seconds) for n, own in watcher.budget.looks.items() if own.count}
     recipe = case.recipe.name if case.recipe else type(watcher.optimizer).__name__
     unread = dict(watcher.course.refusals)
     share = watcher.budget.used

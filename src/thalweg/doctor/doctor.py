@@ -44,10 +44,10 @@ class Doctor(Watcher):
     budget: the share of the training's own time that all looks together may take, a quarter if not
         given; what does not fit in waits. With None, they are taken when they are due.
 
-    The norm of the gradient is noted at every step. The other instruments have their turn at steps
-    0, 10, 30, 90, and so on, on the batch of the step or on the last 8, which are kept as they are:
-    a loader should not write into them again. `close()` takes the doctor's hooks away; as a context
-    it does so at its end.
+    The norm of the gradient is noted at every step, where a third of the budget pays for it. The
+    other instruments have their turn at steps 0, 10, 30, 90, and so on, on the batch of the step or
+    on the last 8, which are kept as they are: a loader should not write into them again. `close()`
+    takes the doctor's hooks away; as a context it does so at its end.
 
     Raises UserError for an `every` below 1 and a budget outside (0, 1).
     """
@@ -62,12 +62,11 @@ class Doctor(Watcher):
 
         Raises UserError before the first step.
         """
-        if not self.course.norms:
+        if not self.step:
             raise UserError("The doctor has seen no step yet: ask after some of them.")
         recipe, unknown = self.recipe()
-        finite = self.course.norms[-1].isfinite()
-        diverged = "" if finite else "the gradient is not finite"
-        case = self.case(recipe, len(self.course.norms), diverged)
+        finite = all(weight.isfinite().all() for weight in plain(self.model).parameters())
+        case = self.case(recipe, self.step, "" if finite else "the weights are not finite")
         found = suspicions(case)
         if coming is None:
             why = "give the next batches, recorded ahead, as doctor.diagnosis(batches)"

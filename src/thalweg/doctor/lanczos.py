@@ -36,9 +36,10 @@ class Lanczos:
 
         beta_j v_(j+1) = A v_j - alpha_j v_j - beta_(j-1) v_(j-1)
 
-    Each new vector is made orthogonal to all before it, twice, so that V'AV = T, tridiagonal with
-    alpha and beta, holds to round-off. (In plain Lanczos orthogonality is lost where an eigenvalue
-    converges, and comes back as false copies of it.) Paige 1972; Parlett 1998, chapter 13.
+    Each new vector is made orthogonal to the two before it and then to all, so that V'AV = T,
+    tridiagonal with alpha and beta, holds to round-off. (In plain Lanczos orthogonality is lost
+    where an eigenvalue converges, and comes back as false copies of it.) Paige 1972; Parlett 1998,
+    chapter 13.
 
     Each step costs K products, and K P numbers of memory.
     """
@@ -62,16 +63,16 @@ class Lanczos:
         if not product.isfinite().all():
             raise UserError("A product with the curvature is not finite: it cannot be looked at.")
         known = self.basis[:, : self.steps]
-        rest, along = without(product, known)
+        rest, along = without(product, known[:, -2:])
         rest, more = without(rest, known)
         self.scale = torch.maximum(self.scale, product.norm(dim=1))
-        if asymmetric(along, self.scale):
+        if asymmetric(more, self.scale):
             raise UserError(
                 "The products are not those of a symmetric matrix, so an operation of the model has"
                 " a wrong second derivative, as PyTorch's weight normalization has; look at"
                 " Hessian(objective, differences=True) instead."
             )
-        self.alphas.append((along + more)[:, -1].double().cpu())
+        self.alphas.append((along[:, -1] + more[:, -1]).double().cpu())
         beta = rest.norm(dim=1)
         ended = beta <= self.round_off()
         self.betas.append(beta.masked_fill(ended, 0.0).double().cpu())

@@ -51,11 +51,15 @@ def of_numbers(targets: Sequence[Tensor]) -> Order:
 
     each = [y.numpy(force=True) for y in targets]
     together = np.concatenate(each)
-    total = ((together - together.mean()) ** 2).sum()
-    if total == 0:
-        raise UserError("All targets are the same, so they have no order.")
     between = sum(len(y) * (y.mean() - together.mean()) ** 2 for y in each)
-    return Order(float(stats.f_oneway(*each).pvalue), float(between / total), len(each))
+    within = sum(((y - y.mean()) ** 2).sum() for y in each)
+    if between + within == 0:
+        raise UserError("All targets are the same, so they have no order.")
+    share = between / (between + within)
+    # The F-test: of samples in no order, the share has this distribution.
+    k, n = len(each), len(together)
+    p = stats.beta.sf(share, (k - 1) / 2, (n - k) / 2)
+    return Order(float(p), float(share), k)
 
 
 def of_classes(targets: Sequence[Tensor]) -> Order:

@@ -12,6 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
+from torch.utils.hooks import RemovableHandle
 
 from thalweg.arguments import require_whole
 from thalweg.doctor.budget import Budget
@@ -25,6 +26,9 @@ from thalweg.errors import UserError
 from thalweg.recipes import Recipe
 from thalweg.stack.reading import Batch
 from thalweg.tasks.task import Score
+
+NORMS = 1 / 3
+"""Of the budget, that norms of gradients may take."""
 
 
 class Watcher:
@@ -47,16 +51,16 @@ class Watcher:
         self.along = ExitStack()
         self.stopwatch = Stopwatch()
         self.clock = perf_counter()
-        self.step, self.mark = 0, 0
+        self.mark = 0
         self.owed: list[str] = []
         self.looking = False
         self.opened = 0.0  # seconds of a look along a step, before it is taken
-        self.hooks = [
-            model.register_forward_pre_hook(lambda *_: self.begin()),
-            model.register_forward_hook(lambda *_: self.end("forward")),
+        self.around_forward: list[RemovableHandle] = []
+        self.around_step = [
             optimizer.register_step_pre_hook(lambda *_: self.before_step()),
             optimizer.register_step_post_hook(lambda *_: self.behind_step()),
         ]
+        self.hook_forward()
 
     def __enter__(self) -> Self:
         return self
@@ -67,7 +71,7 @@ class Watcher:
     def close(self) -> None:
         """Leaves the model and the optimizer; what was seen stays."""
         self.budget.end()
-        for hook in self.hooks:
+        for hook in (*self.around_forward, *self.around_step):
             hook.remove()
 
     def loading(self, loader: Iterable[Batch]) -> Iterator[Batch]:
@@ -92,11 +96,27 @@ class Watcher:
         seconds = tuple(self.stopwatch.seconds()) if timed else ()
         return Case(self.course, recipe, steps, size, diverged, seconds)
 
-    # Time: the parts of some steps alone, so that a GPU need not be waited for at each
+    @property
+    def step(self) -> int:
+        return self.course.length
+
+    # Time: the parts of some steps alone, so that a GPU need not be waited for at each, and that
+    # the model of the others has no hooks, which cost a small one a thirtieth of its time
 
     @property
     def timed(self) -> bool:
         return not self.looking and self.step % self.every == 1 % self.every
+
+    def hook_forward(self) -> None:
+        """Takes the time of the next step's forward pass, if it is one that is timed."""
+        if self.timed and not self.around_forward:
+            self.around_forward = [
+                self.model.register_forward_pre_hook(lambda *_: self.begin()),
+                self.model.register_forward_hook(lambda *_: self.end("forward")),
+            ]
+        elif not self.timed:
+            while self.around_forward:
+                self.around_forward.pop().remove()
 
     def begin(self) -> None:
         if self.timed:
@@ -124,8 +144,9 @@ class Watcher:
         self.looking = True
         if self.step == self.mark:
             self.owed, self.mark = list(INSTRUMENTS), following(self.step)
-        with self.budget.spending("gradient norm"):
-            self.course.norms.append(self.gradient_norm())
+        if self.budget.allows("gradient norm", 0.0, NORMS):
+            with self.budget.spending("gradient norm"):
+                self.course.norms[self.step] = self.gradient_norm()
         due = self.step % self.every == 0
         gradient = self.gradient_seconds() if self.owed or due else math.inf
         for name in list(self.owed):
@@ -150,7 +171,8 @@ class Watcher:
             self.course.steps[self.step] = self.watch.seen[-1]
             self.budget.spend("step", self.opened + perf_counter() - start)
             self.opened = 0.0
-        self.step += 1
+        self.course.length += 1
+        self.hook_forward()
 
     def measure(self, name: str) -> None:
         """Reads an instrument, or notes why it could not be read."""

@@ -106,6 +106,6 @@ def watched(diagnosis: Diagnosis) -> str:
     course = diagnosis.case.course
     seconds = sum(taken for _, taken in diagnosis.looks.values())
     return (
-        f"Watched for {len(course.norms)} steps, {len(course.steps)} of them looked at closely;"
+        f"Watched for {course.length} steps, {len(course.steps)} of them looked at closely;"
         f" looking took {seconds:.2g} s, {diagnosis.share:.2g} times what training took itself."
     )

@@ -30,15 +30,15 @@ def loss(course: Course) -> Picture | None:
 
 
 def norm(course: Course) -> Picture | None:
-    norms = [float(norm) for norm in course.norms]
+    steps, norms = course.norm_series()
     return lines(
         "norm",
         "Norm of the gradient",
         "step",
         "norm",
-        {"norm": (list(range(len(norms))), norms)},
+        {"norm": (steps, norms.tolist())},
         log=True,
-        summary="The norm of the gradient at every step, before any clipping.",
+        summary="The norm of the gradient where it was noted, before any clipping.",
     )
 
 

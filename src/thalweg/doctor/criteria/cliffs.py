@@ -16,32 +16,33 @@ DEVIATIONS, TIMES, FEWEST = 7.0, 5.0, 10
 
 def cliffs(case: Case) -> Suspicion | None:
     """Norms of the gradient far above those before them, in deviations and in times."""
+    steps, norms = case.norms
     found = [
         spike
-        for spike in spikes(list(case.norms), threshold=DEVIATIONS, fewest=FEWEST)
-        if not spike.value < TIMES * np.median(case.norms[: spike.step])
+        for spike in spikes(list(norms), threshold=DEVIATIONS, fewest=FEWEST)
+        if not spike.value < TIMES * np.median(norms[: spike.step])
     ]
     if not found:
         return None
-    usual = case.norms[np.isfinite(case.norms)]
+    usual = norms[np.isfinite(norms)]
     limits = sorted({float(np.percentile(usual, share)) for share in (90, 50)}, reverse=True)
-    first = found[0]
+    first, began = found[0], steps[found[0].step]
     return Suspicion(
         "cliffs",
-        f"The gradient is {first.value:.2g} at step {first.step}, and {np.median(usual):.2g} as a"
-        f" rule: one of {len(found)} steps of {len(case.norms)} that may throw the weights about.",
+        f"The gradient is {first.value:.2g} at step {began}, and {np.median(usual):.2g} as a"
+        f" rule: one of {len(found)} steps of {len(norms)} that may throw the weights about.",
         "clipping by norm or by value",
         "More than 7 robust deviations above the last 128 steps, and 5 times the median: a"
         " convention (OLMo), so the trial decides.",
-        (Fact("share of steps with a spike", wilson(len(found), len(case.norms)), first.step),),
+        (Fact("share of steps with a spike", wilson(len(found), len(norms)), began),),
         Picture(
             "Norm of the gradient",
             "step",
             "norm",
-            {"norm": (list(range(len(case.norms))), list(case.norms))},
+            {"norm": (steps, list(norms))},
             log=True,
         ),
         remedies.clipping([limit for limit in limits if limit > 0]),
-        look_before(first.step),
+        look_before(began),
         explains=("divergence", "learning rate too high"),
     )

@@ -31,7 +31,7 @@ def vanishing(case: Case) -> Suspicion | None:
         "vanishing signals",
         f"What comes back to the first layer is {ratio:.1g} of the signal at the last: each layer"
         f" passes on {seen.backward.estimate:.2g} of it.",
-        "batch normalization, or weights that begin larger",
+        "batch normalization, weights that begin larger, or a pre-training",
         "The slope of log signal with depth (Schoenholz et al. 2017): sound for plain networks at"
         " their start, less so with residual paths.",
         (Fact("factor from a layer to the one before", seen.backward, step),),
@@ -52,7 +52,7 @@ def exploding(case: Case) -> Suspicion | None:
     ratio = first_over_last(seen)
     if not (seen.backward.low > 1 and ratio > 1 / WEAK):
         return None
-    norms = case.norms[np.isfinite(case.norms)]
+    norms = case.norms[1][np.isfinite(case.norms[1])]
     limits = [float(np.percentile(norms, share)) for share in (50, 10)] if len(norms) else []
     return Suspicion(
         "exploding signals",

@@ -42,8 +42,8 @@ def too_high(case: Case) -> Suspicion | None:
         "The loss along each step, by three values (Goodfellow et al. 2016, 4.3.1); no alarm"
         " without a trial, since steps at the edge of stability overshoot too.",
         (
-            Fact("share of steps that overshoot", share, last_step(case)),
-            Fact("share of the first that do", early, last_step(case)),
+            Fact("share of steps that overshoot", share, case.last_step),
+            Fact("share of the first that do", early, case.last_step),
         ),
         along_training(case),
         remedies.rates(case.recipe, [1 / factor for factor in FACTORS]) if case.recipe else (),
@@ -95,8 +95,8 @@ def too_low(case: Case) -> Suspicion | None:
         "The best length of a step on its own batch is longer than the best for training; no alarm"
         " without a trial.",
         (
-            Fact(f"share of steps that are {SHORT:g} times too short", short, last_step(case)),
-            Fact("best length over that taken", median_interval(best, "min"), last_step(case)),
+            Fact(f"share of steps that are {SHORT:g} times too short", short, case.last_step),
+            Fact("best length over that taken", median_interval(best, "min"), case.last_step),
         ),
         along_training(case),
         remedies.rates(case.recipe, FACTORS) if case.recipe else (),
@@ -140,7 +140,7 @@ def decayed(case: Case) -> Suspicion | None:
         f" {best:.1f} times as long.",
         "a method that forgets: RMSProp or Adam, or a higher learning rate",
         "AdaGrad divides by the root of a sum that only grows (Goodfellow et al. 2016, 8.5.1).",
-        (Fact("early over late effective rate", exactly(fall), last_step(case)),),
+        (Fact("early over late effective rate", exactly(fall), case.last_step),),
         remedies=(*remedies.forgetting(), *remedies.rates(recipe, (10.0,))),
         explains=("learning rate too low",),
     )
@@ -154,7 +154,3 @@ def rate_of(step: SeenStep) -> float:
 def along_training(case: Case) -> Picture:
     steps, losses = case.course.series("loss")
     return Picture("Loss of the batches looked at", "step", "loss", {"loss": (steps, list(losses))})
-
-
-def last_step(case: Case) -> int:
-    return len(case.course.norms) - 1

@@ -21,6 +21,6 @@ def starved(case: Case) -> Suspicion | None:
         " seconds a step: training is slow in seconds, whatever it is in steps.",
         "more workers in the loader, or data that is held in memory",
         "Measured.",
-        (Fact("seconds of waiting a step", data.a_step, len(case.course.norms) - 1),),
+        (Fact("seconds of waiting a step", data.a_step, case.last_step),),
         proven=True,
     )
