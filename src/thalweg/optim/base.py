@@ -16,7 +16,7 @@ from torch.optim.optimizer import ParamsT, StateDict
 from thalweg.errors import UserError
 from thalweg.fuse import eager
 from thalweg.fuse.eager import Cell
-from thalweg.optim.fused import Chain, Fusing, Group, Member, age, by_chain, kernel_for
+from thalweg.optim.fused import Chain, Fusing, Group, ParamWithGrad, age, by_chain, kernel_for
 from thalweg.optim.settings import at, base, holds_schedule, memory, number, observed
 from thalweg.optim.sharded import is_sharded, local, local_gradient, placed_as, total
 
@@ -65,17 +65,17 @@ class RuleOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        members = self.stepping()
-        if not members:
+        params = self.stepping()
+        if not params:
             self.stand_by()
-        left = members if self.backend == "eager" else self.fusing.step(self, members)
+        left = params if self.backend == "eager" else self.fusing.step(self, params)
         if left:
             self.step_eagerly(left)
         for group in self.param_groups:
             group["step_count"] += 1
         return loss
 
-    def stepping(self) -> list[Member]:
+    def stepping(self) -> list[ParamWithGrad]:
         """The parameters that have a gradient, with what is here of it."""
         return [
             (param, grad if type(grad) is Tensor else local_gradient(grad, param), index)
@@ -112,11 +112,11 @@ class RuleOptimizer(torch.optim.Optimizer):
         return "\n\n".join(kernel.source for kernel in kernels if kernel)
 
     @torch.no_grad()
-    def step_eagerly(self, members: Sequence[Member]) -> None:
-        """Steps members by their chains' arithmetic on whole tensors."""
-        for chain, places in by_chain(self, members).items():
-            some = [members[place] for place in places]
-            cells = [self.cell(chain, *member) for member in some]
+    def step_eagerly(self, params: Sequence[ParamWithGrad]) -> None:
+        """Steps parameters by their chains' arithmetic on whole tensors."""
+        for chain, places in by_chain(self, params).items():
+            some = [params[place] for place in places]
+            cells = [self.cell(chain, *each) for each in some]
             norm = partial(model_norm, [param for param, _, _ in some], self.parameters())
             eager.step(chain, cells, norm)
             for (param, _, _), cell in zip(some, cells, strict=True):

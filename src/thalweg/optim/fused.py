@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 AnyKernel = Kernel | TritonKernel
 Chain = tuple[type[Rule], ...]
 Group = dict[str, Any]
-Member = tuple[Tensor, Tensor, int]
+ParamWithGrad = tuple[Tensor, Tensor, int]
 """A parameter, what is here of the gradient that it has, and its group's index."""
 
 nbytes = attrgetter("nbytes")
@@ -34,9 +34,9 @@ negated = Tensor.is_neg
 
 
 class Fused:
-    """Members that one kernel steps together, and the table that says where they are.
+    """Parameters that one kernel steps together, and the table that says where they are.
 
-    places: theirs among the members of a step. Their states stay those of the optimizer; each
+    places: theirs among the parameters of a step. Their states stay those of the optimizer; each
     `step` and each number of a row becomes a view of one tensor for all, so that the kernel moves
     them on in one pass.
     """
@@ -45,11 +45,11 @@ class Fused:
         self,
         optimizer: RuleOptimizer,
         kernel: AnyKernel,
-        members: Sequence[Member],
+        params: Sequence[ParamWithGrad],
         places: Sequence[int],
     ) -> None:
         self.optimizer, self.kernel, self.places = optimizer, kernel, places
-        taken = [members[place] for place in places]
+        taken = [params[place] for place in places]
         self.params = [param for param, _, _ in taken]
         self.saved = [optimizer.state[param] for param in self.params]
         device = self.params[0].device
@@ -105,9 +105,9 @@ class Fused:
             and same(list(joined.from_iterable(map(dict.values, self.saved))), self.kept)
         )
 
-    def gradients(self, members: Sequence[Member]) -> list[int] | None:
+    def gradients(self, params: Sequence[ParamWithGrad]) -> list[int] | None:
         """Where the gradients are; none if one cannot be read so."""
-        found = [members[place][1] for place in self.places]
+        found = [params[place][1] for place in self.places]
         try:
             fit = list(map(nbytes, found)) == self.sizes and all(map(Tensor.is_contiguous, found))
         except RuntimeError:  # a sparse one has no such thing
@@ -144,34 +144,34 @@ class Fusing:
         self.parts: list[Fused] = []
         self.told = False
 
-    def step(self, optimizer: RuleOptimizer, members: list[Member]) -> list[Member]:
+    def step(self, optimizer: RuleOptimizer, params: list[ParamWithGrad]) -> list[ParamWithGrad]:
         """Steps what kernels can, and returns the rest."""
         groups = [(optimizer.chain(each), each["maximize"]) for each in optimizer.param_groups]
-        now = [id(param) for param, _, _ in members], groups
+        now = [id(param) for param, _, _ in params], groups
         stands = (
             now == self.settled
             and same(optimizer.state.values(), self.states)
             and all(part.stands() for part in self.parts)
         )
-        gradients = [part.gradients(members) for part in self.parts] if stands else [None]
+        gradients = [part.gradients(params) for part in self.parts] if stands else [None]
         if None in gradients:
-            self.settle(optimizer, members)
+            self.settle(optimizer, params)
             self.settled = now
             self.states = list(optimizer.state.values())
-            gradients = [part.gradients(members) for part in self.parts]
+            gradients = [part.gradients(params) for part in self.parts]
         for part, addresses in zip(self.parts, gradients, strict=True):
             assert addresses is not None, "only gradients that a kernel can read were taken"
             part.step(addresses)
-        return [members[place] for place in self.left]
+        return [params[place] for place in self.left]
 
-    def settle(self, optimizer: RuleOptimizer, members: list[Member]) -> None:
-        """Finds the kernels for the members, and those that no kernel steps."""
+    def settle(self, optimizer: RuleOptimizer, params: list[ParamWithGrad]) -> None:
+        """Finds the kernels for the parameters, and those that no kernel steps."""
         self.settled = [], []
-        self.left, taken = sorted_out(optimizer, members)
-        self.parts = [Fused(optimizer, kernel, members, some) for kernel, some in taken.items()]
+        self.left, taken = sorted_out(optimizer, params)
+        self.parts = [Fused(optimizer, kernel, params, some) for kernel, some in taken.items()]
         if self.left and not self.told:
             warnings.warn(
-                f"{len(self.left)} of {len(members)} tensors are stepped eagerly: kernels take "
+                f"{len(self.left)} of {len(params)} tensors are stepped eagerly: kernels take "
                 "contiguous float32, float64 and bfloat16 where their compiler runs (numba: on the "
                 "CPU, triton: on a GPU), and chains that can be traced.",
                 stacklevel=5,
@@ -185,16 +185,16 @@ def same(some: Collection[Any], others: Collection[Any]) -> bool:
 
 
 def sorted_out(
-    optimizer: RuleOptimizer, members: Sequence[Member]
+    optimizer: RuleOptimizer, params: Sequence[ParamWithGrad]
 ) -> tuple[list[int], dict[AnyKernel, list[int]]]:
-    """The places of the members that no kernel can step, and of those of each kernel.
+    """The places of the parameters that no kernel can step, and of those of each kernel.
 
-    A norm is over all members of a chain: one kernel takes all of them, or none does.
+    A norm is over all parameters of a chain: one kernel takes all of them, or none does.
     """
     left: list[int] = []
     taken: dict[AnyKernel, list[int]] = {}
-    for chain, places in by_chain(optimizer, members).items():
-        kernels = [kernel_for(optimizer, chain, members[i]) for i in places]
+    for chain, places in by_chain(optimizer, params).items():
+        kernels = [kernel_for(optimizer, chain, params[i]) for i in places]
         if any(rule.norms for rule in chain) and len(set(kernels)) > 1:
             kernels = [None] * len(places)
         for place, kernel in zip(places, kernels, strict=True):
@@ -202,18 +202,20 @@ def sorted_out(
     return left, taken
 
 
-def by_chain(optimizer: RuleOptimizer, members: Iterable[Member]) -> dict[Chain, list[int]]:
-    """The places of the members that each chain steps."""
+def by_chain(optimizer: RuleOptimizer, params: Iterable[ParamWithGrad]) -> dict[Chain, list[int]]:
+    """The places of the parameters that each chain steps."""
     chains = [optimizer.chain(group) for group in optimizer.param_groups]
     found: dict[Chain, list[int]] = {}
-    for place, (_, _, index) in enumerate(members):
+    for place, (_, _, index) in enumerate(params):
         found.setdefault(chains[index], []).append(place)
     return found
 
 
-def kernel_for(optimizer: RuleOptimizer, chain: Chain, member: Member) -> AnyKernel | None:
-    """The kernel that steps a member; none where eager arithmetic has to."""
-    param, grad, index = local(member[0]), *member[1:]
+def kernel_for(
+    optimizer: RuleOptimizer, chain: Chain, param_with_grad: ParamWithGrad
+) -> AnyKernel | None:
+    """The kernel that steps a parameter; none where eager arithmetic has to."""
+    param, grad, index = local(param_with_grad[0]), *param_with_grad[1:]
     plain = (
         type(param) in (Tensor, nn.Parameter)
         and grad.dtype is param.dtype
