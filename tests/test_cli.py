@@ -351,6 +351,24 @@ def test_ctrl_c_at_the_very_start_is_one_line(seconds: float, tmp_path: Path) ->
     assert error.count("\n") == 2
 
 
+def test_what_imports_made_is_seldom_searched_for_garbage_and_not_at_the_end() -> None:
+    script = (
+        "import atexit, gc\n"
+        "from thalweg_command import main\n"
+        "usual = gc.get_threshold()\n"
+        "atexit.register(lambda: print(usual, gc.get_threshold(), gc.get_freeze_count()))\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", script, "tasks"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    *usual, young, middle, oldest, frozen = map(
+        int, re.findall(r"\d+", done.stdout.split("\n")[-2])
+    )
+    assert [young, middle] == usual[:2]
+    assert oldest > usual[2]
+    assert frozen > 100_000
+
+
 def finished_runs(folder: Path) -> int:
     with sqlite3.connect(folder / "runs/digits/ledger.sqlite") as ledger:
         (count,) = ledger.execute("select count(*) from runs").fetchone()
