@@ -541,6 +541,20 @@ def test_asking_for_the_way_leaves_the_random_state() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_asking_for_the_way_looks_at_a_few_validation_samples() -> None:
+    seen: list[int] = []
+
+    class Counting(Asking):
+        def forward(self, x: Tensor) -> Tensor:
+            if not self.training:
+                seen.append(len(x))
+            out: Tensor = self.layer(x)
+            return out
+
+    assert way_of(tiny(Counting, samples=1000)) == ("stacked", "")
+    assert 0 < sum(seen) < 100
+
+
 # --- what goes in and comes out ---
 
 
