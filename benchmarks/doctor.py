@@ -248,8 +248,8 @@ def densities() -> dict[str, Any]:
     return told
 
 
-WATCHED = {"digits": 400, "digits-conv": 200, "adding": 100, "topics": 60}
-"""Steps by task."""
+WATCHED = {"digits": 4000, "digits-conv": 1500, "adding": 600, "topics": 60}
+"""Steps by task: two seconds or more of training each."""
 
 WATCHES = 5
 DOCTORS: dict[str, dict[str, Any]] = {"as it comes": {}, "budget 3 %": {"budget": 0.03}}
