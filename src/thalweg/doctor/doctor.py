@@ -41,8 +41,9 @@ class Doctor(Watcher):
 
     loss: `loss(outputs, targets)`, the mean over a batch; batches are tuples (inputs..., target).
     every: looks along every so manieth step (`StepWatch`), for about a gradient evaluation.
-    budget: the share of the training's own time that all looks together may take, a quarter if not
-        given; what does not fit in waits. With None, they are taken when they are due.
+    budget: the share of the training's own time that all looks together may take, 0.15 if not
+        given; what does not fit in waits. With None, they are taken when they are due. What it
+        cannot count, hooks and colder caches, comes to another twentieth of steps of a millisecond.
 
     The norm of the gradient is noted at every step, where a third of the budget pays for it. The
     other instruments have their turn at steps 0, 10, 30, 90, and so on, on the batch of the step or

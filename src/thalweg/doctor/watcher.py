@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from thalweg.arguments import require_whole
 from thalweg.doctor.budget import Budget
 from thalweg.doctor.case import Case
-from thalweg.doctor.course import Course, following
+from thalweg.doctor.course import RECENT, Course, following
 from thalweg.doctor.instruments import INSTRUMENTS
 from thalweg.doctor.objective import Objective, samples_in
 from thalweg.doctor.steps import StepWatch
@@ -41,7 +41,7 @@ class Watcher:
         optimizer: torch.optim.Optimizer,
         *,
         every: int = 10,
-        budget: float | None = 0.25,
+        budget: float | None = 0.15,
     ) -> None:
         require_whole("every", every, 1)
         self.model, self.loss, self.optimizer, self.every = model, loss, optimizer, every
@@ -132,34 +132,42 @@ class Watcher:
 
     def gradient_seconds(self) -> float:
         """What a gradient evaluation takes; infinite as long as none was timed."""
-        taken = self.stopwatch.taken
-        if not taken["backward"]:
-            return math.inf
-        return median(taken["forward"]) + median(taken["backward"])
+        parts = [self.stopwatch.taken[part][-RECENT:] for part in ("forward", "backward")]
+        return sum(map(median, parts)) if all(parts) else math.inf
 
     # Looks
 
     def before_step(self) -> None:
         self.end("backward")
         self.looking = True
+        start = perf_counter()
+        if self.budget.allows("gradient norm", 0.0, NORMS):
+            self.course.norms[self.step] = self.gradient_norm()
+            self.budget.spend("gradient norm", perf_counter() - start)
         if self.step == self.mark:
             self.owed, self.mark = list(INSTRUMENTS), following(self.step)
-        if self.budget.allows("gradient norm", 0.0, NORMS):
-            with self.budget.spending("gradient norm"):
-                self.course.norms[self.step] = self.gradient_norm()
-        due = self.step % self.every == 0
-        gradient = self.gradient_seconds() if self.owed or due else math.inf
+            self.measure_owed()
+        if self.step % self.every == 0:
+            self.measure_owed()
+            self.look_along()
+        self.looking = False
+        self.begin()
+
+    def measure_owed(self) -> None:
+        """Reads the instruments that have their turn, as far as the budget allows."""
+        gradient = self.gradient_seconds()
         for name in list(self.owed):
             if self.budget.allows(name, INSTRUMENTS[name].gradients * gradient):
                 self.owed.remove(name)
                 with self.budget.spending(name):
                     self.measure(name)
-        if due and self.budget.allows("step", 2 * gradient):
+
+    def look_along(self) -> None:
+        """Begins to look along the step that is about to be taken."""
+        if self.budget.allows("step", 2 * self.gradient_seconds()):
             start = perf_counter()
             self.along.enter_context(self.watch.looking(self.batches(1)[0]))
             self.opened = perf_counter() - start
-        self.looking = False
-        self.begin()
 
     def behind_step(self) -> None:
         self.end("optimizer")
