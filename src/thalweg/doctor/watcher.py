@@ -144,11 +144,12 @@ class Watcher:
         if self.budget.allows("gradient norm", 0.0, NORMS):
             self.course.norms[self.step] = self.gradient_norm()
             self.budget.spend("gradient norm", perf_counter() - start)
-        if self.step == self.mark:
+        marked, due = self.step == self.mark, self.step % self.every == 0
+        if marked:
             self.owed, self.mark = list(INSTRUMENTS), following(self.step)
+        if marked or due:
             self.measure_owed()
-        if self.step % self.every == 0:
-            self.measure_owed()
+        if due:
             self.look_along()
         self.looking = False
         self.begin()
