@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from plain_loop import BATCH, EPOCHS, trained
 from thalweg import schedules
 from thalweg.errors import UserError
 from thalweg.integrations.lightning import RecipeCallback
@@ -24,7 +25,6 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::lightning.pytorch.utilities.warnings.PossibleUserWarning"
 )
 
-EPOCHS, BATCH = 3, 8
 COOLING = schedules.linear(0.1, 0.01, steps=15)
 AVERAGED = chain(nesterov(lr=COOLING), ema(0.9))
 
@@ -91,23 +91,11 @@ def fit(module: Module, folder: Path, epochs: int = EPOCHS, **settings: Any) -> 
 def plain(recipe: Recipe) -> tuple[list[float], nn.Module]:
     """A plain loop's validation losses, the first before training, and its model as evaluated."""
     model = network()
-    optimizer = Optimizer(model.parameters(), recipe)
     x, y = VALIDATION
-    losses = [F.mse_loss(model(x), y).item()]
-    for _ in range(EPOCHS):
-        seen = []
-        for inputs, targets in zip(*(part.split(BATCH) for part in TRAINING), strict=True):
-            optimizer.zero_grad()
-            loss = F.mse_loss(model(inputs), targets)
-            loss.backward()
-            optimizer.step()
-            seen.append(loss.item())
-        with optimizer.evaluation():
-            losses.append(F.mse_loss(model(x), y).item())
-            kept = {name: x.clone() for name, x in model.state_dict().items()}
-        optimizer.observe(validation=losses[-1], training=sum(seen) / len(seen))
-    model.load_state_dict(kept)
-    return losses, model
+    before = F.mse_loss(model(x), y).item()
+    losses, kept = trained(model, recipe, TRAINING, VALIDATION)
+    model.load_state_dict(kept[-1])
+    return [before, *losses], model
 
 
 def test_validation_checkpoint_and_module_are_at_the_average(tmp_path: Path) -> None:

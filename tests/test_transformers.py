@@ -14,13 +14,13 @@ from torch.nn import functional as F
 from torch.utils.data import SequentialSampler
 from transformers import PretrainedConfig, PreTrainedModel, Trainer, TrainingArguments
 
+from plain_loop import BATCH, EPOCHS, trained
 from thalweg import schedules
 from thalweg.errors import UserError
 from thalweg.integrations.transformers import RecipeCallback
 from thalweg.optim import Optimizer
 from thalweg.recipes import Recipe, chain, ema, nesterov, sgd
 
-EPOCHS, BATCH = 3, 8
 COOLING = schedules.linear(0.1, 0.01, steps=15)
 AVERAGED = chain(nesterov(lr=COOLING), ema(0.9))
 
@@ -95,23 +95,7 @@ def batch(of: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
 
 def plain(recipe: Recipe) -> tuple[list[float], list[dict[str, Tensor]]]:
     """A plain loop's validation losses, and its model as evaluated, after each epoch."""
-    model = Tiny(Config()).net
-    optimizer = Optimizer(model.parameters(), recipe)
-    x, y = batch(VALIDATION)
-    losses, kept = [], []
-    for _ in range(EPOCHS):
-        seen = []
-        for inputs, targets in zip(*(part.split(BATCH) for part in batch(TRAINING)), strict=True):
-            optimizer.zero_grad()
-            loss = F.mse_loss(model(inputs), targets)
-            loss.backward()
-            optimizer.step()
-            seen.append(loss.item())
-        with optimizer.evaluation():
-            losses.append(F.mse_loss(model(x), y).item())
-            kept.append({name: x.clone() for name, x in model.state_dict().items()})
-        optimizer.observe(validation=losses[-1], training=sum(seen) / len(seen))
-    return losses, kept
+    return trained(Tiny(Config()).net, recipe, batch(TRAINING), batch(VALIDATION))
 
 
 def test_evaluations_checkpoints_and_model_are_at_the_average(tmp_path: Path) -> None:
