@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from thalweg.doctor.budget import Looks
 from thalweg.doctor.case import Case
 from thalweg.doctor.conditions import Conditions
 from thalweg.doctor.course import Course
@@ -45,7 +46,7 @@ def made_diagnosis(markup: str = "", parameters: int = 2) -> Diagnosis:
         findings=(cause, suspected, note),
         case=case(parameters, markup),
         unread={"modes": f"The model has no batch normalization {markup}."},
-        looks={"gradient norm": (30, 0.3), "stability": (3, 1.2)},
+        looks={"gradient norm": Looks(30, 0.3), "stability": Looks(3, 1.2)},
         share=0.75,
     )
 

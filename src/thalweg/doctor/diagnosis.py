@@ -9,6 +9,7 @@ from typing import get_args
 
 from thalweg.arguments import require_whole
 from thalweg.doctor import wording
+from thalweg.doctor.budget import Looks
 from thalweg.doctor.case import Case
 from thalweg.doctor.course import following
 from thalweg.doctor.criteria import CRITERIA
@@ -37,8 +38,8 @@ class Diagnosis:
     """What the doctor has found of a training.
 
     findings: the ill ones first. case: what was seen. unread: instruments that could not be read,
-    and why. looks: by name, how many there were and their seconds; `share`: of the training's own
-    time that they took together.
+    and why. looks: by name, those that there were; `share`: of the training's own time that they
+    took together.
     """
 
     task: str
@@ -47,7 +48,7 @@ class Diagnosis:
     findings: tuple[Finding, ...]
     case: Case
     unread: Mapping[str, str]
-    looks: Mapping[str, tuple[int, float]]
+    looks: Mapping[str, Looks]
     share: float
 
     def of(self, *severities: Severity) -> list[Finding]:
@@ -132,7 +133,7 @@ def watched(task: Task, alone: Single, watcher: Watcher, say: Say) -> dict[int, 
 def told(
     task: str, metric: str, watcher: Watcher, case: Case, findings: Sequence[Finding]
 ) -> Diagnosis:
-    looks = {n: (own.count, own.seconds) for n, own in watcher.budget.looks.items() if own.count}
+    looks = {name: own for name, own in watcher.budget.looks.items() if own.count}
     recipe = case.recipe.name if case.recipe else type(watcher.optimizer).__name__
     unread = dict(watcher.course.refusals)
     share = watcher.budget.used

@@ -104,7 +104,7 @@ def note(finding: Finding) -> str:
 def watched(diagnosis: Diagnosis) -> str:
     """How much was looked at, and what it has taken."""
     course = diagnosis.case.course
-    seconds = sum(taken for _, taken in diagnosis.looks.values())
+    seconds = sum(looks.seconds for looks in diagnosis.looks.values())
     return (
         f"Watched for {course.length} steps, {len(course.steps)} of them looked at closely;"
         f" looking took {seconds:.2g} s, {diagnosis.share:.2g} times what training took itself."
