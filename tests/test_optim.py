@@ -469,17 +469,6 @@ def test_a_state_dict_of_another_shape_of_groups_is_refused_and_changes_nothing(
     assert str(optimizer.state_dict()) == str(before)
 
 
-@pytest.mark.parametrize("backend", ["numba", "eager"])
-def test_a_state_of_another_shape_is_refused_before_a_step(backend: str) -> None:
-    small = optim.Adam([torch.zeros(2, requires_grad=True)])
-    large = optim.Optimizer([torch.zeros(9, requires_grad=True)], recipes.adam(), backend=backend)
-    train(small, range(1))
-    large.load_state_dict(small.state_dict() | {"param_groups": large.state_dict()["param_groups"]})
-    with pytest.raises(UserError, match=r"exp_avg has the shape \(2,\) in the state, but \(9,\)"):
-        train(large, range(1))
-    assert not parameters_of(large)[0].any()
-
-
 def test_hooks_on_loading_are_heard() -> None:
     """PyTorch lets a hook replace the state that is loaded."""
     optimizer, emptied = optim.Adam(parameters()), optim.Adam(parameters())
@@ -642,7 +631,7 @@ def test_a_diverged_gradient_is_not_hidden() -> None:
         (lambda p: optim.Adam([{"params": p, "betas": 0.9}]), "betas must be 2 numbers, not 0.9."),
         (
             lambda p: optim.Adam(p, lr=torch.ones(2)),
-            "lr must be a number or a schedule, not tensor",
+            "lr must be a number or a schedule, not (1.0, 1.0).",
         ),
         (lambda p: optim.Adam(p[:0]), "optimizer got an empty parameter list"),
     ],

@@ -24,8 +24,8 @@ from torch import Tensor
 from thalweg import optim, rules
 from thalweg.errors import UserError
 from thalweg.optim.base import RuleOptimizer
-from thalweg.optim.fused import age
 from thalweg.optim.settings import number
+from thalweg.optim.state import age
 from thalweg.rules.rule import Rule
 
 Values = Mapping[str, Any]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from thalweg.doctor.limits import Stepping, stepping
 from thalweg.errors import UserError
-from thalweg.optim.fused import age
+from thalweg.optim.state import age
 
 
 @dataclass(frozen=True)

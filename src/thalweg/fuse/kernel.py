@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from thalweg.fuse.kernel_file import load
@@ -47,14 +47,13 @@ class Kernel:
 
     def table(
         self,
-        columns: Sequence[Sequence[Tensor]],
+        sizes: Sequence[int],
         group_of: Sequence[int],
         member_of: Sequence[int],
-        ages: Tensor,
-        row_states: Tensor,
+        wide: Sequence[bool],
     ) -> Table:
         """The tensors that it is to step; see `Table`."""
-        return Table(self, columns, group_of, member_of, ages, row_states)
+        return Table(self, sizes, group_of, member_of, wide)
 
 
 def title(chain: Sequence[type[Rule]]) -> str:
@@ -74,61 +73,69 @@ def kernel_of(chain: tuple[type[Rule], ...], dtype: torch.dtype, maximize: bool)
 
 
 class Table:
-    """The tensors that a kernel steps, in tiles, and the numbers of the row that each has.
+    """The tensors that a kernel steps, in tiles.
 
-    columns: for each tensor the ones that the kernel works on, in the layout's order, but for the
-    gradient. group_of, member_of: the row of the hyperparameters' table, and the member, that each
-    belongs to. ages: the steps that each has taken, float32 `[n]`. row_states: float64 `[n, s]`. A
-    step changes all in place. `total` may be put in place by who steps parts of members.
+    sizes: how many elements each has. group_of, member_of: the row of the hyperparameters' table,
+    and the member, that each belongs to. wide: whether the age of each is a float64, not a float32.
+    `total` may be put in place by who steps parts of members.
     """
 
     def __init__(
         self,
         kernel: Kernel,
-        columns: Sequence[Sequence[Tensor]],
+        sizes: Sequence[int],
         group_of: Sequence[int],
         member_of: Sequence[int],
-        ages: Tensor,
-        row_states: Tensor,
+        wide: Sequence[bool],
     ) -> None:
         self.kernel, self.total = kernel, as_they_are
-        self.gradient = kernel.layout.tensors.index("grad")
-        pointers = [[tensor.data_ptr() for tensor in row] for row in columns]
-        whole = np.insert(np.array(pointers, np.int64), self.gradient, 0, axis=1)
-        self.pointers = np.ascontiguousarray(whole)
-        self.tiles = tiled([row[0].numel() for row in columns], TILE)
+        self.tiles = tiled(sizes, TILE)
         self.pieces = pieces(self.tiles[2])
         self.group_of, self.member_of = np.array(group_of), np.array(member_of)
-        self.ages, self.row_states = ages.numpy(), row_states.numpy()
-        self.scalars = np.empty((len(columns), len(kernel.layout.scalars)))
+        self.wide = np.array(wide, np.bool_)
 
-    def step(self, gradients: ArrayLike, hypers: NDArray[np.float64]) -> None:
-        """One step of every tensor, from gradients at these addresses.
+    def step(self, pointers: NDArray[np.int64], hypers: NDArray[np.float64]) -> None:
+        """One step of every tensor in place, age and row states included.
 
-        hypers: `[groups, h]`, in the layout's order.
+        pointers: `[n, c]`, the addresses of the layout's columns. hypers: `[groups, h]`, in the
+        layout's order.
         """
-        self.pointers[:, self.gradient] = gradients
-        norms = np.full(len(self.ages), np.nan)
-        if self.kernel.layout.normed:
-            self.rows(hypers, norms, last=False)
-            norms = self.norms()
-        self.rows(hypers, norms, last=True)
-        self.share(self.kernel.module.tiles)
+        layout = self.kernel.layout
+        scalars = np.empty((len(self.wide), len(layout.scalars)))
+        norms = np.full(len(self.wide), np.nan)
+        if layout.normed:
+            self.rows(pointers, hypers, norms, scalars, last=False)
+            norms = self.norms(pointers, scalars)
+        self.rows(pointers, hypers, norms, scalars, last=True)
+        self.share(self.kernel.module.tiles, pointers, scalars)
 
-    def share(self, function: Callable[..., None], *arguments: Any) -> None:
+    def share(
+        self,
+        function: Callable[..., None],
+        pointers: NDArray[np.int64],
+        scalars: NDArray[np.float64],
+        *arguments: Any,
+    ) -> None:
         """Calls a kernel's function for all tiles."""
-        known = (self.pointers, *self.tiles, self.scalars, *arguments)
+        known = (pointers, *self.tiles, scalars, *arguments)
         share(lambda first, last: function(*known, first, last), self.pieces)
 
-    def rows(self, hypers: NDArray[np.float64], norms: NDArray[np.float64], last: bool) -> None:
-        self.kernel.module.rows(
-            hypers, self.group_of, self.ages, self.row_states, norms, self.scalars, last
-        )
+    def rows(
+        self,
+        pointers: NDArray[np.int64],
+        hypers: NDArray[np.float64],
+        norms: NDArray[np.float64],
+        scalars: NDArray[np.float64],
+        last: bool,
+    ) -> None:
+        self.kernel.module.rows(hypers, self.group_of, pointers, self.wide, norms, scalars, last)
 
-    def norms(self) -> NDArray[np.float64]:
+    def norms(
+        self, pointers: NDArray[np.int64], scalars: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
         """For each tensor the norm over its member, of what the chain's norm is taken of."""
         sums = np.zeros(len(self.tiles[0]))
-        self.share(self.kernel.module.squares, sums)
+        self.share(self.kernel.module.squares, pointers, scalars, sums)
         members = self.member_of[self.tiles[0]]
         squares = np.bincount(members, sums, minlength=1 + self.member_of.max())
         total: NDArray[np.float64] = self.total(torch.from_numpy(squares)).numpy()
@@ -172,10 +179,9 @@ def pieces(lengths: NDArray[np.int64]) -> list[tuple[int, int]]:
 def compiled(module: ModuleType, plan: Layout) -> None:
     """Compiles a module's kernels by a run over nothing."""
     none = np.empty(0, np.int64)
-    ages, row_states = np.empty(0, np.float32), np.empty((0, len(plan.row_states)))
-    pointers, scalars = np.empty((0, len(plan.tensors)), np.int64), np.empty((0, len(plan.scalars)))
+    pointers, scalars = np.empty((0, len(plan.columns)), np.int64), np.empty((0, len(plan.scalars)))
     hypers = np.empty((0, len(plan.hypers)))
-    module.rows(hypers, none, ages, row_states, np.empty(0), scalars, True)
+    module.rows(hypers, none, pointers, np.empty(0, np.bool_), np.empty(0), scalars, True)
     module.tiles(pointers, none, none, none, scalars, 0, 0)
     if plan.normed:
         module.squares(pointers, none, none, none, scalars, np.empty(0), 0, 0)

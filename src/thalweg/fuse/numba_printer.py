@@ -40,6 +40,25 @@ one, zero = real(1), real(0)
 
 '''
 
+NUMBERS = '''\
+@numba.njit
+def read(address, wide):
+    """The float64, or float32, at an address."""
+    if wide:
+        return numba.carray(pointer(address), 1, np.float64)[0]
+    return np.float64(numba.carray(pointer(address), 1, np.float32)[0])
+
+
+@numba.njit
+def write(address, wide, number):
+    if wide:
+        numba.carray(pointer(address), 1, np.float64)[0] = number
+    else:
+        numba.carray(pointer(address), 1, np.float32)[0] = number
+
+
+'''
+
 BFLOAT16 = '''\
 @numba.njit
 def widened(half):
@@ -81,13 +100,14 @@ def printed(program: Program, dtype: str, title: str) -> str:
     """The module of a program's kernels for parameters of a type; states are float32 at the least.
 
     `rows` computes the row's numbers of every tensor, and moves its age and row states on when it
-    is called for the last time in a step; `tiles` runs over the elements of the tiles from `first`
-    to before `last`; `squares`, where a norm is asked for, sums the squares that it is the root of,
-    from rows without the norm.
+    is called for the last time in a step; `wide` says whose age is a float64, not a float32.
+    `tiles` runs over the elements of the tiles from `first` to before `last`; `squares`, where a
+    norm is asked for, sums the squares that it is the root of, from rows without the norm.
     """
     plan = layout(program)
     half = dtype == "bfloat16"
     parts = [HEADER.format(title=title, real="float32" if half else dtype)]
+    parts.append(NUMBERS)
     parts += [BFLOAT16] if half else []
     parts += [ROUNDED] if any(one.name == "rounded" for one in program.operations) else []
     parts.append(row_function(program, plan))
@@ -99,25 +119,26 @@ def printed(program: Program, dtype: str, title: str) -> str:
 
 def row_function(program: Program, plan: Layout) -> str:
     names = NumbaNames(program, real=False)
-    ends = [program.results[label] for label in plan.row_states]
-    wanted = [*plan.scalars, *ends]
-    kept = [f"row_states[k, {i}] = {names.of(place)}" for i, place in enumerate(ends)]
+    ends = {label: names.of(program.results[label]) for label in plan.row_states}
+    wanted = [*plan.scalars, *(program.results[label] for label in plan.row_states)]
+    step, states = plan.column("step"), {name: plan.column(name) for name in plan.row_states}
     body = [
         "hypers = groups[group_of[k]]",
-        "t = float(ages[k] + 1)",
+        f"t = read(tensors[k, {step}], wide[k]) + 1.0",
         *(["norm = norms[k]"] if plan.normed else []),
         *(f"{names.input(label)} = hypers[{i}]" for i, label in enumerate(plan.hypers)),
-        *(f"{names.input(label)} = row_states[k, {i}]" for i, label in enumerate(plan.row_states)),
+        *(f"{names.input(label)} = read(tensors[k, {i}], True)" for label, i in states.items()),
         *names.lines(wanted),
         *(f"scalars[k, {i}] = {names.of(place)}" for i, place in enumerate(plan.scalars)),
         "if last:",
-        *indented(["ages[k] += 1", *kept]),
+        f"    write(tensors[k, {step}], wide[k], t)",
+        *(f"    write(tensors[k, {states[label]}], True, {end})" for label, end in ends.items()),
     ]
     return "\n".join(
         [
             '@numba.njit(cache=True, error_model="numpy")',
-            "def rows(groups, group_of, ages, row_states, norms, scalars, last):",
-            *indented(["one, zero = 1.0, 0.0", "for k in range(len(ages)):"]),
+            "def rows(groups, group_of, tensors, wide, norms, scalars, last):",
+            *indented(["one, zero = 1.0, 0.0", "for k in range(len(tensors)):"]),
             *indented(body, 2),
         ]
     )
@@ -156,9 +177,11 @@ def tile_function(program: Program, plan: Layout, dtype: str, norm: bool) -> str
     ]
     name = "squares" if norm else "tiles"
     sums = "sums, " if norm else ""
+    # A sum in strict order would take one square at a time.
+    order = ', fastmath={"reassoc", "nsz"}' if norm else ""
     return "\n".join(
         [
-            '@numba.njit(cache=True, nogil=True, error_model="numpy")',
+            f'@numba.njit(cache=True, nogil=True, error_model="numpy"{order})',
             f"def {name}(tensors, tensor_of, starts, lengths, scalars, {sums}first, last):",
             *indented(["for tile in range(first, last):"]),
             *indented(body, 2),

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from thalweg.fuse.program import Operation, Program
 
 OWN_WORDS = re.compile(
-    "groups|group_of|ages|row_states|norms|scalars|first|last|hypers|tensors|tensor_of|starts|"
+    "groups|group_of|wide|read|write|norms|scalars|first|last|hypers|tensors|tensor_of|starts|"
     "lengths|sums|tile|total|start|k|n|i|one|zero|real|sqrt|numba|np|rows|tiles|squares|pointer|"
     r"widened|narrowed|mixed|rounded|float|range|len|abs|inf|nan|[rx]\d+|new_.*|.*_array|.*_|"
-    "age|tensor|lane|place|inside|tl|triton|power|remainder|smaller|larger|BLOCK|LAST|gradients|"
+    "age|tensor|lane|place|inside|tl|triton|power|remainder|smaller|larger|BLOCK|LAST|"
     "slots|whole_.*|.*_ptr"
 )
 """What printed functions call their own things; a rule's value of such a name gets a `_`."""
@@ -23,9 +23,10 @@ OWN_WORDS = re.compile(
 class Layout:
     """Where a kernel finds what it works on, by label.
 
-    hypers: columns of the table of groups. row_states, scalars: columns of the tables of tensors;
-    scalars are the row's numbers that elements need, by place. tensors: columns of the table of
-    pointers. written: those of them that the kernel writes. normed: whether a norm goes in front.
+    hypers: columns of the table of groups. scalars: columns of the table of the row's numbers that
+    elements need, by place. tensors, row_states: what the table of pointers leads to, with the age
+    `step` between them. written: those of the tensors that the kernel writes. normed: whether a
+    norm goes in front.
     """
 
     hypers: tuple[str, ...]
@@ -34,6 +35,14 @@ class Layout:
     tensors: tuple[str, ...]
     written: tuple[str, ...]
     normed: bool
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those of the table of pointers."""
+        return (*self.tensors, "step", *self.row_states)
+
+    def column(self, label: str) -> int:
+        return self.columns.index(label)
 
 
 def layout(program: Program) -> Layout:

@@ -11,7 +11,7 @@ from thalweg.fuse import eager
 from thalweg.fuse.program import Level, Operation, Program
 from thalweg.rules.rule import Rule
 
-RESERVED = {"param", "grad", "t", "norm", "normed", "dtype"}
+RESERVED = {"param", "grad", "t", "step", "norm", "normed", "dtype"}
 
 
 class Symbol:

@@ -50,14 +50,13 @@ class TritonKernel:
 
     def table(
         self,
-        columns: Sequence[Sequence[Tensor]],
+        sizes: Sequence[int],
         group_of: Sequence[int],
         member_of: Sequence[int],
-        ages: Tensor,
-        row_states: Tensor,
+        wide: Sequence[bool],
     ) -> TritonTable:
         """The tensors that it is to step; see `TritonTable`."""
-        return TritonTable(self, columns, group_of, member_of, ages, row_states)
+        return TritonTable(self, sizes, group_of, member_of, wide)
 
 
 def runs_on(device: torch.device) -> bool:
@@ -85,51 +84,48 @@ def triton_kernel_of(
 
 
 class TritonTable:
-    """The tensors that a kernel steps, in tiles, and the numbers of the row that each has.
+    """The tensors that a kernel steps, in tiles.
 
-    columns: for each tensor the ones that the kernel works on, in the layout's order, but for the
-    gradient. group_of, member_of: the row of the hyperparameters' table, and the member, that each
-    belongs to. ages: the steps that each has taken, float32 `[n]`. row_states: float64 `[n, s]`.
-    Both lie on the device, and a step changes them in place. `total` may be put in place by who
-    steps parts of members.
+    sizes: how many elements each has. group_of, member_of: the row of the hyperparameters' table,
+    and the member, that each belongs to. wide: whether the age of each is a float64, not a float32.
+    `total` may be put in place by who steps parts of members.
     """
 
     def __init__(
         self,
         kernel: TritonKernel,
-        columns: Sequence[Sequence[Tensor]],
+        sizes: Sequence[int],
         group_of: Sequence[int],
         member_of: Sequence[int],
-        ages: Tensor,
-        row_states: Tensor,
+        wide: Sequence[bool],
     ) -> None:
         self.kernel, self.device, self.total = kernel, kernel.device, as_they_are
-        pointers = [[tensor.data_ptr() for tensor in row] for row in columns]
-        self.pointers = torch.tensor(pointers, device=self.device)
-        tiles = tiled([row[0].numel() for row in columns], BLOCK)
+        tiles = tiled(sizes, BLOCK)
         self.tiles = [torch.from_numpy(column).to(self.device) for column in tiles]
         self.group_of = torch.tensor(group_of, device=self.device)
         self.member_of = torch.tensor(member_of, device=self.device)
-        self.ages, self.row_states = ages, row_states
-        self.scalars = self.zeros(len(columns), len(kernel.layout.scalars))
-        self.norms = self.zeros(len(columns)).fill_(torch.nan)
+        self.wide = torch.tensor(wide, dtype=torch.int64, device=self.device)
+        self.scalars = self.zeros(len(sizes), len(kernel.layout.scalars))
+        self.norms = self.zeros(len(sizes)).fill_(torch.nan)
         slots, shape = slotted(np.array(member_of)[tiles[0]], 1 + max(member_of))
         self.slots, self.sums = torch.from_numpy(slots).to(self.device), self.zeros(*shape)
+        pointers = len(sizes) * len(kernel.layout.columns)
         # Triton compiles anew for an address that is no multiple of 16.
-        self.behind_gradients = len(columns) + len(columns) % 2
-        room = self.behind_gradients + (1 + max(group_of)) * len(kernel.layout.hypers)
+        self.behind_pointers = pointers + pointers % 2
+        room = self.behind_pointers + (1 + max(group_of)) * len(kernel.layout.hypers)
         self.given = torch.zeros(room, dtype=torch.int64, device=self.device)
 
     def zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=torch.float64, device=self.device)
 
-    def step(self, gradients: Sequence[int], hypers: NDArray[np.float64]) -> None:
-        """One step of every tensor, from gradients at these addresses.
+    def step(self, pointers: NDArray[np.int64], hypers: NDArray[np.float64]) -> None:
+        """One step of every tensor in place, age and row states included.
 
-        hypers: `[groups, h]`, in the layout's order.
+        pointers: `[n, c]`, the addresses of the layout's columns. hypers: `[groups, h]`, in the
+        layout's order. All lies on the device.
         """
         with on(self.device):
-            self.give(gradients, hypers)
+            self.give(pointers, hypers)
             if self.kernel.layout.normed:
                 self.rows(last=False)
                 self.over_tiles("squares", self.sums, self.slots)
@@ -137,22 +133,22 @@ class TritonTable:
             self.rows(last=True)
             self.over_tiles("tiles")
 
-    def give(self, gradients: Sequence[int], hypers: NDArray[np.float64]) -> None:
+    def give(self, pointers: NDArray[np.int64], hypers: NDArray[np.float64]) -> None:
         """Copies what the host knows of a step to the device, at once."""
         given = np.zeros(len(self.given), np.int64)
-        given[: len(gradients)] = gradients
-        given[self.behind_gradients :] = hypers.reshape(-1).view(np.int64)
+        given[: pointers.size] = pointers.ravel()
+        given[self.behind_pointers :] = hypers.reshape(-1).view(np.int64)
         host = torch.from_numpy(given)
         # PyTorch does not hand out pinned memory again before it has been copied.
         pinned = host.pin_memory() if self.device.type == "cuda" else host
         self.given.copy_(pinned, non_blocking=True)
 
     def rows(self, last: bool) -> None:
-        self.kernel.module.rows[len(self.ages),](
-            self.given[self.behind_gradients :].view(torch.float64),
+        self.kernel.module.rows[len(self.wide),](
+            self.given[self.behind_pointers :].view(torch.float64),
             self.group_of,
-            self.ages,
-            self.row_states,
+            self.given,
+            self.wide,
             self.norms,
             self.scalars,
             LAST=last,
@@ -163,7 +159,6 @@ class TritonTable:
     def over_tiles(self, function: str, *arguments: Tensor) -> None:
         """Runs one of the kernel's functions over all tiles."""
         getattr(self.kernel.module, function)[len(self.tiles[0]),](
-            self.pointers,
             self.given,
             *self.tiles,
             self.scalars,

@@ -112,40 +112,36 @@ def printed(program: Program, dtype: str, title: str) -> str:
 
 def row_function(program: Program, plan: Layout) -> str:
     names = TritonNames(program, "float64", real=False)
-    ends = [program.results[label] for label in plan.row_states]
-    hypers, states, scalars = len(plan.hypers), len(plan.row_states), len(plan.scalars)
+    ends = {label: names.of(program.results[label]) for label in plan.row_states}
+    wanted = [*plan.scalars, *(program.results[label] for label in plan.row_states)]
+    hypers, scalars = len(plan.hypers), len(plan.scalars)
     body = [
         "tensor = tl.program_id(0)",
-        "age = tl.load(ages_ptr + tensor) + 1",
-        "t = age.to(tl.float64)",
+        f"step_ptr = {address(plan, 'step')}",
+        "narrow_ptr = step_ptr.to(tl.pointer_type(tl.float32))",
+        "wide_ptr = step_ptr.to(tl.pointer_type(tl.float64))",
+        "wide = tl.load(are_wide_ptr + tensor) != 0",
+        "t = tl.load(narrow_ptr, wide == 0, 0.0).to(tl.float64) + tl.load(wide_ptr, wide, 0.0) + 1",
         *(["norm = tl.load(norms_ptr + tensor)"] if plan.normed else []),
         f"group_ptr = groups_ptr + tl.load(group_of_ptr + tensor) * {hypers}",
         *(f"{names.input(name)} = tl.load(group_ptr + {i})" for i, name in enumerate(plan.hypers)),
         *(
-            f"{names.input(name)} = tl.load(row_states_ptr + tensor * {states} + {i})"
-            for i, name in enumerate(plan.row_states)
+            f"{names.input(name)}_ptr = {address(plan, name)}.to(tl.pointer_type(tl.float64))"
+            for name in plan.row_states
         ),
-        *names.lines([*plan.scalars, *ends]),
+        *(f"{names.input(name)} = tl.load({names.input(name)}_ptr)" for name in plan.row_states),
+        *names.lines(wanted),
         *(
             f"tl.store(scalars_ptr + tensor * {scalars} + {i}, {names.of(place)})"
             for i, place in enumerate(plan.scalars)
         ),
         "if LAST:",
-        *indented(
-            [
-                "tl.store(ages_ptr + tensor, age)",
-                *(
-                    f"tl.store(row_states_ptr + tensor * {states} + {i}, {names.of(place)})"
-                    for i, place in enumerate(ends)
-                ),
-            ]
-        ),
+        "    tl.store(narrow_ptr, t.to(tl.float32), wide == 0)",
+        "    tl.store(wide_ptr, t, wide)",
+        *(f"    tl.store({names.input(label)}_ptr, {end})" for label, end in ends.items()),
     ]
     return function(
-        "rows",
-        ["groups", "group_of", "ages", "row_states", "norms", "scalars"],
-        "LAST",
-        body,
+        "rows", ["groups", "group_of", "tensors", "are_wide", "norms", "scalars"], "LAST", body
     )
 
 
@@ -184,18 +180,15 @@ def tile_function(program: Program, plan: Layout, dtype: str, norm: bool) -> str
     for label, place in zip(plan.written, wanted, strict=True) if not norm else ():
         result = f"narrowed({names.of(place)})" if label in half else names.of(place)
         body.append(f"tl.store({names.input(label)}_ptr, {result}, inside)")
-    pointers = ["tensors", "gradients", "tensor_of", "starts", "lengths", "scalars"]
+    pointers = ["tensors", "tensor_of", "starts", "lengths", "scalars"]
     if norm:
         return function("squares", [*pointers, "sums", "slots"], "BLOCK", body)
     return function("tiles", pointers, "BLOCK", body)
 
 
 def address(plan: Layout, label: str) -> str:
-    """The expression of a tensor's address; gradients' are apart, since they change every step."""
-    if label == "grad":
-        return "tl.load(gradients_ptr + tensor)"
-    columns = [name for name in plan.tensors if name != "grad"]
-    return f"tl.load(tensors_ptr + tensor * {len(columns)} + {columns.index(label)})"
+    """The expression of a tensor's address."""
+    return f"tl.load(tensors_ptr + tensor * {len(plan.columns)} + {plan.column(label)})"
 
 
 def scalar_lines(program: Program, plan: Layout, names: TritonNames, needed: set[int]) -> list[str]:

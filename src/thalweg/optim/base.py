@@ -16,9 +16,11 @@ from torch.optim.optimizer import ParamsT, StateDict
 from thalweg.errors import UserError
 from thalweg.fuse import eager
 from thalweg.fuse.eager import Cell
-from thalweg.optim.fused import Chain, Fusing, Group, ParamWithGrad, age, by_chain, kernel_for
-from thalweg.optim.settings import at, base, holds_schedule, memory, number, observed
-from thalweg.optim.sharded import is_sharded, local, local_gradient, placed_as, total
+from thalweg.optim.fused import Fusing, Group, ParamWithGrad, by_chain, kernel_for
+from thalweg.optim.loading import check, restored
+from thalweg.optim.settings import alive, at, base, holds_schedule, memory, number, observed
+from thalweg.optim.sharded import is_sharded, local, local_gradient, total
+from thalweg.optim.state import Chain, age, age_in, as_real, complete
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -33,19 +35,29 @@ class RuleOptimizer(torch.optim.Optimizer):
     def __init__(self, params: ParamsT, defaults: Mapping[str, Any]) -> None:
         self.schedules: list[dict[str, Any]] = []
         self.backend = "auto"
+        self.evaluating = False
         self.fusing = Fusing()
-        super().__init__(params, {"maximize": False, **defaults})
+        defaults = {"maximize": False, **defaults}
+        self.accepted(defaults)
+        super().__init__(params, defaults)
 
     def chain(self, group: Group) -> Chain:
         """The rules that step a group."""
         raise NotImplementedError
 
-    def add_param_group(self, param_group: Group) -> None:
-        """Adds a group; UserError for a hyperparameter outside its range."""
-        group = {**self.defaults, **param_group, "step_count": 0}
+    def accepted(self, group: Group) -> Group:
+        """A group with its settings as it is to hold them; UserError for one outside its range."""
+        held = dict(group)
         for rule in self.chain(group):
             for name in rule.known():
-                group[name] = rule.accepted(name, number(group[name]))
+                held[name] = alive(group[name], rule.accepted(name, number(group[name])))
+        return held
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Adds a group; UserError for a hyperparameter outside its range."""
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, not {param_group!r:.60}.")
+        group = self.accepted({**self.defaults, **param_group, "step_count": 0})
         scheduled = {name: value for name, value in group.items() if holds_schedule(value)}
         group |= {name: base(value) for name, value in scheduled.items()}
         group["memory"] = {name: memory(value) for name, value in scheduled.items()}
@@ -61,11 +73,15 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step from the gradients that the parameters hold, after `closure` where given."""
+        if self.evaluating:
+            raise UserError("step was called within evaluation(), where the model is elsewhere.")
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         params = self.stepping()
+        if skipped_by_scaler(self, params):
+            return loss
         if not params:
             self.stand_by()
         left = params if self.backend == "eager" else self.fusing.step(self, params)
@@ -125,10 +141,12 @@ class RuleOptimizer(torch.optim.Optimizer):
                 self.keep(param, cell)
 
     def cell(self, chain: Chain, param: Tensor, grad: Tensor, index: int) -> Cell:
-        """What is here of a parameter, on its way through a step."""
-        values = self.values(index) | {"t": age(self.state[param]) + 1, "dtype": param.dtype}
+        """What is here of a parameter, on its way through its coming step."""
+        values, saved = self.values(index), self.state[param]
+        complete(saved, chain, param, values)
+        values |= {"t": age(saved) + 1, "dtype": param.dtype}
         downhill = descending(grad, self.param_groups[index]["maximize"])
-        return Cell(working(local(param)), downhill, values, self.states(chain, param, values))
+        return Cell(working(local(param)), downhill, values, states_of(chain, saved))
 
     def values(self, index: int) -> dict[str, Any]:
         """The hyperparameters and options of a group at its coming step, schedules included."""
@@ -141,48 +159,31 @@ class RuleOptimizer(torch.optim.Optimizer):
                 values[name] = now(group, scheduled, following.hyper, 1)
         return values
 
-    def states(self, chain: Chain, param: Tensor, values: Mapping[str, Any]) -> dict[str, Any]:
-        """What the chain's rules keep for a parameter, as far as it is here, or start from.
-
-        UserError for a kept state of another shape.
-        """
-        saved, here = self.state[param], as_real(local(param))
-        states: dict[str, Any] = {}
-        for rule in chain:
-            for name, state in rule.states.items():
-                kept = saved.get(name)
-                if kept is None:
-                    states[name] = starting(here, state, values)
-                else:
-                    shape = shape_of(here, state, values)
-                    dtype = torch.promote_types(here.dtype, torch.float32)
-                    fitted = fitting(name, as_real(local(kept)), shape)
-                    states[name] = fitted.to(here.device, dtype)
-            for name, row_state in rule.row_states.items():
-                states[name] = float(saved.get(name, row_state.init))
-        return states
-
     def keep(self, param: Tensor, cell: Cell) -> None:
-        """Puts a stepped cell's states where `state_dict` finds them."""
+        """Changes what is kept for a parameter to what a step has made of it."""
         saved = self.state[param]
-        saved["step"] = torch.tensor(float(cell.values["t"]), dtype=torch.float32)
+        saved["step"].fill_(cell.values["t"])
         for name, value in cell.states.items():
-            if isinstance(value, float):
-                saved[name] = torch.tensor(value, dtype=torch.float64)
+            if isinstance(value, Tensor):
+                as_real(local(saved[name])).copy_(value)
             else:
-                state = torch.view_as_complex(value) if param.is_complex() else value
-                saved[name] = placed_as(param, state)
+                saved[name].fill_(value)
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
         """The model at the parameters that evaluation is meant to use, for the time of the block.
 
         Averages and look-ahead rules train at another point than they evaluate at; checkpoints
-        meant for use are saved in here. Training goes on as if nothing had happened. A model of
-        `fully_shard` may still hold the parameters that it has gathered for its last forward pass:
-        call its `reshard()` first within the block and behind it.
+        meant for use are saved in here. Training goes on as if nothing had happened. Within such a
+        block another one changes nothing, and no step can be taken. A model of `fully_shard` may
+        still hold the parameters that it has gathered for its last forward pass: call its
+        `reshard()` first within the block and behind it.
         """
+        if self.evaluating:
+            yield
+            return
         kept: list[tuple[Tensor, Tensor]] = []
+        self.evaluating = True
         try:
             with torch.no_grad():
                 for param, value in self.evaluated():
@@ -190,6 +191,7 @@ class RuleOptimizer(torch.optim.Optimizer):
                     as_real(param).copy_(value)
             yield
         finally:
+            self.evaluating = False
             with torch.no_grad():
                 for param, value in kept:
                     param.copy_(value)
@@ -197,13 +199,12 @@ class RuleOptimizer(torch.optim.Optimizer):
     def evaluated(self) -> Iterator[tuple[Tensor, Tensor]]:
         """What is here of the parameters that evaluation uses at another value, and that value."""
         for index, group in enumerate(self.param_groups):
-            chain, values = self.chain(group), self.values(index)
+            chain = self.chain(group)
             for param in group["params"]:
-                t = age(self.state.get(param, {}))
-                if t == 0:
+                if age_in(chain, self.state.get(param, {})) == 0:
                     continue
-                no_grad, states = torch.empty(0), self.states(chain, param, values)
-                cell = Cell(working(local(param)), no_grad, {**values, "t": t}, states)
+                cell = self.cell(chain, param, torch.empty(0), index)
+                cell.values["t"] -= 1
                 value = eager.evaluated(chain, cell)
                 if value is not cell.param:
                     yield local(param), value
@@ -217,31 +218,28 @@ class RuleOptimizer(torch.optim.Optimizer):
                 )
 
     def load_state_dict(self, state_dict: StateDict) -> None:
-        """Goes on from a saved state: one of ours, or PyTorch's of the optimizer of that name."""
+        """Goes on from a saved state: one of ours, or PyTorch's of the optimizer of that name.
+
+        The state is copied. UserError for one that does not fit, which changes nothing.
+        """
         given: StateDict = {}
-        hook = self.register_load_state_dict_pre_hook(lambda _, last: given.update(last))
+
+        def look(_: Any, last: StateDict) -> None:
+            check(self, last)
+            given.update(last)
+
+        hook = self.register_load_state_dict_pre_hook(look)
         try:
             super().load_state_dict(state_dict)
         finally:
             hook.remove()
-        # PyTorch has rounded each state to its parameter's precision; ours keep their own.
         for group, saved in zip(self.param_groups, given["param_groups"], strict=True):
             for param, i in zip(group["params"], saved["params"], strict=True):
                 if i in given["state"]:
-                    self.state[param] |= self.restored(group, param, given["state"][i])
-
-    def restored(self, group: Group, param: Tensor, saved: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The states of a parameter's rules, from saved ones."""
-        dtype = torch.promote_types(param.dtype, torch.float32)
-        restored = {}
-        for rule in self.chain(group):
-            for name in rule.states:
-                if isinstance(saved.get(name), Tensor):
-                    restored[name] = saved[name].to(param.device, dtype, copy=True)
-            for name in rule.row_states:
-                if name in saved:
-                    restored[name] = torch.tensor(float(saved[name]), dtype=torch.float64)
-        return restored
+                    loaded = self.state[param]
+                    self.state[param] = restored(
+                        self.chain(group), param, given["state"][i], loaded
+                    )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -256,8 +254,24 @@ class RuleOptimizer(torch.optim.Optimizer):
             **super().__getstate__(),
             "schedules": self.schedules,
             "backend": self.backend,
+            "evaluating": False,
             "fusing": Fusing(),
         }
+
+
+def skipped_by_scaler(optimizer: Any, params: Sequence[ParamWithGrad]) -> bool:
+    """Whether a GradScaler has found a step's gradients infinite; finite ones are unscaled.
+
+    It says so in two attributes that PyTorch's fused optimizers read.
+    """
+    found_inf = getattr(optimizer, "found_inf", None)
+    if found_inf is not None and found_inf.item():
+        return True
+    scale = getattr(optimizer, "grad_scale", None)
+    if scale is not None:
+        for _, grad, _ in params:
+            grad.div_(scale)
+    return False
 
 
 def model_norm(
@@ -276,11 +290,6 @@ def model_norm(
     return [norm.to(tensor) for tensor in tensors]
 
 
-def as_real(x: Tensor) -> Tensor:
-    """Complex numbers as pairs of real ones, which rules treat as two."""
-    return torch.view_as_real(x) if x.is_complex() else x
-
-
 def working(x: Tensor) -> Tensor:
     """As rules take it: real, and half precision in float32, to be rounded once a step."""
     real = as_real(x)
@@ -293,26 +302,10 @@ def descending(grad: Tensor, maximize: bool) -> Tensor:
     return -dense if maximize else dense
 
 
-def starting(param: Tensor, state: Any, values: Mapping[str, Any]) -> Tensor:
-    """A state before its first step; that of half-precision weights is float32."""
-    dtype = torch.promote_types(param.dtype, torch.float32)
-    init = values[state.init] if isinstance(state.init, str) else state.init
-    started: Tensor = param.new_zeros(shape_of(param, state, values), dtype=dtype) + init
-    return started
-
-
-def shape_of(param: Tensor, state: Any, values: Mapping[str, Any]) -> tuple[int, ...]:
-    return (values[state.copies], *param.shape) if state.copies else tuple(param.shape)
-
-
-def fitting(name: str, kept: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A kept state, where it has this shape; UserError where not."""
-    if kept.shape != shape:
-        raise UserError(
-            f"{name} has the shape {tuple(kept.shape)} in the state, but {shape} here; load "
-            "the state of this model, of a sharded one by torch.distributed.checkpoint.state_dict."
-        )
-    return kept
+def states_of(chain: Chain, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """What a chain keeps, as its arithmetic takes it: real tensors, and numbers of the row."""
+    states: dict[str, Any] = {n: as_real(local(saved[n])) for rule in chain for n in rule.states}
+    return states | {name: float(saved[name]) for rule in chain for name in rule.row_states}
 
 
 def now(group: Group, scheduled: Mapping[str, Any], name: str, ahead: int) -> Any:

@@ -1,44 +1,43 @@
-"""Steps the parameters of an optimizer with compiled kernels, where they lie."""
+"""Steps the parameters of an optimizer with compiled kernels, where they lie.
+
+A kernel works on addresses. Parameters, gradients and states belong to the user, who may move,
+replace, cast or share them between two steps, so all of them are looked at in front of every step:
+addresses are read anew, and where anything else has changed, the kernels are chosen anew.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import chain as joined
-from operator import attrgetter, is_
+from operator import is_, itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
 from thalweg.fuse.kernel import Kernel, kernel_of, labelled
+from thalweg.fuse.look import Look
 from thalweg.fuse.triton_kernel import TritonKernel, runs_on, triton_kernel_of
-from thalweg.optim.settings import number
-from thalweg.optim.sharded import is_sharded, local, placed_as, total
-from thalweg.rules.rule import Rule
+from thalweg.optim.settings import is_plain
+from thalweg.optim.sharded import is_sharded, local, total
+from thalweg.optim.state import CPU, Chain, complete
 
 if TYPE_CHECKING:
     from thalweg.optim.base import RuleOptimizer
 
 AnyKernel = Kernel | TritonKernel
-Chain = tuple[type[Rule], ...]
 Group = dict[str, Any]
 ParamWithGrad = tuple[Tensor, Tensor, int]
 """A parameter, what is here of the gradient that it has, and its group's index."""
 
-nbytes = attrgetter("nbytes")
-negated = Tensor.is_neg
-
 
 class Fused:
-    """Parameters that one kernel steps together, and the table that says where they are.
+    """Parameters that one kernel steps together.
 
-    places: theirs among the parameters of a step. Their states stay those of the optimizer; each
-    `step` and each number of a row becomes a view of one tensor for all, so that the kernel moves
-    them on in one pass.
+    places: theirs among the parameters of a step. readable: whether the kernel can work on them.
     """
 
     def __init__(
@@ -48,127 +47,153 @@ class Fused:
         params: Sequence[ParamWithGrad],
         places: Sequence[int],
     ) -> None:
-        self.optimizer, self.kernel, self.places = optimizer, kernel, places
+        self.kernel, self.places = kernel, places
         taken = [params[place] for place in places]
         self.params = [param for param, _, _ in taken]
         self.saved = [optimizer.state[param] for param in self.params]
-        device = self.params[0].device
-        ages = torch.tensor([age(saved) for saved in self.saved], dtype=torch.float32).to(device)
+        device = self.params[0].device if isinstance(kernel, TritonKernel) else CPU
         for (param, _, index), saved in zip(taken, self.saved, strict=True):
-            states = optimizer.states(kernel.chain, param, optimizer.values(index))
-            tensors = {n: state for n, state in states.items() if isinstance(state, Tensor)}
-            saved |= {n: placed_as(param, tensor.contiguous()) for n, tensor in tensors.items()}
-        starts = {n: state.init for rule in kernel.chain for n, state in rule.row_states.items()}
-        numbers = [[float(s.get(n, init)) for n, init in starts.items()] for s in self.saved]
-        row_states = torch.tensor(numbers, dtype=torch.float64).reshape(len(taken), -1).to(device)
-        for k, saved in enumerate(self.saved):
-            saved["step"] = ages[k]
-            saved |= {name: row_states[k, i] for i, name in enumerate(starts)}
-        self.kept = [tensor for saved in self.saved for tensor in saved.values()]
-        # Held, so that the table never points to memory that is no more.
-        self.memory = [local(tensor).detach() for tensor in self.kept]
+            complete(saved, kernel.chain, param, optimizer.values(index), device)
         self.model = optimizer.parameters()
         self.sharded = any(map(is_sharded, self.model))
-        here = self.here()
-        self.addresses = list(map(Tensor.data_ptr, here))
-        self.sizes = list(map(nbytes, here))
-        labels = [label for label in kernel.layout.tensors if label != "grad"]
-        columns = [
-            [param if label == "param" else local(saved[label]) for label in labels]
-            for param, saved in zip(here, self.saved, strict=True)
-        ]
+        look = self.look([grad for _, grad, _ in params])
+        self.marks, self.readable = look.marks, look.readable
         self.groups = sorted({index for _, _, index in taken})
-        self.names = [name for rule in kernel.chain for name in rule.known()]
-        self.scheduled = any(optimizer.schedules[index] for index in self.groups)
-        self.settings: list[Any] | None = None
-        group_of = [self.groups.index(index) for _, _, index in taken]
+        self.numbers = np.empty((len(self.groups), len(kernel.layout.hypers)))
         # The sums over shards are told from those over what is whole, so each is one of its own.
-        member_of = range(len(taken)) if self.sharded else [0] * len(taken)
-        self.table = kernel.table(columns, group_of, member_of, ages, row_states)
+        members = range(len(taken)) if self.sharded else [0] * len(taken)
+        self.table = kernel.table(
+            sizes=[local(param).numel() for param in self.params],
+            group_of=[self.groups.index(index) for _, _, index in taken],
+            member_of=members,
+            wide=[saved["step"].dtype == torch.float64 for saved in self.saved],
+        )
         if self.sharded:
             self.table.total = self.over_shards
-
-    def here(self) -> list[Tensor]:
-        """What is here of the parameters."""
-        return list(map(local, self.params)) if self.sharded else self.params
 
     def over_shards(self, squares: Tensor) -> Tensor:
         """For each tensor the sum over the whole model, from the sums over what is here of each."""
         return total(squares, self.params, self.model).expand(len(squares))
 
-    def stands(self) -> bool:
-        """Whether parameters and states are those that the table has, where it has them."""
-        here = self.here()
-        return (
-            list(map(Tensor.data_ptr, here)) == self.addresses
-            and all(map(Tensor.is_contiguous, here))
-            and same(list(joined.from_iterable(map(dict.values, self.saved))), self.kept)
-        )
+    def look(self, gradients: Sequence[Tensor]) -> Look:
+        """At all that the kernel works on, by columns; KeyError for a state that is gone.
 
-    def gradients(self, params: Sequence[ParamWithGrad]) -> list[int] | None:
-        """Where the gradients are; none if one cannot be read so."""
-        found = [params[place][1] for place in self.places]
-        try:
-            fit = list(map(nbytes, found)) == self.sizes and all(map(Tensor.is_contiguous, found))
-        except RuntimeError:  # a sparse one has no such thing
-            return None
-        addresses = list(map(Tensor.data_ptr, found))
-        # One that PyTorch knows to be zero has no memory, as an empty one has none.
-        fit = fit and addresses.count(0) == self.sizes.count(0) and not any(map(negated, found))
-        return addresses if fit else None
+        gradients: of all parameters of the step.
+        """
+        given = {"param": self.params, "grad": [gradients[place] for place in self.places]}
+        tensors: list[Tensor] = []
+        for name in self.kernel.layout.columns:
+            tensors += given[name] if name in given else [saved[name] for saved in self.saved]
+        return Look(list(map(local, tensors)) if self.sharded else tensors, len(self.params))
 
-    def step(self, gradients: list[int]) -> None:
-        self.table.step(gradients, self.hypers())
+    def stands(self, look: Look) -> bool:
+        """Whether the kernel still fits what it works on, wherever that lies now."""
+        return np.array_equal(look.marks, self.marks)
+
+    def renew(self, optimizer: RuleOptimizer, groups: Iterable[int]) -> None:
+        """Makes the numbers of groups anew."""
+        for index in groups:
+            if index in self.groups:
+                values = labelled(optimizer.values(index))
+                row = [values[label] for label in self.kernel.layout.hypers]
+                self.numbers[self.groups.index(index)] = row
+
+    def step(self, look: Look) -> None:
+        self.table.step(look.addresses, self.numbers)
         # Autograd has to know that what it may have saved has changed.
         increment_version(self.params)
 
-    def hypers(self) -> NDArray[np.float64]:
-        """The groups' numbers at this step, made anew only where one has changed."""
-        groups = [self.optimizer.param_groups[index] for index in self.groups]
-        settings = [number(group[name]) for group in groups for name in self.names]
-        if self.scheduled or settings != self.settings:
-            self.settings = settings
-            values = [labelled(self.optimizer.values(index)) for index in self.groups]
-            hypers = [[each[label] for label in self.kernel.layout.hypers] for each in values]
-            self.numbers = np.array(hypers, np.float64).reshape(len(values), -1)
-        return self.numbers
+
+class Watch:
+    """Looks at the settings of groups, and tells which groups have others than the last time.
+
+    varying: the groups whose numbers may change though their settings are the same objects.
+    """
+
+    def __init__(self) -> None:
+        self.known: list[tuple[Any, ...]] = []
+        self.varying: list[int] = []
+
+    def changed(self, optimizer: RuleOptimizer) -> list[int]:
+        """The groups whose numbers may be others than at the last call."""
+        before = self.known
+        self.known = list(map(itemgetter(*optimizer.defaults), optimizer.param_groups))
+        if same(list(joined(*self.known)), list(joined(*before))):
+            return self.varying
+        self.varying = [
+            index
+            for index, settings in enumerate(self.known)
+            if optimizer.schedules[index] or not all(map(is_plain, settings))
+        ]
+        others = {
+            index
+            for index, settings in enumerate(self.known)
+            if index >= len(before) or not same(settings, before[index])
+        }
+        return sorted(others.union(self.varying))
 
 
 class Fusing:
-    """The compiled steps of an optimizer: which of its parameters they take, and their tables."""
+    """The compiled steps of an optimizer: which of its parameters they take, and how."""
 
     def __init__(self) -> None:
-        self.settled: tuple[list[int], list[Any]] = [], []
+        self.watch = Watch()
+        self.forget()
+        self.told = False
+
+    def forget(self) -> None:
+        self.kinds: list[tuple[Chain, bool]] = []
+        self.params: list[Tensor] = []
+        self.groups: list[int] = []
         self.states: list[Any] = []
         self.left: list[int] = []
         self.parts: list[Fused] = []
-        self.told = False
 
     def step(self, optimizer: RuleOptimizer, params: list[ParamWithGrad]) -> list[ParamWithGrad]:
         """Steps what kernels can, and returns the rest."""
-        groups = [(optimizer.chain(each), each["maximize"]) for each in optimizer.param_groups]
-        now = [id(param) for param, _, _ in params], groups
-        stands = (
-            now == self.settled
-            and same(optimizer.state.values(), self.states)
-            and all(part.stands() for part in self.parts)
-        )
-        gradients = [part.gradients(params) for part in self.parts] if stands else [None]
-        if None in gradients:
+        changed = self.watch.changed(optimizer)
+        looks = self.looks(optimizer, params) if self.same_kinds(optimizer, changed) else None
+        if looks is None:
             self.settle(optimizer, params)
-            self.settled = now
-            self.states = list(optimizer.state.values())
-            gradients = [part.gradients(params) for part in self.parts]
-        for part, addresses in zip(self.parts, gradients, strict=True):
-            assert addresses is not None, "only gradients that a kernel can read were taken"
-            part.step(addresses)
+            changed = list(range(len(self.kinds)))
+            looks = [part.look([grad for _, grad, _ in params]) for part in self.parts]
+        for part, look in zip(self.parts, looks, strict=True):
+            part.renew(optimizer, changed)
+            part.step(look)
         return [params[place] for place in self.left]
+
+    def same_kinds(self, optimizer: RuleOptimizer, changed: Iterable[int]) -> bool:
+        """Whether the kernels are still those of the groups that have changed."""
+        return all(self.kinds[index : index + 1] == [kind(optimizer, index)] for index in changed)
+
+    def looks(self, optimizer: RuleOptimizer, params: list[ParamWithGrad]) -> list[Look] | None:
+        """Each part's look at what it works on; none if another choice of kernels may be due."""
+        stepping, gradients, groups = zip(*params, strict=True) if params else ((), (), ())
+        if not (
+            same(stepping, self.params)
+            and list(groups) == self.groups
+            and same(optimizer.state.values(), self.states)
+            and not any(map(Tensor.is_neg, gradients))
+        ):
+            return None
+        try:
+            looks = [part.look(gradients) for part in self.parts]
+        except (KeyError, AttributeError):  # a state was taken away, or is no tensor
+            return None
+        stand = all(part.stands(look) for part, look in zip(self.parts, looks, strict=True))
+        return looks if stand else None
 
     def settle(self, optimizer: RuleOptimizer, params: list[ParamWithGrad]) -> None:
         """Finds the kernels for the parameters, and those that no kernel steps."""
-        self.settled = [], []
-        self.left, taken = sorted_out(optimizer, params)
-        self.parts = [Fused(optimizer, kernel, params, some) for kernel, some in taken.items()]
+        self.forget()
+        left, taken = sorted_out(optimizer, params)
+        parts = [Fused(optimizer, kernel, params, some) for kernel, some in taken.items()]
+        self.parts = [part for part in parts if part.readable]
+        self.left = sorted(joined(left, *(part.places for part in parts if not part.readable)))
+        self.params = [param for param, _, _ in params]
+        self.groups = [index for _, _, index in params]
+        self.states = list(optimizer.state.values())
+        self.kinds = [kind(optimizer, index) for index in range(len(optimizer.param_groups))]
         if self.left and not self.told:
             warnings.warn(
                 f"{len(self.left)} of {len(params)} tensors are stepped eagerly: kernels take "
@@ -182,6 +207,12 @@ class Fusing:
 def same(some: Collection[Any], others: Collection[Any]) -> bool:
     """Whether both hold the same objects in the same order."""
     return len(some) == len(others) and all(map(is_, some, others))
+
+
+def kind(optimizer: RuleOptimizer, index: int) -> tuple[Chain, bool]:
+    """What a group's kernel is chosen by."""
+    group = optimizer.param_groups[index]
+    return optimizer.chain(group), group["maximize"]
 
 
 def sorted_out(
@@ -221,6 +252,7 @@ def kernel_for(
         and grad.dtype is param.dtype
         and grad.device == param.device
         and grad.layout is torch.strided
+        and grad.shape == param.shape
         and param.is_contiguous()
         and grad.is_contiguous()
         and not (grad._is_zerotensor() or grad.is_neg())
@@ -231,10 +263,3 @@ def kernel_for(
     if plain and runs_on(param.device) and optimizer.backend in ("auto", "triton"):
         return triton_kernel_of(chain, param.dtype, maximize, param.device)
     return None
-
-
-def age(saved: Mapping[str, Any]) -> int:
-    """The steps a parameter has taken; PyTorch does not count them for every optimizer."""
-    if "step" in saved:
-        return int(saved["step"])
-    return int(any(value is not None for value in saved.values()))

@@ -14,7 +14,8 @@ from torch.optim.optimizer import ParamsT
 from thalweg import rules
 from thalweg.errors import UserError
 from thalweg.optim.base import RuleOptimizer
-from thalweg.optim.fused import Chain, Group
+from thalweg.optim.fused import Group
+from thalweg.optim.state import Chain
 from thalweg.rules.rule import Rule
 from thalweg.schedules import Schedule
 
@@ -44,11 +45,11 @@ class SGD(RuleOptimizer):
     ) -> None:
         super().__init__(params, settings(locals()))
 
-    def add_param_group(self, param_group: Group) -> None:
-        group = {**self.defaults, **param_group}
+    def accepted(self, group: Group) -> Group:
+        held = super().accepted(group)
         if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
             raise UserError("nesterov needs a momentum above 0 and a dampening of 0.")
-        super().add_param_group(param_group)
+        return held
 
     def chain(self, group: Group) -> Chain:
         if group["nesterov"]:

@@ -6,7 +6,8 @@ from torch.optim.optimizer import ParamsT
 
 from thalweg.errors import UserError, suggest
 from thalweg.optim.base import RuleOptimizer
-from thalweg.optim.fused import Chain, Group
+from thalweg.optim.fused import Group
+from thalweg.optim.state import Chain
 from thalweg.recipes import Recipe
 
 BACKENDS = ("auto", "eager", "numba", "triton")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -9,11 +10,30 @@ from torch import Tensor
 from thalweg.schedules import Schedule
 
 
+def is_several(value: Any) -> bool:
+    """Whether a setting is a sequence of numbers: a pair, a list of a file's, an array."""
+    sequence = isinstance(value, Sequence) and not isinstance(value, str)
+    return sequence or getattr(value, "ndim", 0) == 1
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a setting stays what it is while it is the same object."""
+    parts = value if isinstance(value, tuple) else (value,)
+    return all(part is None or isinstance(part, int | float | str) for part in parts)
+
+
 def number(value: Any) -> Any:
     """A setting without tensors: PyTorch takes a tensor of one number as a rate, rules do not."""
-    if isinstance(value, tuple | list):
-        return tuple(number(part) for part in value)
-    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.item()
+    return tuple(map(number, value)) if is_several(value) else value
+
+
+def alive(value: Any, accepted: Any) -> Any:
+    """A setting as a group holds it: a tensor stays one, since its owner may change it in place."""
+    if isinstance(accepted, tuple):
+        return tuple(map(alive, value, accepted))
+    return value if isinstance(value, Tensor) else accepted
 
 
 def holds_schedule(value: Any) -> bool:
@@ -48,7 +68,7 @@ def at(value: Any, schedule: Any, step: int, kept: Any) -> Any:
 
     kept: what the schedules remember.
     """
-    if isinstance(value, tuple | list):
+    if isinstance(value, tuple):
         parts = schedule if schedule else (None,) * len(value)
         memories = kept if kept else ({},) * len(value)
         return tuple(at(v, s, step, k) for v, s, k in zip(value, parts, memories, strict=True))

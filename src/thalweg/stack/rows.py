@@ -14,8 +14,8 @@ from torch import Tensor
 from thalweg.fuse import eager
 from thalweg.fuse.eager import Cell
 from thalweg.fuse.kernel import Kernel, Table, kernel_of, labelled
-from thalweg.optim.base import starting
 from thalweg.optim.settings import at, base, holds_schedule, memory, observed
+from thalweg.optim.state import starting
 from thalweg.recipes import Recipe
 from thalweg.rules.row import Row
 from thalweg.rules.rule import Rule
@@ -55,7 +55,9 @@ class Rows:
         kernel = kernel_of(self.chain, first.dtype, False) if first.device.type == "cpu" else None
         if kernel:
             table = self.table or self.laid_out(kernel, params, step)
-            table.step(self.addresses(gradients), self.numbers(kernel, step))
+            grad = kernel.layout.column("grad")
+            self.pointers[:, grad] = self.addresses(gradients)
+            table.step(self.pointers, self.numbers(kernel, step))
             return
         mine = part(params, self.rows)
         cells = self.cells(mine, part(gradients, self.rows), step)
@@ -108,12 +110,17 @@ class Rows:
                 own[:, i : i + 1] = cell.states[name].column
                 cell.states[name] = Row(own[:, i : i + 1])
         self.states = [cell.states for cell in cells]
-        labels = [label for label in kernel.layout.tensors if label != "grad"]
-        held = [cell.states | {"param": cell.param} for cell in cells]
-        columns = [row for one in held for row in zip(*(one[name] for name in labels), strict=True)]
+        self.ages = torch.full((count, height), float(step - self.born))
+        held = [
+            {"param": cell.param, "grad": cell.param, "step": ages, **cell.states}
+            for cell, ages in zip(cells, self.ages, strict=True)
+        ]
+        labels = kernel.layout.columns
+        columns = [[place for one in held for place in addresses(one[name])] for name in labels]
+        self.pointers = np.array(columns, np.int64).T.copy()
         each = [*range(height)] * count
-        ages = torch.full((len(each),), float(step - self.born))
-        self.table = kernel.table(columns, each, each, ages, numbers.view(len(each), -1))
+        sizes = [cell.param[0].numel() for cell in cells for _ in range(height)]
+        self.table = kernel.table(sizes, each, each, [False] * len(each))
         return self.table
 
     def evaluated(self, params: Tensors, step: int) -> Tensors:
@@ -187,6 +194,12 @@ class Rows:
         self.columns = {}
         self.table = None
         self.states = [{n: kept(x, within) for n, x in own.items()} for own in self.states]
+
+
+def addresses(state: Tensor | Row) -> list[int]:
+    """Where each row of a parameter or of a state lies."""
+    column = state.column if isinstance(state, Row) else state
+    return [row.data_ptr() for row in column]
 
 
 def part(tensors: Tensors, rows: slice | int | Tensor) -> Tensors:

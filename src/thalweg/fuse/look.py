@@ -1,0 +1,48 @@
+"""Where tensors lie at this moment, and whether they are still what a kernel was made for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from operator import attrgetter
+from types import ModuleType
+
+import numpy as np
+from torch import Tensor
+
+from thalweg.fuse.kernel_file import load
+
+implementation = attrgetter("_cdata")
+"""The address of what PyTorch keeps of a tensor behind Python's object."""
+
+
+class Look:
+    """The addresses and the marks of tensors, `[n, c]` each; see `look_kernel.look`.
+
+    tensors: `c` columns of `n` each, one column after the other, which live as long as the look.
+    Raises AttributeError where something is no tensor.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], n: int) -> None:
+        self.tensors = tensors
+        asked = np.array(list(map(implementation, tensors)), np.int64).reshape(-1, n)
+        self.addresses, self.marks = np.zeros((2, *reversed(asked.shape)), np.int64)
+        eye().look(asked, self.addresses, self.marks)
+
+    @property
+    def readable(self) -> bool:
+        """Whether all tensors have memory of their own that a kernel can step through."""
+        return not (self.marks == eye().UNREADABLE).any()
+
+
+@cache
+def eye() -> ModuleType:
+    """The compiled look."""
+    return load(files("thalweg.fuse").joinpath("look_kernel.py").read_text(), compiled)
+
+
+def compiled(module: ModuleType) -> None:
+    """Compiles a module's look by one at nothing."""
+    none = np.zeros((0, 1), np.int64)
+    module.look(none.reshape(1, 0), none, none)
