@@ -17,7 +17,7 @@ from thalweg.errors import UserError
 from thalweg.fuse import eager
 from thalweg.fuse.eager import Cell
 from thalweg.optim.fused import Fusing, Group, ParamWithGrad, by_chain, kernel_for
-from thalweg.optim.loading import check, restored
+from thalweg.optim.loading import check, dictionary, restored
 from thalweg.optim.settings import alive, at, base, holds_schedule, memory, number, observed
 from thalweg.optim.sharded import is_sharded, local, local_gradient, total
 from thalweg.optim.state import Chain, age, age_in, as_real, complete
@@ -230,7 +230,7 @@ class RuleOptimizer(torch.optim.Optimizer):
 
         hook = self.register_load_state_dict_pre_hook(look)
         try:
-            super().load_state_dict(state_dict)
+            super().load_state_dict(dictionary(state_dict))
         finally:
             hook.remove()
         for group, saved in zip(self.param_groups, given["param_groups"], strict=True):

@@ -20,13 +20,24 @@ if TYPE_CHECKING:
     from thalweg.optim.base import RuleOptimizer
 
 
-def check(optimizer: RuleOptimizer, given: Any) -> None:
+HYPERS = {name for rule in rules.__all__ for name in getattr(rules, rule).known()}
+"""What the optimizers of the package have for settings, flags apart."""
+
+
+A_STATE = "the state of an optimizer is a dictionary with the keys state and param_groups"
+
+
+def dictionary(given: Any) -> Any:
+    """What is given as a state, where it is a dictionary; UserError where not."""
+    if not isinstance(given, Mapping):
+        raise UserError(f"{A_STATE}, not {brief(given)}.")
+    return given
+
+
+def check(optimizer: RuleOptimizer, given: Mapping[str, Any]) -> None:
     """UserError for a state that the optimizer cannot go on from."""
-    if not isinstance(given, Mapping) or not {"state", "param_groups"} <= set(given):
-        raise UserError(
-            "the state of an optimizer is a dictionary with the keys state and param_groups, as"
-            f" state_dict() gives it, not {brief(given)}."
-        )
+    if not {"state", "param_groups"} <= set(given):
+        raise UserError(f"{A_STATE}; this one has {', '.join(map(str, given)) or 'none'}.")
     for index, saved in enumerate(given["param_groups"]):
         check_settings(optimizer, f"group {index} of the state", saved)
     for group, saved in zip(optimizer.param_groups, given["param_groups"], strict=False):
@@ -40,18 +51,19 @@ def check(optimizer: RuleOptimizer, given: Any) -> None:
 def check_settings(optimizer: RuleOptimizer, where: str, saved: Any) -> None:
     """UserError for a group of another optimizer's, or with a setting outside its range.
 
-    Flags may be missing: older versions of PyTorch do not know all of them.
+    Flags may be missing: older versions of PyTorch do not know all of them. What schedulers and
+    users have put in a group stays there.
     """
     if not isinstance(saved, Mapping) or "params" not in saved:
         raise UserError(f"{where} has to be a dictionary with the key params, not {brief(saved)}.")
     defaults = optimizer.defaults.items()
-    hypers = {name for name, value in defaults if not isinstance(value, bool | None)}
-    missing = sorted(hypers - set(saved))
-    if missing:
+    mine = {name for name, value in defaults if not isinstance(value, bool | None)}
+    strange = sorted(HYPERS.intersection(saved).difference(optimizer.defaults))
+    missing = sorted(mine.difference(saved))
+    if missing or strange:
+        found = f"no {', '.join(missing)}" if missing else ", ".join(strange)
         kind = type(optimizer).__name__
-        raise UserError(
-            f"{where} has no {', '.join(missing)}: it was saved by another than {kind}."
-        )
+        raise UserError(f"{where} has {found}: it was saved by another optimizer than {kind}.")
     for rule in optimizer.chain({**optimizer.defaults, **saved}):
         for name in rule.known():
             rule.accepted(name, number(saved[name]))

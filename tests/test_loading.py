@@ -1,0 +1,236 @@
+"""What `load_state_dict` takes, and what it refuses without a trace."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from thalweg import optim, recipes
+from thalweg.errors import UserError
+from thalweg.optim import Optimizer
+from thalweg.optim.base import RuleOptimizer
+
+State = dict[str, Any]
+
+
+def parameters(*shapes: tuple[int, ...]) -> list[Tensor]:
+    return [torch.ones(shape).requires_grad_() for shape in shapes or ((3,), (2, 2))]
+
+
+def trained(
+    optimizer: torch.optim.Optimizer, steps: int = 3, without: tuple[int, ...] = ()
+) -> torch.optim.Optimizer:
+    for _ in range(steps):
+        params = [param for group in optimizer.param_groups for param in group["params"]]
+        for i, param in enumerate(params):
+            param.grad = None if i in without else torch.full_like(param, 0.5)
+        optimizer.step()
+    return optimizer
+
+
+def adam() -> RuleOptimizer:
+    return optim.Adam(parameters())
+
+
+def nadam() -> RuleOptimizer:
+    return optim.NAdam(parameters())
+
+
+def momentum() -> RuleOptimizer:
+    return optim.SGD(parameters(), momentum=0.9)
+
+
+def averaged() -> RuleOptimizer:
+    return Optimizer(parameters(), recipes.chain(recipes.adam(), recipes.ema(0.9)))
+
+
+def state_of(make: Callable[[], torch.optim.Optimizer]) -> State:
+    return copy.deepcopy(trained(make()).state_dict())
+
+
+def without(*path: Any) -> Callable[[State], None]:
+    """Takes a key away."""
+
+    def change(state: State) -> None:
+        for key in path[:-1]:
+            state = state[key]
+        del state[path[-1]]
+
+    return change
+
+
+def put(*path: Any, value: Any) -> Callable[[State], None]:
+    def change(state: State) -> None:
+        for key in path[:-1]:
+            state = state[key]
+        state[path[-1]] = value
+
+    return change
+
+
+DAMAGED: list[tuple[Callable[[], RuleOptimizer], Callable[[State], None], str]] = [
+    (adam, without("state"), "the state of an optimizer is a dictionary with the keys state and"),
+    (adam, without("param_groups", 0, "betas"), "group 0 of the state has no betas: it was saved"),
+    (adam, without("param_groups", 0, "params"), "group 0 of the state has to be a dictionary"),
+    (adam, put("param_groups", 0, "lr", value=-1.0), "lr must be finite and at least 0, not -1"),
+    (adam, put("param_groups", 0, "betas", value=0.9), "betas must be 2 numbers, not 0.9."),
+    (adam, put("state", 0, value=[1, 2]), "the state of parameter 0 has to be a dictionary"),
+    (adam, without("state", 1, "exp_avg_sq"), "the state of parameter 1 has no exp_avg_sq"),
+    (adam, without("state", 1, "step"), "the state of parameter 1 has no step; it has exp_avg"),
+    (adam, put("state", 0, "step", value="two"), "step of parameter 0 has to be a finite number"),
+    (adam, put("state", 0, "step", value=torch.tensor(torch.nan)), "step of parameter 0 has to be"),
+    (adam, put("state", 0, "exp_avg", value=3.0), "exp_avg of parameter 0 has to be a tensor"),
+    (
+        adam,
+        put("state", 0, "exp_avg", value=torch.zeros(9)),
+        "exp_avg of parameter 0 has the shape (9,) in the state, but (3,) here",
+    ),
+    (
+        adam,
+        put("state", 0, "exp_avg", value=torch.zeros(3, dtype=torch.complex64)),
+        "exp_avg of parameter 0 has to be a tensor of torch.float32, not a tensor of torch.complex",
+    ),
+    (nadam, without("state", 0, "mu_product"), "the state of parameter 0 has no mu_product"),
+    (averaged, without("state", 0, "average"), "the state of parameter 0 has no average"),
+    (averaged, without("param_groups", 0, "decay"), "group 0 of the state has no decay: it was"),
+]
+
+
+def assert_refused(optimizer: RuleOptimizer, state: Any, sentence: str) -> None:
+    """With the optimizer as it was, and with the same further steps."""
+    twin = copy.deepcopy(optimizer)
+    before = str(optimizer.state_dict())
+    with pytest.raises(UserError) as raised:
+        optimizer.load_state_dict(state)
+    assert str(raised.value).startswith(sentence)
+    assert str(optimizer.state_dict()) == before
+    trained(optimizer)
+    trained(twin)
+    assert str(optimizer.state_dict()["state"]) == str(twin.state_dict()["state"])
+    assert str(parameters_of(optimizer)) == str(parameters_of(twin))
+
+
+@pytest.mark.parametrize(("make", "damage", "sentence"), DAMAGED)
+def test_a_damaged_state_is_refused_and_changes_nothing(
+    make: Callable[[], RuleOptimizer], damage: Callable[[State], None], sentence: str
+) -> None:
+    state = state_of(make)
+    damage(state)
+    for optimizer in (make(), trained(make())):
+        assert isinstance(optimizer, RuleOptimizer)
+        assert_refused(optimizer, state, sentence)
+
+
+@pytest.mark.parametrize("state", [None, [], {}, "state.pt", {"state": {}}])
+def test_what_is_no_state_is_refused(state: Any) -> None:
+    assert_refused(adam(), state, "the state of an optimizer is a dictionary with the keys state")
+
+
+KINDS: dict[str, Callable[[list[Tensor]], torch.optim.Optimizer]] = {
+    "Adam": torch.optim.Adam,
+    "SGD": lambda p: torch.optim.SGD(p, momentum=0.9),
+    "Adagrad": torch.optim.Adagrad,
+    "RMSprop": torch.optim.RMSprop,
+    "NAdam": torch.optim.NAdam,
+    "our Momentum": optim.Momentum,
+    "our Lion": optim.Lion,
+    "a chain": lambda p: Optimizer(p, recipes.chain(recipes.adam(), recipes.ema(0.9))),
+}
+
+
+@pytest.mark.parametrize("saved", KINDS)
+@pytest.mark.parametrize("name", ["Adam", "SGD", "Adagrad", "RMSprop", "NAdam", "Nesterov"])
+def test_the_state_of_another_optimizer_is_refused(name: str, saved: str) -> None:
+    if name == saved:
+        return
+    state = state_of(lambda: KINDS[saved](parameters()))
+    with pytest.raises(UserError, match=r"it was saved by another optimizer|has no ahead"):
+        getattr(optim, name)(parameters()).load_state_dict(state)
+
+
+def test_another_optimizer_with_the_same_settings_is_told_by_what_it_keeps() -> None:
+    state = state_of(lambda: optim.Momentum(parameters()))
+    with pytest.raises(UserError, match="the state of parameter 0 has no ahead; it has step, velo"):
+        optim.Nesterov(parameters()).load_state_dict(state)
+    kept = state_of(adam)
+    kept["param_groups"] = momentum().state_dict()["param_groups"]
+    with pytest.raises(UserError, match="the state of parameter 0 has no momentum_buffer; it has"):
+        momentum().load_state_dict(kept)
+
+
+def test_a_loaded_state_is_a_copy() -> None:
+    first, second = trained(adam()), adam()
+    second.load_state_dict(first.state_dict())
+    trained(first, steps=4)
+    trained(second, steps=2)
+    counts = [
+        [float(optimizer.state[param]["step"]) for param in optimizer.param_groups[0]["params"]]
+        for optimizer in (first, second)
+    ]
+    assert counts == [[7, 7], [5, 5]]
+
+
+def test_parameters_that_were_never_stepped_have_no_state() -> None:
+    first = trained(adam(), without=(1,))
+    second = adam()
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for optimizer in (first, second):
+        trained(optimizer)
+    counts = [float(second.state[param]["step"]) for param in second.param_groups[0]["params"]]
+    assert counts == [6, 3]
+    assert str(first.state_dict()) == str(second.state_dict())
+
+
+def test_a_plain_sgd_of_older_pytorch_has_no_buffer_yet() -> None:
+    state = trained(torch.optim.SGD(parameters(), lr=0.1)).state_dict()
+    state["state"] = {i: {"momentum_buffer": None} for i in range(2)}
+    ours, theirs = optim.SGD(parameters()), torch.optim.SGD(parameters())
+    for optimizer in (ours, theirs):
+        optimizer.load_state_dict(copy.deepcopy(state))
+        trained(optimizer)
+        optimizer.param_groups[0]["momentum"] = 0.9
+        optimizer.param_groups[0]["dampening"] = 0.5
+        trained(optimizer)
+    for mine, its in zip(
+        ours.param_groups[0]["params"], theirs.param_groups[0]["params"], strict=True
+    ):
+        torch.testing.assert_close(mine, its)
+
+
+@pytest.mark.parametrize("backend", ["numba", "eager"])
+def test_what_a_wrapper_keeps_beside_the_states_stays(backend: str) -> None:
+    def made() -> Optimizer:
+        return Optimizer(parameters(), recipes.adam(), backend=backend)
+
+    optimizer = trained(made())
+    for param in parameters_of(optimizer):
+        optimizer.state[param] |= {"slow": torch.ones(7), "calls": 3, "note": None, "past": [1, 2]}
+    trained(optimizer)
+    resumed = made()
+    resumed.load_state_dict(optimizer.state_dict())
+    for each in (optimizer, resumed):
+        trained(each)
+        for param in parameters_of(each):
+            kept = each.state[param]
+            assert torch.equal(kept["slow"], torch.ones(7))
+            assert [kept["calls"], kept["note"], kept["past"]] == [3, None, [1, 2]]
+            assert float(kept["step"]) == 9
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return list(optimizer.param_groups[0]["params"])
+
+
+def test_counts_of_older_pytorch_are_numbers_of_python() -> None:
+    state = trained(torch.optim.Adam(parameters())).state_dict()
+    for kept in state["state"].values():
+        kept["step"] = int(kept["step"])
+    optimizer = adam()
+    optimizer.load_state_dict(state)
+    trained(optimizer)
+    assert {float(optimizer.state[param]["step"]) for param in parameters_of(optimizer)} == {6}

@@ -1,0 +1,138 @@
+"""Optimizers whose states other threads and other processes have too."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.queues import Queue
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch import multiprocessing as processes
+
+from thalweg import recipes
+from thalweg.optim import Adam, Optimizer
+
+STEPS = 5
+
+
+def made(size: int = 2**17) -> tuple[Tensor, Adam]:
+    param = torch.linspace(-1, 1, size).requires_grad_()
+    return param, Adam([param], lr=0.1)
+
+
+def step(param: Tensor, optimizer: torch.optim.Optimizer, steps: int = STEPS) -> None:
+    for i in range(steps):
+        param.grad = torch.full_like(param, 0.5 + i)
+        optimizer.step()
+
+
+def expected(steps: int) -> Tensor:
+    param, optimizer = made()
+    for i in range(steps // STEPS):
+        del i
+        step(param, optimizer)
+    return param.detach()
+
+
+def test_a_state_may_be_put_in_a_queue() -> None:
+    """Which moves it to memory that processes share."""
+    param, optimizer = made()
+    step(param, optimizer)
+    queue: Queue[Any] = processes.get_context("spawn").Queue()
+    queue.put(optimizer.state_dict())
+    step(param, optimizer)
+    sent = queue.get(timeout=60)
+    step(param, optimizer)
+    assert torch.equal(param.detach(), expected(3 * STEPS))
+    assert torch.equal(sent["state"][0]["exp_avg"], optimizer.state[param]["exp_avg"])
+    assert float(sent["state"][0]["step"]) == 3 * STEPS
+
+
+def step_shared(param: Tensor, optimizer: Adam) -> None:
+    torch.set_num_threads(1)
+    step(param, optimizer)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("backend", ["numba", "eager"])
+def test_a_shared_adam_counts_the_steps_of_all_processes(start: str, backend: str) -> None:
+    """As in asynchronous actor-critic training; here one process steps after another."""
+    param = torch.linspace(-1, 1, 2**17).requires_grad_()
+    optimizer = Optimizer([param], recipes.adam(lr=0.1), backend=backend)
+    param.share_memory_()
+    optimizer.state[param] = {
+        "step": torch.zeros(1).share_memory_(),
+        "exp_avg": torch.zeros_like(param).share_memory_(),
+        "exp_avg_sq": torch.zeros_like(param).share_memory_(),
+    }
+    for _ in range(2):
+        process = processes.get_context(start).Process(target=step_shared, args=(param, optimizer))
+        process.start()
+        process.join(120)
+        assert process.exitcode == 0
+    step(param, optimizer)
+    assert float(optimizer.state[param]["step"]) == 3 * STEPS
+    torch.testing.assert_close(param.detach(), expected(3 * STEPS))
+
+
+def step_sent(sent: bytes, queue: Queue[Any]) -> None:
+    torch.set_num_threads(1)
+    optimizer = pickle.loads(sent)
+    (param,) = optimizer.param_groups[0]["params"]
+    step(param, optimizer)
+    queue.put(param.detach().numpy())
+
+
+def test_a_pickled_optimizer_steps_in_another_process() -> None:
+    param, optimizer = made()
+    step(param, optimizer)
+    context = processes.get_context("spawn")
+    queue: Queue[Any] = context.Queue()
+    process = context.Process(target=step_sent, args=(pickle.dumps(optimizer), queue))
+    process.start()
+    found = torch.from_numpy(queue.get(timeout=120))
+    process.join(60)
+    assert torch.equal(found, expected(2 * STEPS))
+    assert torch.equal(param.detach(), expected(STEPS))
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_two_optimizers_step_in_two_threads() -> None:
+    right = expected(4 * STEPS)
+    sides = [made() for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(4):
+            list(pool.map(lambda side: step(*side), sides))
+    for param, _ in sides:
+        assert torch.equal(param.detach(), right)
+
+
+def test_one_optimizer_may_be_stepped_by_several_threads() -> None:
+    """Whose steps meet in any order, as PyTorch's do; all memory stays in order."""
+    param, optimizer = made()
+    gradient = torch.ones_like(param)
+
+    def work(_: int) -> None:
+        for _ in range(50):
+            param.grad = gradient.clone()
+            optimizer.step()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert param.isfinite().all()
+    assert 50 <= float(optimizer.state[param]["step"]) <= 200
+
+
+def test_a_copy_shares_nothing() -> None:
+    param, optimizer = made()
+    step(param, optimizer)
+    twin = copy.deepcopy(optimizer)
+    (other,) = twin.param_groups[0]["params"]
+    step(param, optimizer)
+    step(other, twin, 2 * STEPS)
+    assert torch.equal(param.detach(), expected(2 * STEPS))
+    assert float(twin.state[other]["step"]) == 3 * STEPS
