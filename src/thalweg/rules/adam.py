@@ -13,8 +13,9 @@ class Adam(Rule):
 
         v <- beta1 v + (1 - beta1) g
         r <- beta2 r + (1 - beta2) g g
-        theta <- theta - lr (v / (1 - beta1^t)) / (eps + sqrt(r / (1 - beta2^t)))
+        theta <- theta - lr / (1 - beta1^t) v / (eps + sqrt(r) / sqrt(1 - beta2^t))
 
+    The root comes before the correction, as r / (1 - beta2^t) may overflow where its root does not.
     `betas` are the lecture's rho1 and rho2, `eps` its delta (1e-6 there, 1e-8 here and in PyTorch).
     `exp_avg` is v and `exp_avg_sq` is r, of the parameter's shape. Kingma and Ba 2015.
     """
@@ -30,9 +31,9 @@ class Adam(Rule):
         beta1, beta2 = self.betas
         self.exp_avg = beta1 * self.exp_avg + (1 - beta1) * g
         self.exp_avg_sq = beta2 * self.exp_avg_sq + (1 - beta2) * g * g
-        corrected_avg = self.exp_avg / (1 - beta1**self.t)
-        corrected_sq = self.second_moment() / (1 - beta2**self.t)
-        return -self.lr * corrected_avg / (sqrt(corrected_sq) + self.eps)
+        rate = self.lr / (1 - beta1**self.t)
+        size = sqrt(self.second_moment()) / sqrt(1 - beta2**self.t)
+        return -rate * self.exp_avg / (size + self.eps)
 
     def second_moment(self) -> Value:
         return self.exp_avg_sq

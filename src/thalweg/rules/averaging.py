@@ -53,14 +53,15 @@ class WindowAverage(Rule):
         return g
 
     def evaluated(self, theta: Value) -> Value:
-        return self.iterates.sum(0) / min(self.t, self.last)
+        return (self.iterates / min(self.t, self.last)).sum(0)
 
 
 class BlockAverage(Rule):
     """The mean of the last `last` to 2 `last` iterates at any moment.
 
-    Two sums of blocks of `last` iterates each, the block before and the one being filled: memory of
-    two parameters, for a window whose length varies.
+    Two blocks of `last` iterates each, the block before and the one being filled: memory of two
+    parameters, for a window whose length varies. A block is kept as the sum of its iterates over
+    `last`, which no finite iterates make overflow.
     """
 
     place = "last"
@@ -69,13 +70,15 @@ class BlockAverage(Rule):
 
     def update(self, g: Value) -> Value:
         full = where(self.t > 1, (self.t - 1) % self.last == 0, False)
+        share = (self.param + g) / self.last
         self.before = where(full, self.filling, self.before)
-        self.filling = where(full, self.param + g, self.filling + self.param + g)
+        self.filling = where(full, share, self.filling + share)
         return g
 
     def evaluated(self, theta: Value) -> Value:
         filled = (self.t - 1) % self.last + 1
-        return (self.before + self.filling) / (filled + (self.last if self.t > self.last else 0))
+        scale = self.last / (filled + (self.last if self.t > self.last else 0))
+        return scale * self.before + scale * self.filling
 
 
 class ExponentialAverage(Rule):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from thalweg.rules.arithmetic import clamp, minimum
+from thalweg.rules.arithmetic import clamp, minimum, where
 from thalweg.rules.row import Value
 from thalweg.rules.rule import Hyper, Norm, Rule
 
@@ -31,4 +31,5 @@ class ClipNorm(Rule):
     norm = Norm()
 
     def update(self, g: Value) -> Value:
-        return g * minimum(self.max_norm / self.norm, 1.0)
+        # A gradient of zeros stays as it is, also where max_norm is 0.
+        return g * where(self.norm == 0, 1.0, minimum(self.max_norm / self.norm, 1.0))

@@ -15,7 +15,7 @@ class NAdam(Rule):
         v <- beta1 v + (1 - beta1) g
         r <- beta2 r + (1 - beta2) g g
         theta <- theta - lr [(1 - mu(t)) / (1 - P) g + mu(t+1) / (1 - P mu(t+1)) v]
-                            / (eps + sqrt(r / (1 - beta2^t)))
+                            / (eps + sqrt(r) / sqrt(1 - beta2^t))
 
     `exp_avg` is v and `exp_avg_sq` is r, of the parameter's shape; `mu_product` is P, one number.
     Dozat 2016.
@@ -38,7 +38,8 @@ class NAdam(Rule):
         self.exp_avg_sq = beta2 * self.exp_avg_sq + (1 - beta2) * g * g
         ahead = (1 - mu) / (1 - self.mu_product) * g
         ahead = ahead + next_mu / (1 - self.mu_product * next_mu) * self.exp_avg
-        return -self.lr * ahead / (sqrt(self.exp_avg_sq / (1 - beta2**self.t)) + self.eps)
+        size = sqrt(self.exp_avg_sq) / sqrt(1 - beta2**self.t)
+        return -self.lr * ahead / (size + self.eps)
 
     def warmed(self, beta1: Value, t: int) -> Value:
         return beta1 * (1 - 0.5 * 0.96 ** (t * self.momentum_decay))

@@ -33,16 +33,17 @@ class RMSprop(Rule):
 class CenteredRMSprop(RMSprop):
     """RMSProp with the variance in place of the mean square: r - m m, m the mean gradient.
 
-    m <- alpha m + (1 - alpha) g is `grad_avg`, of the parameter's shape. Where round-off takes the
-    variance below 0 it counts as 0; PyTorch's root is not a number there. Graves 2013.
+    m <- alpha m + (1 - alpha) g is `grad_avg`, of the parameter's shape. The variance is computed
+    as (sqrt(r) - m)(sqrt(r) + m), as r and m m may both overflow. Where round-off takes it below 0
+    it counts as 0; PyTorch's root is not a number there. Graves 2013.
     """
 
     grad_avg = State()
 
     def spread(self, g: Value) -> Value:
-        super().spread(g)
+        size = super().spread(g)
         self.grad_avg = self.alpha * self.grad_avg + (1 - self.alpha) * g
-        variance = self.square_avg - self.grad_avg * self.grad_avg
+        variance = (size - self.grad_avg) * (size + self.grad_avg)
         return sqrt(maximum(variance, 0.0))
 
 

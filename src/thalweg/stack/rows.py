@@ -236,10 +236,10 @@ def flat(rows: Float[Tensor, "k ..."]) -> Float[Tensor, "k n"]:
 
 
 def row_norms(tensors: list[Tensor]) -> list[Tensor]:
-    """The norm of each member over all its parameters, once for each of them."""
-    each = [torch.linalg.vector_norm(tensor, dim=1, keepdim=True) for tensor in tensors]
-    norm = torch.linalg.vector_norm(torch.stack(each), dim=0)
-    return [norm] * len(tensors)
+    """The norm of each member over all its parameters, summed in float64; once for each of them."""
+    norms = [torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float64) for x in tensors]
+    norm = torch.linalg.vector_norm(torch.stack(norms), dim=0)
+    return [norm.to(tensor) for tensor in tensors]
 
 
 def in_columns(values: list[Any]) -> Any:
