@@ -58,14 +58,18 @@ def batches_of(task: Task, seed: int) -> Any:
 
 
 def in_double(task: Task) -> Task:
-    """The same task with its weights and its data in float64."""
+    return in_type(task, torch.float64)
 
-    def doubled(split: Any) -> tuple[Tensor, ...]:
-        return tuple(x.double() if x.is_floating_point() else x for x in split.tensors)
+
+def in_type(task: Task, dtype: torch.dtype) -> Task:
+    """The same task with its weights and its data in another type."""
+
+    def cast(split: Any) -> tuple[Tensor, ...]:
+        return tuple(x.to(dtype) if x.is_floating_point() else x for x in split.tensors)
 
     splits = task.splits
-    data = Data(*(doubled(split) for split in (splits.train, splits.validation, splits.test)))
-    return replace(task, model=lambda: task.model().double(), data=lambda: data)
+    data = Data(*(cast(split) for split in (splits.train, splits.validation, splits.test)))
+    return replace(task, model=lambda: task.model().to(dtype), data=lambda: data)
 
 
 def relative(x: Tensor, y: Tensor) -> float:
@@ -185,6 +189,23 @@ def test_one_by_one_is_the_drop_in_optimizer_to_the_bit() -> None:
     for place, member in enumerate(members):
         alone, _ = lone_training(TINY, member)
         assert_same_bits(population.state_dict(place), alone)
+
+
+def faint(outputs: Tensor, targets: Tensor) -> Tensor:
+    return 1e-3 * F.mse_loss(outputs, targets)
+
+
+@pytest.mark.filterwarnings("ignore:.*stepped eagerly")
+@pytest.mark.parametrize("name", ["adam", "nadam", "rmsprop"])
+def test_half_precision_is_stepped_in_float32(name: str) -> None:
+    """In its own type eps is 0, and a small gradient is divided by nothing."""
+    task = in_type(tiny(two_layers, loss=faint), torch.float16)
+    members = [Member(recipes.named(name), seed) for seed in range(2)]
+    (_, stacked) = after(Stacked(task, members, width=2), 3)
+    (_, alone) = after(Single(task, members), 3)
+    for one, other in zip(stacked, alone, strict=True):
+        for key, x in one.items():
+            assert relative(x.double(), other[key].double()) < 0.02
 
 
 # --- batches, random numbers, buffers ---

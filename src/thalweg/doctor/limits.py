@@ -173,7 +173,8 @@ def centered(state: State, values: Values) -> Tensor:
 
 def adam(state: State, values: Values, moment: str = "exp_avg_sq") -> Tensor:
     _, beta2 = values["betas"]
-    return root(state[moment] / (1 - beta2 ** values["t"]), values)
+    corrected: Tensor = state[moment].sqrt() / math.sqrt(1 - beta2 ** values["t"])
+    return corrected + float(values["eps"])
 
 
 def amsgrad(state: State, values: Values) -> Tensor:

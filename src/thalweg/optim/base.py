@@ -20,7 +20,7 @@ from thalweg.optim.fused import Fusing, Group, ParamWithGrad, by_chain, kernel_f
 from thalweg.optim.loading import check, dictionary, restored
 from thalweg.optim.settings import alive, at, base, holds_schedule, memory, number, observed
 from thalweg.optim.sharded import is_sharded, local, local_gradient, total
-from thalweg.optim.state import Chain, age, age_in, as_real, complete
+from thalweg.optim.state import Chain, age, age_in, as_real, complete, working
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -244,7 +244,7 @@ class RuleOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group, scheduled in zip(self.param_groups, self.schedules, strict=True):
-            for name, value in {**self.defaults, "step_count": 0}.items():
+            for name, value in {**self.defaults, "maximize": False, "step_count": 0}.items():
                 group.setdefault(name, base(value))
             fresh = {name: memory(value) for name, value in scheduled.items()}
             group["memory"] = fresh | group.get("memory", {})
@@ -277,7 +277,7 @@ def skipped_by_scaler(optimizer: Any, params: Sequence[ParamWithGrad]) -> bool:
 def model_norm(
     params: Sequence[Tensor], model: Sequence[Tensor], tensors: list[Tensor]
 ) -> list[Tensor]:
-    """The norm over all of them, summed in float64; once for each, as its own kind.
+    """The norm over all of them, in float64; once for each, on its device.
 
     Each belongs to one of `params`; where the model is sharded, the norm is over all shards.
     """
@@ -287,13 +287,7 @@ def model_norm(
         norm = total(together.square(), params, model).sqrt()
     else:
         norm = torch.linalg.vector_norm(together)
-    return [norm.to(tensor) for tensor in tensors]
-
-
-def working(x: Tensor) -> Tensor:
-    """As rules take it: real, and half precision in float32, to be rounded once a step."""
-    real = as_real(x)
-    return real.to(torch.promote_types(real.dtype, torch.float32))
+    return [norm.to(tensor.device) for tensor in tensors]
 
 
 def descending(grad: Tensor, maximize: bool) -> Tensor:

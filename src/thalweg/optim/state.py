@@ -138,3 +138,9 @@ def as_real(x: Tensor) -> Tensor:
 def as_kind_of(param: Tensor, x: Tensor) -> Tensor:
     """Pairs of real numbers as complex ones, where the parameter has such."""
     return torch.view_as_complex(x) if param.is_complex() else x
+
+
+def working(x: Tensor) -> Tensor:
+    """As rules take it: real, and half precision in float32, to be rounded once a step."""
+    real = as_real(x)
+    return real.to(precise(real.dtype))

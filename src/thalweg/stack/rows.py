@@ -15,7 +15,7 @@ from thalweg.fuse import eager
 from thalweg.fuse.eager import Cell
 from thalweg.fuse.kernel import Kernel, Table, kernel_of, labelled
 from thalweg.optim.settings import at, base, holds_schedule, memory, observed
-from thalweg.optim.state import starting
+from thalweg.optim.state import starting, working
 from thalweg.recipes import Recipe
 from thalweg.rules.row import Row
 from thalweg.rules.rule import Rule
@@ -62,7 +62,8 @@ class Rows:
         mine = part(params, self.rows)
         cells = self.cells(mine, part(gradients, self.rows), step)
         for cell in cells:
-            cell.values["t"] += 1
+            cell.values |= {"t": step - self.born + 1, "dtype": cell.param.dtype}
+            cell.param, cell.grad = working(cell.param), working(cell.grad)
         eager.step(self.chain, cells, row_norms)
         for param, cell in zip(mine.values(), cells, strict=True):
             flat(param).copy_(cell.param)
