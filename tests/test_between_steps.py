@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from test_fuse import EVERY
 from thalweg import optim, recipes
 from thalweg.optim import Optimizer
 from thalweg.recipes import Recipe
@@ -31,6 +33,8 @@ NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     "nadam": ("NAdam", {"lr": 0.02, "weight_decay": 0.1}),
 }
 CHAINS: dict[str, Recipe] = {
+    recipe.name: recipe for recipe in random.Random(1).sample(EVERY, 6)
+} | {
     "nesterov, averaged": recipes.chain(recipes.nesterov(lr=0.05), recipes.ema(0.9)),
     "clipped adam": recipes.chain(recipes.clip_norm(0.5), recipes.adamw(lr=0.02)),
     "delta-bar-delta": recipes.delta_bar_delta(lr=0.05),

@@ -233,6 +233,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             super().load_state_dict(dictionary(state_dict))
         finally:
             hook.remove()
+        self.fusing.forget()
         for group, saved in zip(self.param_groups, given["param_groups"], strict=True):
             for param, i in zip(group["params"], saved["params"], strict=True):
                 if i in given["state"]:

@@ -156,8 +156,9 @@ class Fusing:
         if looks is None:
             self.settle(optimizer, params)
             changed = list(range(len(self.kinds)))
-            looks = [part.look([grad for _, grad, _ in params]) for part in self.parts]
-        for part, look in zip(self.parts, looks, strict=True):
+            gradients = [grad for _, grad, _ in params]
+            looks = [(part, part.look(gradients)) for part in self.parts]
+        for part, look in looks:
             part.renew(optimizer, changed)
             part.step(look)
         return [params[place] for place in self.left]
@@ -166,8 +167,10 @@ class Fusing:
         """Whether the kernels are still those of the groups that have changed."""
         return all(self.kinds[index : index + 1] == [kind(optimizer, index)] for index in changed)
 
-    def looks(self, optimizer: RuleOptimizer, params: list[ParamWithGrad]) -> list[Look] | None:
-        """Each part's look at what it works on; none if another choice of kernels may be due."""
+    def looks(
+        self, optimizer: RuleOptimizer, params: list[ParamWithGrad]
+    ) -> list[tuple[Fused, Look]] | None:
+        """What each part works on now; none where another choice of kernels may be due."""
         stepping, gradients, groups = zip(*params, strict=True) if params else ((), (), ())
         if not (
             same(stepping, self.params)
@@ -177,11 +180,10 @@ class Fusing:
         ):
             return None
         try:
-            looks = [part.look(gradients) for part in self.parts]
+            looks = [(part, part.look(gradients)) for part in self.parts]
         except (KeyError, AttributeError):  # a state was taken away, or is no tensor
             return None
-        stand = all(part.stands(look) for part, look in zip(self.parts, looks, strict=True))
-        return looks if stand else None
+        return looks if all(part.stands(look) for part, look in looks) else None
 
     def settle(self, optimizer: RuleOptimizer, params: list[ParamWithGrad]) -> None:
         """Finds the kernels for the parameters, and those that no kernel steps."""
