@@ -194,6 +194,29 @@ def first_steps(repeats: int = 5) -> dict[str, Any]:
     return found
 
 
+IMPORT = """
+from time import perf_counter
+start = perf_counter()
+import torch
+between = perf_counter()
+from thalweg.optim import Adam
+print(between - start, perf_counter() - between)
+"""
+
+
+def imports(repeats: int = 9) -> dict[str, Any]:
+    """What the import of an optimizer takes beyond torch's, in seconds and in imports of torch."""
+    command = [sys.executable, "-c", IMPORT]
+    printed = [
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        for _ in range(repeats + 1)
+    ][1:]
+    return {
+        "seconds": spread([float(ours) for _, ours in printed]),
+        "times torch's": spread([float(ours) / float(torchs) for torchs, ours in printed]),
+    }
+
+
 def main() -> None:
     steps = {}
     for name, (shapes, sides) in CASES.items():
@@ -202,7 +225,13 @@ def main() -> None:
         print(f"{name}: {row['milliseconds']['thalweg']['median']:.2f} ms, times as fast: {ratios}")
     share = bandwidth_used()
     print(f"Adam, 8 tensors of 4 M, share of the copy bandwidth: {share['median']:.2f}")
-    results = {"steps": steps, "share of the copy bandwidth": share}
+    beyond = imports()
+    print(f"import of an optimizer beyond torch's: {beyond}")
+    results = {
+        "steps": steps,
+        "share of the copy bandwidth": share,
+        "import of an optimizer beyond torch's": beyond,
+    }
     if DEVICE.type == "cpu":
         results["first step"] = first_steps()
         print(f"first step of 320 tensors: {results['first step']}")

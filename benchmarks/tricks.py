@@ -22,8 +22,8 @@ from typing import Any
 import thalweg as tw
 from machine import save
 from thalweg import recipes, schedules
-from thalweg.race.entrants import Entrant, documented_space, twin
-from thalweg.race.wording import signed
+from thalweg.racing.entrants import Entrant, documented_space, twin
+from thalweg.racing.wording import signed
 from thalweg.recipes import PRETRAINING, Recipe
 from thalweg.rules.space import Space, log
 from thalweg.stack.batches import length_of

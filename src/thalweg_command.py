@@ -1,4 +1,4 @@
-"""The command `thalweg`, in a module outside the package: importing the package takes seconds, and
+"""The command `thalweg`, in a module outside the package: importing the verbs takes seconds, and
 Ctrl-C is a clean stop from the first of them.
 """
 

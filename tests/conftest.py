@@ -32,7 +32,7 @@ def no_earlier_timings(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every test measures for itself."""
-    from thalweg.race import timings  # not before the environment is set
+    from thalweg.racing import timings  # not before the environment is set
 
     folder = tmp_path_factory.mktemp("timings")
     monkeypatch.setattr(timings, "cache_folder", lambda _: folder)

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from thalweg.race.record import (
+from thalweg.racing.record import (
     Configuration,
     Cost,
     Departure,

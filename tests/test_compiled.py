@@ -20,10 +20,10 @@ from torch import nn
 import thalweg as tw
 from thalweg import recipes
 from thalweg.errors import UserError
-from thalweg.race import plan, timings
-from thalweg.race.cost import Pace
-from thalweg.race.plan import planned
-from thalweg.race.record import Settings
+from thalweg.racing import plan, timings
+from thalweg.racing.cost import Pace
+from thalweg.racing.plan import planned
+from thalweg.racing.record import Settings
 from thalweg.stack import compiled as stack_compiled
 from thalweg.stack.compiled import Compiled, TooLongError
 from thalweg.stack.member import Member

@@ -12,8 +12,8 @@ from scipy.stats import qmc
 
 from thalweg import recipes, rules, schedules
 from thalweg.errors import UserError
-from thalweg.race import draws
-from thalweg.race.entrants import (
+from thalweg.racing import draws
+from thalweg.racing.entrants import (
     COOLINGS,
     DEFAULT_ENTRANTS,
     Entrant,

@@ -24,7 +24,7 @@ import thalweg as tw
 from processes import end_soon
 from thalweg import recipes
 from thalweg.errors import UserError
-from thalweg.race.lanes import Lanes, most_lanes, one_thread
+from thalweg.racing.lanes import Lanes, most_lanes, one_thread
 from thalweg.stack.compiled import Compiled
 from thalweg.stack.member import Member
 from thalweg.tasks import Data, Task, find
@@ -122,7 +122,7 @@ def test_lanes_tell_how_far_they_are() -> None:
 ABANDONED = """
 import sys, time
 import torch
-from thalweg.race.lanes import Lanes
+from thalweg.racing.lanes import Lanes
 
 torch.set_num_threads(2)
 

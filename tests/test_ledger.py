@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from thalweg.errors import UserError
-from thalweg.race.ledger import FILE, Ledger
-from thalweg.race.record import (
+from thalweg.racing.ledger import FILE, Ledger
+from thalweg.racing.record import (
     Configuration,
     Cost,
     Departure,

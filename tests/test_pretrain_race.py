@@ -18,9 +18,9 @@ import thalweg as tw
 from thalweg import cli, pretrain, recipes
 from thalweg.api import Race
 from thalweg.errors import UserError
-from thalweg.race.entrants import Entrant
-from thalweg.race.progress import Silent
-from thalweg.race.record import Record, RunRecord
+from thalweg.racing.entrants import Entrant
+from thalweg.racing.progress import Silent
+from thalweg.racing.record import Record, RunRecord
 from thalweg.recipes import Recipe
 from thalweg.rules.space import log
 from thalweg.tasks import Data, Task

@@ -18,11 +18,11 @@ from thalweg import recipes, rules, schedules, statistics
 from thalweg.api import Race, race
 from thalweg.errors import UserError
 from thalweg.optim import Optimizer
-from thalweg.race.cost import state_per_parameter
-from thalweg.race.entrants import Entrant
-from thalweg.race.ledger import FILE
-from thalweg.race.progress import Silent
-from thalweg.race.record import Look, Record, Round, RunRecord
+from thalweg.racing.cost import state_per_parameter
+from thalweg.racing.entrants import Entrant
+from thalweg.racing.ledger import FILE
+from thalweg.racing.progress import Silent
+from thalweg.racing.record import Look, Record, Round, RunRecord
 from thalweg.recipes import Recipe
 from thalweg.rules.space import linear, log
 from thalweg.stack.batches import order

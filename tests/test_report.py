@@ -13,10 +13,10 @@ from playwright.sync_api import Browser, Page
 from made_record import made_record
 from pages import WIDER_THAN_PAGE, needs_chromium, opened, parsed
 from thalweg.errors import UserError
-from thalweg.race.measures import Measures
-from thalweg.race.record import Edge, Record
-from thalweg.race.repeat import doctor_call
-from thalweg.race.verdict import verdict
+from thalweg.racing.measures import Measures
+from thalweg.racing.record import Edge, Record
+from thalweg.racing.repeat import doctor_call
+from thalweg.racing.verdict import verdict
 from thalweg.report import write_report
 from thalweg.report.pictures import pictures
 from thalweg.report.strokes import strokes

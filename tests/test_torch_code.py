@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from thalweg import recipes, rules, schedules
 from thalweg.optim import Optimizer
-from thalweg.race.torch_code import EVERY_EVALUATION, EVERY_STEP, torch_lines, why_no_torch_lines
+from thalweg.racing.torch_code import EVERY_EVALUATION, EVERY_STEP, torch_lines, why_no_torch_lines
 from thalweg.recipes import Recipe, chain
 
 STEPS = 60

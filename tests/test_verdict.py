@@ -11,10 +11,10 @@ import pytest
 from scipy import stats
 
 from made_record import made_record
-from thalweg.race import wording
-from thalweg.race.measures import Row
-from thalweg.race.record import Departure, Edge, Look, Record
-from thalweg.race.verdict import Verdict, verdict
+from thalweg.racing import wording
+from thalweg.racing.measures import Row
+from thalweg.racing.record import Departure, Edge, Look, Record
+from thalweg.racing.verdict import Verdict, verdict
 from thalweg.recipes import Recipe
 
 FIELD = {"sgd": 0.3, "momentum": 0.25, "adam": 0.1, "adamw": 0.1005, "lion": 0.2}

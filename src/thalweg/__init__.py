@@ -7,67 +7,7 @@ print(result.verdict)
 optimizer = tw.optim.Optimizer(model.parameters(), result.best)
 """
 
-from thalweg import nn, optim, schedules
-from thalweg.api import Diagnosis, Doctor, Race, diagnose, race
-from thalweg.recipes import (
-    Recipe,
-    adadelta,
-    adagrad,
-    adam,
-    adamw,
-    amsgrad,
-    block_average,
-    chain,
-    clip_norm,
-    clip_value,
-    delta_bar_delta,
-    ema,
-    lion,
-    momentum,
-    nadam,
-    nesterov,
-    rmsprop,
-    sgd,
-    stochastic_rounding,
-    tail_average,
-)
-from thalweg.tasks import Data, Task
-from thalweg.training import pretrain
-from thalweg.training.lr_range import lr_range
-from thalweg.training.train import train
+from lazy_loader import attach_stub
 
-__all__ = [
-    "Data",
-    "Diagnosis",
-    "Doctor",
-    "Race",
-    "Recipe",
-    "Task",
-    "adadelta",
-    "adagrad",
-    "adam",
-    "adamw",
-    "amsgrad",
-    "block_average",
-    "chain",
-    "clip_norm",
-    "clip_value",
-    "delta_bar_delta",
-    "diagnose",
-    "ema",
-    "lion",
-    "lr_range",
-    "momentum",
-    "nadam",
-    "nesterov",
-    "nn",
-    "optim",
-    "pretrain",
-    "race",
-    "rmsprop",
-    "schedules",
-    "sgd",
-    "stochastic_rounding",
-    "tail_average",
-    "train",
-]
+# The stub names what is public, once: for type checkers, and to be imported when it is first used.
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -10,8 +10,8 @@ from typing import Any
 
 from thalweg.doctor import diagnosis, doctor
 from thalweg.doctor.diagnosis import diagnose as run_diagnosis
-from thalweg.race.race import Result
-from thalweg.race.race import race as run_race
+from thalweg.racing.race import Result
+from thalweg.racing.race import race as run_race
 from thalweg.stack.reading import Batch
 from thalweg.whole_file import write_text
 

@@ -15,10 +15,10 @@ from rich.table import Table
 
 from thalweg.api import Race, diagnose
 from thalweg.errors import UserError
-from thalweg.race.entrants import documented_space
-from thalweg.race.plan import MEASURED
-from thalweg.race.race import folder_name
-from thalweg.race.race import race as run_race
+from thalweg.racing.entrants import documented_space
+from thalweg.racing.plan import MEASURED
+from thalweg.racing.race import folder_name
+from thalweg.racing.race import race as run_race
 from thalweg.recipes import RECIPES, named
 from thalweg.tasks import bundled, find
 from thalweg.terminal.doctor import telling

@@ -9,7 +9,6 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import root
 from torch import Tensor
 
 from thalweg.doctor.hessian import Hessian
@@ -69,6 +68,8 @@ def critical_points(objective: Objective, starts: Sequence[Tensor]) -> list[Crit
 
 
 def solved(objective: Objective, start: Tensor) -> Tensor:
+    from scipy.optimize import root  # takes a while to import, and few need it
+
     def gradient(x: Floats) -> Floats:
         return objective.gradient(torch.from_numpy(x)).numpy(force=True)
 

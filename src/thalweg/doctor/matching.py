@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from thalweg.errors import UserError
@@ -105,6 +104,8 @@ def best_order(
 
     both: whether it goes by weights on both sides, or by those that come in alone.
     """
+    from scipy.optimize import linear_sum_assignment  # takes a while to import, and few need it
+
     into, out = f"{layer.into}.weight", f"{layer.out}.weight"
     likeness = reference[into] @ held[into].T
     if both:

@@ -11,7 +11,7 @@ from statistics import median
 from thalweg.doctor import wording
 from thalweg.doctor.diagnosis import Diagnosis
 from thalweg.doctor.finding import Finding
-from thalweg.race.wording import number
+from thalweg.racing.wording import number
 from thalweg.report.along import along
 from thalweg.report.evidence import measured, tried
 from thalweg.report.figure import Picture

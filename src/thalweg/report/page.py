@@ -11,7 +11,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from thalweg.errors import UserError
-from thalweg.race import wording
+from thalweg.racing import wording
 from thalweg.whole_file import whole_file
 
 

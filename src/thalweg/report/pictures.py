@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from plotly import graph_objects as go
 
-from thalweg.race import wording
-from thalweg.race.measures import Measures, as_loss, steps_to_target
-from thalweg.race.record import RunRecord
-from thalweg.race.verdict import Verdict
+from thalweg.racing import wording
+from thalweg.racing.measures import Measures, as_loss, steps_to_target
+from thalweg.racing.record import RunRecord
+from thalweg.racing.verdict import Verdict
 from thalweg.report.figure import Picture, around, as_text, jsonable, lay_out, on_lines, style
 from thalweg.report.strokes import strokes
 from thalweg.statistics import Interval

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from thalweg.race.measures import Measures
-from thalweg.race.record import Record, RunRecord
-from thalweg.race.repeat import doctor_call
-from thalweg.race.verdict import Verdict, verdict
+from thalweg.racing.measures import Measures
+from thalweg.racing.record import Record, RunRecord
+from thalweg.racing.repeat import doctor_call
+from thalweg.racing.verdict import Verdict, verdict
 from thalweg.report.page import write_page
 from thalweg.report.pictures import pictures
 from thalweg.report.strokes import strokes

@@ -13,9 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from thalweg.race.progress import Silent
-from thalweg.race.record import Look, Round
-from thalweg.race.wording import number
+from thalweg.racing.progress import Silent
+from thalweg.racing.record import Look, Round
+from thalweg.racing.wording import number
 
 
 class Lines(Silent):

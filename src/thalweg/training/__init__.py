@@ -1,1 +1,5 @@
 """The one training loop."""
+
+from thalweg.training import pretrain
+
+__all__ = ["pretrain"]

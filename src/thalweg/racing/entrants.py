@@ -9,8 +9,8 @@ from typing import TypeAlias
 
 from thalweg import schedules
 from thalweg.errors import UserError
-from thalweg.race.draws import quantiles, value_at
-from thalweg.race.record import Configuration
+from thalweg.racing.draws import quantiles, value_at
+from thalweg.racing.record import Configuration
 from thalweg.recipes import Recipe, recipe_of
 from thalweg.rules.space import Space
 from thalweg.schedules import Schedule

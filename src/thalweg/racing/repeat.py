@@ -8,8 +8,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from thalweg.race.entrants import Entry
-from thalweg.race.record import Record, Settings
+from thalweg.racing.entrants import Entry
+from thalweg.racing.record import Record, Settings
 from thalweg.recipes import Recipe
 from thalweg.tasks.task import Task
 

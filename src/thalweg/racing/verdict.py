@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from thalweg.race import wording
-from thalweg.race.measures import Measures, Row, ToTarget
-from thalweg.race.record import Record
-from thalweg.race.sentences import advice, limits, sentence
-from thalweg.race.torch_code import torch_lines, why_no_torch_lines
-from thalweg.race.wording import listed
+from thalweg.racing import wording
+from thalweg.racing.measures import Measures, Row, ToTarget
+from thalweg.racing.record import Record
+from thalweg.racing.sentences import advice, limits, sentence
+from thalweg.racing.torch_code import torch_lines, why_no_torch_lines
+from thalweg.racing.wording import listed
 from thalweg.recipes import Recipe
 from thalweg.statistics import Interval
 

@@ -12,8 +12,8 @@ import torch
 
 from thalweg import statistics
 from thalweg.optim import Optimizer
-from thalweg.race.entrants import Entrant
-from thalweg.race.record import Cost, Settings
+from thalweg.racing.entrants import Entrant
+from thalweg.racing.record import Cost, Settings
 from thalweg.recipes import Recipe
 from thalweg.stack.batches import fetch, order
 from thalweg.stack.member import Member

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from thalweg.race.measures import Difference, Row, Share, ToTarget
+from thalweg.racing.measures import Difference, Row, Share, ToTarget
 from thalweg.statistics import Interval
 
 COOLINGS = {

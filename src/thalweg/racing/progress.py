@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from thalweg.race.record import Look, Round
+from thalweg.racing.record import Look, Round
 
 
 class Progress(Protocol):

@@ -9,11 +9,11 @@ from dataclasses import replace
 from thalweg import statistics
 from thalweg.arguments import require_whole
 from thalweg.errors import UserError, suggest
-from thalweg.race import timings
-from thalweg.race.cost import Pace, duration, pace
-from thalweg.race.entrants import Entrant
-from thalweg.race.lanes import Lanes, most_lanes, one_thread
-from thalweg.race.record import Plan, Settings
+from thalweg.racing import timings
+from thalweg.racing.cost import Pace, duration, pace
+from thalweg.racing.entrants import Entrant
+from thalweg.racing.lanes import Lanes, most_lanes, one_thread
+from thalweg.racing.record import Plan, Settings
 from thalweg.recipes import Recipe
 from thalweg.stack.member import Member
 from thalweg.stack.way import WAYS, Way, way_of

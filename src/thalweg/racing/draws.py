@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import optuna
 
-from thalweg.race.record import Edge
+from thalweg.racing.record import Edge
 from thalweg.rules.space import Space
 
 NAMES = (

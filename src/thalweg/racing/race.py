@@ -11,8 +11,8 @@ from typing import Any
 from thalweg import tasks
 from thalweg.arguments import require_whole
 from thalweg.errors import UserError
-from thalweg.race import cost, plan_file
-from thalweg.race.entrants import (
+from thalweg.racing import cost, plan_file
+from thalweg.racing.entrants import (
     COOLINGS,
     DEFAULT_ENTRANTS,
     Entrant,
@@ -22,15 +22,15 @@ from thalweg.race.entrants import (
     entrant,
     twin,
 )
-from thalweg.race.fingerprint import fingerprint
-from thalweg.race.ledger import Ledger
-from thalweg.race.machine import machine
-from thalweg.race.plan import MEASURED, most_members, planned, require_lanes, require_way
-from thalweg.race.progress import Progress, Silent
-from thalweg.race.record import Configuration, Record, Settings
-from thalweg.race.repeat import call
-from thalweg.race.rounds import Rounds
-from thalweg.race.verdict import Verdict, verdict
+from thalweg.racing.fingerprint import fingerprint
+from thalweg.racing.ledger import Ledger
+from thalweg.racing.machine import machine
+from thalweg.racing.plan import MEASURED, most_members, planned, require_lanes, require_way
+from thalweg.racing.progress import Progress, Silent
+from thalweg.racing.record import Configuration, Record, Settings
+from thalweg.racing.repeat import call
+from thalweg.racing.rounds import Rounds
+from thalweg.racing.verdict import Verdict, verdict
 from thalweg.recipes import Recipe
 from thalweg.schedules import Schedule
 from thalweg.stack.batches import length_of

@@ -14,13 +14,13 @@ from functools import cached_property
 from itertools import chain, groupby
 
 from thalweg import statistics
-from thalweg.race.draws import edges
-from thalweg.race.entrants import Entrant
-from thalweg.race.lanes import Lanes
-from thalweg.race.ledger import Key, Ledger
-from thalweg.race.plan import block_of
-from thalweg.race.progress import InWork, Progress
-from thalweg.race.record import (
+from thalweg.racing.draws import edges
+from thalweg.racing.entrants import Entrant
+from thalweg.racing.lanes import Lanes
+from thalweg.racing.ledger import Key, Ledger
+from thalweg.racing.plan import block_of
+from thalweg.racing.progress import InWork, Progress
+from thalweg.racing.record import (
     Configuration,
     Departure,
     Edge,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from thalweg.race.record import Configuration, Record, RunRecord, Settings
+from thalweg.racing.record import Configuration, Record, RunRecord, Settings
 from thalweg.recipes import Recipe
 from thalweg.schedules import Schedule
 from thalweg.statistics import Interval, compare, median_interval, tunability, wilson

@@ -14,7 +14,7 @@ import tomli_w
 
 from thalweg.arguments import require_whole
 from thalweg.errors import UserError, suggest
-from thalweg.race.record import Plan
+from thalweg.racing.record import Plan
 from thalweg.stack.way import WAYS
 from thalweg.whole_file import write_text
 

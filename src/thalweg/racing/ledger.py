@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Self, TypeAlias
 
 from thalweg.errors import UserError
-from thalweg.race.record import (
+from thalweg.racing.record import (
     Configuration,
     Cost,
     Departure,

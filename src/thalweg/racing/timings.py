@@ -10,9 +10,9 @@ from pathlib import Path
 
 from thalweg.cache_folder import cache_folder
 from thalweg.errors import UserError
-from thalweg.race.cost import Pace
-from thalweg.race.machine import machine
-from thalweg.race.record import Settings
+from thalweg.racing.cost import Pace
+from thalweg.racing.machine import machine
+from thalweg.racing.record import Settings
 from thalweg.whole_file import write_text
 
 Timings = dict[str, Pace]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from thalweg.race import wording
-from thalweg.race.measures import Difference, Measures, Row
-from thalweg.race.record import Settings
-from thalweg.race.wording import counted, listed
+from thalweg.racing import wording
+from thalweg.racing.measures import Difference, Measures, Row
+from thalweg.racing.record import Settings
+from thalweg.racing.wording import counted, listed
 from thalweg.statistics import more_seeds_needed, visible_margin
 
 NEARLY_ALL = 0.75
