@@ -115,7 +115,7 @@ def row_function(program: Program, plan: Layout) -> str:
     ]
     return "\n".join(
         [
-            '@numba.njit(cache=True, error_model="numpy")',
+            '@numba.njit(error_model="numpy")',
             "def rows(groups, group_of, ages, row_states, norms, scalars, last):",
             *indented(["one, zero = 1.0, 0.0", "for k in range(len(ages)):"]),
             *indented(body, 2),
@@ -158,7 +158,7 @@ def tile_function(program: Program, plan: Layout, dtype: str, norm: bool) -> str
     sums = "sums, " if norm else ""
     return "\n".join(
         [
-            '@numba.njit(cache=True, nogil=True, error_model="numpy")',
+            '@numba.njit(nogil=True, error_model="numpy")',
             f"def {name}(tensors, tensor_of, starts, lengths, scalars, {sums}first, last):",
             *indented(["for tile in range(first, last):"]),
             *indented(body, 2),

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from thalweg.fuse.kernel import DTYPES, as_they_are, tiled, title
-from thalweg.fuse.kernel_file import load
+from thalweg.fuse.printed_module import load
 from thalweg.fuse.printing import layout
 from thalweg.fuse.trace import trace
 from thalweg.fuse.triton_printer import printed
