@@ -11,9 +11,8 @@ from types import ModuleType
 def load(source: str) -> ModuleType:
     """The module of a printed kernel. The same text gives the same module.
 
-    No file holds it, so that nobody else can have written it. Numba finds the module by its name,
-    and Triton and tracebacks find its text in `linecache`. (Triton keeps machine code in a cache of
-    its own.)
+    It comes from no file, so that nobody else can have written it. Numba finds the module by its
+    name. Triton and tracebacks find its text in `linecache`.
     """
     name = f"kernel_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
     if name not in sys.modules:
