@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import copy
 import multiprocessing
-import os
 import random
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -518,55 +515,3 @@ def test_an_exact_window_has_no_kernel() -> None:
 def test_an_unknown_backend_is_named() -> None:
     with pytest.raises(UserError, match="no backend is called nunba; did you mean numba"):
         Optimizer(parameters(torch.float32), recipes.adam(), backend="nunba")
-
-
-STEP = """
-import torch
-from thalweg import optim
-param = torch.ones(5, requires_grad=True)
-optimizer = optim.Adam([param], lr=0.5)
-param.grad = torch.ones(5)
-optimizer.step()
-print(param.tolist())
-"""
-
-
-def in_a_process(cache: Path) -> subprocess.Popen[str]:
-    environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
-    return subprocess.Popen(
-        [sys.executable, "-c", STEP], env=environment, stdout=subprocess.PIPE, text=True
-    )
-
-
-def printed_by(process: subprocess.Popen[str]) -> str:
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 0
-    return out
-
-
-def test_processes_share_a_cache_and_a_damaged_one_is_rebuilt(tmp_path: Path) -> None:
-    together = [in_a_process(tmp_path) for _ in range(2)]
-    first, second = map(printed_by, together)
-    assert first == second
-    np.testing.assert_allclose(eval(first), [0.5] * 5, rtol=1e-6)
-    files = [file for file in (tmp_path / "thalweg").rglob("*") if file.is_file()]
-    assert any(file.suffix == ".nbi" for file in files)
-    for file in files:
-        file.write_bytes(b"damaged")
-    assert printed_by(in_a_process(tmp_path)) == first
-    for file in (tmp_path / "thalweg").rglob("*.nbc"):
-        content = bytearray(file.read_bytes())
-        content[len(content) // 2 :: 997] = bytes(len(content[len(content) // 2 :: 997]))
-        file.write_bytes(content)
-    assert printed_by(in_a_process(tmp_path)) == first
-    assert (tmp_path / "thalweg/kernels").stat().st_mode & 0o077 == 0
-
-
-def test_a_cache_that_others_can_write_or_nobody_can_is_not_used(tmp_path: Path) -> None:
-    shared = tmp_path / "shared"
-    (shared / "thalweg/kernels").mkdir(parents=True)
-    (shared / "thalweg/kernels").chmod(0o777)
-    (tmp_path / "file").write_text("")
-    for cache in (shared, tmp_path / "file"):
-        np.testing.assert_allclose(eval(printed_by(in_a_process(cache))), [0.5] * 5, rtol=1e-6)
-    assert not list((shared / "thalweg/kernels").iterdir())

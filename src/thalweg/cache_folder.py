@@ -1,39 +1,56 @@
-"""Where the package keeps what it would have to find out again, such as printed kernels."""
+"""Where the package keeps what it would have to find out again, such as compiled kernels."""
 
 from __future__ import annotations
 
-import atexit
 import os
-import shutil
-import tempfile
-from functools import cache
+import stat
 from pathlib import Path
+
+OPEN = stat.S_IWGRP | stat.S_IWOTH if hasattr(os, "geteuid") else 0
+"""The bits of a mode that let other users write. Windows has none."""
 
 
 def cache_folder(name: str) -> Path:
-    """A folder in the user's cache, or one of this process where others write to that."""
-    try:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = base / "thalweg" / name
-        for each in (folder.parent, folder):
-            each.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not is_own(each):
-                return temporary()
-        tempfile.TemporaryFile(dir=folder).close()
-    except (OSError, RuntimeError):  # no folder that can be written to; no home
-        return temporary()
+    """A folder in the user's cache. Only this user, and root, can put files there.
+
+    Raises OSError where there is none.
+    """
+    folder = made(user_cache().absolute() / "thalweg" / name)
+    if not is_own(folder.stat()):
+        raise PermissionError(f"Other users can write to {folder}.")
     return folder
 
 
-def is_own(folder: Path) -> bool:
-    """Whether nobody else can put code there that would be run."""
-    known = folder.stat()
-    return not hasattr(os, "getuid") or (known.st_uid == os.getuid() and not known.st_mode & 0o022)
+def user_cache() -> Path:
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as error:
+        raise FileNotFoundError("This user has no home.") from error
 
 
-@cache
-def temporary() -> Path:
-    """A folder that goes when the process ends."""
-    made = tempfile.mkdtemp(prefix="thalweg-")
-    atexit.register(shutil.rmtree, made, ignore_errors=True)
-    return Path(made)
+def made(folder: Path) -> Path:
+    """The folder, made where it is missing.
+
+    Raises OSError where another user could put another folder in its place. A sticky folder,
+    such as `/tmp`, keeps what each user has there.
+    """
+    if folder != folder.parent:
+        made(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    known = folder.lstat()
+    is_link = stat.S_ISLNK(known.st_mode)
+    is_closed = is_link or known.st_mode & stat.S_ISVTX or not known.st_mode & OPEN
+    if not (is_owned(known) and is_closed):
+        raise PermissionError(f"Other users can change {folder}.")
+    if is_link:
+        made(folder.parent / folder.readlink())
+    return folder
+
+
+def is_own(known: os.stat_result) -> bool:
+    """Whether only this user and root can write to a file or folder."""
+    return is_owned(known) and not known.st_mode & OPEN
+
+
+def is_owned(known: os.stat_result) -> bool:
+    return not hasattr(os, "geteuid") or known.st_uid in (0, os.geteuid())

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thalweg.fuse.kernel_file import load
 from thalweg.fuse.numba_printer import printed
+from thalweg.fuse.printed_module import load
 from thalweg.fuse.printing import Layout, layout
 from thalweg.fuse.threads import share
 from thalweg.fuse.trace import trace
@@ -39,11 +39,15 @@ class Kernel:
     def __init__(
         self, chain: tuple[type[Rule], ...], dtype: torch.dtype, maximize: bool = False
     ) -> None:
+        from thalweg.fuse.kernel_file import keep  # it imports Numba, which takes its time
+
         self.chain = chain
         program = trace(chain, dtype, maximize)
         self.layout = layout(program)
         self.source = printed(program, DTYPES[dtype], title(chain))
-        self.module = load(self.source, lambda module: compiled(module, self.layout))
+        self.module = load(self.source)
+        keep(self.module, self.source)
+        compiled(self.module, self.layout)
 
     def table(
         self,

@@ -1,93 +1,86 @@
-"""Keeps printed kernels as files, for compilers that read their source and cache beside it."""
+"""Keeps the machine code of kernels in files that only this user can have written.
+
+Numba's own cache would follow environment variables to folders that others can write to.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
+import pickle
+import stat
 import sys
-import tempfile
-from collections.abc import Callable
+from inspect import getsource
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
+from typing import Any
 
-from thalweg.cache_folder import cache_folder, temporary
+import numba
+from numba.core.caching import NullCache
+from numba.core.compiler import CompileResult
+from numba.core.dispatcher import Dispatcher
+from numba.core.serialize import dumps
+
+from thalweg.cache_folder import cache_folder, is_own
+from thalweg.fuse import pointer
 
 
-def load(source: str, compile_: Callable[[ModuleType], None] | None = None) -> ModuleType:
-    """The module of a printed kernel, from a file named by the hash of its content.
+def keep(module: ModuleType, source: str) -> None:
+    """Has Numba keep the machine code of a printed module's functions in files."""
+    for name, function in vars(module).items():
+        if isinstance(function, Dispatcher):
+            function._cache = MachineCode(source, name)  # type: ignore[attr-defined]
 
-    compile_: has the module's functions compiled, by a compiler that keeps machine code beside the
-    file. What is damaged is written and compiled anew, and a file is whole whenever another process
-    sees it.
+
+class MachineCode(NullCache):
+    """What Numba asks for the machine code of a function: a file for each signature.
+
+    A file that is damaged, or that others could have written, is written anew.
     """
-    try:
-        return loaded(written(source, cache_folder("kernels")), compile_)
-    except OSError:  # a full disk
-        return loaded(written(source, temporary()), compile_)
+
+    def __init__(self, source: str, function: str) -> None:
+        self.source, self.function = source, function
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        target_context.refresh()
+        try:
+            content = read(self.path(sig, target_context.codegen()))
+        except OSError:  # no such file, or no folder for it
+            return None
+        if content is None:
+            return None
+        return CompileResult._rebuild(target_context, *pickle.loads(content))  # type: ignore[no-untyped-call]
+
+    def save_overload(self, sig: Any, cres: Any) -> None:
+        try:
+            write(self.path(sig, cres.codegen), dumps(cres._reduce()))  # type: ignore[no-untyped-call]
+        except OSError:  # a full disk, or no folder: the next process compiles it again
+            return
+
+    def path(self, signature: Any, codegen: Any) -> Path:
+        made_by = (numba.__version__, sys.version, codegen.magic_tuple(), getsource(pointer))
+        key = repr((self.source, self.function, signature, made_by))
+        return cache_folder("kernels") / f"{hashlib.sha256(key.encode()).hexdigest()}.kernel"
 
 
-def loaded(path: Path, compile_: Callable[[ModuleType], None] | None) -> ModuleType:
-    if checksum(path) != noted(path):
-        discard(path)
-    try:
-        module = imported(path, compile_)
-    except Exception:
-        discard(path)
-        module = imported(path, compile_)
-    now = checksum(path)
-    if now != noted(path):
-        write(path.with_suffix(".sha256"), now)
-    return module
+def read(path: Path) -> bytes | None:
+    """What a file keeps, if it is whole and nobody else can have written it."""
+    known = path.lstat()
+    if not (stat.S_ISREG(known.st_mode) and known.st_nlink == 1 and is_own(known)):
+        return None
+    checksum, _, content = path.read_bytes().partition(b"\n")
+    return content if checksum == checksum_of(path, content) else None
 
 
-def machine_code(path: Path) -> list[Path]:
-    """What a compiler keeps beside a file."""
-    return sorted(path.parent.glob(f"__pycache__/{path.stem}.*.nb?"))
-
-
-def checksum(path: Path) -> str:
-    """Of the machine code, which would be run without a further look."""
-    whole = hashlib.sha256()
-    for file in machine_code(path):
-        whole.update(file.read_bytes())
-    return whole.hexdigest()
-
-
-def noted(path: Path) -> str:
-    """The checksum of the machine code as it was written."""
-    note = path.with_suffix(".sha256")
-    return note.read_text(errors="replace") if note.exists() else ""
-
-
-def discard(path: Path) -> None:
-    for file in machine_code(path):
-        file.unlink(missing_ok=True)
-
-
-def written(source: str, folder: Path) -> Path:
-    """The file that has this content."""
-    path = folder / f"kernel_{hashlib.sha256(source.encode()).hexdigest()[:16]}.py"
-    if not path.exists() or path.read_bytes() != source.encode():
-        write(path, source)
-    return path
-
-
-def write(path: Path, text: str) -> None:
-    """Puts a whole file in place."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as beside:
+def write(path: Path, content: bytes) -> None:
+    """Puts a whole file in place, for this user alone."""
+    with TemporaryDirectory(dir=path.parent) as beside:
         unfinished = Path(beside, path.name)
-        unfinished.write_text(text)
+        unfinished.touch(0o600)
+        unfinished.write_bytes(checksum_of(path, content) + b"\n" + content)
         unfinished.replace(path)
 
 
-def imported(path: Path, compile_: Callable[[ModuleType], None] | None) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Numba looks the module up by its name when it takes machine code from its files.
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    if compile_:
-        compile_(module)
-    return module
+def checksum_of(path: Path, content: bytes) -> bytes:
+    """It holds for one name: a file that was renamed is as good as damaged."""
+    return hashlib.sha256(path.name.encode() + content).hexdigest().encode()

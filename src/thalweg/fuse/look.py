@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from importlib.resources import files
+from inspect import getsource
 from operator import attrgetter
 from types import ModuleType
 
 import numpy as np
 from torch import Tensor
-
-from thalweg.fuse.kernel_file import load
 
 implementation = attrgetter("_cdata")
 """The address of what PyTorch keeps of a tensor behind Python's object."""
@@ -38,11 +36,9 @@ class Look:
 
 @cache
 def eye() -> ModuleType:
-    """The compiled look."""
-    return load(files("thalweg.fuse").joinpath("look_kernel.py").read_text(), compiled)
+    """The compiled look. Its compiler takes its time to be imported."""
+    from thalweg.fuse import look_kernel
+    from thalweg.fuse.kernel_file import keep
 
-
-def compiled(module: ModuleType) -> None:
-    """Compiles a module's look by one at nothing."""
-    none = np.zeros((0, 1), np.int64)
-    module.look(none.reshape(1, 0), none, none)
+    keep(look_kernel, getsource(look_kernel))
+    return look_kernel

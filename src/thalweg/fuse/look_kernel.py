@@ -1,7 +1,7 @@
 """Looks at many tensors in one call: where each lies, and a mark of all that a kernel relies on.
 
 A question to PyTorch's C functions takes a few nanoseconds, an attribute in Python some 60.
-`fuse/look.py` compiles this file.
+`look.py` has this file compiled.
 """
 
 # mypy: ignore-errors
@@ -35,7 +35,7 @@ def mixed(mark, number):
     return mark ^ (mark >> 32)
 
 
-@numba.njit(cache=True)
+@numba.njit
 def look(tensors, addresses, marks):
     """Fills `addresses` and `marks`, both `[n, c]`, from the implementations' addresses `[c, n]`.
 

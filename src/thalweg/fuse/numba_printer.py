@@ -136,7 +136,7 @@ def row_function(program: Program, plan: Layout) -> str:
     ]
     return "\n".join(
         [
-            '@numba.njit(cache=True, error_model="numpy")',
+            '@numba.njit(error_model="numpy")',
             "def rows(groups, group_of, tensors, wide, norms, scalars, last):",
             *indented(["one, zero = 1.0, 0.0", "for k in range(len(tensors)):"]),
             *indented(body, 2),
@@ -181,7 +181,7 @@ def tile_function(program: Program, plan: Layout, dtype: str, norm: bool) -> str
     order = ', fastmath={"reassoc", "nsz"}' if norm else ""
     return "\n".join(
         [
-            f'@numba.njit(cache=True, nogil=True, error_model="numpy"{order})',
+            f'@numba.njit(nogil=True, error_model="numpy"{order})',
             f"def {name}(tensors, tensor_of, starts, lengths, scalars, {sums}first, last):",
             *indented(["for tile in range(first, last):"]),
             *indented(body, 2),

@@ -1,7 +1,8 @@
 """Steps tensors on a GPU with printed Triton kernels, without waiting for it.
 
 What a step depends on lies on the device: ages, the states of rows and the norm never pass through
-the host. Triton itself is first needed when a kernel is made.
+the host. Triton itself is first needed when a kernel is made. It keeps machine code in a cache of
+its own, `~/.triton`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from thalweg.fuse.kernel import DTYPES, as_they_are, tiled, title
-from thalweg.fuse.kernel_file import load
+from thalweg.fuse.printed_module import load
 from thalweg.fuse.printing import layout
 from thalweg.fuse.trace import trace
 from thalweg.fuse.triton_printer import printed

@@ -38,5 +38,5 @@ def write(settings: Settings, timings: Timings) -> None:
     """Keeps what is known, where it can be kept."""
     try:
         write_text(place(settings), json.dumps({n: astuple(pace) for n, pace in timings.items()}))
-    except UserError:
+    except (OSError, UserError):
         return

@@ -1,0 +1,24 @@
+"""Runs the text of printed kernels."""
+
+from __future__ import annotations
+
+import hashlib
+import linecache
+import sys
+from types import ModuleType
+
+
+def load(source: str) -> ModuleType:
+    """The module of a printed kernel. The same text gives the same module.
+
+    It comes from no file, so that nobody else can have written it. Numba finds the module by its
+    name. Triton and tracebacks find its text in `linecache`.
+    """
+    name = f"kernel_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
+    if name not in sys.modules:
+        module, file = ModuleType(name), f"<{name}>"
+        linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+        exec(compile(source, file, "exec", dont_inherit=True), vars(module))
+        # Of two threads that come at once, both take the first one's.
+        sys.modules.setdefault(name, module)
+    return sys.modules[name]
