@@ -129,7 +129,16 @@ class RuleOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step_eagerly(self, params: Sequence[ParamWithGrad]) -> None:
-        """Steps parameters by their chains' arithmetic on whole tensors."""
+        """Steps parameters by their chains' arithmetic on whole tensors.
+
+        Those on the device meta have no numbers: RuntimeError where their group is `fused`, as in
+        PyTorch.
+        """
+        if any(param.is_meta and self.param_groups[i].get("fused") for param, _, i in params):
+            raise RuntimeError(
+                "`fused=True` requires all the params to be floating point Tensors that have numbers;"
+                " move the model from the device meta by its to_empty()."
+            )
         for chain, places in by_chain(self, params).items():
             some = [params[place] for place in places]
             cells = [self.cell(chain, *each) for each in some]
