@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import (
     DTensor,
     Partial,
@@ -25,6 +27,11 @@ from torch.distributed.tensor import (
     init_device_mesh,
 )
 from torch.distributed.tensor.debug import CommDebugMode
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
 from torch.multiprocessing import spawn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -32,6 +39,7 @@ from thalweg import recipes, schedules
 from thalweg.errors import UserError
 from thalweg.optim import Optimizer
 from thalweg.recipes import Recipe, chain
+from thalweg.rules.rule import Norm, Rule
 
 WORLD = 2
 STEPS = 4
@@ -81,7 +89,9 @@ def model_of_one_seed() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1)).double()
 
 
-def train(model: nn.Module, optimizer: Optimizer, steps: range, rank: int | None = None) -> None:
+def train(
+    model: nn.Module, optimizer: torch.optim.Optimizer, steps: range, rank: int | None = None
+) -> None:
     """Steps on whole batches, or on the half of each that a process has."""
     for step in steps:
         generator = torch.Generator().manual_seed(step)
@@ -143,6 +153,25 @@ WAYS: dict[str, Callable[[nn.Module], nn.Module]] = {
 }
 
 
+def tensor_parallel(model: nn.Module) -> nn.Module:
+    plan = {"0": ColwiseParallel(use_local_output=False), "2": RowwiseParallel()}
+    return parallelize_module(model, init_device_mesh("cpu", (WORLD,)), plan)
+
+
+FEWER, UNEVEN = 2, "sgd behind a clip"
+
+
+def alone_on_uneven_data() -> Numbers:
+    """Gradients are divided by the number of all processes when one has run out of data, too."""
+    model = model_of_one_seed()
+    optimizer = Optimizer(model.parameters(), RECIPES[UNEVEN])
+    train(model, optimizer, range(FEWER))
+    for param in model.parameters():
+        param.register_hook(lambda grad: grad / WORLD)
+    train(model, optimizer, range(FEWER, STEPS), rank=0)
+    return numbers(optimizer)
+
+
 def trained(rank: int, _: Path) -> list[tuple[str, str, Numbers]]:
     found = []
     for way, spread in WAYS.items():
@@ -154,19 +183,43 @@ def trained(rank: int, _: Path) -> list[tuple[str, str, Numbers]]:
                 if backend == "numba" and "last" not in name:
                     assert not optimizer.fusing.left, "each shard has its kernel"
                 found.append((f"{way}, {name}, {backend}", name, numbers(optimizer)))
+    for name, recipe in RECIPES.items():
+        model = tensor_parallel(model_of_one_seed())
+        optimizer = Optimizer(model.parameters(), recipe)
+        train(model, optimizer, range(STEPS))
+        found.append((f"tensor parallel, {name}", name, numbers(optimizer)))
+    model = DistributedDataParallel(model_of_one_seed())
+    optimizer = Optimizer(model.parameters(), RECIPES[UNEVEN])
+    with model.join():
+        train(model, optimizer, range(STEPS if rank == 0 else FEWER), rank)
+    found.append(("uneven data", "uneven data", numbers(optimizer)))
     return found
 
 
 def test_two_processes_step_as_one(tmp_path: Path) -> None:
     expected = {name: alone(recipe) for name, recipe in RECIPES.items()}
+    expected["uneven data"] = alone_on_uneven_data()
     found = in_two_processes(trained, tmp_path)
-    assert len(found) == len(WAYS) * len(RECIPES) * 2
+    assert len(found) == len(RECIPES) * (len(WAYS) * 2 + 1) + 1
     for case, name, theirs in found:
         assert_same(theirs, expected[name], case)
 
 
 CLIPPED = RECIPES["adam behind a clip"]
 """Its kernel and its arithmetic on whole tensors both take a norm."""
+
+
+class Unit(Rule):
+    """g <- g / norm(g)."""
+
+    size = Norm()
+
+    def update(self, g: Any) -> Any:
+        return g / self.size
+
+
+TWO_NORMS = chain(recipes.clip_norm(0.05), recipes.sgd(lr=0.5), Unit())
+"""Each of them is a sum over all processes."""
 
 
 def rows(seed: int) -> Tensor:
@@ -193,6 +246,14 @@ def by_hand(rank: int, _: Path) -> dict[str, Any]:
         found["all-reduces"].append(communication.get_total_counts())
         found[f"lone, {backend}"] = [lone.to_local().detach()]
 
+        lone = distribute_tensor(rows(0), mesh, [Shard(0)]).requires_grad_()
+        optimizer = Optimizer([lone], TWO_NORMS, backend=backend)
+        lone.grad = distribute_tensor(rows(1), mesh, [Shard(0)])
+        if rank == 1:
+            lone.grad = None
+        optimizer.step()
+        found[f"lone, two norms, {backend}"] = [lone.to_local().detach()]
+
         # Gradients that every process has all of, and that are parts of a sum.
         param, optimizer = made(Shard(0))
         param.grad = distribute_tensor(rows(1), mesh, [Replicate()])
@@ -217,24 +278,25 @@ def by_hand(rank: int, _: Path) -> dict[str, Any]:
         optimizer.step()
         saved = optimizer.state_dict()
         saved["state"][0]["exp_avg"] = whole(saved["state"][0]["exp_avg"])
-        optimizer.load_state_dict(saved)
-        with pytest.raises(UserError, match=r"exp_avg has the shape \(3, 2\) in the state, but"):
-            optimizer.step()
+        with pytest.raises(UserError, match=r"has the shape \(3, 2\) in the state, but"):
+            optimizer.load_state_dict(saved)
     return found
 
 
 def test_gradients_that_lie_otherwise_or_nowhere(tmp_path: Path) -> None:
-    def stepped(param: Tensor, grad: Tensor) -> Numbers:
+    def stepped(param: Tensor, grad: Tensor, recipe: Recipe = CLIPPED) -> Numbers:
         param.requires_grad_().grad = grad
-        Optimizer([param], CLIPPED).step()
+        Optimizer([param], recipe).step()
         return [param.detach()]
 
     found = in_two_processes(by_hand, tmp_path)
     # A chunk of three rows in two has two of them.
     lone = stepped(rows(0)[:2], rows(1)[:2])
+    twice = stepped(rows(0)[:2], rows(1)[:2], TWO_NORMS)
     everywhere = stepped(rows(0), rows(1))
     for backend in ("numba", "eager"):
         assert_same(found[f"lone, {backend}"], lone, f"lone, {backend}")
+        assert_same(found[f"lone, two norms, {backend}"], twice, f"lone, two norms, {backend}")
         for case in (f"whole gradients, {backend}", f"parts of gradients, {backend}"):
             assert_same(found[case], everywhere, case)
     assert found["all-reduces"] == [1, 1]
@@ -301,3 +363,120 @@ def test_a_checkpoint_goes_on_in_another_number_of_processes(tmp_path: Path) -> 
     expected = numbers(optimizer)
     assert_same(in_two_processes(saved_and_gone_on, tmp_path), expected, "from one to two")
     assert_same(gone_on(model_of_one_seed(), tmp_path / "of two"), expected, "from two to one")
+
+
+PARTS = {
+    "parts that look alike": (torch.float64, 2, 2),
+    "a process without a gradient": (torch.float64, 2, 1),
+    "a process without a parameter": (torch.float64, 1, 1),
+    "half precision": (torch.bfloat16, 4, 4),
+}
+"""The type and the number of parameters, and how many have a gradient."""
+
+
+def stepped_by_hand(case: str, made: Callable[..., Any]) -> Numbers:
+    """Parameters after a step, with a closure, of the optimizer that `made` gives for them."""
+    dtype, n, with_gradient = PARTS[case]
+    params = [rows(0).to(dtype).requires_grad_() for _ in range(n)]
+
+    def closure() -> float:
+        for seed, param in enumerate(params[:with_gradient]):
+            param.grad = rows(seed).to(dtype)
+        return 0.5
+
+    assert made(params, recipe=RECIPES["sgd behind a clip"]).step(closure) == 0.5
+    return [param.detach() for param in params]
+
+
+def evaluated(model: nn.Module, optimizer: Optimizer) -> Numbers:
+    """The parameters that a model is evaluated at, and those that it trains at."""
+    with optimizer.evaluation():
+        found = list(map(whole, model.parameters()))
+    return found + list(map(whole, model.parameters()))
+
+
+def of_zero(rank: int, folder: Path) -> dict[str, Numbers]:
+    found = {}
+    for case in PARTS:
+        for backend in ("numba", "eager"):
+            made = partial(ZeroRedundancyOptimizer, optimizer_class=Optimizer, backend=backend)
+            found[f"{case}, {backend}"] = stepped_by_hand(case, made)
+
+    def zero(model: nn.Module) -> ZeroRedundancyOptimizer:
+        return ZeroRedundancyOptimizer(
+            model.parameters(), partial(Optimizer, recipe=SAVED), parameters_as_bucket_view=True
+        )
+
+    model = model_of_one_seed()
+    optimizer = zero(model)
+    train(model, optimizer, HALF)
+    for metric in (1.0, 1.0):
+        optimizer.optim.observe(validation=metric)
+    found["half"] = evaluated(model, optimizer.optim)
+
+    optimizer.consolidate_state_dict()
+    if rank == 0:
+        torch.save((model.state_dict(), optimizer.state_dict()), folder / "of two.pt")
+        with copy.deepcopy(optimizer.optim).evaluation():
+            pass  # a copy has no processes to wait for
+    model = model_of_one_seed()
+    optimizer = zero(model)
+    of_model, of_optimizer = torch.load(folder / "of one.pt")
+    model.load_state_dict(of_model)
+    optimizer.load_state_dict(of_optimizer)
+    train(model, optimizer, END)
+    found["from one to two"] = evaluated(model, optimizer.optim)
+    return found
+
+
+def test_two_processes_under_zero_step_as_one(tmp_path: Path) -> None:
+    model = model_of_one_seed()
+    optimizer = begun(model)
+    half = evaluated(model, optimizer)
+    torch.save((model.state_dict(), optimizer.state_dict()), tmp_path / "of one.pt")
+    train(model, optimizer, END)
+    end = evaluated(model, optimizer)
+
+    found = in_two_processes(of_zero, tmp_path)
+    for case in PARTS:
+        for backend in ("numba", "eager"):
+            expected = stepped_by_hand(case, partial(Optimizer, backend=backend))
+            assert_same(found[f"{case}, {backend}"], expected, f"{case}, {backend}")
+    assert_same(found["half"], half, "half")
+    assert_same(found["from one to two"], end, "from one to two")
+    model = model_of_one_seed()
+    optimizer = Optimizer(model.parameters(), SAVED)
+    of_model, of_optimizer = torch.load(tmp_path / "of two.pt")
+    model.load_state_dict(of_model)
+    optimizer.load_state_dict(of_optimizer)
+    train(model, optimizer, END)
+    assert_same(evaluated(model, optimizer), end, "from two to one")
+
+
+@pytest.fixture
+def lone_process(tmp_path: Path) -> Iterator[None]:
+    dist.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1
+    )
+    yield
+    dist.destroy_process_group()
+
+
+def with_flat_parameters(model: nn.Module, named: bool) -> nn.Module:
+    return FullyShardedDataParallel(model, use_orig_params=named, device_id=torch.device("cpu"))
+
+
+@pytest.mark.usefixtures("lone_process")
+@pytest.mark.filterwarnings("ignore:FSDP is switching")
+def test_no_norm_is_taken_of_parameters_that_do_not_tell_their_part() -> None:
+    clipped = RECIPES["sgd behind a clip"]
+    for named in (True, False):
+        model = with_flat_parameters(model_of_one_seed(), named)
+        with pytest.raises(UserError, match="leave clip_norm out"):
+            Optimizer(model.parameters(), clipped)
+        train(model, Optimizer(model.parameters(), RECIPES["adam"]), range(1))
+
+    model = model_of_one_seed()
+    optimizer = Optimizer(model.parameters(), clipped)
+    with pytest.raises(UserError, match="leave clip_norm out"):
+        train(with_flat_parameters(model, named=True), optimizer, range(1))

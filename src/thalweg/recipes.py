@@ -113,7 +113,16 @@ def clip_value(limit: Setting) -> Rule:
 
 
 def clip_norm(max_norm: Setting) -> Rule:
-    """Clipping by the norm over the whole model: `thalweg.rules.ClipNorm`."""
+    """Clipping by the norm over the whole model: `thalweg.rules.ClipNorm`.
+
+    The whole model is all parameters of the optimizer. Where PyTorch spreads them over processes by
+    `fully_shard`, as other DTensors, or by `ZeroRedundancyOptimizer`, the norm is over all of them
+    in all processes, and under `DistributedDataParallel` it is that of the averaged gradient. Where
+    a program gives each process an optimizer for a part of the model and tells it nothing else
+    (DeepSpeed, Megatron, the stages of a pipeline), the norm is over that part alone: leave
+    `clip_norm` out there, and set that program's own clipping. Parameters of
+    `FullyShardedDataParallel` are refused with a UserError that says what to do instead.
+    """
     return rules.ClipNorm(max_norm=max_norm)
 
 

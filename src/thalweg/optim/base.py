@@ -19,8 +19,17 @@ from thalweg.fuse.eager import Cell
 from thalweg.optim.fused import Fusing, Group, ParamWithGrad, by_chain, kernel_for
 from thalweg.optim.loading import check, dictionary, restored
 from thalweg.optim.settings import alive, at, base, holds_schedule, memory, number, observed
-from thalweg.optim.sharded import is_sharded, local, local_gradient, total
+from thalweg.optim.sharded import (
+    check_summable,
+    in_parts,
+    local,
+    local_gradient,
+    received,
+    total,
+    zero_above,
+)
 from thalweg.optim.state import Chain, age, age_in, as_real, complete, working
+from thalweg.rules.rule import Rule
 
 
 class RuleOptimizer(torch.optim.Optimizer):
@@ -37,6 +46,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         self.backend = "auto"
         self.evaluating = False
         self.fusing = Fusing()
+        self.zero = zero_above()
         defaults = {"maximize": False, **defaults}
         self.accepted(defaults)
         super().__init__(params, defaults)
@@ -64,6 +74,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         # Its wrapper would import PyTorch's compiler, which takes seconds, to keep it out.
         unwrap(torch.optim.Optimizer.add_param_group)(self, group)
         self.schedules.append(scheduled)
+        if any(rule.norms for rule in self.chain(group)):
+            check_summable(group["params"])
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -104,15 +116,18 @@ class RuleOptimizer(torch.optim.Optimizer):
     def stand_by(self) -> None:
         """Takes part in the norms of a step for which this process has no gradient."""
         model = self.parameters()
-        if any(map(is_sharded, model)) and any(
-            rule.norms for group in self.param_groups for rule in self.chain(group)
-        ):
-            total(torch.empty(0, dtype=torch.float64), [], model)
+        for _ in [rule for chain in self.chains() for rule in chain if rule.norms]:
+            if in_parts(model, self.zero):
+                total(torch.empty(0, dtype=torch.float64), [], model, self.zero)
 
     @property
     def last_lr(self) -> float:
         """The rate of the first group's last step, schedules included."""
         return float(now(self.param_groups[0], self.schedules[0], "lr", -1))
+
+    def chains(self) -> list[Chain]:
+        """Those of all groups, each once."""
+        return list(dict.fromkeys(map(self.chain, self.param_groups)))
 
     def parameters(self) -> list[Tensor]:
         """Those of all groups."""
@@ -136,13 +151,15 @@ class RuleOptimizer(torch.optim.Optimizer):
         """
         if any(param.is_meta and self.param_groups[i].get("fused") for param, _, i in params):
             raise RuntimeError(
-                "`fused=True` requires all the params to be floating point Tensors that have numbers;"
-                " move the model from the device meta by its to_empty()."
+                "`fused=True` requires all the params to be floating point Tensors with numbers in"
+                " them; move the model from the device meta by its to_empty()."
             )
         for chain, places in by_chain(self, params).items():
             some = [params[place] for place in places]
             cells = [self.cell(chain, *each) for each in some]
-            norm = partial(model_norm, [param for param, _, _ in some], self.parameters())
+            norm = partial(
+                model_norm, [param for param, _, _ in some], self.parameters(), self.zero
+            )
             eager.step(chain, cells, norm)
             for (param, _, _), cell in zip(some, cells, strict=True):
                 as_real(local(param)).copy_(cell.param)
@@ -186,7 +203,8 @@ class RuleOptimizer(torch.optim.Optimizer):
         meant for use are saved in here. Training goes on as if nothing had happened. Within such a
         block another one changes nothing, and no step can be taken. A model of `fully_shard` may
         still hold the parameters that it has gathered for its last forward pass: call its
-        `reshard()` first within the block and behind it.
+        `reshard()` first within the block and behind it. Under a `ZeroRedundancyOptimizer`, call
+        its `optim.evaluation()`, in all processes: each gives the others what it has averaged.
         """
         if self.evaluating:
             yield
@@ -198,6 +216,8 @@ class RuleOptimizer(torch.optim.Optimizer):
                 for param, value in self.evaluated():
                     kept.append((param, param.clone()))
                     as_real(param).copy_(value)
+                if self.zero is not None and any(map(elsewhere, self.chains())):
+                    kept += received(self.zero, self.parameters())
             yield
         finally:
             self.evaluating = False
@@ -266,6 +286,7 @@ class RuleOptimizer(torch.optim.Optimizer):
             "backend": self.backend,
             "evaluating": False,
             "fusing": Fusing(),
+            "zero": None,
         }
 
 
@@ -285,19 +306,26 @@ def skipped_by_scaler(optimizer: Any, params: Sequence[ParamWithGrad]) -> bool:
 
 
 def model_norm(
-    params: Sequence[Tensor], model: Sequence[Tensor], tensors: list[Tensor]
+    params: Sequence[Tensor], model: Sequence[Tensor], zero: Any, tensors: list[Tensor]
 ) -> list[Tensor]:
     """The norm over all of them, in float64; once for each, on its device.
 
-    Each belongs to one of `params`; where the model is sharded, the norm is over all shards.
+    Each belongs to one of `params`; where the model is in parts, the norm is over all parts.
     """
     norms = [torch.linalg.vector_norm(x, dtype=torch.float64) for x in tensors]
     together = torch.stack([norm.to(norms[0].device) for norm in norms])
-    if any(map(is_sharded, model)):
-        norm = total(together.square(), params, model).sqrt()
+    if in_parts(model, zero):
+        norm = total(together.square(), params, model, zero).sqrt()
     else:
         norm = torch.linalg.vector_norm(together)
     return [norm.to(tensor.device) for tensor in tensors]
+
+
+def elsewhere(chain: Chain) -> bool:
+    """Whether a chain evaluates at another point than it trains at."""
+    return any(
+        rule.evaluated is not Rule.evaluated or rule.position is not Rule.position for rule in chain
+    )
 
 
 def descending(grad: Tensor, maximize: bool) -> Tensor:

@@ -22,7 +22,7 @@ from thalweg.fuse.kernel import Kernel, kernel_of, labelled
 from thalweg.fuse.look import Look
 from thalweg.fuse.triton_kernel import TritonKernel, runs_on, triton_kernel_of
 from thalweg.optim.settings import is_plain
-from thalweg.optim.sharded import is_sharded, local, total
+from thalweg.optim.sharded import in_parts, is_sharded, local, total
 from thalweg.optim.state import CPU, Chain, complete
 
 if TYPE_CHECKING:
@@ -54,26 +54,27 @@ class Fused:
         device = self.params[0].device if isinstance(kernel, TritonKernel) else CPU
         for (param, _, index), saved in zip(taken, self.saved, strict=True):
             complete(saved, kernel.chain, param, optimizer.values(index), device)
-        self.model = optimizer.parameters()
+        self.model, self.zero = optimizer.parameters(), optimizer.zero
         self.sharded = any(map(is_sharded, self.model))
         look = self.look([grad for _, grad, _ in params])
         self.marks, self.readable = look.marks, look.readable
         self.groups = sorted({index for _, _, index in taken})
         self.numbers = np.empty((len(self.groups), len(kernel.layout.hypers)))
         # The sums over shards are told from those over what is whole, so each is one of its own.
-        members = range(len(taken)) if self.sharded else [0] * len(taken)
+        parted = kernel.layout.normed and in_parts(self.model, self.zero)
+        members = range(len(taken)) if parted else [0] * len(taken)
         self.table = kernel.table(
             sizes=[local(param).numel() for param in self.params],
             group_of=[self.groups.index(index) for _, _, index in taken],
             member_of=members,
             wide=[saved["step"].dtype == torch.float64 for saved in self.saved],
         )
-        if self.sharded:
-            self.table.total = self.over_shards
+        if parted:
+            self.table.total = self.over_parts
 
-    def over_shards(self, squares: Tensor) -> Tensor:
+    def over_parts(self, squares: Tensor) -> Tensor:
         """For each tensor the sum over the whole model, from the sums over what is here of each."""
-        return total(squares, self.params, self.model).expand(len(squares))
+        return total(squares, self.params, self.model, self.zero).expand(len(squares))
 
     def look(self, gradients: Sequence[Tensor]) -> Look:
         """At all that the kernel works on, by columns; KeyError for a state that is gone.

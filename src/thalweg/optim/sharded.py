@@ -1,15 +1,23 @@
-"""Parameters in shards: each process steps the part that it has, and norms are over all parts."""
+"""Models in parts: each process steps the part that it has, and norms are over all parts.
+
+The parts are shards of each parameter (DTensor), or whole parameters, of which each process steps
+some. The latter are the work of PyTorch's `ZeroRedundancyOptimizer`, called ZeRO here.
+"""
 
 # `torch.distributed.tensor` takes half a second to import, and who has a DTensor has done so: it is
 # imported where there is one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+import weakref
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from thalweg.errors import UserError
 
 
 def is_sharded(x: Tensor) -> bool:
@@ -58,19 +66,54 @@ def moved(placement: Any, by: int) -> Any:
     return type(placement)(placement.dim + by, **strides)
 
 
-def total(squares: Tensor, params: Sequence[Tensor], model: Sequence[Tensor]) -> Tensor:
+def zero_above() -> Any:
+    """The ZeRO that is making an optimizer of ours at this moment; none where none does.
+
+    It tells the optimizer nothing of the other processes, so it is looked for among the callers.
+    It holds the optimizer: the reference back is weak, so that both are freed at once.
+    """
+    module = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
+    frame = sys._getframe() if module else None
+    while frame and frame.f_globals is not vars(module):
+        frame = frame.f_back
+    return weakref.proxy(frame.f_locals["self"]) if frame else None
+
+
+def in_parts(model: Sequence[Tensor], zero: Any) -> bool:
+    """Whether other processes have parts of a model of which these parameters are here.
+
+    UserError where no sum over them can be had.
+    """
+    check_summable(model)
+    return zero is not None or any(map(is_sharded, model))
+
+
+def check_summable(params: Iterable[Tensor]) -> None:
+    """UserError for parameters that may be parts and do not tell of what."""
+    if any(getattr(param, "_fsdp_flattened", False) for param in params):
+        raise UserError(
+            "the parameters of FullyShardedDataParallel do not tell which part of the model they"
+            " are, so clip_norm cannot have the norm over the whole model: shard the model with"
+            " fully_shard, or leave clip_norm out and call the model's own clip_grad_norm_ before"
+            " each step."
+        )
+
+
+def total(squares: Tensor, params: Sequence[Tensor], model: Sequence[Tensor], zero: Any) -> Tensor:
     """The sum over a whole model, from the sums of squares of what is here of some parameters.
 
     Shards are summed over the processes that they lie in, with one all-reduce for all that lie in
-    the same way; what each process has all of counts once. model: all parameters, in an order that
-    is the same everywhere: every process takes part, whatever it has gradients of.
+    the same way; what each process has all of counts once. Under ZeRO, the sums of all processes
+    are added. model: all parameters that are here, sharded ones in an order that is the same
+    everywhere: every process takes part, whatever it has gradients of.
     """
     ways = [way(param) for param in params]
     sums = []
-    for each in dict.fromkeys(map(way, model)):
+    for each in dict.fromkeys([None, *map(way, model)]):
         alike = torch.tensor([other == each for other in ways], dtype=torch.bool)
         sums.append(summed(squares[alike].sum(), each))
-    return torch.stack(sums).sum()
+    here = torch.stack(sums).sum()
+    return here if zero is None else over_processes(here, zero)
 
 
 def way(param: Any) -> Any:
@@ -89,4 +132,23 @@ def summed(part: Tensor, way: Any) -> Tensor:
         return part
     from torch.distributed.tensor import DTensor
 
-    return DTensor.from_local(part, *way, run_check=False).full_tensor()
+    return DTensor.from_local(part, *way, run_check=False).full_tensor().to(part.device)
+
+
+def over_processes(part: Tensor, zero: Any) -> Tensor:
+    """The sum of what all processes of a ZeRO have."""
+    whole = part.to(zero.join_device)
+    torch.distributed.all_reduce(whole, group=zero.join_process_group)
+    return whole.to(part.device)
+
+
+def received(zero: Any, mine: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Gives every process all parameters as they are now in the process that steps them.
+
+    mine: those that this process steps. Gives the others, each with what it was here before.
+    """
+    known = set(mine)
+    every = [param for group in zero.param_groups for param in group["params"]]
+    before = [(param, param.clone()) for param in every if param not in known]
+    zero._sync_params()
+    return before

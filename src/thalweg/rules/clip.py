@@ -23,6 +23,7 @@ class ClipValue(Rule):
 class ClipNorm(Rule):
     """g <- g min(1, max_norm / norm(g)), the norm taken over the whole model of a member.
 
+    `thalweg.clip_norm` says what the whole model is where it is spread over processes.
     The direction stays. PyTorch's `clip_grad_norm_` divides by norm(g) + 1e-6.
     Pascanu, Mikolov and Bengio 2013.
     """
