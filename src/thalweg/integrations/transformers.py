@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors.torch import load_model, save_model
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from thalweg.errors import UserError
 from thalweg.optim.base import RuleOptimizer
@@ -44,6 +45,7 @@ class RecipeCallback(TrainerCallback):
     def __init__(self) -> None:
         self.training = self.evaluating = False
         self.evaluation = ExitStack()
+        self.hooks: list[RemovableHandle] = []
 
     def on_train_begin(
         self,
@@ -62,21 +64,40 @@ class RecipeCallback(TrainerCallback):
                 "RecipeCallback needs an optimizer of thalweg's, given as optimizers=(optimizer,"
                 f" None), not {type(given).__name__}."
             )
+        for hook in list(model._forward_pre_hooks.values()):
+            # An exception has ended the training that this hook is of.
+            if isinstance(of := getattr(hook, "__self__", None), RecipeCallback):
+                of.end()
         self.optimizer, self.model, self.training = given, model, True
-        # There is no event before an evaluation.
-        self.hook = model.register_forward_pre_hook(self.follow)
+        # There is no event before an evaluation, and none when `save_model` is called. What
+        # generates and what saves may call a part of the model.
+        self.hooks = [given.register_step_pre_hook(self.leave)]
+        for part in model.modules():
+            self.hooks += [
+                part.register_forward_pre_hook(self.follow),
+                part.register_state_dict_pre_hook(self.leave),
+                part.register_load_state_dict_pre_hook(self.leave),
+            ]
 
-    def follow(self, model: nn.Module, inputs: Any) -> None:
-        """Before a forward pass: takes the parameters to where its mode wants them."""
-        if model.training:
+    def end(self) -> None:
+        self.leave()
+        for hook in self.hooks:
+            hook.remove()
+        self.training = False
+
+    def follow(self, *_: Any) -> None:
+        """Before a forward pass: takes the parameters to where the model's mode wants them."""
+        if self.model.training:
             self.leave()
         elif not self.evaluating:
-            self.evaluation.enter_context(self.optimizer.evaluation())
             self.evaluating = True
+            self.evaluation.enter_context(self.optimizer.evaluation())
 
-    def leave(self) -> None:
-        self.evaluation.close()
-        self.evaluating = False
+    def leave(self, *_: Any) -> None:
+        """Takes the parameters back to where training goes on from."""
+        if self.evaluating:
+            self.evaluating = False
+            self.evaluation.close()
 
     def on_evaluate(
         self,
@@ -113,6 +134,7 @@ class RecipeCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         if state.is_world_process_zero:
+            self.leave()
             folder = Path(args.output_dir, f"checkpoint-{state.global_step}", "evaluated")
             folder.mkdir(exist_ok=True)
             with self.optimizer.evaluation():
@@ -124,9 +146,7 @@ class RecipeCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        self.leave()
-        self.hook.remove()
-        self.training = False
+        self.end()
         if args.load_best_model_at_end and state.best_model_checkpoint:
             load_model(self.model, Path(state.best_model_checkpoint, "evaluated/model.safetensors"))
             return
