@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from copy import deepcopy
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from copy import copy, deepcopy
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
+from torch.utils.data import DataLoader
 
 from thalweg.errors import UserError
 from thalweg.optim.base import RuleOptimizer
@@ -196,14 +198,30 @@ def elsewhere(optimizer: RuleOptimizer) -> bool:
 def estimate(trainer: Trainer, module: LightningModule) -> None:
     """Sets batch-norm statistics to those of the parameters as they are, over training batches."""
     modes = {part: part.training for part in module.modules()}
-    with torch.random.fork_rng(devices=[]):  # the loader's shuffle is to stay as it is
-        estimate_over(
-            islice(trainer.train_dataloader, ESTIMATION_BATCHES),
-            module,
-            lambda batch: module(trainer.strategy.batch_to_device(batch)[0]),
-        )
-    for part, mode in modes.items():
-        part.training = mode
+    try:
+        with same_batches(trainer.train_dataloader) as loader:
+            estimate_over(
+                islice(loader, ESTIMATION_BATCHES),
+                module,
+                lambda batch: module(trainer.strategy.batch_to_device(batch)[0]),
+            )
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+@contextmanager
+def same_batches(loader: Any) -> Iterator[Any]:
+    """A loader of the same batches as this one, which goes on as if nothing had happened."""
+    drawing = [getattr(of, "generator", None) for of in (loader, getattr(loader, "sampler", None))]
+    states = [(generator, generator.get_state()) for generator in drawing if generator is not None]
+    if isinstance(loader, DataLoader):
+        loader = copy(loader)
+        loader._iterator = None  # that of an epoch which is not over, if workers are persistent
+    with torch.random.fork_rng(devices=[]):
+        yield loader
+    for generator, state in states:
+        generator.set_state(state)
 
 
 def logged(trainer: Trainer, name: str) -> float:

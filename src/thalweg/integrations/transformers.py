@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,16 @@ class RecipeCallback(TrainerCallback):
 
     Cooling and clipping are the recipe's, so the Trainer's, which both have other defaults, are
     turned off. Evaluation is at the parameters that evaluation uses (of an average, or of
-    Nesterov), and so is the model when `train` has ended, the best one of
-    `load_best_model_at_end` included. A checkpoint's folder holds what training goes on from, and
-    in its folder `evaluated` the model as evaluated. Batch-norm statistics stay those of training.
+    Nesterov), as is every forward pass in evaluation mode (of a callback that samples), and so is
+    the model when `train` has ended, the best one of `load_best_model_at_end` included. Batch-norm
+    statistics stay those of training.
+
+    A checkpoint's folder, with `save_only_model` too, holds what training goes on from, and in its
+    folder `evaluated` the model as evaluated. `save_model` and the model's `state_dict` give what
+    training goes on from, at whatever moment they are called before `train` has ended; within
+    `optimizer.evaluation()` they give the model as evaluated. The Trainer has no event for an
+    exception: where one ends an evaluation, the model is taken back when it is next trained, saved
+    or loaded, or by the callback's `end()`.
 
     Plateau schedules are told the metric of `metric_for_best_model` (the loss, if none is given)
     after each evaluation, and the training loss whenever it is logged. Raises UserError for another
@@ -43,9 +51,9 @@ class RecipeCallback(TrainerCallback):
     """
 
     def __init__(self) -> None:
-        self.training = self.evaluating = False
-        self.evaluation = ExitStack()
-        self.hooks: list[RemovableHandle] = []
+        self.training = self.evaluating = self.asked = False
+        self.way_back = ExitStack()
+        self.handles: list[RemovableHandle] = []
 
     def on_train_begin(
         self,
@@ -64,40 +72,60 @@ class RecipeCallback(TrainerCallback):
                 "RecipeCallback needs an optimizer of thalweg's, given as optimizers=(optimizer,"
                 f" None), not {type(given).__name__}."
             )
-        for hook in list(model._forward_pre_hooks.values()):
-            # An exception has ended the training that this hook is of.
-            if isinstance(of := getattr(hook, "__self__", None), RecipeCallback):
+        for hook in [self.follow, *model._forward_pre_hooks.values()]:
+            of = getattr(hook, "__self__", None)
+            if isinstance(of, RecipeCallback) and of.training:  # until an exception ended it
                 of.end()
         self.optimizer, self.model, self.training = given, model, True
-        # There is no event before an evaluation, and none when `save_model` is called. What
-        # generates and what saves may call a part of the model.
-        self.hooks = [given.register_step_pre_hook(self.leave)]
-        for part in model.modules():
-            self.hooks += [
-                part.register_forward_pre_hook(self.follow),
-                part.register_state_dict_pre_hook(self.leave),
-                part.register_load_state_dict_pre_hook(self.leave),
-            ]
+        self.watch()
+
+    def watch(self) -> None:
+        """Hooks into all that uses, saves, loads or steps the parameters.
+
+        There is no event before an evaluation, none when `save_model` is called, and both may call
+        a part of the model. Parts without parts are called by others: to watch them costs time.
+        """
+        vars(self.optimizer)["evaluation"] = self.asked_for
+        self.handles = [self.optimizer.register_step_pre_hook(self.leave)]
+        part: Any  # PyTorch has no types for some of its hooks
+        for part in self.model.modules():
+            self.handles.append(part.register_state_dict_pre_hook(self.leave))
+            self.handles.append(part.register_load_state_dict_pre_hook(self.leave))
+            if part is self.model or [*part.children()]:
+                self.handles.append(part.register_forward_pre_hook(self.follow))
 
     def end(self) -> None:
+        """Takes the model back to where training goes on from, and leaves it alone."""
         self.leave()
-        for hook in self.hooks:
-            hook.remove()
+        for handle in self.handles:
+            handle.remove()
+        vars(self.optimizer).pop("evaluation", None)
         self.training = False
 
     def follow(self, *_: Any) -> None:
         """Before a forward pass: takes the parameters to where the model's mode wants them."""
         if self.model.training:
             self.leave()
-        elif not self.evaluating:
+        elif not self.evaluating and not self.asked:
             self.evaluating = True
-            self.evaluation.enter_context(self.optimizer.evaluation())
+            self.way_back.enter_context(RuleOptimizer.evaluation(self.optimizer))
 
     def leave(self, *_: Any) -> None:
         """Takes the parameters back to where training goes on from."""
         if self.evaluating:
             self.evaluating = False
-            self.evaluation.close()
+            self.way_back.close()
+
+    @contextmanager
+    def asked_for(self) -> Iterator[None]:
+        """The optimizer's `evaluation` while training runs, for what is saved within as well."""
+        self.leave()
+        self.asked = True
+        try:
+            with RuleOptimizer.evaluation(self.optimizer):
+                yield
+        finally:
+            self.asked = False
 
     def on_evaluate(
         self,
@@ -134,7 +162,6 @@ class RecipeCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         if state.is_world_process_zero:
-            self.leave()
             folder = Path(args.output_dir, f"checkpoint-{state.global_step}", "evaluated")
             folder.mkdir(exist_ok=True)
             with self.optimizer.evaluation():
