@@ -40,11 +40,11 @@ class RecipeCallback(Callback):
 
     Validation is at the parameters that evaluation uses (of an average, or of Nesterov), and so is
     the module when `fit` has ended. A checkpoint, at whatever moment it is written, holds these as
-    its `state_dict`, and what training goes on from as its `training_point`; one with
-    `save_weights_only`, from which no training can go on, holds the first alone. Where the recipe
-    evaluates elsewhere and the module has batch normalization, its statistics there are estimated
-    from the first batches of the training loader, of which `module(batch[0])` must be the forward
-    pass.
+    its `state_dict`, and what training goes on from as its `training_point`, which the callback
+    keeps when `fit` has ended; one with `save_weights_only`, from which no training can go on,
+    holds the first alone. Where the recipe evaluates elsewhere and the module has batch
+    normalization, its statistics there are estimated from the first batches of the training loader,
+    of which `module(batch[0])` must be the forward pass.
 
     validation, training: names under which the module logs the metrics that plateau schedules
     watch, which are told the first after each validation, the second after each training epoch.
