@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from copy import copy, deepcopy
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
+from torch.utils.data import DataLoader
 
 from thalweg.errors import UserError
 from thalweg.optim.base import RuleOptimizer
@@ -34,25 +38,35 @@ class RecipeCallback(Callback):
 
         trainer = Trainer(callbacks=[RecipeCallback(validation="val_loss")])
 
-    Validation is at the parameters that evaluation uses (of an average, or of Nesterov), and so are
-    a checkpoint's `state_dict` and, when `fit` has ended, the module. What training goes on from
-    stands in the checkpoint too, as `training_point`; one with `save_weights_only` holds this
-    alone. Where the recipe evaluates elsewhere and the module has batch normalization, its
-    statistics there are estimated from the first batches of the training loader, of which
-    `module(batch[0])` must be the forward pass.
+    Validation is at the parameters that evaluation uses (of an average, or of Nesterov), and so is
+    the module when `fit` has ended. A checkpoint, at whatever moment it is written, holds these as
+    its `state_dict`, and what training goes on from as its `training_point`, which the callback
+    keeps when `fit` has ended; one with `save_weights_only`, from which no training can go on,
+    holds the first alone. Where the recipe evaluates elsewhere and the module has batch
+    normalization, its statistics there are estimated from the first batches of the training loader,
+    of which `module(batch[0])` must be the forward pass.
 
     validation, training: names under which the module logs the metrics that plateau schedules
     watch, which are told the first after each validation, the second after each training epoch.
     Raises UserError where nothing is logged under such a name, and without an optimizer of ours.
+    Lightning does not repeat a validation in which a checkpoint was written: a training that goes
+    on from this checkpoint is told no metric of that epoch.
     """
 
     def __init__(self, validation: str | None = None, training: str | None = None) -> None:
         self.validation, self.training = validation, training
-        self.fitting = False
-        self.validating = ExitStack()
+        self.fitting = self.evaluating = self.stepped = False
+        self.way_back = ExitStack()
+        self.statistics: list[dict[str, Tensor]] = []
+        self.training_point: dict[str, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.leave()
         self.fitting = stage == "fit"
+        if self.fitting:
+            self.stepped, self.statistics, self.training_point = False, [], {}
+            # Lightning writes a file of weights alone without a call of `on_save_checkpoint`.
+            trainer.strategy.lightning_module_state_dict = partial(self.evaluated, trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not ours(trainer):
@@ -62,61 +76,103 @@ class RecipeCallback(Callback):
                 f" {given}."
             )
 
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.stepped, self.statistics = True, []
+
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.validating.enter_context(self.evaluation(trainer, pl_module))
+        self.enter(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.validating.close()
+        self.leave()
         if self.fitting and not trainer.sanity_checking and self.validation is not None:
             metric = logged(trainer, self.validation)
             for optimizer in ours(trainer):
                 optimizer.observe(validation=metric)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.training is not None:
+        # Of the epoch that it goes on from, Lightning may have nothing left to train on.
+        if self.training is not None and self.stepped:
             metric = logged(trainer, self.training)
             for optimizer in ours(trainer):
                 optimizer.observe(training=metric)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        pl_module.load_state_dict(self.evaluated(trainer, pl_module))
+        self.training_point = deepcopy(self.trained(trainer))
+        self.enter(trainer)
+        evaluated = deepcopy(pl_module.state_dict())
+        self.leave()
+        pl_module.load_state_dict(evaluated, strict=pl_module.strict_loading)
         self.fitting = False
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        self.validating.close()
+        self.leave()
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        checkpoint["training_point"] = checkpoint["state_dict"]
-        checkpoint["state_dict"] = self.evaluated(trainer, pl_module)
+        checkpoint["training_point"] = self.training_point or self.trained(trainer)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         if self.fitting and "training_point" in checkpoint:
-            pl_module.load_state_dict(checkpoint["training_point"])
+            point = checkpoint["training_point"]
+            pl_module.load_state_dict(point, strict=pl_module.strict_loading)
 
-    def evaluated(self, trainer: Trainer, module: LightningModule) -> dict[str, Tensor]:
-        """The parameters and buffers that evaluation uses, by the module's names."""
-        with self.evaluation(trainer, module):
-            return {name: x.clone() for name, x in module.state_dict().items()}
+    def evaluated(self, trainer: Trainer) -> dict[str, Any]:
+        """The module's state where evaluation uses it; as it is, outside of `fit`."""
+        if self.evaluating:
+            return state_dict(trainer)
+        self.enter(trainer)
+        try:
+            return deepcopy(state_dict(trainer))
+        finally:
+            self.leave()
 
-    @contextmanager
-    def evaluation(self, trainer: Trainer, module: LightningModule) -> Iterator[None]:
-        """The module as evaluation uses it; as it is outside of `fit`, which leaves it so."""
-        optimizers = ours(trainer) if self.fitting and not trainer.sanity_checking else []
-        elsewhere = any(averages(one.chain(g)) for one in optimizers for g in one.param_groups)
-        with ExitStack() as stack:
-            for optimizer in optimizers:
-                stack.enter_context(optimizer.evaluation())
-            if elsewhere and batch_norms(module):
-                for layer in batch_norms(module):
-                    stack.enter_context(kept_buffers(layer))
-                estimate(trainer, module)
-            yield
+    def trained(self, trainer: Trainer) -> dict[str, Any]:
+        """The module's state where training goes on from; as it is, outside of `fit`."""
+        if not self.evaluating:
+            return state_dict(trainer)
+        self.leave()
+        try:
+            return deepcopy(state_dict(trainer))
+        finally:
+            self.enter(trainer)
+
+    def enter(self, trainer: Trainer) -> None:
+        """Takes the module to where evaluation uses it; in `fit` alone, which leaves it there."""
+        if not self.fitting or trainer.sanity_checking:
+            return
+        self.evaluating = True
+        module, optimizers = trainer.lightning_module, ours(trainer)
+        for x in (*module.parameters(), *module.buffers()):
+            # A backward pass may wait for these values. They will be back.
+            self.way_back.enter_context(_unsafe_preserve_version_counter(x))
+        for optimizer in optimizers:
+            self.way_back.enter_context(optimizer.evaluation())
+        if any(map(elsewhere, optimizers)):
+            for layer in batch_norms(module):
+                self.way_back.enter_context(kept_buffers(layer))
+            self.put_statistics(trainer, module)
+
+    def leave(self) -> None:
+        """Takes the module back to where training goes on from."""
+        self.evaluating = False
+        self.way_back.close()
+
+    def put_statistics(self, trainer: Trainer, module: LightningModule) -> None:
+        """Gives batch normalization its statistics, which are estimated once between two steps."""
+        layers = batch_norms(module)
+        if layers and not self.statistics:
+            estimate(trainer, module)
+            self.statistics = [deepcopy(dict(layer.named_buffers())) for layer in layers]
+        for layer, statistics in zip(layers, self.statistics, strict=True):
+            for name, x in statistics.items():
+                layer.get_buffer(name).copy_(x)
 
 
 def ours(trainer: Trainer) -> list[RuleOptimizer]:
@@ -124,18 +180,48 @@ def ours(trainer: Trainer) -> list[RuleOptimizer]:
     return [one for one in trainer.optimizers if isinstance(one, RuleOptimizer)]
 
 
+def state_dict(trainer: Trainer) -> dict[str, Any]:
+    """The module's state, as the strategy saves it."""
+    saved: dict[str, Any] = type(trainer.strategy).lightning_module_state_dict(trainer.strategy)
+    return saved
+
+
+def elsewhere(optimizer: RuleOptimizer) -> bool:
+    """Whether evaluation is at another point than training goes on from."""
+    return any(
+        group["step_count"] > 0 and averages(optimizer.chain(group))
+        for group in optimizer.param_groups
+    )
+
+
 @torch.no_grad()
 def estimate(trainer: Trainer, module: LightningModule) -> None:
     """Sets batch-norm statistics to those of the parameters as they are, over training batches."""
     modes = {part: part.training for part in module.modules()}
-    with torch.random.fork_rng(devices=[]):  # the loader's shuffle is to stay as it is
-        estimate_over(
-            islice(trainer.train_dataloader, ESTIMATION_BATCHES),
-            module,
-            lambda batch: module(trainer.strategy.batch_to_device(batch)[0]),
-        )
-    for part, mode in modes.items():
-        part.training = mode
+    try:
+        with same_batches(trainer.train_dataloader) as loader:
+            estimate_over(
+                islice(loader, ESTIMATION_BATCHES),
+                module,
+                lambda batch: module(trainer.strategy.batch_to_device(batch)[0]),
+            )
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+@contextmanager
+def same_batches(loader: Any) -> Iterator[Any]:
+    """A loader of the same batches as this one, which goes on as if nothing had happened."""
+    drawing = [getattr(of, "generator", None) for of in (loader, getattr(loader, "sampler", None))]
+    states = [(generator, generator.get_state()) for generator in drawing if generator is not None]
+    if isinstance(loader, DataLoader):
+        loader = copy(loader)
+        loader._iterator = None  # that of an epoch which is not over, if workers are persistent
+    with torch.random.fork_rng(devices=[]):
+        yield loader
+    for generator, state in states:
+        generator.set_state(state)
 
 
 def logged(trainer: Trainer, name: str) -> float:

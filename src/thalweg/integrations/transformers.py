@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_model, save_model
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from thalweg.errors import UserError
 from thalweg.optim.base import RuleOptimizer
@@ -32,9 +34,16 @@ class RecipeCallback(TrainerCallback):
 
     Cooling and clipping are the recipe's, so the Trainer's, which both have other defaults, are
     turned off. Evaluation is at the parameters that evaluation uses (of an average, or of
-    Nesterov), and so is the model when `train` has ended, the best one of
-    `load_best_model_at_end` included. A checkpoint's folder holds what training goes on from, and
-    in its folder `evaluated` the model as evaluated. Batch-norm statistics stay those of training.
+    Nesterov), as is every forward pass in evaluation mode (of a callback that samples), and so is
+    the model when `train` has ended, the best one of `load_best_model_at_end` included. Batch-norm
+    statistics stay those of training.
+
+    A checkpoint's folder, with `save_only_model` too, holds what training goes on from, and in its
+    folder `evaluated` the model as evaluated. `save_model` and the model's `state_dict` give what
+    training goes on from, at whatever moment they are called before `train` has ended; within
+    `optimizer.evaluation()` they give the model as evaluated. The Trainer has no event for an
+    exception: where one ends an evaluation, the model is taken back when it is next trained, saved
+    or loaded, or by the callback's `end()`.
 
     Plateau schedules are told the metric of `metric_for_best_model` (the loss, if none is given)
     after each evaluation, and the training loss whenever it is logged. Raises UserError for another
@@ -42,8 +51,9 @@ class RecipeCallback(TrainerCallback):
     """
 
     def __init__(self) -> None:
-        self.training = self.evaluating = False
-        self.evaluation = ExitStack()
+        self.training = self.evaluating = self.asked = False
+        self.way_back = ExitStack()
+        self.handles: list[RemovableHandle] = []
 
     def on_train_begin(
         self,
@@ -62,21 +72,61 @@ class RecipeCallback(TrainerCallback):
                 "RecipeCallback needs an optimizer of thalweg's, given as optimizers=(optimizer,"
                 f" None), not {type(given).__name__}."
             )
+        for hook in [self.follow, *model._forward_pre_hooks.values()]:
+            of = getattr(hook, "__self__", None)
+            if isinstance(of, RecipeCallback) and of.training:  # until an exception ended it
+                of.end()
         self.optimizer, self.model, self.training = given, model, True
-        # There is no event before an evaluation.
-        self.hook = model.register_forward_pre_hook(self.follow)
+        self.watch()
 
-    def follow(self, model: nn.Module, inputs: Any) -> None:
-        """Before a forward pass: takes the parameters to where its mode wants them."""
-        if model.training:
+    def watch(self) -> None:
+        """Hooks into all that uses, saves, loads or steps the parameters.
+
+        There is no event before an evaluation, none when `save_model` is called, and both may call
+        a part of the model. A hook makes each call some microseconds slower, so the forward passes
+        of parts without parts, which others call, are not watched.
+        """
+        vars(self.optimizer)["evaluation"] = self.asked_for
+        self.handles = [self.optimizer.register_step_pre_hook(self.leave)]
+        part: Any  # PyTorch has no types for some of its hooks
+        for part in self.model.modules():
+            self.handles.append(part.register_state_dict_pre_hook(self.leave))
+            self.handles.append(part.register_load_state_dict_pre_hook(self.leave))
+            if part is self.model or [*part.children()]:
+                self.handles.append(part.register_forward_pre_hook(self.follow))
+
+    def end(self) -> None:
+        """Takes the model back to where training goes on from, and leaves it alone."""
+        self.leave()
+        for handle in self.handles:
+            handle.remove()
+        vars(self.optimizer).pop("evaluation", None)
+        self.training = False
+
+    def follow(self, *_: Any) -> None:
+        """Before a forward pass: takes the parameters to where the model's mode wants them."""
+        if self.model.training:
             self.leave()
-        elif not self.evaluating:
-            self.evaluation.enter_context(self.optimizer.evaluation())
+        elif not self.evaluating and not self.asked:
             self.evaluating = True
+            self.way_back.enter_context(RuleOptimizer.evaluation(self.optimizer))
 
-    def leave(self) -> None:
-        self.evaluation.close()
-        self.evaluating = False
+    def leave(self, *_: Any) -> None:
+        """Takes the parameters back to where training goes on from."""
+        if self.evaluating:
+            self.evaluating = False
+            self.way_back.close()
+
+    @contextmanager
+    def asked_for(self) -> Iterator[None]:
+        """The optimizer's `evaluation` while training runs, for what is saved within as well."""
+        self.leave()
+        self.asked = True
+        try:
+            with RuleOptimizer.evaluation(self.optimizer):
+                yield
+        finally:
+            self.asked = False
 
     def on_evaluate(
         self,
@@ -124,9 +174,7 @@ class RecipeCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        self.leave()
-        self.hook.remove()
-        self.training = False
+        self.end()
         if args.load_best_model_at_end and state.best_model_checkpoint:
             load_model(self.model, Path(state.best_model_checkpoint, "evaluated/model.safetensors"))
             return
