@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import cache
 from inspect import getsource
 from operator import attrgetter
 from types import ModuleType
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 implementation = attrgetter("_cdata")
 """The address of what PyTorch keeps of a tensor behind Python's object."""
 
 
+def asked(tensors: Iterable[Tensor]) -> NDArray[np.int64]:
+    """The addresses of what PyTorch keeps of tensors; AttributeError for what is no tensor."""
+    return np.array(list(map(implementation, tensors)), np.int64)
+
+
 class Look:
     """The addresses and the marks of tensors, `[n, c]` each; see `look_kernel.look`.
 
-    tensors: `c` columns of `n` each, one column after the other, which live as long as the look.
-    Raises AttributeError where something is no tensor.
+    implementations: what `asked` gives for them, `[c, n]`.
     """
 
-    def __init__(self, tensors: Sequence[Tensor], n: int) -> None:
-        self.tensors = tensors
-        asked = np.array(list(map(implementation, tensors)), np.int64).reshape(-1, n)
-        self.addresses, self.marks = np.zeros((2, *reversed(asked.shape)), np.int64)
-        eye().look(asked, self.addresses, self.marks)
+    def __init__(self, implementations: NDArray[np.int64]) -> None:
+        self.addresses, self.marks = np.zeros((2, *reversed(implementations.shape)), np.int64)
+        eye().look(implementations, self.addresses, self.marks)
 
     @property
     def readable(self) -> bool:

@@ -43,39 +43,41 @@ def look(tensors, addresses, marks):
     strided, and for one whose storage does not hold all its elements.
     """
     small, large = np.zeros(1, np.int32), np.zeros(1, np.int64)
-    to_small, to_large = small.ctypes.data, large.ctypes.data
-    handles = tensors.ctypes.data
+    answer, wide_answer = small.ctypes.data, large.ctypes.data
+    handles, to = tensors.ctypes.data, addresses.ctypes.data
     columns, rows = tensors.shape
-    for k in range(rows):
-        for i in range(columns):
+    # A first round of short questions: most of its time is waiting for memory, and the shorter the
+    # way from one tensor to the next, the more of them are waited for at once.
+    for i in range(columns):
+        for k in range(rows):
             handle = handles + 8 * (i * rows + k)
-            marks[k, i] = UNREADABLE
-            if get_layout(handle, to_small) or small[0] != STRIDED:
+            readable = get_layout(handle, answer) == 0 and small[0] == STRIDED
+            if not readable or get_data_ptr(handle, to + 8 * (k * columns + i)):
+                marks[k, i] = UNREADABLE
+    for i in range(columns):
+        for k in range(rows):
+            if marks[k, i] == UNREADABLE:
                 continue
-            get_dtype(handle, to_small)
+            handle = handles + 8 * (i * rows + k)
+            get_dtype(handle, answer)
             mark = mixed(np.int64(1), small[0])
-            get_device_type(handle, to_small)
+            get_device_type(handle, answer)
             mark = mixed(mark, small[0])
-            get_device_index(handle, to_small)
+            get_device_index(handle, answer)
             mark = mixed(mark, small[0])
-            get_dim(handle, to_large)
+            get_dim(handle, wide_answer)
             dim = large[0]
-            if get_sizes(handle, to_large):
-                continue
+            get_sizes(handle, wide_answer)
             sizes = numba.carray(pointer(large[0]), dim, np.int64)
-            if get_strides(handle, to_large):
-                continue
+            get_strides(handle, wide_answer)
             strides = numba.carray(pointer(large[0]), dim, np.int64)
             last, elements = np.int64(0), np.int64(1)
             for d in range(dim):
                 mark = mixed(mixed(mark, sizes[d]), strides[d])
                 last += (sizes[d] - 1) * strides[d]
                 elements *= sizes[d]
-            get_storage_offset(handle, to_large)
+            get_storage_offset(handle, wide_answer)
             end = large[0] + last + 1
-            if get_storage_numel(handle, to_large) or (elements and large[0] < end):
-                continue
-            if get_data_ptr(handle, to_large) or (elements and not large[0]):
-                continue
-            addresses[k, i] = large[0]
-            marks[k, i] = mark
+            get_storage_numel(handle, wide_answer)
+            whole = elements == 0 or (large[0] >= end and addresses[k, i] != 0)
+            marks[k, i] = mark if whole else UNREADABLE

@@ -25,8 +25,8 @@ class Layout:
 
     hypers: columns of the table of groups. scalars: columns of the table of the row's numbers that
     elements need, by place. tensors, row_states: what the table of pointers leads to, with the age
-    `step` between them. written: those of the tensors that the kernel writes. normed: whether a
-    norm goes in front.
+    `step` between them; parameters and gradients stand first. written: those of the tensors that
+    the kernel writes. normed: whether a norm goes in front.
     """
 
     hypers: tuple[str, ...]
@@ -48,7 +48,8 @@ class Layout:
 def layout(program: Program) -> Layout:
     inputs = {label: program.operations[place] for label, place in program.inputs.items()}
     rows = [label for label, operation in inputs.items() if operation.level == "row"]
-    tensors = [label for label, operation in inputs.items() if operation.level == "element"]
+    elements = [label for label, operation in inputs.items() if operation.level == "element"]
+    tensors = ["param", "grad", *(label for label in elements if label not in ("param", "grad"))]
     row_states = tuple(label for label in rows if label in program.results)
     used = {
         argument

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import chain as joined
 from operator import is_, itemgetter
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
 from thalweg.fuse.kernel import Kernel, kernel_of, labelled
-from thalweg.fuse.look import Look
+from thalweg.fuse.look import Look, asked
 from thalweg.fuse.triton_kernel import TritonKernel, runs_on, triton_kernel_of
 from thalweg.optim.settings import is_plain
 from thalweg.optim.sharded import in_parts, is_sharded, local, total
@@ -56,6 +57,7 @@ class Fused:
             complete(saved, kernel.chain, param, optimizer.values(index), device)
         self.model, self.zero = optimizer.parameters(), optimizer.zero
         self.sharded = any(map(is_sharded, self.model))
+        self.states: list[Tensor] = []
         look = self.look([grad for _, grad, _ in params])
         self.marks, self.readable = look.marks, look.readable
         self.groups = sorted({index for _, _, index in taken})
@@ -77,15 +79,22 @@ class Fused:
         return total(squares, self.params, self.model, self.zero).expand(len(squares))
 
     def look(self, gradients: Sequence[Tensor]) -> Look:
-        """At all that the kernel works on, by columns; KeyError for a state that is gone.
+        """At all that the kernel works on; KeyError for a state that is gone.
 
         gradients: of all parameters of the step.
         """
-        given = {"param": self.params, "grad": [gradients[place] for place in self.places]}
-        tensors: list[Tensor] = []
-        for name in self.kernel.layout.columns:
-            tensors += given[name] if name in given else [saved[name] for saved in self.saved]
-        return Look(list(map(local, tensors)) if self.sharded else tensors, len(self.params))
+        kept = [saved[name] for name in self.kernel.layout.columns[2:] for saved in self.saved]
+        states = self.here(kept)
+        if not same(states, self.states):
+            self.states, self.asked = states, asked(states)
+            # PyTorch swaps the implementations of two tensors, but not where a weak one refers.
+            self.references = list(map(ref, states))
+        given = asked([*self.here(self.params), *(gradients[place] for place in self.places)])
+        return Look(np.concatenate([given, self.asked]).reshape(-1, len(self.params)))
+
+    def here(self, tensors: list[Tensor]) -> list[Tensor]:
+        """What is here of tensors."""
+        return list(map(local, tensors)) if self.sharded else tensors
 
     def stands(self, look: Look) -> bool:
         """Whether the kernel still fits what it works on, wherever that lies now."""
