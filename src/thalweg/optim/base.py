@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from inspect import unwrap
 from typing import Any, overload
 
 import torch
@@ -29,10 +28,11 @@ from thalweg.optim.sharded import (
     zero_above,
 )
 from thalweg.optim.state import Chain, age, age_in, as_real, complete, working
+from thalweg.optim.untraced import UntracedOptimizer
 from thalweg.rules.rule import Rule
 
 
-class RuleOptimizer(torch.optim.Optimizer):
+class RuleOptimizer(UntracedOptimizer):
     """A `torch.optim.Optimizer` whose steps are those of a chain of rules.
 
     Its groups hold a plain number for each hyperparameter, under PyTorch's name, and each may be
@@ -71,8 +71,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         scheduled = {name: value for name, value in group.items() if holds_schedule(value)}
         group |= {name: base(value) for name, value in scheduled.items()}
         group["memory"] = {name: memory(value) for name, value in scheduled.items()}
-        # Its wrapper would import PyTorch's compiler, which takes seconds, to keep it out.
-        unwrap(torch.optim.Optimizer.add_param_group)(self, group)
+        super().add_param_group(group)
         self.schedules.append(scheduled)
         if any(rule.norms for rule in self.chain(group)):
             check_summable(group["params"])

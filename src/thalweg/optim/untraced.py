@@ -1,0 +1,75 @@
+"""Optimizers that `torch.compile` runs as they are, and that never import PyTorch's compiler.
+
+Dynamo, which traces Python code for `torch.compile`, must not trace a step: a kernel finds tensors
+by their addresses, and a traced address is the one of an earlier step. `torch.compiler.disable`
+keeps Dynamo out, but imports it, which takes seconds; this keeps it out without importing it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from inspect import unwrap
+from types import CodeType, FunctionType
+from typing import Any
+
+import torch
+from torch._C._dynamo import eval_frame
+from torch.optim.optimizer import StateDict
+
+Step = Callable[..., Any]
+
+REASON = (
+    "torch.compile cannot trace an optimizer of thalweg. Compile with fullgraph=False, which runs "
+    "the optimizer between the compiled parts, or compile the model alone."
+)
+
+
+class UntracedOptimizer(torch.optim.Optimizer):
+    """PyTorch's `Optimizer`, with Dynamo kept out of its methods and of those of its subclasses."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        keep_out_of_methods(cls)
+
+    # PyTorch's wrappers of these four import Dynamo at the first call, to keep it out.
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        unwrap(torch.optim.Optimizer.add_param_group)(self, param_group)
+
+    def load_state_dict(self, state_dict: StateDict) -> None:
+        unwrap(torch.optim.Optimizer.load_state_dict)(self, state_dict)
+
+    def state_dict(self) -> StateDict:
+        state_dict: StateDict = unwrap(torch.optim.Optimizer.state_dict)(self)
+        return state_dict
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        unwrap(torch.optim.Optimizer.zero_grad)(self, set_to_none)
+
+    @staticmethod
+    def profile_hook_step(func: Step) -> Step:
+        """A step with its hooks around it; PyTorch calls this once for each class."""
+        hooked: Any = torch.optim.Optimizer.profile_hook_step(func)
+        # The steps of PyTorch's own optimizers have the same code object, and may be traced.
+        hooked.__code__ = hooked.__code__.replace()
+        keep_out(hooked, hooked.__code__)
+        return hooked
+
+
+def keep_out_of_methods(cls: type) -> None:
+    """Keeps Dynamo out of the methods that a class defines."""
+    for each in vars(cls).values():
+        method = each.fget if isinstance(each, property) else each
+        if isinstance(method, FunctionType) and method.__module__ == cls.__module__:
+            keep_out(method, unwrap(method).__code__)
+
+
+def keep_out(function: Any, code: CodeType) -> None:
+    """Makes Dynamo end its graph at a call of the function, and run the code without tracing it."""
+    function._torchdynamo_disable = True
+    function._torchdynamo_disable_msg = REASON
+    skip = eval_frame._FrameAction.SKIP
+    eval_frame.set_code_exec_strategy(code, eval_frame._FrameExecStrategy(skip, skip))
+
+
+keep_out_of_methods(UntracedOptimizer)
