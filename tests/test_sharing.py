@@ -44,12 +44,11 @@ def test_a_state_may_be_put_in_a_queue() -> None:
     step(param, optimizer)
     queue: Queue[Any] = processes.get_context("spawn").Queue()
     queue.put(optimizer.state_dict())
-    step(param, optimizer)
     sent = queue.get(timeout=60)
     step(param, optimizer)
-    assert torch.equal(param.detach(), expected(3 * STEPS))
+    assert torch.equal(param.detach(), expected(2 * STEPS))
     assert torch.equal(sent["state"][0]["exp_avg"], optimizer.state[param]["exp_avg"])
-    assert float(sent["state"][0]["step"]) == 3 * STEPS
+    assert float(sent["state"][0]["step"]) == 2 * STEPS
 
 
 def step_shared(param: Tensor, optimizer: Adam) -> None:

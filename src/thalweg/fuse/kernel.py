@@ -46,7 +46,8 @@ class Kernel:
         self.layout = layout(program)
         self.source = printed(program, DTYPES[dtype], title(chain))
         self.module = load(self.source)
-        keep(self.module, self.source)
+        functions = ["rows", "tiles", *(["squares"] if self.layout.normed else [])]
+        keep(self.module, functions, self.source)
         compiled(self.module, self.layout)
 
     def table(

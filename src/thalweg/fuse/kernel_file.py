@@ -9,6 +9,7 @@ import hashlib
 import pickle
 import stat
 import sys
+from collections.abc import Iterable
 from inspect import getsource
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,18 +19,19 @@ from typing import Any
 import numba
 from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
-from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
 
 from thalweg.cache_folder import cache_folder, is_own
 from thalweg.fuse import pointer
 
 
-def keep(module: ModuleType, source: str) -> None:
-    """Has Numba keep the machine code of a printed module's functions in files."""
-    for name, function in vars(module).items():
-        if isinstance(function, Dispatcher):
-            function._cache = MachineCode(source, name)  # type: ignore[attr-defined]
+def keep(module: ModuleType, functions: Iterable[str], source: str) -> None:
+    """Has Numba keep the machine code of a module's functions in files.
+
+    source: the module's text, which says whether a file still holds.
+    """
+    for name in functions:
+        getattr(module, name)._cache = MachineCode(source, name)
 
 
 class MachineCode(NullCache):

@@ -43,5 +43,5 @@ def eye() -> ModuleType:
     from thalweg.fuse import look_kernel
     from thalweg.fuse.kernel_file import keep
 
-    keep(look_kernel, getsource(look_kernel))
+    keep(look_kernel, ["look"], getsource(look_kernel))
     return look_kernel

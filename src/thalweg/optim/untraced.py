@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from inspect import unwrap
 from types import CodeType, FunctionType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch._C._dynamo import eval_frame
@@ -53,7 +53,7 @@ class UntracedOptimizer(torch.optim.Optimizer):
         # The steps of PyTorch's own optimizers have the same code object, and may be traced.
         hooked.__code__ = hooked.__code__.replace()
         keep_out(hooked, hooked.__code__)
-        return hooked
+        return cast(Step, hooked)
 
 
 def keep_out_of_methods(cls: type) -> None:
