@@ -573,6 +573,15 @@ def test_zero_grad_and_hooks_are_pytorchs() -> None:
     assert all(param.grad is None for param in optimizer.param_groups[0]["params"])
 
 
+def test_a_profiler_sees_the_steps() -> None:
+    optimizer = optim.Adam(parameters())
+    train(optimizer, range(1))
+    with torch.profiler.profile() as profile:
+        train(optimizer, range(1, 4))
+    found = {event.key: event.count for event in profile.key_averages()}
+    assert found["Optimizer.step#Adam.step"] == 3
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_a_named_optimizer_steps_as_its_recipe(name: str) -> None:
     key = {"DeltaBarDelta": "delta-bar-delta"}.get(name, name.lower())

@@ -57,7 +57,7 @@ class Fused:
             complete(saved, kernel.chain, param, optimizer.values(index), device)
         self.model, self.zero = optimizer.parameters(), optimizer.zero
         self.sharded = any(map(is_sharded, self.model))
-        self.states: list[Tensor] = []
+        self.values: list[Any] = []
         look = self.look([grad for _, grad, _ in params])
         self.marks, self.readable = look.marks, look.readable
         self.groups = sorted({index for _, _, index in taken})
@@ -83,13 +83,16 @@ class Fused:
 
         gradients: of all parameters of the step.
         """
-        kept = [saved[name] for name in self.kernel.layout.columns[2:] for saved in self.saved]
-        states = self.here(kept)
-        if not same(states, self.states):
-            self.states, self.asked = states, asked(states)
+        values = list(joined.from_iterable(map(dict.values, self.saved)))
+        if self.sharded or not same(values, self.values):
+            self.values = values
+            names = self.kernel.layout.columns[2:]
+            states = self.here([saved[name] for name in names for saved in self.saved])
+            self.asked = asked(states)
             # PyTorch swaps the implementations of two tensors, but not where a weak one refers.
             self.references = list(map(ref, states))
-        given = asked([*self.here(self.params), *(gradients[place] for place in self.places)])
+        mine = [gradients[place] for place in self.places]
+        given = asked([*self.here(self.params), *mine])
         return Look(np.concatenate([given, self.asked]).reshape(-1, len(self.params)))
 
     def here(self, tensors: list[Tensor]) -> list[Tensor]:
@@ -98,7 +101,7 @@ class Fused:
 
     def stands(self, look: Look) -> bool:
         """Whether the kernel still fits what it works on, wherever that lies now."""
-        return np.array_equal(look.marks, self.marks)
+        return bool((look.marks == self.marks).all())
 
     def renew(self, optimizer: RuleOptimizer, groups: Iterable[int]) -> None:
         """Makes the numbers of groups anew."""
@@ -154,7 +157,7 @@ class Fusing:
     def forget(self) -> None:
         self.kinds: list[tuple[Chain, bool]] = []
         self.params: list[Tensor] = []
-        self.groups: list[int] = []
+        self.groups: tuple[int, ...] = ()
         self.states: list[Any] = []
         self.left: list[int] = []
         self.parts: list[Fused] = []
@@ -184,7 +187,7 @@ class Fusing:
         stepping, gradients, groups = zip(*params, strict=True) if params else ((), (), ())
         if not (
             same(stepping, self.params)
-            and list(groups) == self.groups
+            and groups == self.groups
             and same(optimizer.state.values(), self.states)
             and not any(map(Tensor.is_neg, gradients))
         ):
@@ -203,7 +206,7 @@ class Fusing:
         self.parts = [part for part in parts if part.readable]
         self.left = sorted(joined(left, *(part.places for part in parts if not part.readable)))
         self.params = [param for param, _, _ in params]
-        self.groups = [index for _, _, index in params]
+        self.groups = tuple(index for _, _, index in params)
         self.states = list(optimizer.state.values())
         self.kinds = [kind(optimizer, index) for index in range(len(optimizer.param_groups))]
         if self.left and not self.told:
