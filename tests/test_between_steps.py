@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from test_fuse import EVERY
 from thalweg import optim, recipes
@@ -320,3 +320,60 @@ def test_any_deeds_leave_what_they_leave_in_pytorch(name: str, deeds: list[Deed]
 @given(st.sampled_from(sorted(CHAINS)), st.lists(st.sampled_from(FOR_ALL), max_size=8))
 def test_any_deeds_leave_what_they_leave_the_eager_rule(name: str, deeds: list[Deed]) -> None:
     do(deeds, *by_backend(name))
+
+
+def assign(model: nn.Module) -> None:
+    """The model gets other parameters, and the optimizer keeps those that it has."""
+    model.load_state_dict({name: x.clone() for name, x in model.state_dict().items()}, assign=True)
+
+
+def half_and_back(model: nn.Module) -> None:
+    model.half()
+    model.double()
+
+
+def move_by_swapping(model: nn.Module) -> None:
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        model.zero_grad()
+        half_and_back(model)
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+
+
+@pytest.mark.parametrize("deed", [assign, half_and_back, move_by_swapping, nn.Module.share_memory])
+@pytest.mark.parametrize("name", ["adam", "sgd with momentum"])
+def test_models_are_changed_between_steps(name: str, deed: Callable[[nn.Module], Any]) -> None:
+    kind, arguments = NAMED[name]
+    found = []
+    for module in (optim, torch.optim):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+        held = list(model.parameters())
+        optimizer = getattr(module, kind)(held, **arguments)
+        for i in range(6):
+            optimizer.zero_grad()
+            model(torch.linspace(-1, 1, 6).view(2, 3)).square().sum().backward()
+            optimizer.step()
+            if i == 2:
+                deed(model)
+        found.append([*model.parameters(), *held])
+    for mine, its in zip(*found, strict=True):
+        torch.testing.assert_close(mine, its, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:.*stepped eagerly")
+def test_a_model_made_half_is_stepped_as_by_the_eager_rule() -> None:
+    found = []
+    for backend in ("auto", "eager"):
+        torch.manual_seed(0)
+        model = nn.Linear(3, 2).float()
+        optimizer = Optimizer(model.parameters(), recipes.adam(lr=0.1), backend=backend)
+        for cast in (model.float, model.bfloat16, model.half, model.float):
+            cast()
+            for param in model.parameters():
+                param.grad = torch.full_like(param, 0.5)
+            optimizer.step()
+        kept = [optimizer.state[param]["exp_avg"] for param in model.parameters()]
+        found.append([*model.parameters(), *kept])
+    torch.testing.assert_close(*found)

@@ -6,6 +6,7 @@ import copy
 import io
 import math
 import pickle
+from collections import UserList
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -665,6 +666,19 @@ def test_numbers_of_numpy_and_tensors_of_one_are_numbers() -> None:
         assert other.param_groups[0]["lr"] == 0.5
     lasting = chain(recipes.sgd(), recipes.tail_average(np.int64(3)))
     assert Recipe.from_toml(lasting.to_toml()) == lasting
+
+
+@pytest.mark.parametrize("betas", [[0.75, 0.875], UserList([0.75, 0.875]), np.array([0.75, 0.875])])
+def test_betas_may_be_any_sequence(betas: Any) -> None:
+    """In the constructor, in a group, and put in a group later."""
+    plain, *others = [optim.Adam(parameters(), betas=(0.75, 0.875)) for _ in range(2)]
+    others.append(optim.Adam(parameters(), betas=betas))
+    others.append(optim.Adam([{"params": parameters(), "betas": betas}]))
+    others[0].param_groups[0]["betas"] = betas
+    train(plain, range(5))
+    for other in others:
+        train(other, range(5))
+        same(parameters_of(other), parameters_of(plain))
 
 
 def test_parameters_may_have_names() -> None:

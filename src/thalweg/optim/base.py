@@ -35,10 +35,10 @@ from thalweg.rules.rule import Rule
 class RuleOptimizer(UntracedOptimizer):
     """A `torch.optim.Optimizer` whose steps are those of a chain of rules.
 
-    Its groups hold a plain number for each hyperparameter, under PyTorch's name, and each may be
-    changed between steps; where a schedule was given, the number is the schedule's base, and the
-    schedule is a factor beside it that counts the group's own steps from 0. The first step of a
-    parameter that had no gradient until then is its step 1.
+    Its groups hold a number for each hyperparameter, under PyTorch's name, and each may be changed
+    between steps. A tensor of one number stays that tensor. Where a schedule was given, the number
+    is the schedule's base, and the schedule is a factor beside it that counts the group's own steps
+    from 0. The first step of a parameter that had no gradient until then is its step 1.
     """
 
     def __init__(self, params: ParamsT, defaults: Mapping[str, Any]) -> None:
