@@ -196,59 +196,6 @@ def test_frozen_parameters_and_missing_gradients(name: str, settings: dict[str, 
     assert frozen not in ours.state
 
 
-@every_name
-def test_closures_are_called_with_gradients_and_give_the_loss(
-    name: str, settings: dict[str, Any]
-) -> None:
-    ours, theirs = both(name, parameters(), **settings)
-    losses: list[list[float]] = []
-    for optimizer in (ours, theirs):
-        params = optimizer.param_groups[0]["params"]
-
-        def closure(optimizer: Any = optimizer, params: list[Tensor] = params) -> Tensor:
-            optimizer.zero_grad()
-            loss = torch.stack([(param - 1).cosh().sum() for param in params]).sum()
-            loss.backward()
-            return loss
-
-        losses.append([optimizer.step(closure).item() for _ in range(10)])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
-
-
-@every_name
-def test_complex_parameters(name: str, settings: dict[str, Any]) -> None:
-    generator = torch.Generator().manual_seed(5)
-    shapes = [(), (4,), (2, 3)]
-    params = [torch.randn(s, dtype=torch.complex128, generator=generator) for s in shapes]
-    ours, theirs = both(name, [param.requires_grad_() for param in params], **settings)
-    train(ours, range(STEPS))
-    train(theirs, range(STEPS))
-    agree(parameters_of(ours), parameters_of(theirs))
-
-
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [
-        ("SGD", {"lr": 0.1}),
-        ("SGD", {"lr": 0.1, "momentum": 0.9}),
-        ("SGD", {"lr": 0.1, "maximize": True}),
-        ("Adagrad", {"lr": 0.1}),
-    ],
-    ids=str,
-)
-def test_sparse_gradients_where_pytorch_takes_them(name: str, settings: dict[str, Any]) -> None:
-    ours, theirs = both(name, [torch.ones(6, 3, requires_grad=True)], **settings)
-    for optimizer in (ours, theirs):
-        (table,) = optimizer.param_groups[0]["params"]
-        for i in range(10):
-            optimizer.zero_grad()
-            words = torch.tensor([i % 6, (2 * i) % 6, 3])
-            torch.nn.functional.embedding(words, table, sparse=True).sin().sum().backward()
-            assert table.grad.is_sparse
-            optimizer.step()
-    agree(parameters_of(ours), parameters_of(theirs))
-
-
 def test_plain_numbers_in_groups_may_be_changed_between_steps() -> None:
     ours, theirs = both("Adam", parameters(), lr=0.1)
     for optimizer in (ours, theirs):
@@ -259,49 +206,6 @@ def test_plain_numbers_in_groups_may_be_changed_between_steps() -> None:
 
 
 # Schedules: PyTorch's drive ours, and ours do the same.
-
-
-SCHEDULERS: dict[str, tuple[str, dict[str, Any], Callable[[Any], Any]]] = {
-    "StepLR": (
-        "Adam",
-        {"lr": 0.1},
-        lambda optimizer: lr_scheduler.StepLR(optimizer, 7, gamma=0.5),
-    ),
-    "CosineAnnealingLR": (
-        "RMSprop",
-        {"lr": 0.1},
-        lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, STEPS),
-    ),
-    "OneCycleLR, momentum": (
-        "SGD",
-        {"momentum": 0.9, "nesterov": True},
-        lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=STEPS + 1),
-    ),
-    "OneCycleLR, betas": (
-        "Adam",
-        {},
-        lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=STEPS + 1),
-    ),
-    "ReduceLROnPlateau": (
-        "SGD",
-        {"lr": 0.1},
-        lambda optimizer: lr_scheduler.ReduceLROnPlateau(optimizer, patience=2),
-    ),
-}
-
-
-@pytest.mark.parametrize("case", SCHEDULERS)
-def test_pytorchs_schedulers_drive_ours(case: str) -> None:
-    name, settings, scheduler_of = SCHEDULERS[case]
-    ours, theirs = both(name, parameters(), **settings)
-    for optimizer in (ours, theirs):
-        scheduler = scheduler_of(optimizer)
-        for i in range(STEPS):
-            train(optimizer, range(i, i + 1))
-            plateau = isinstance(scheduler, lr_scheduler.ReduceLROnPlateau)
-            scheduler.step(*[1.0 / min(i + 1, 20)] if plateau else [])
-    assert ours.param_groups[0]["lr"] == theirs.param_groups[0]["lr"] != settings.get("lr")
-    agree(parameters_of(ours), parameters_of(theirs))
 
 
 def test_our_schedules_are_pytorchs_schedulers() -> None:
@@ -468,15 +372,6 @@ def test_a_state_dict_of_another_shape_of_groups_is_refused_and_changes_nothing(
     with pytest.raises(ValueError, match="parameter group"):
         optimizer.load_state_dict(optim.Adam([torch.zeros(2)]).state_dict())
     assert str(optimizer.state_dict()) == str(before)
-
-
-def test_hooks_on_loading_are_heard() -> None:
-    """PyTorch lets a hook replace the state that is loaded."""
-    optimizer, emptied = optim.Adam(parameters()), optim.Adam(parameters())
-    train(optimizer, range(3))
-    emptied.register_load_state_dict_pre_hook(lambda _, given: {**given, "state": {}})
-    emptied.load_state_dict(optimizer.state_dict())
-    assert not emptied.state
 
 
 # The rest of the contract.
