@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.queues import Queue
 from typing import Any
@@ -135,3 +137,57 @@ def test_a_copy_shares_nothing() -> None:
     step(other, twin, 2 * STEPS)
     assert torch.equal(param.detach(), expected(2 * STEPS))
     assert float(twin.state[other]["step"]) == 3 * STEPS
+
+
+LATE = """
+import atexit, threading, torch
+torch.set_num_threads(2)
+from thalweg.optim import Adam
+param = torch.zeros(2**18, requires_grad=True)
+optimizer = Adam([param], lr=0.5)
+def step():
+    param.grad = torch.ones_like(param)
+    optimizer.step()
+    print(float(param.detach().mean()), flush=True)
+def late():
+    threading.main_thread().join()
+    step()
+step()
+threading.Thread(target=late).start()
+atexit.register(step)
+"""
+
+
+def test_steps_are_taken_while_the_interpreter_ends() -> None:
+    """By a thread that outlives the main one, and by what is called at the exit."""
+    done = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, timeout=120)
+    assert done.stderr == ""
+    assert list(map(float, done.stdout.split())) == pytest.approx([-0.5, -1.0, -1.5])
+
+
+FEW_THREADS = """
+import threading, torch
+torch.set_num_threads(4)
+from thalweg.optim import Adam
+started, start = [], threading.Thread.start
+def limited(thread):
+    if started:
+        raise RuntimeError("can't start new thread")
+    started.append(thread)
+    start(thread)
+threading.Thread.start = limited
+param = torch.zeros(2**20, requires_grad=True)
+optimizer = Adam([param], lr=0.5)
+for _ in range(2):
+    param.grad = torch.ones_like(param)
+    optimizer.step()
+    print(float(param.detach().min()), float(param.detach().max()))
+"""
+
+
+def test_a_step_needs_no_thread_that_the_system_does_not_have() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FEW_THREADS], capture_output=True, text=True, timeout=120
+    )
+    assert done.stderr == ""
+    assert list(map(float, done.stdout.split())) == pytest.approx([-0.5, -0.5, -1.0, -1.0])

@@ -1,13 +1,22 @@
-"""Shares the tiles of a step among threads that sleep in between."""
+"""Shares the tiles of a step among threads that sleep in between.
+
+Python's own pools refuse work while the interpreter ends, and keep work that no thread could be
+started for: a step would fail, or be done in part when it returns.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import suppress
 from functools import cache
+from queue import SimpleQueue
+from threading import Thread
 
 import torch
+
+Job = tuple["Future[None]", Callable[[], None]]
 
 
 def share(work: Callable[[int, int], None], pieces: Sequence[tuple[int, int]]) -> None:
@@ -22,7 +31,9 @@ def share(work: Callable[[int, int], None], pieces: Sequence[tuple[int, int]]) -
             work(*piece)
 
     threads = min(torch.get_num_threads(), len(pieces))
-    helpers = [pool().submit(take) for _ in range(threads - 1)]
+    helpers: list[Future[None]] = [Future() for _ in range(threads - 1)]
+    for helper in helpers:
+        jobs().put((helper, take))
     try:
         take()
     finally:
@@ -33,10 +44,29 @@ def share(work: Callable[[int, int], None], pieces: Sequence[tuple[int, int]]) -
 
 
 @cache
-def pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count(), "thalweg")
+def jobs() -> SimpleQueue[Job]:
+    """Where threads wait for work: one for each core, or fewer where the system has no more."""
+    waiting: SimpleQueue[Job] = SimpleQueue()
+    with suppress(RuntimeError):
+        for _ in range(os.cpu_count() or 1):
+            Thread(target=serve, args=[waiting], name="thalweg", daemon=True).start()
+    return waiting
+
+
+def serve(waiting: SimpleQueue[Job]) -> None:
+    """Does the work that comes, for as long as the process lives."""
+    while True:
+        future, work = waiting.get()
+        if future.set_running_or_notify_cancel():
+            try:
+                work()
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(None)
+        del future, work  # what they hold is not to live until the next comes
 
 
 if hasattr(os, "register_at_fork"):
-    # A forked process has the pool but not its threads.
-    os.register_at_fork(after_in_child=pool.cache_clear)
+    # A forked process has the queue but not the threads.
+    os.register_at_fork(after_in_child=jobs.cache_clear)
