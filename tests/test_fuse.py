@@ -367,6 +367,27 @@ def test_gradients_of_another_kind_come_and_go(kind: Callable[[Tensor], Tensor])
     assert_close(*sides, ulps=8)
 
 
+@pytest.mark.parametrize("of", ["param", "grad", "exp_avg"])
+@pytest.mark.parametrize("size", [0, 8])
+def test_memory_that_was_given_away_is_not_touched(of: str, size: int) -> None:
+    (param,) = parameters(torch.float32, [(300,)])
+    optimizer = Optimizer([param], recipes.adam(), backend="numba")
+    for step in range(2):
+        give_gradients([param], step)
+        if step == 0:
+            optimizer.step()
+    found = {"param": param, "grad": param.grad, "exp_avg": optimizer.state[param]["exp_avg"]}[of]
+    assert found is not None
+    whole = found.detach().clone()
+    found.untyped_storage().resize_(size)
+    with pytest.raises(UserError, match="has no memory for its numbers any more"):
+        optimizer.step()
+    found.untyped_storage().resize_(4 * 300)
+    found.data.copy_(whole)
+    optimizer.step()
+    assert float(optimizer.state[param]["step"]) == 2
+
+
 class Absolute(rules.Rule):
     def update(self, g: Tensor) -> Tensor:
         return g.abs()

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
+from thalweg.errors import UserError
 from thalweg.fuse.kernel import Kernel, kernel_of, labelled
 from thalweg.fuse.look import Look, asked
 from thalweg.fuse.triton_kernel import TritonKernel, runs_on, triton_kernel_of
@@ -203,8 +204,12 @@ class Fusing:
         self.forget()
         left, taken = sorted_out(optimizer, params)
         parts = [Fused(optimizer, kernel, params, some) for kernel, some in taken.items()]
-        self.parts = [part for part in parts if part.readable]
-        self.left = sorted(joined(left, *(part.places for part in parts if not part.readable)))
+        if not all(part.readable for part in parts):
+            raise UserError(
+                "a parameter, a gradient or a state has no memory for its numbers any more: its"
+                " storage was freed or made smaller."
+            )
+        self.parts, self.left = parts, left
         self.params = [param for param, _, _ in params]
         self.groups = tuple(index for _, _, index in params)
         self.states = list(optimizer.state.values())
