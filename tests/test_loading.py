@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from thalweg import optim, recipes
+from thalweg import optim, recipes, schedules
 from thalweg.errors import UserError
 from thalweg.optim import Optimizer
 from thalweg.optim.base import RuleOptimizer
@@ -84,7 +84,11 @@ DAMAGED: list[tuple[Callable[[], RuleOptimizer], Callable[[State], None], str]] 
     (adam, without("state", 1, "step"), "the state of parameter 1 has no step; it has exp_avg"),
     (adam, put("state", 0, "step", value="two"), "step of parameter 0 has to be a finite number"),
     (adam, put("state", 0, "step", value=torch.tensor(torch.nan)), "step of parameter 0 has to be"),
-    (adam, put("state", 0, "exp_avg", value=3.0), "exp_avg of parameter 0 has to be a tensor"),
+    (
+        adam,
+        put("state", 0, "exp_avg", value=3.0),
+        "exp_avg of parameter 0 has to be a dense tensor",
+    ),
     (
         adam,
         put("state", 0, "exp_avg", value=torch.zeros(9)),
@@ -93,7 +97,7 @@ DAMAGED: list[tuple[Callable[[], RuleOptimizer], Callable[[State], None], str]] 
     (
         adam,
         put("state", 0, "exp_avg", value=torch.zeros(3, dtype=torch.complex64)),
-        "exp_avg of parameter 0 has to be a tensor of torch.float32, not a tensor of torch.complex",
+        "exp_avg of parameter 0 has to be a dense tensor of torch.float32, not a tensor of torch.c",
     ),
     (nadam, without("state", 0, "mu_product"), "the state of parameter 0 has no mu_product"),
     (averaged, without("state", 0, "average"), "the state of parameter 0 has no average"),
@@ -234,3 +238,70 @@ def test_counts_of_older_pytorch_are_numbers_of_python() -> None:
     optimizer.load_state_dict(state)
     trained(optimizer)
     assert {float(optimizer.state[param]["step"]) for param in parameters_of(optimizer)} == {6}
+
+
+def test_a_hook_behind_loading_has_the_last_word() -> None:
+    optimizer, state = adam(), state_of(adam)
+    for kept in state["state"].values():
+        kept["note"] = 1
+    optimizer.register_load_state_dict_post_hook(lambda loaded: loaded.state.popitem())
+    optimizer.load_state_dict(state)
+    assert len(optimizer.state) == 1
+
+
+def test_an_adam_that_becomes_an_adamw_decays_beside_the_step() -> None:
+    state = state_of(lambda: torch.optim.Adam(parameters(), weight_decay=0.1))
+    found = []
+    for kind in (optim.AdamW, torch.optim.AdamW):
+        optimizer = kind(parameters())
+        optimizer.load_state_dict(copy.deepcopy(state))
+        trained(optimizer)
+        found.append(parameters_of(optimizer))
+    torch.testing.assert_close(*found)
+
+
+def test_what_a_group_has_of_its_own_is_no_sign_of_another_optimizer() -> None:
+    def made() -> RuleOptimizer:
+        return optim.Adam([{"params": parameters(), "momentum": 0.9}])
+
+    optimizer = made()
+    optimizer.load_state_dict(state_of(made))
+    trained(optimizer)
+
+
+def test_a_wrapper_may_keep_an_average_of_a_frozen_parameter() -> None:
+    optimizer = trained(adam(), without=(1,))
+    frozen = parameters_of(optimizer)[1]
+    optimizer.state[frozen]["ema"] = frozen.detach().clone()
+    resumed = adam()
+    resumed.load_state_dict(optimizer.state_dict())
+    assert list(resumed.state[parameters_of(resumed)[1]]) == ["ema"]
+
+
+def test_a_memory_of_another_schedule_is_left_out() -> None:
+    plateau = schedules.plateau(0.1, patience=0)
+    first = optim.Adam(parameters(), betas=(plateau, 0.99))
+    second = optim.Adam(parameters(), betas=(0.9, plateau))
+    trained(first)
+    second.load_state_dict(first.state_dict())
+    second.observe(validation=1.0)
+    trained(second)
+
+
+OF_STATE: list[tuple[State, str]] = [
+    ({"state": None, "param_groups": []}, "state has to be a dictionary, and param_groups a list"),
+    ({"state": {}, "param_groups": 5}, "state has to be a dictionary, and param_groups a list"),
+    ({"state": {}, "param_groups": []}, "the state has 0 parameter groups, the optimizer 1."),
+]
+
+
+@pytest.mark.parametrize(("state", "sentence"), OF_STATE)
+def test_states_of_another_form_are_refused(state: State, sentence: str) -> None:
+    assert_refused(adam(), state, sentence)
+
+
+def test_the_keys_of_a_state_are_those_of_its_parameters() -> None:
+    """A file of JSON makes words of them."""
+    state = state_of(adam)
+    state["state"] = {str(key): kept for key, kept in state["state"].items()}
+    assert_refused(adam(), state, "the keys of state are not those of the parameters")

@@ -6,6 +6,7 @@ import copy
 import io
 import math
 import pickle
+import weakref
 from collections import UserList
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -574,6 +575,75 @@ def test_betas_may_be_any_sequence(betas: Any) -> None:
     for other in others:
         train(other, range(5))
         same(parameters_of(other), parameters_of(plain))
+
+
+AVERAGED = chain(recipes.sgd(lr=0.1), recipes.ema(0.5))
+
+
+def test_evaluation_is_entered_once_and_no_step_is_taken_there() -> None:
+    optimizer = optim.Optimizer(parameters(), chain(recipes.nesterov(lr=0.1), recipes.ema(0.9)))
+    train(optimizer, range(3))
+    before = [param.clone() for param in parameters_of(optimizer)]
+    with optimizer.evaluation():
+        once = [param.clone() for param in parameters_of(optimizer)]
+        with optimizer.evaluation():
+            same(parameters_of(optimizer), once)
+        same(parameters_of(optimizer), once)
+        with pytest.raises(UserError, match="step was called within evaluation"):
+            optimizer.step()
+        with pytest.raises(UserError, match="cannot be copied within evaluation"):
+            copy.deepcopy(optimizer)
+    same(parameters_of(optimizer), before)
+
+
+def test_parameters_that_share_memory_come_back_from_evaluation() -> None:
+    first = torch.ones(5, requires_grad=True)
+    second = first.detach().requires_grad_()
+    optimizer = optim.Optimizer([first, second], AVERAGED)
+    train(optimizer, range(3))
+    before = first.detach().clone()
+    with optimizer.evaluation():
+        assert not torch.equal(first, before)
+    assert torch.equal(first, before)
+
+
+def test_a_group_is_the_dictionary_that_was_given() -> None:
+    given = {"params": [torch.ones(3, requires_grad=True)], "lr": 0.1}
+    optimizer = optim.SGD([given])
+    later = {"params": [torch.ones(3, requires_grad=True)]}
+    optimizer.add_param_group(later)
+    assert optimizer.param_groups[0] is given
+    assert optimizer.param_groups[1] is later
+
+
+def test_groups_may_be_changed_by_hand() -> None:
+    ours, theirs = both("Adam", parameters(), lr=0.1)
+    for optimizer in (ours, theirs):
+        train(optimizer, range(2))
+        late = torch.linspace(-1, 1, 4).requires_grad_()
+        optimizer.param_groups.append({**optimizer.param_groups[0], "params": [late], "lr": 0.5})
+        train(optimizer, range(2, 4))
+        del optimizer.param_groups[0]
+        train(optimizer, range(4, 6))
+    agree(parameters_of(ours), parameters_of(theirs))
+    scheduled = optim.SGD(parameters(), lr=schedules.exponential(0.1, 0.5))
+    scheduled.param_groups.append({**scheduled.param_groups[0], "params": [late]})
+    with pytest.raises(UserError, match="param_groups has other groups than the optimizer was"):
+        train(scheduled, range(1))
+
+
+@pytest.mark.parametrize("backend", ["numba", "eager"])
+def test_a_state_that_is_taken_away_is_freed(backend: str) -> None:
+    """Those who move states to another place between steps want their memory."""
+    param = torch.ones(8, requires_grad=True)
+    optimizer = optim.Optimizer([param], recipes.adam(), backend=backend)
+    train(optimizer, range(2))
+    held = weakref.ref(optimizer.state[param]["exp_avg"])
+    optimizer.state[param]["exp_avg"] = torch.zeros(8)
+    assert held() is None
+    held = weakref.ref(optimizer.state[param]["exp_avg_sq"])
+    optimizer.state.clear()
+    assert held() is None
 
 
 def test_parameters_may_have_names() -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch import multiprocessing as processes
 
-from thalweg import recipes
+from thalweg import optim, recipes
 from thalweg.optim import Adam, Optimizer
 
 STEPS = 5
@@ -137,6 +137,22 @@ def test_a_copy_shares_nothing() -> None:
     step(other, twin, 2 * STEPS)
     assert torch.equal(param.detach(), expected(2 * STEPS))
     assert float(twin.state[other]["step"]) == 3 * STEPS
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_parameters_that_share_memory_are_stepped_one_after_the_other() -> None:
+    found = []
+    for module in (optim, torch.optim):
+        generator = torch.Generator().manual_seed(0)
+        whole = torch.zeros(2**17)
+        params = [whole.requires_grad_(), whole.detach().requires_grad_()]
+        optimizer = module.Adam(params, lr=0.1)
+        for _ in range(100):
+            for param in params:
+                param.grad = torch.randn(2**17, generator=generator)
+            optimizer.step()
+        found.append(whole.detach())
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
 
 
 LATE = """

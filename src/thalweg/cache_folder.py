@@ -22,8 +22,10 @@ def cache_folder(name: str) -> Path:
 
 
 def user_cache() -> Path:
+    if chosen := os.environ.get("XDG_CACHE_HOME"):
+        return Path(chosen)
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return Path.home().resolve(strict=True) / ".cache"
     except RuntimeError as error:
         raise FileNotFoundError("This user has no home.") from error
 

@@ -32,7 +32,8 @@ DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "b
 class Kernel:
     """The compiled step of a chain for parameters of one type.
 
-    source: the printed module. layout: where it finds what it works on.
+    source: the printed module. layout: where it finds what it works on. widths: the bytes of a
+    number of each tensor that it writes.
     Raises TypeError for a chain that cannot be traced.
     """
 
@@ -45,6 +46,10 @@ class Kernel:
         program = trace(chain, dtype, maximize)
         self.layout = layout(program)
         self.source = printed(program, DTYPES[dtype], title(chain))
+        state = torch.promote_types(dtype, torch.float32)
+        self.widths = [
+            (dtype if name == "param" else state).itemsize for name in self.layout.written
+        ]
         self.module = load(self.source)
         functions = ["rows", "tiles", *(["squares"] if self.layout.normed else [])]
         keep(self.module, functions, self.source)
@@ -95,7 +100,9 @@ class Table:
     ) -> None:
         self.kernel, self.total = kernel, as_they_are
         self.tiles = tiled(sizes, TILE)
-        self.pieces = pieces(self.tiles[2])
+        self.pieces = self.apart = pieces(self.tiles[2])
+        self.bytes = np.outer(sizes, kernel.widths)
+        self.written = np.zeros_like(self.bytes)
         self.group_of, self.member_of = np.array(group_of), np.array(member_of)
         self.wide = np.array(wide, np.bool_)
 
@@ -106,6 +113,8 @@ class Table:
         layout's order.
         """
         layout = self.kernel.layout
+        if len(self.apart) > 1:
+            self.keep_order(pointers[:, [layout.column(name) for name in layout.written]])
         scalars = np.empty((len(self.wide), len(layout.scalars)))
         norms = np.full(len(self.wide), np.nan)
         if layout.normed:
@@ -113,6 +122,13 @@ class Table:
             norms = self.norms(pointers, scalars)
         self.rows(pointers, hypers, norms, scalars, last=True)
         self.share(self.kernel.module.tiles, pointers, scalars)
+
+    def keep_order(self, written: NDArray[np.int64]) -> None:
+        """Has one thread step all, one tensor after the other, where some share memory."""
+        if not np.array_equal(written, self.written):
+            self.written = written
+            together = [(0, len(self.tiles[0]))]
+            self.pieces = together if overlap(written, self.bytes) else self.apart
 
     def share(
         self,
@@ -146,6 +162,14 @@ class Table:
         total: NDArray[np.float64] = self.total(torch.from_numpy(squares)).numpy()
         norms: NDArray[np.float64] = np.sqrt(total)[self.member_of]
         return norms
+
+
+def overlap(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> bool:
+    """Whether any of the pieces of memory, which start at addresses and have lengths, overlap."""
+    there = lengths > 0
+    order = np.argsort(starts[there])
+    firsts, ends = starts[there][order], (starts + lengths)[there][order]
+    return bool((ends[:-1] > firsts[1:]).any())
 
 
 def as_they_are(squares: Tensor) -> Tensor:

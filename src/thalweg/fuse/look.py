@@ -7,6 +7,7 @@ from functools import cache
 from inspect import getsource
 from operator import attrgetter
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +25,12 @@ def asked(tensors: Iterable[Tensor]) -> NDArray[np.int64]:
 class Look:
     """The addresses and the marks of tensors, `[n, c]` each; see `look_kernel.look`.
 
-    implementations: what `asked` gives for them, `[c, n]`.
+    implementations: what `asked` gives for them, `[c, n]`. tensors: all of them, which live as long
+    as the look, whatever other threads do meanwhile.
     """
 
-    def __init__(self, implementations: NDArray[np.int64]) -> None:
+    def __init__(self, implementations: NDArray[np.int64], tensors: Any) -> None:
+        self.tensors = tensors
         self.addresses, self.marks = np.zeros((2, *reversed(implementations.shape)), np.int64)
         eye().look(implementations, self.addresses, self.marks)
 

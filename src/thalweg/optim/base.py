@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 import torch
 from torch import Tensor
@@ -16,9 +16,19 @@ from thalweg.errors import UserError
 from thalweg.fuse import eager
 from thalweg.fuse.eager import Cell
 from thalweg.optim.fused import Fusing, Group, ParamWithGrad, by_chain, kernel_for
-from thalweg.optim.loading import check, dictionary, restored
-from thalweg.optim.settings import alive, at, base, holds_schedule, memory, number, observed
+from thalweg.optim.loading import check, copied, dictionary, restored
+from thalweg.optim.settings import (
+    alive,
+    at,
+    base,
+    going_on,
+    holds_schedule,
+    memory,
+    number,
+    observed,
+)
 from thalweg.optim.sharded import (
+    check_gathered,
     check_summable,
     in_parts,
     local,
@@ -41,10 +51,13 @@ class RuleOptimizer(UntracedOptimizer):
     from 0. The first step of a parameter that had no gradient until then is its step 1.
     """
 
+    fixed: ClassVar[Mapping[str, Any]] = {}
+    """Settings that make the class what it is, whatever a loaded state says."""
+
     def __init__(self, params: ParamsT, defaults: Mapping[str, Any]) -> None:
         self.schedules: list[dict[str, Any]] = []
         self.backend = "auto"
-        self.evaluating = False
+        self.training_point: list[tuple[Tensor, Tensor]] = []
         self.fusing = Fusing()
         self.zero = zero_above()
         defaults = {"maximize": False, **defaults}
@@ -71,10 +84,25 @@ class RuleOptimizer(UntracedOptimizer):
         scheduled = {name: value for name, value in group.items() if holds_schedule(value)}
         group |= {name: base(value) for name, value in scheduled.items()}
         group["memory"] = {name: memory(value) for name, value in scheduled.items()}
-        super().add_param_group(group)
-        self.schedules.append(scheduled)
         if any(rule.norms for rule in self.chain(group)):
             check_summable(group["params"])
+        param_group.update(group)  # the group is the user's own dictionary, as in PyTorch
+        super().add_param_group(param_group)
+        self.schedules.append(scheduled)
+
+    def scheduled(self, index: int) -> dict[str, Any]:
+        """The schedules of a group, by the hyperparameter that each is a factor of.
+
+        UserError where groups were added or removed by hand beside groups with schedules.
+        """
+        if len(self.schedules) != len(self.param_groups):
+            if any(self.schedules):
+                raise UserError(
+                    "param_groups has other groups than the optimizer was given, and which schedule"
+                    " belongs to which of them is not known; add groups by add_param_group."
+                )
+            self.schedules = [{} for _ in self.param_groups]
+        return self.schedules[index]
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -84,7 +112,7 @@ class RuleOptimizer(UntracedOptimizer):
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step from the gradients that the parameters hold, after `closure` where given."""
-        if self.evaluating:
+        if self.training_point:
             raise UserError("step was called within evaluation(), where the model is elsewhere.")
         loss = None
         if closure is not None:
@@ -99,7 +127,7 @@ class RuleOptimizer(UntracedOptimizer):
         if left:
             self.step_eagerly(left)
         for group in self.param_groups:
-            group["step_count"] += 1
+            group["step_count"] = group.get("step_count", 0) + 1
         return loss
 
     def stepping(self) -> list[ParamWithGrad]:
@@ -122,7 +150,7 @@ class RuleOptimizer(UntracedOptimizer):
     @property
     def last_lr(self) -> float:
         """The rate of the first group's last step, schedules included."""
-        return float(now(self.param_groups[0], self.schedules[0], "lr", -1))
+        return float(now(self.param_groups[0], self.scheduled(0), "lr", -1))
 
     def chains(self) -> list[Chain]:
         """Those of all groups, each once."""
@@ -175,7 +203,7 @@ class RuleOptimizer(UntracedOptimizer):
 
     def values(self, index: int) -> dict[str, Any]:
         """The hyperparameters and options of a group at its coming step, schedules included."""
-        group, scheduled = self.param_groups[index], self.schedules[index]
+        group, scheduled = self.param_groups[index], self.scheduled(index)
         values: dict[str, Any] = {}
         for rule in self.chain(group):
             values |= {name: group[name] for name in rule.options}
@@ -205,23 +233,25 @@ class RuleOptimizer(UntracedOptimizer):
         `reshard()` first within the block and behind it. Under a `ZeroRedundancyOptimizer`, call
         its `optim.evaluation()`, in all processes: each gives the others what it has averaged.
         """
-        if self.evaluating:
+        if self.training_point:
             yield
             return
-        kept: list[tuple[Tensor, Tensor]] = []
-        self.evaluating = True
+        if any(map(elsewhere, self.chains())):
+            check_gathered(self.parameters())
         try:
             with torch.no_grad():
-                for param, value in self.evaluated():
-                    kept.append((param, param.clone()))
+                values = list(self.evaluated())
+                while values:  # parameters may share memory: all values come before any is put
+                    param, value = values.pop()
+                    self.training_point.append((param, param.clone()))
                     as_real(param).copy_(value)
                 if self.zero is not None and any(map(elsewhere, self.chains())):
-                    kept += received(self.zero, self.parameters())
+                    self.training_point += received(self.zero, self.parameters())
             yield
         finally:
-            self.evaluating = False
             with torch.no_grad():
-                for param, value in kept:
+                while self.training_point:
+                    param, value = self.training_point.pop()
                     param.copy_(value)
 
     def evaluated(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -239,8 +269,8 @@ class RuleOptimizer(UntracedOptimizer):
 
     def observe(self, validation: float | None = None, training: float | None = None) -> None:
         """Tells plateau schedules the metric that they watch."""
-        for group, scheduled in zip(self.param_groups, self.schedules, strict=True):
-            for name, value in scheduled.items():
+        for index, group in enumerate(self.param_groups):
+            for name, value in self.scheduled(index).items():
                 group["memory"][name] = observed(
                     value, group["memory"][name], validation=validation, training=training
                 )
@@ -250,40 +280,51 @@ class RuleOptimizer(UntracedOptimizer):
 
         The state is copied. UserError for one that does not fit, which changes nothing.
         """
-        given: StateDict = {}
+        fitting: list[tuple[Tensor, dict[str, Any]]] = []
 
-        def look(_: Any, last: StateDict) -> None:
-            check(self, last)
-            given.update(last)
+        def prepare(_: Any, given: StateDict) -> None:
+            check(self, given)
+            for group, saved in zip(self.param_groups, given["param_groups"], strict=False):
+                chain = self.chain({**group, **saved, **self.fixed})
+                for param, key in zip(group["params"], saved["params"], strict=False):
+                    if given["state"].get(key):
+                        fitting.append((param, restored(chain, param, given["state"][key])))
 
-        hook = self.register_load_state_dict_pre_hook(look)
+        def put(_: Any) -> None:
+            self.fusing.forget()
+            for param, states in fitting:
+                self.state[param] = copied(self.state[param]) | states
+
+        hooks = [
+            self.register_load_state_dict_pre_hook(prepare),
+            self.register_load_state_dict_post_hook(put, prepend=True),
+        ]
         try:
             super().load_state_dict(dictionary(state_dict))
         finally:
-            hook.remove()
-        self.fusing.forget()
-        for group, saved in zip(self.param_groups, given["param_groups"], strict=True):
-            for param, i in zip(group["params"], saved["params"], strict=True):
-                if i in given["state"]:
-                    loaded = self.state[param]
-                    self.state[param] = restored(
-                        self.chain(group), param, given["state"][i], loaded
-                    )
+            for hook in hooks:
+                hook.remove()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        for group, scheduled in zip(self.param_groups, self.schedules, strict=True):
+        for index, group in enumerate(self.param_groups):
             for name, value in {**self.defaults, "maximize": False, "step_count": 0}.items():
                 group.setdefault(name, base(value))
-            fresh = {name: memory(value) for name, value in scheduled.items()}
-            group["memory"] = fresh | group.get("memory", {})
+            group |= self.fixed
+            fresh = {name: memory(value) for name, value in self.scheduled(index).items()}
+            saved = group.get("memory") or {}
+            group["memory"] = {n: going_on(start, saved.get(n)) for n, start in fresh.items()}
 
     def __getstate__(self) -> dict[str, Any]:
+        if self.training_point:
+            raise UserError(
+                "An optimizer cannot be copied within evaluation(): the model is elsewhere."
+            )
         return {
             **super().__getstate__(),
             "schedules": self.schedules,
             "backend": self.backend,
-            "evaluating": False,
+            "training_point": [],
             "fusing": Fusing(),
             "zero": None,
         }
@@ -329,7 +370,7 @@ def elsewhere(chain: Chain) -> bool:
 
 def descending(grad: Tensor, maximize: bool) -> Tensor:
     """A gradient, dense, of what is to be made small."""
-    dense = working(grad.to_dense() if grad.is_sparse else grad)
+    dense = working((grad.to_dense() if grad.is_sparse else grad).resolve_conj())
     return -dense if maximize else dense
 
 
@@ -342,4 +383,5 @@ def states_of(chain: Chain, saved: Mapping[str, Any]) -> dict[str, Any]:
 def now(group: Group, scheduled: Mapping[str, Any], name: str, ahead: int) -> Any:
     """A hyperparameter at the group's coming step, or `ahead` steps after it (before, below 0)."""
     schedule = scheduled.get(name)
-    return at(number(group[name]), schedule, group["step_count"] + ahead, group["memory"].get(name))
+    step, kept = group.get("step_count", 0) + ahead, group.get("memory", {}).get(name)
+    return at(number(group[name]), schedule, step, kept)

@@ -8,14 +8,15 @@ addresses are read anew, and where anything else has changed, the kernels are ch
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain as joined
-from operator import is_, itemgetter
+from operator import is_
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
@@ -52,14 +53,16 @@ class Fused:
         self.kernel, self.places = kernel, places
         taken = [params[place] for place in places]
         self.params = [param for param, _, _ in taken]
-        self.saved = [optimizer.state[param] for param in self.params]
         device = self.params[0].device if isinstance(kernel, TritonKernel) else CPU
-        for (param, _, index), saved in zip(taken, self.saved, strict=True):
-            complete(saved, kernel.chain, param, optimizer.values(index), device)
+        for param, _, index in taken:
+            values = optimizer.values(index)
+            complete(optimizer.state[param], kernel.chain, param, values, device)
+        order = {id(param): place for place, param in enumerate(optimizer.state)}
+        self.kept_at = [order[id(param)] for param in self.params]
         self.model, self.zero = optimizer.parameters(), optimizer.zero
         self.sharded = any(map(is_sharded, self.model))
-        self.values: list[Any] = []
-        look = self.look([grad for _, grad, _ in params])
+        self.known: tuple[list[ref[Tensor]], NDArray[np.int64]] = [], np.empty(0, np.int64)
+        look = self.look([grad for _, grad, _ in params], list(optimizer.state.values()))
         self.marks, self.readable = look.marks, look.readable
         self.groups = sorted({index for _, _, index in taken})
         self.numbers = np.empty((len(self.groups), len(kernel.layout.hypers)))
@@ -70,7 +73,7 @@ class Fused:
             sizes=[local(param).numel() for param in self.params],
             group_of=[self.groups.index(index) for _, _, index in taken],
             member_of=members,
-            wide=[saved["step"].dtype == torch.float64 for saved in self.saved],
+            wide=[optimizer.state[param]["step"].dtype == torch.float64 for param in self.params],
         )
         if parted:
             self.table.total = self.over_parts
@@ -79,22 +82,23 @@ class Fused:
         """For each tensor the sum over the whole model, from the sums over what is here of each."""
         return total(squares, self.params, self.model, self.zero).expand(len(squares))
 
-    def look(self, gradients: Sequence[Tensor]) -> Look:
+    def look(self, gradients: Sequence[Tensor], kept: Sequence[Mapping[str, Any]]) -> Look:
         """At all that the kernel works on; KeyError for a state that is gone.
 
-        gradients: of all parameters of the step.
+        gradients: of all parameters of the step. kept: all that the optimizer keeps, in its order.
         """
-        values = list(joined.from_iterable(map(dict.values, self.saved)))
-        if self.sharded or not same(values, self.values):
-            self.values = values
-            names = self.kernel.layout.columns[2:]
-            states = self.here([saved[name] for name in names for saved in self.saved])
-            self.asked = asked(states)
-            # PyTorch swaps the implementations of two tensors, but not where a weak one refers.
-            self.references = list(map(ref, states))
-        mine = [gradients[place] for place in self.places]
-        given = asked([*self.here(self.params), *mine])
-        return Look(np.concatenate([given, self.asked]).reshape(-1, len(self.params)))
+        saved = [kept[place] for place in self.kept_at]
+        names = self.kernel.layout.columns[2:]
+        states = self.here([each[name] for name in names for each in saved])
+        references, numbers = self.known
+        if not same(states, [reference() for reference in references]):
+            numbers = asked(states)
+            # They keep no memory alive. PyTorch swaps what lies behind two tensors, but not where
+            # there are such references.
+            self.known = list(map(ref, states)), numbers
+        params, mine = self.here(self.params), [gradients[place] for place in self.places]
+        everything = np.concatenate([asked([*params, *mine]), numbers])
+        return Look(everything.reshape(-1, len(params)), (params, mine, states))
 
     def here(self, tensors: list[Tensor]) -> list[Tensor]:
         """What is here of tensors."""
@@ -131,13 +135,14 @@ class Watch:
     def changed(self, optimizer: RuleOptimizer) -> list[int]:
         """The groups whose numbers may be others than at the last call."""
         before = self.known
-        self.known = list(map(itemgetter(*optimizer.defaults), optimizer.param_groups))
+        names = list(optimizer.defaults)
+        self.known = [tuple(map(group.get, names)) for group in optimizer.param_groups]
         if same(list(joined(*self.known)), list(joined(*before))):
             return self.varying
         self.varying = [
             index
             for index, settings in enumerate(self.known)
-            if optimizer.schedules[index] or not all(map(is_plain, settings))
+            if optimizer.scheduled(index) or not all(map(is_plain, settings))
         ]
         others = {
             index
@@ -159,7 +164,7 @@ class Fusing:
         self.kinds: list[tuple[Chain, bool]] = []
         self.params: list[Tensor] = []
         self.groups: tuple[int, ...] = ()
-        self.states: list[Any] = []
+        self.owners: list[Tensor] = []
         self.left: list[int] = []
         self.parts: list[Fused] = []
 
@@ -170,8 +175,8 @@ class Fusing:
         if looks is None:
             self.settle(optimizer, params)
             changed = list(range(len(self.kinds)))
-            gradients = [grad for _, grad, _ in params]
-            looks = [(part, part.look(gradients)) for part in self.parts]
+            gradients, kept = [grad for _, grad, _ in params], list(optimizer.state.values())
+            looks = [(part, part.look(gradients, kept)) for part in self.parts]
         for part, look in looks:
             part.renew(optimizer, changed)
             part.step(look)
@@ -189,12 +194,13 @@ class Fusing:
         if not (
             same(stepping, self.params)
             and groups == self.groups
-            and same(optimizer.state.values(), self.states)
+            and same(optimizer.state, self.owners)
             and not any(map(Tensor.is_neg, gradients))
         ):
             return None
+        kept = list(optimizer.state.values())
         try:
-            looks = [(part, part.look(gradients)) for part in self.parts]
+            looks = [(part, part.look(gradients, kept)) for part in self.parts]
         except (KeyError, AttributeError):  # a state was taken away, or is no tensor
             return None
         return looks if all(part.stands(look) for part, look in looks) else None
@@ -212,7 +218,7 @@ class Fusing:
         self.parts, self.left = parts, left
         self.params = [param for param, _, _ in params]
         self.groups = tuple(index for _, _, index in params)
-        self.states = list(optimizer.state.values())
+        self.owners = list(optimizer.state)
         self.kinds = [kind(optimizer, index) for index in range(len(optimizer.param_groups))]
         if self.left and not self.told:
             warnings.warn(
@@ -275,7 +281,7 @@ def kernel_for(
         and grad.shape == param.shape
         and param.is_contiguous()
         and grad.is_contiguous()
-        and not (grad._is_zerotensor() or grad.is_neg())
+        and not (grad._is_zerotensor() or grad.is_neg() or param.is_neg())
     )
     maximize = optimizer.param_groups[index]["maximize"]
     if plain and param.device.type == "cpu" and optimizer.backend in ("auto", "numba"):

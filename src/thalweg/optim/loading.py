@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,9 +11,8 @@ from torch import Tensor
 
 from thalweg import rules
 from thalweg.errors import UserError
-from thalweg.optim.settings import number
 from thalweg.optim.sharded import local
-from thalweg.optim.state import Chain, check_shape, counting, precise
+from thalweg.optim.state import CPU, Chain, check_shape, counting, precise
 
 if TYPE_CHECKING:
     from thalweg.optim.base import RuleOptimizer
@@ -23,6 +21,9 @@ if TYPE_CHECKING:
 HYPERS = {name for rule in rules.__all__ for name in getattr(rules, rule).known()}
 """What the optimizers of the package have for settings, flags apart."""
 
+
+STATES = {name for rule in rules.__all__ for name in getattr(rules, rule).states}
+"""What the optimizers of the package keep for a parameter."""
 
 A_STATE = "the state of an optimizer is a dictionary with the keys state and param_groups"
 
@@ -38,35 +39,50 @@ def check(optimizer: RuleOptimizer, given: Mapping[str, Any]) -> None:
     """UserError for a state that the optimizer cannot go on from."""
     if not {"state", "param_groups"} <= set(given):
         raise UserError(f"{A_STATE}; this one has {', '.join(map(str, given)) or 'none'}.")
-    for index, saved in enumerate(given["param_groups"]):
-        check_settings(optimizer, f"group {index} of the state", saved)
-    for group, saved in zip(optimizer.param_groups, given["param_groups"], strict=False):
-        chain = optimizer.chain({**group, **saved})
-        for param, key in zip(group["params"], saved["params"], strict=False):
+    if not isinstance(given["state"], Mapping) or not isinstance(given["param_groups"], Sequence):
+        raise UserError("state has to be a dictionary, and param_groups a list of dictionaries.")
+    groups, saved_groups = optimizer.param_groups, given["param_groups"]
+    if len(groups) != len(saved_groups):
+        raise UserError(
+            f"the state has {len(saved_groups)} parameter groups, the optimizer {len(groups)}."
+        )
+    keys: set[Any] = set()
+    for index, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
+        check_group(optimizer, group, f"group {index} of the state", saved)
+        keys.update(saved["params"])
+    if given["state"] and keys.isdisjoint(given["state"]):
+        raise UserError("the keys of state are not those of the parameters in param_groups.")
+    for group, saved in zip(groups, saved_groups, strict=True):
+        settings = {**group, **saved, **optimizer.fixed}
+        for param, key in zip(group["params"], saved["params"], strict=True):
             kept = given["state"].get(key)
             if kept:
-                check_kept(chain, param, kept, {**group, **saved}, f"parameter {key}")
+                check_kept(optimizer.chain(settings), param, kept, settings, f"parameter {key}")
 
 
-def check_settings(optimizer: RuleOptimizer, where: str, saved: Any) -> None:
+def check_group(optimizer: RuleOptimizer, group: Any, where: str, saved: Any) -> None:
     """UserError for a group of another optimizer's, or with a setting outside its range.
 
     Flags may be missing: older versions of PyTorch do not know all of them. What schedulers and
     users have put in a group stays there.
     """
-    if not isinstance(saved, Mapping) or "params" not in saved:
-        raise UserError(f"{where} has to be a dictionary with the key params, not {brief(saved)}.")
+    if not isinstance(saved, Mapping) or not isinstance(saved.get("params"), Sequence):
+        raise UserError(f"{where} has to be a dictionary with a list params, not {brief(saved)}.")
+    if len(saved["params"]) != len(group["params"]):
+        count = len(saved["params"])
+        raise UserError(
+            f"{where} has {count} parameters, the parameter group here {len(group['params'])}."
+        )
     defaults = optimizer.defaults.items()
     mine = {name for name, value in defaults if not isinstance(value, bool | None)}
-    strange = sorted(HYPERS.intersection(saved).difference(optimizer.defaults))
+    strange = sorted(HYPERS.intersection(saved).difference(optimizer.defaults, group))
     missing = sorted(mine.difference(saved))
     if missing or strange:
         found = f"no {', '.join(missing)}" if missing else ", ".join(strange)
         kind = type(optimizer).__name__
         raise UserError(f"{where} has {found}: it was saved by another optimizer than {kind}.")
-    for rule in optimizer.chain({**optimizer.defaults, **saved}):
-        for name in rule.known():
-            rule.accepted(name, number(saved[name]))
+    optimizer.accepted({**optimizer.defaults, **saved, **optimizer.fixed})
+    check_number(f"step_count of {where}", saved.get("step_count", 0))
 
 
 def check_kept(
@@ -77,7 +93,7 @@ def check_kept(
         raise UserError(f"the state of {where} has to be a dictionary, not {brief(kept)}.")
     states = {name: state for rule in chain for name, state in rule.states.items()}
     there = [name for name in states if kept.get(name) is not None]
-    if not there and not others(states, kept, param):
+    if not there and not others(states, kept):
         return  # its first step with this chain is yet to come
     needed = [*states, *(name for rule in chain for name in rule.row_states)]
     if not any(issubclass(rule, rules.SGD) for rule in chain):  # PyTorch's counts no steps
@@ -94,19 +110,16 @@ def check_kept(
         check_number(f"{name} of {where}", kept[name])
 
 
-def others(states: Mapping[str, Any], kept: Mapping[str, Any], param: Tensor) -> list[str]:
-    """What another chain has kept for a parameter."""
-    return [
-        name
-        for name, x in kept.items()
-        if name not in states and isinstance(x, Tensor) and x.shape == param.shape and x.ndim
-    ]
+def others(states: Mapping[str, Any], kept: Mapping[str, Any]) -> set[str]:
+    """What another chain has kept for a parameter; a wrapper may keep what it likes."""
+    return STATES.intersection(kept).difference(states)
 
 
 def check_tensor(name: str, kept: Any, param: Tensor) -> None:
     right = torch.complex64 if param.is_complex() else torch.float32
-    if not isinstance(kept, Tensor) or not torch.can_cast(kept.dtype, right):
-        raise UserError(f"{name} has to be a tensor of {right}, not {brief(kept)}.")
+    dense = isinstance(kept, Tensor) and kept.layout is torch.strided and not kept.is_meta
+    if not dense or not torch.can_cast(kept.dtype, right):
+        raise UserError(f"{name} has to be a dense tensor of {right}, not {brief(kept)}.")
 
 
 def check_number(name: str, kept: Any) -> None:
@@ -126,24 +139,24 @@ def brief(value: Any) -> str:
     return text if len(text) <= 60 else f"a {type(value).__name__}"
 
 
-def restored(
-    chain: Chain, param: Tensor, saved: Mapping[str, Any], loaded: Mapping[str, Any]
-) -> dict[str, Any]:
-    """A copy of a saved state of a parameter.
+def restored(chain: Chain, param: Tensor, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of what a chain keeps, from a parameter's saved state, in a precision of its own.
 
-    loaded: what PyTorch has made of it, which has rounded states to the parameter's precision;
-    ours keep their own.
+    PyTorch would round it to the parameter's.
     """
     states = {name for rule in chain for name in rule.states}
     row_states = {name for rule in chain for name in rule.row_states}
     found: dict[str, Any] = {}
     for name, value in saved.items():
         if name == "step":
-            found[name] = torch.tensor(float(value), dtype=counting())
+            found[name] = torch.tensor(float(value), dtype=counting(), device=CPU)
         elif name in row_states:
-            found[name] = torch.tensor(float(value), dtype=torch.float64)
-        elif name not in states:
-            found[name] = copy.deepcopy(loaded[name])
-        elif value is not None:
+            found[name] = torch.tensor(float(value), dtype=torch.float64, device=CPU)
+        elif name in states and value is not None:
             found[name] = value.to(param.device, precise(param.dtype), copy=True)
     return found
+
+
+def copied(loaded: Mapping[str, Any]) -> dict[str, Any]:
+    """A parameter's state as PyTorch has loaded it, which may share tensors with the saved one."""
+    return {n: x.detach().clone() if isinstance(x, Tensor) else x for n, x in loaded.items()}

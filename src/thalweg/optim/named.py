@@ -7,7 +7,7 @@ that a script need not change, and choose nothing here.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch.optim.optimizer import ParamsT
 
@@ -191,6 +191,8 @@ class Adam(RuleOptimizer):
 class AMSGrad(Adam):
     """`Adam` with `amsgrad=True`."""
 
+    fixed: ClassVar = {"amsgrad": True}
+
     def __init__(
         self,
         params: ParamsT,
@@ -206,6 +208,8 @@ class AMSGrad(Adam):
 
 class AdamW(Adam):
     """PyTorch's AdamW: Adam with decay beside the step, `rules.DecoupledDecay`."""
+
+    fixed: ClassVar = {"decoupled_weight_decay": True}
 
     def __init__(
         self,

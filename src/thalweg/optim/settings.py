@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from thalweg.schedules import Schedule
@@ -24,7 +26,7 @@ def is_plain(value: Any) -> bool:
 
 def number(value: Any) -> Any:
     """A setting without tensors: PyTorch takes a tensor of one number as a rate, rules do not."""
-    if isinstance(value, Tensor) and value.numel() == 1:
+    if isinstance(value, Tensor | np.ndarray) and math.prod(value.shape) == 1:
         return value.item()
     return tuple(map(number, value)) if is_several(value) else value
 
@@ -54,6 +56,14 @@ def memory(value: Any) -> Any:
     if isinstance(value, tuple):
         return [memory(part) for part in value]
     return value.memory() if isinstance(value, Schedule) else {}
+
+
+def going_on(fresh: Any, saved: Any) -> Any:
+    """What schedules remember, from a saved memory; a schedule of another kind begins anew."""
+    if isinstance(fresh, list):
+        fits = isinstance(saved, list) and len(saved) == len(fresh)
+        return [going_on(*each) for each in zip(fresh, saved, strict=True)] if fits else fresh
+    return saved if isinstance(saved, dict) and saved.keys() == fresh.keys() else fresh
 
 
 def observed(value: Any, kept: Any, **metrics: float | None) -> Any:

@@ -99,6 +99,16 @@ def check_summable(params: Iterable[Tensor]) -> None:
         )
 
 
+def check_gathered(params: Iterable[Tensor]) -> None:
+    """UserError for parameters of a model that may go on with others that it has gathered."""
+    if any(getattr(param, "_fsdp_flattened", False) for param in params):
+        raise UserError(
+            "a model of FullyShardedDataParallel may hold gathered parameters that evaluation()"
+            " cannot change: shard the model with fully_shard for a recipe that evaluates at an"
+            " average or with Nesterov's momentum."
+        )
+
+
 def total(squares: Tensor, params: Sequence[Tensor], model: Sequence[Tensor], zero: Any) -> Tensor:
     """The sum over a whole model, from the sums of squares of what is here of some parameters.
 

@@ -66,19 +66,19 @@ class BlockAverage(Rule):
 
     place = "last"
     last = Option()
-    before, filling = State(), State()
+    whole, growing = State(), State()
 
     def update(self, g: Value) -> Value:
         full = where(self.t > 1, (self.t - 1) % self.last == 0, False)
         share = (self.param + g) / self.last
-        self.before = where(full, self.filling, self.before)
-        self.filling = where(full, share, self.filling + share)
+        self.whole = where(full, self.growing, self.whole)
+        self.growing = where(full, share, self.growing + share)
         return g
 
     def evaluated(self, theta: Value) -> Value:
         filled = (self.t - 1) % self.last + 1
         scale = self.last / (filled + (self.last if self.t > self.last else 0))
-        return scale * self.before + scale * self.filling
+        return scale * self.whole + scale * self.growing
 
 
 class ExponentialAverage(Rule):
