@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import cache
 from queue import SimpleQueue
@@ -37,10 +37,23 @@ def share(work: Callable[[int, int], None], pieces: Sequence[tuple[int, int]]) -
     try:
         take()
     finally:
-        for helper in helpers:
-            # One that has not begun has nothing left to do.
-            if not helper.cancel():
-                helper.result()
+        # One that has not begun has nothing left to do.
+        end([helper for helper in helpers if not helper.cancel()])
+
+
+def end(working: Sequence[Future[None]]) -> None:
+    """Waits for helpers, also through a Ctrl-C, since they write to memory; raises their errors."""
+    interrupt = None
+    for helper in working:
+        while not helper.done():
+            try:
+                wait([helper])
+            except KeyboardInterrupt as error:
+                interrupt = error
+    if interrupt:
+        raise interrupt
+    for helper in working:
+        helper.result()
 
 
 @cache

@@ -114,6 +114,11 @@ class RecipeCallback(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        if not self.evaluating and any(one.training_point for one in ours(trainer)):
+            raise UserError(
+                "a checkpoint cannot be saved within optimizer.evaluation(); outside of it, a"
+                " checkpoint holds both the training point and the evaluated one."
+            )
         checkpoint["training_point"] = self.training_point or self.trained(trainer)
 
     def on_load_checkpoint(
