@@ -87,8 +87,8 @@ def blind(params: Params) -> Step:
     """Adam that looks at gradients alone, and takes all else to lie where it lay: not safe."""
     optimizer = optim.Adam(params)
 
-    def look(part: Fused, last: Look, gradients: Sequence[Tensor]) -> Look:
-        now = Look(asked(gradients).reshape(1, -1))
+    def look(part: Fused, last: Look, gradients: Sequence[Tensor], _: Any) -> Look:
+        now = Look(asked(gradients).reshape(1, -1), gradients)
         last.addresses[:, part.kernel.layout.column("grad")] = now.addresses[:, 0]
         return last
 
@@ -96,7 +96,8 @@ def blind(params: Params) -> Step:
         optimizer.step()
         for part in optimizer.fusing.parts:
             if "look" not in vars(part):
-                last = part.look([param.grad for param in params])
+                kept = list(optimizer.state.values())
+                last = part.look([param.grad for param in params], kept)
                 part.look = partial(look, part, last)
 
     return step

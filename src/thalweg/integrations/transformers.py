@@ -176,7 +176,9 @@ class RecipeCallback(TrainerCallback):
     ) -> None:
         self.end()
         if args.load_best_model_at_end and state.best_model_checkpoint:
-            load_model(self.model, Path(state.best_model_checkpoint, "evaluated/model.safetensors"))
+            evaluated = Path(state.best_model_checkpoint, "evaluated/model.safetensors")
+            if evaluated.exists():  # else it was written without the callback: the Trainer has it
+                load_model(self.model, evaluated)
             return
         with self.optimizer.evaluation():
             kept = {name: x.clone() for name, x in self.model.state_dict().items()}

@@ -8,9 +8,9 @@ addresses are read anew, and where anything else has changed, the kernels are ch
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain as joined
-from operator import is_
+from operator import is_, itemgetter
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -129,14 +129,17 @@ class Watch:
     """
 
     def __init__(self) -> None:
+        self.read: Callable[[Group], tuple[Any, ...]]
         self.known: list[tuple[Any, ...]] = []
         self.varying: list[int] = []
 
     def changed(self, optimizer: RuleOptimizer) -> list[int]:
         """The groups whose numbers may be others than at the last call."""
         before = self.known
-        names = list(optimizer.defaults)
-        self.known = [tuple(map(group.get, names)) for group in optimizer.param_groups]
+        if not before:
+            first = optimizer.param_groups[0]
+            self.read = itemgetter(*(name for name in optimizer.defaults if name in first))
+        self.known = list(map(self.read, optimizer.param_groups))
         if same(list(joined(*self.known)), list(joined(*before))):
             return self.varying
         self.varying = [
