@@ -83,6 +83,11 @@ DAMAGED: list[tuple[Callable[[], RuleOptimizer], Callable[[State], None], str]] 
     (adam, without("state", 1, "exp_avg_sq"), "the state of parameter 1 has no exp_avg_sq"),
     (adam, without("state", 1, "step"), "the state of parameter 1 has no step; it has exp_avg"),
     (adam, put("state", 0, "step", value="two"), "step of parameter 0 has to be a finite number"),
+    (
+        adam,
+        put("state", 0, "step", value=-1),
+        "step of parameter 0 has to be a finite number of",
+    ),
     (adam, put("state", 0, "step", value=torch.tensor(torch.nan)), "step of parameter 0 has to be"),
     (
         adam,
@@ -153,7 +158,7 @@ def test_the_state_of_another_optimizer_is_refused(name: str, saved: str) -> Non
     if name == saved:
         return
     state = state_of(lambda: KINDS[saved](parameters()))
-    with pytest.raises(UserError, match=r"it was saved by another optimizer|has no ahead"):
+    with pytest.raises(UserError, match=r"it was saved by another optimizer|has no .*; it has"):
         getattr(optim, name)(parameters()).load_state_dict(state)
 
 
@@ -238,6 +243,20 @@ def test_counts_of_older_pytorch_are_numbers_of_python() -> None:
     optimizer.load_state_dict(state)
     trained(optimizer)
     assert {float(optimizer.state[param]["step"]) for param in parameters_of(optimizer)} == {6}
+
+
+def test_a_recipe_goes_on_from_pytorchs_optimizer_and_the_named_one_from_the_recipe() -> None:
+    """Which have a decay of 0 where the recipe has none."""
+    state = state_of(lambda: torch.optim.Adam(parameters()))
+    by_recipe, by_name = Optimizer(parameters(), recipes.adam()), adam()
+    by_recipe.load_state_dict(state)
+    by_name.load_state_dict(by_recipe.state_dict())
+    for optimizer in (by_recipe, by_name):
+        trained(optimizer)
+    assert str(parameters_of(by_recipe)) == str(parameters_of(by_name))
+    assert by_name.param_groups[0]["weight_decay"] == 0
+    decayed = state_of(lambda: torch.optim.Adam(parameters(), weight_decay=0.1))
+    assert_refused(by_recipe, decayed, "group 0 of the state has weight_decay: it was saved by")
 
 
 def test_a_hook_behind_loading_has_the_last_word() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from thalweg import rules
 from thalweg.errors import UserError
+from thalweg.optim.settings import number
 from thalweg.optim.sharded import local
 from thalweg.optim.state import CPU, Chain, check_shape, counting, precise
 
@@ -63,8 +64,8 @@ def check(optimizer: RuleOptimizer, given: Mapping[str, Any]) -> None:
 def check_group(optimizer: RuleOptimizer, group: Any, where: str, saved: Any) -> None:
     """UserError for a group of another optimizer's, or with a setting outside its range.
 
-    Flags may be missing: older versions of PyTorch do not know all of them. What schedulers and
-    users have put in a group stays there.
+    Flags may be missing, since older versions of PyTorch do not know all of them, and so may
+    settings that do nothing at 0. What schedulers and users have put in a group stays there.
     """
     if not isinstance(saved, Mapping) or not isinstance(saved.get("params"), Sequence):
         raise UserError(f"{where} has to be a dictionary with a list params, not {brief(saved)}.")
@@ -73,16 +74,21 @@ def check_group(optimizer: RuleOptimizer, group: Any, where: str, saved: Any) ->
         raise UserError(
             f"{where} has {count} parameters, the parameter group here {len(group['params'])}."
         )
-    defaults = optimizer.defaults.items()
-    mine = {name for name, value in defaults if not isinstance(value, bool | None)}
-    strange = sorted(HYPERS.intersection(saved).difference(optimizer.defaults, group))
-    missing = sorted(mine.difference(saved))
+    own = {name for name in HYPERS.intersection(saved, group) if saved[name] == group[name]}
+    strange = sorted(HYPERS.intersection(working(saved)).difference(optimizer.defaults, own))
+    missing = sorted(working(optimizer.defaults).difference(saved))
     if missing or strange:
         found = f"no {', '.join(missing)}" if missing else ", ".join(strange)
         kind = type(optimizer).__name__
         raise UserError(f"{where} has {found}: it was saved by another optimizer than {kind}.")
     optimizer.accepted({**optimizer.defaults, **saved, **optimizer.fixed})
     check_number(f"step_count of {where}", saved.get("step_count", 0))
+
+
+def working(settings: Mapping[str, Any]) -> set[str]:
+    """The settings that are no flags and do something: momentum or decay of 0 does nothing."""
+    numbers = {n: number(x) for n, x in settings.items() if not isinstance(x, bool | None)}
+    return {name for name, value in numbers.items() if value != 0}
 
 
 def check_kept(
@@ -127,8 +133,8 @@ def check_number(name: str, kept: Any) -> None:
         value = float(kept)
     except (TypeError, ValueError, RuntimeError):
         value = math.nan
-    if not math.isfinite(value):
-        raise UserError(f"{name} has to be a finite number, not {brief(kept)}.")
+    if not math.isfinite(value) or value < 0:
+        raise UserError(f"{name} has to be a finite number of at least 0, not {brief(kept)}.")
 
 
 def brief(value: Any) -> str:
