@@ -261,7 +261,7 @@ FOR_NAMED = [
     change_other_settings,
     toggle_momentum,
 ]
-Deed = Callable[[Side], None]
+Change = Callable[[Side], None]
 
 
 def assert_alike(ours: Side, theirs: Side) -> None:
@@ -274,10 +274,10 @@ def assert_alike(ours: Side, theirs: Side) -> None:
             torch.testing.assert_close(kept[name], state, rtol=1e-12, atol=1e-12, check_dtype=False)
 
 
-def do(deeds: list[Deed], ours: Side, theirs: Side) -> None:
-    for deed in [step, *deeds]:
+def do(changes: list[Change], ours: Side, theirs: Side) -> None:
+    for change in [step, *changes]:
         for side in (ours, theirs):
-            deed(side)
+            change(side)
             step(side)
         assert_alike(ours, theirs)
 
@@ -302,24 +302,24 @@ def by_backend(name: str) -> tuple[Side, Side]:
 
 
 @pytest.mark.filterwarnings("ignore:.*stepped eagerly")
-@pytest.mark.parametrize("deed", FOR_NAMED, ids=lambda deed: deed.__name__)
+@pytest.mark.parametrize("change", FOR_NAMED, ids=lambda change: change.__name__)
 @pytest.mark.parametrize("name", NAMED)
-def test_each_deed_leaves_what_it_leaves_in_pytorch(name: str, deed: Deed) -> None:
-    do([deed, deed], *named(name))
+def test_each_change_does_what_it_does_in_pytorch(name: str, change: Change) -> None:
+    do([change, change], *named(name))
 
 
 @pytest.mark.filterwarnings("ignore:.*stepped eagerly")
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(sorted(NAMED)), st.lists(st.sampled_from(FOR_NAMED), max_size=8))
-def test_any_deeds_leave_what_they_leave_in_pytorch(name: str, deeds: list[Deed]) -> None:
-    do(deeds, *named(name))
+def test_any_changes_do_what_they_do_in_pytorch(name: str, changes: list[Change]) -> None:
+    do(changes, *named(name))
 
 
 @pytest.mark.filterwarnings("ignore:.*stepped eagerly")
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(sorted(CHAINS)), st.lists(st.sampled_from(FOR_ALL), max_size=8))
-def test_any_deeds_leave_what_they_leave_the_eager_rule(name: str, deeds: list[Deed]) -> None:
-    do(deeds, *by_backend(name))
+def test_any_changes_do_what_they_do_to_the_eager_rule(name: str, changes: list[Change]) -> None:
+    do(changes, *by_backend(name))
 
 
 def assign(model: nn.Module) -> None:
@@ -341,9 +341,11 @@ def move_by_swapping(model: nn.Module) -> None:
         torch.__future__.set_swap_module_params_on_conversion(False)
 
 
-@pytest.mark.parametrize("deed", [assign, half_and_back, move_by_swapping, nn.Module.share_memory])
+@pytest.mark.parametrize(
+    "change", [assign, half_and_back, move_by_swapping, nn.Module.share_memory]
+)
 @pytest.mark.parametrize("name", ["adam", "sgd with momentum"])
-def test_models_are_changed_between_steps(name: str, deed: Callable[[nn.Module], Any]) -> None:
+def test_models_are_changed_between_steps(name: str, change: Callable[[nn.Module], Any]) -> None:
     kind, arguments = NAMED[name]
     found = []
     for module in (optim, torch.optim):
@@ -356,7 +358,7 @@ def test_models_are_changed_between_steps(name: str, deed: Callable[[nn.Module],
             model(torch.linspace(-1, 1, 6).view(2, 3)).square().sum().backward()
             optimizer.step()
             if i == 2:
-                deed(model)
+                change(model)
         found.append([*model.parameters(), *held])
     for mine, its in zip(*found, strict=True):
         torch.testing.assert_close(mine, its, rtol=1e-12, atol=1e-12)

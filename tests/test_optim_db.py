@@ -8,7 +8,6 @@ them. PyTorch's own optimizer is the truth wherever numbers are compared.
 from __future__ import annotations
 
 import copy
-import io
 import re
 import weakref
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
+from test_optim import through_a_file
 from thalweg import optim
 
 with pytest.MonkeyPatch.context() as patch:
@@ -164,14 +164,6 @@ def agree(ours: Any, theirs: Any) -> None:
         state = ours.state[mine]
         for key, value in theirs.state[its].items():
             close(state[key].to(value.dtype), value)
-
-
-def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    loaded: dict[str, Any] = torch.load(file, weights_only=True)
-    return loaded
 
 
 # What is refused.

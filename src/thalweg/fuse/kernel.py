@@ -103,6 +103,7 @@ class Table:
         self.pieces = self.apart = pieces(self.tiles[2])
         self.bytes = np.outer(sizes, kernel.widths)
         self.written = np.zeros_like(self.bytes)
+        self.columns = [kernel.layout.column(name) for name in kernel.layout.written]
         self.group_of, self.member_of = np.array(group_of), np.array(member_of)
         self.wide = np.array(wide, np.bool_)
 
@@ -114,7 +115,7 @@ class Table:
         """
         layout = self.kernel.layout
         if len(self.apart) > 1:
-            self.keep_order(pointers[:, [layout.column(name) for name in layout.written]])
+            self.keep_order(pointers[:, self.columns])
         scalars = np.empty((len(self.wide), len(layout.scalars)))
         norms = np.full(len(self.wide), np.nan)
         if layout.normed:

@@ -32,16 +32,16 @@ class Look:
     def __init__(self, implementations: NDArray[np.int64], tensors: Any) -> None:
         self.tensors = tensors
         self.addresses, self.marks = np.zeros((2, *reversed(implementations.shape)), np.int64)
-        eye().look(implementations, self.addresses, self.marks)
+        compiled_look().look(implementations, self.addresses, self.marks)
 
     @property
     def readable(self) -> bool:
         """Whether all tensors have memory of their own that a kernel can step through."""
-        return not (self.marks == eye().UNREADABLE).any()
+        return not (self.marks == compiled_look().UNREADABLE).any()
 
 
 @cache
-def eye() -> ModuleType:
+def compiled_look() -> ModuleType:
     """The compiled look. Its compiler takes its time to be imported."""
     from thalweg.fuse import look_kernel
     from thalweg.fuse.kernel_file import keep

@@ -38,10 +38,10 @@ def share(work: Callable[[int, int], None], pieces: Sequence[tuple[int, int]]) -
         take()
     finally:
         # One that has not begun has nothing left to do.
-        end([helper for helper in helpers if not helper.cancel()])
+        wait_for([helper for helper in helpers if not helper.cancel()])
 
 
-def end(working: Sequence[Future[None]]) -> None:
+def wait_for(working: Sequence[Future[None]]) -> None:
     """Waits for helpers, also through a Ctrl-C, since they write to memory; raises their errors."""
     interrupt = None
     for helper in working:

@@ -159,7 +159,7 @@ class RecipeCallback(Callback):
             self.way_back.enter_context(_unsafe_preserve_version_counter(x))
         for optimizer in optimizers:
             self.way_back.enter_context(optimizer.evaluation())
-        if any(map(elsewhere, optimizers)):
+        if any(map(averaging, optimizers)):
             for layer in batch_norms(module):
                 self.way_back.enter_context(kept_buffers(layer))
             self.put_statistics(trainer, module)
@@ -191,8 +191,8 @@ def state_dict(trainer: Trainer) -> dict[str, Any]:
     return saved
 
 
-def elsewhere(optimizer: RuleOptimizer) -> bool:
-    """Whether evaluation is at another point than training goes on from."""
+def averaging(optimizer: RuleOptimizer) -> bool:
+    """Whether steps were taken, and evaluation is at an average of them."""
     return any(
         group["step_count"] > 0 and averages(optimizer.chain(group))
         for group in optimizer.param_groups

@@ -16,16 +16,16 @@ from thalweg.errors import UserError
 from thalweg.fuse import eager
 from thalweg.fuse.eager import Cell
 from thalweg.optim.fused import Fusing, Group, ParamWithGrad, by_chain, kernel_for
-from thalweg.optim.loading import check, copied, dictionary, restored
+from thalweg.optim.loading import copied, dictionary, fitted
 from thalweg.optim.settings import (
-    alive,
     at,
     base,
-    going_on,
     holds_schedule,
+    in_group,
     memory,
     number,
     observed,
+    resumed,
 )
 from thalweg.optim.sharded import (
     check_gathered,
@@ -73,7 +73,7 @@ class RuleOptimizer(UntracedOptimizer):
         held = dict(group)
         for rule in self.chain(group):
             for name in rule.known():
-                held[name] = alive(group[name], rule.accepted(name, number(group[name])))
+                held[name] = in_group(group[name], rule.accepted(name, number(group[name])))
         return held
 
     def add_param_group(self, param_group: Group) -> None:
@@ -113,14 +113,18 @@ class RuleOptimizer(UntracedOptimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step from the gradients that the parameters hold, after `closure` where given."""
         if self.training_point:
-            raise UserError("step was called within evaluation(), where the model is elsewhere.")
+            raise UserError(
+                "step was called within evaluation(), where the model does not hold the parameters"
+                " that training goes on from."
+            )
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         params = self.stepping()
-        if skipped_by_scaler(self, params):
+        if found_infinite(self):
             return loss
+        unscale(self, params)
         if not params:
             self.stand_by()
         left = params if self.backend == "eager" else self.fusing.step(self, params)
@@ -283,12 +287,7 @@ class RuleOptimizer(UntracedOptimizer):
         fitting: list[tuple[Tensor, dict[str, Any]]] = []
 
         def prepare(_: Any, given: StateDict) -> None:
-            check(self, given)
-            for group, saved in zip(self.param_groups, given["param_groups"], strict=False):
-                chain = self.chain({**group, **saved, **self.fixed})
-                for param, key in zip(group["params"], saved["params"], strict=False):
-                    if given["state"].get(key):
-                        fitting.append((param, restored(chain, param, given["state"][key])))
+            fitting.extend(fitted(self, given))
 
         def put(_: Any) -> None:
             self.fusing.forget()
@@ -313,12 +312,13 @@ class RuleOptimizer(UntracedOptimizer):
             group |= self.fixed
             fresh = {name: memory(value) for name, value in self.scheduled(index).items()}
             saved = group.get("memory") or {}
-            group["memory"] = {n: going_on(start, saved.get(n)) for n, start in fresh.items()}
+            group["memory"] = {n: resumed(start, saved.get(n)) for n, start in fresh.items()}
 
     def __getstate__(self) -> dict[str, Any]:
         if self.training_point:
             raise UserError(
-                "An optimizer cannot be copied within evaluation(): the model is elsewhere."
+                "an optimizer cannot be copied within evaluation(), where the model does not hold"
+                " the parameters that training goes on from."
             )
         return {
             **super().__getstate__(),
@@ -330,19 +330,18 @@ class RuleOptimizer(UntracedOptimizer):
         }
 
 
-def skipped_by_scaler(optimizer: Any, params: Sequence[ParamWithGrad]) -> bool:
-    """Whether a GradScaler has found a step's gradients infinite; finite ones are unscaled.
-
-    It says so in two attributes that PyTorch's fused optimizers read.
-    """
+def found_infinite(optimizer: Any) -> bool:
+    """Whether a GradScaler says, as it does to fused optimizers, that a gradient is not finite."""
     found_inf = getattr(optimizer, "found_inf", None)
-    if found_inf is not None and found_inf.item():
-        return True
+    return found_inf is not None and bool(found_inf.item())
+
+
+def unscale(optimizer: Any, params: Sequence[ParamWithGrad]) -> None:
+    """Divides the gradients by the scale that a GradScaler gives to fused optimizers."""
     scale = getattr(optimizer, "grad_scale", None)
     if scale is not None:
         for _, grad, _ in params:
             grad.div_(scale)
-    return False
 
 
 def model_norm(

@@ -36,8 +36,13 @@ def dictionary(given: Any) -> Any:
     return given
 
 
-def check(optimizer: RuleOptimizer, given: Mapping[str, Any]) -> None:
-    """UserError for a state that the optimizer cannot go on from."""
+def fitted(
+    optimizer: RuleOptimizer, given: Mapping[str, Any]
+) -> list[tuple[Tensor, dict[str, Any]]]:
+    """The parameters that a saved state is for, each with a copy of what its chain keeps.
+
+    UserError for a state that the optimizer cannot go on from.
+    """
     if not {"state", "param_groups"} <= set(given):
         raise UserError(f"{A_STATE}; this one has {', '.join(map(str, given)) or 'none'}.")
     if not isinstance(given["state"], Mapping) or not isinstance(given["param_groups"], Sequence):
@@ -53,12 +58,16 @@ def check(optimizer: RuleOptimizer, given: Mapping[str, Any]) -> None:
         keys.update(saved["params"])
     if given["state"] and keys.isdisjoint(given["state"]):
         raise UserError("the keys of state are not those of the parameters in param_groups.")
+    found = []
     for group, saved in zip(groups, saved_groups, strict=True):
         settings = {**group, **saved, **optimizer.fixed}
+        chain = optimizer.chain(settings)
         for param, key in zip(group["params"], saved["params"], strict=True):
             kept = given["state"].get(key)
             if kept:
-                check_kept(optimizer.chain(settings), param, kept, settings, f"parameter {key}")
+                check_kept(chain, param, kept, settings, f"parameter {key}")
+                found.append((param, restored(chain, param, kept)))
+    return found
 
 
 def check_group(optimizer: RuleOptimizer, group: Any, where: str, saved: Any) -> None:
@@ -75,8 +84,8 @@ def check_group(optimizer: RuleOptimizer, group: Any, where: str, saved: Any) ->
             f"{where} has {count} parameters, the parameter group here {len(group['params'])}."
         )
     own = {name for name in HYPERS.intersection(saved, group) if saved[name] == group[name]}
-    strange = sorted(HYPERS.intersection(working(saved)).difference(optimizer.defaults, own))
-    missing = sorted(working(optimizer.defaults).difference(saved))
+    strange = sorted(HYPERS.intersection(effective(saved)).difference(optimizer.defaults, own))
+    missing = sorted(effective(optimizer.defaults).difference(saved))
     if missing or strange:
         found = f"no {', '.join(missing)}" if missing else ", ".join(strange)
         kind = type(optimizer).__name__
@@ -85,7 +94,7 @@ def check_group(optimizer: RuleOptimizer, group: Any, where: str, saved: Any) ->
     check_number(f"step_count of {where}", saved.get("step_count", 0))
 
 
-def working(settings: Mapping[str, Any]) -> set[str]:
+def effective(settings: Mapping[str, Any]) -> set[str]:
     """The settings that are no flags and do something: momentum or decay of 0 does nothing."""
     numbers = {n: number(x) for n, x in settings.items() if not isinstance(x, bool | None)}
     return {name for name, value in numbers.items() if value != 0}

@@ -13,7 +13,7 @@ from thalweg.schedules import Schedule
 
 
 def is_several(value: Any) -> bool:
-    """Whether a setting is a sequence of numbers: a pair, a list of a file's, an array."""
+    """Whether a setting is a sequence of numbers, of any kind: a tuple, a list, an array."""
     sequence = isinstance(value, Sequence) and not isinstance(value, str)
     return sequence or getattr(value, "ndim", 0) == 1
 
@@ -31,10 +31,10 @@ def number(value: Any) -> Any:
     return tuple(map(number, value)) if is_several(value) else value
 
 
-def alive(value: Any, accepted: Any) -> Any:
+def in_group(value: Any, accepted: Any) -> Any:
     """A setting as a group holds it: a tensor stays one, since its owner may change it in place."""
     if isinstance(accepted, tuple):
-        return tuple(map(alive, value, accepted))
+        return tuple(map(in_group, value, accepted))
     return value if isinstance(value, Tensor) else accepted
 
 
@@ -58,11 +58,11 @@ def memory(value: Any) -> Any:
     return value.memory() if isinstance(value, Schedule) else {}
 
 
-def going_on(fresh: Any, saved: Any) -> Any:
+def resumed(fresh: Any, saved: Any) -> Any:
     """What schedules remember, from a saved memory; a schedule of another kind begins anew."""
     if isinstance(fresh, list):
         fits = isinstance(saved, list) and len(saved) == len(fresh)
-        return [going_on(*each) for each in zip(fresh, saved, strict=True)] if fits else fresh
+        return [resumed(*each) for each in zip(fresh, saved, strict=True)] if fits else fresh
     return saved if isinstance(saved, dict) and saved.keys() == fresh.keys() else fresh
 
 

@@ -88,9 +88,14 @@ def in_parts(model: Sequence[Tensor], zero: Any) -> bool:
     return zero is not None or any(map(is_sharded, model))
 
 
+def flattened(params: Iterable[Tensor]) -> bool:
+    """Whether any of them belongs to a model of FullyShardedDataParallel."""
+    return any(getattr(param, "_fsdp_flattened", False) for param in params)
+
+
 def check_summable(params: Iterable[Tensor]) -> None:
     """UserError for parameters that may be parts and do not tell of what."""
-    if any(getattr(param, "_fsdp_flattened", False) for param in params):
+    if flattened(params):
         raise UserError(
             "the parameters of FullyShardedDataParallel do not tell which part of the model they"
             " are, so clip_norm cannot have the norm over the whole model: shard the model with"
@@ -101,7 +106,7 @@ def check_summable(params: Iterable[Tensor]) -> None:
 
 def check_gathered(params: Iterable[Tensor]) -> None:
     """UserError for parameters of a model that may go on with others that it has gathered."""
-    if any(getattr(param, "_fsdp_flattened", False) for param in params):
+    if flattened(params):
         raise UserError(
             "a model of FullyShardedDataParallel may hold gathered parameters that evaluation()"
             " cannot change: shard the model with fully_shard for a recipe that evaluates at an"

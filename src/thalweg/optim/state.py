@@ -64,7 +64,7 @@ def complete(
         kept = saved.get(name)
         if kept is None:
             saved[name] = placed_as(param, as_kind_of(here, starting(here, state, values)))
-        elif not stands_beside(here, local(kept)):
+        elif not can_be_stepped(here, local(kept)):
             moved = local(kept).to(here.device, precise(here.dtype)).contiguous()
             saved[name] = placed_as(param, moved)
     for rule in chain:
@@ -95,7 +95,7 @@ def precise(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def stands_beside(param: Tensor, kept: Tensor) -> bool:
+def can_be_stepped(param: Tensor, kept: Tensor) -> bool:
     """Whether a step can change a kept state where it is."""
     return (
         kept.device == param.device

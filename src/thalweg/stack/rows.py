@@ -117,7 +117,7 @@ class Rows:
             for cell, ages in zip(cells, self.ages, strict=True)
         ]
         labels = kernel.layout.columns
-        columns = [[place for one in held for place in addresses(one[name])] for name in labels]
+        columns = [[place for one in held for place in row_addresses(one[name])] for name in labels]
         self.pointers = np.array(columns, np.int64).T.copy()
         each = [*range(height)] * count
         sizes = [cell.param[0].numel() for cell in cells for _ in range(height)]
@@ -197,7 +197,7 @@ class Rows:
         self.states = [{n: kept(x, within) for n, x in own.items()} for own in self.states]
 
 
-def addresses(state: Tensor | Row) -> list[int]:
+def row_addresses(state: Tensor | Row) -> list[int]:
     """Where each row of a parameter or of a state lies."""
     column = state.column if isinstance(state, Row) else state
     return [row.data_ptr() for row in column]
