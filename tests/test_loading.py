@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 
 from thalweg import optim, recipes, schedules
 from thalweg.errors import UserError
@@ -324,3 +330,21 @@ def test_the_keys_of_a_state_are_those_of_its_parameters() -> None:
     state = state_of(adam)
     state["state"] = {str(key): kept for key, kept in state["state"].items()}
     assert_refused(adam(), state, "the keys of state are not those of the parameters")
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "NAdam", "RMSprop", "Adagrad"])
+def test_a_distributed_checkpoint_of_pytorchs_is_read_whole(tmp_path: Path, name: str) -> None:
+    models = [torch.nn.Linear(3, 2, dtype=torch.float64) for _ in range(2)]
+    theirs, ours = (
+        getattr(kind, name)(model.parameters())
+        for kind, model in zip((torch.optim, optim), models, strict=True)
+    )
+    trained(theirs)
+    dcp.save(get_optimizer_state_dict(models[0], theirs), checkpoint_id=tmp_path, no_dist=True)
+    models[1].load_state_dict(models[0].state_dict())
+    state = get_optimizer_state_dict(models[1], ours)
+    dcp.load(state, checkpoint_id=tmp_path, no_dist=True)
+    set_optimizer_state_dict(models[1], ours, state)
+    for optimizer in (theirs, ours):
+        trained(optimizer)
+    torch.testing.assert_close(models[1].weight, models[0].weight, rtol=1e-10, atol=0)

@@ -115,7 +115,7 @@ class Branch:
 def state_of(alone: Single) -> State:
     """Where a lone training stands."""
     (model,), (optimizer,) = alone.models, alone.optimizers
-    memory = dict(optimizer.param_groups[0]["memory"])
+    memory = dict(optimizer.param_groups[0].get("memory", {}))
     return State(alone.steps, alone.state_dict(0), optimizer_states(model, optimizer), memory)
 
 

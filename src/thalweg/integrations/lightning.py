@@ -193,10 +193,7 @@ def state_dict(trainer: Trainer) -> dict[str, Any]:
 
 def averaging(optimizer: RuleOptimizer) -> bool:
     """Whether steps were taken, and evaluation is at an average of them."""
-    return any(
-        group["step_count"] > 0 and averages(optimizer.chain(group))
-        for group in optimizer.param_groups
-    )
+    return bool(optimizer.state) and any(averages(chain) for chain in optimizer.chains())
 
 
 @torch.no_grad()

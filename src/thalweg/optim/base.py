@@ -80,10 +80,12 @@ class RuleOptimizer(UntracedOptimizer):
         """Adds a group; UserError for a hyperparameter outside its range."""
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, not {param_group!r:.60}.")
-        group = self.accepted({**self.defaults, **param_group, "step_count": 0})
+        group = self.accepted({**self.defaults, **param_group})
         scheduled = {name: value for name, value in group.items() if holds_schedule(value)}
         group |= {name: base(value) for name, value in scheduled.items()}
-        group["memory"] = {name: memory(value) for name, value in scheduled.items()}
+        if scheduled:
+            group["step_count"] = 0
+            group["memory"] = {name: memory(value) for name, value in scheduled.items()}
         if any(rule.norms for rule in self.chain(group)):
             check_summable(group["params"])
         param_group.update(group)  # the group is the user's own dictionary, as in PyTorch
@@ -131,7 +133,8 @@ class RuleOptimizer(UntracedOptimizer):
         if left:
             self.step_eagerly(left)
         for group in self.param_groups:
-            group["step_count"] = group.get("step_count", 0) + 1
+            if "step_count" in group:
+                group["step_count"] += 1
         return loss
 
     def stepping(self) -> list[ParamWithGrad]:
@@ -307,12 +310,14 @@ class RuleOptimizer(UntracedOptimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for index, group in enumerate(self.param_groups):
-            for name, value in {**self.defaults, "maximize": False, "step_count": 0}.items():
+            for name, value in {**self.defaults, "maximize": False}.items():
                 group.setdefault(name, base(value))
             group |= self.fixed
             fresh = {name: memory(value) for name, value in self.scheduled(index).items()}
-            saved = group.get("memory") or {}
-            group["memory"] = {n: resumed(start, saved.get(n)) for n, start in fresh.items()}
+            steps, saved = group.pop("step_count", 0), group.pop("memory", None) or {}
+            if fresh:
+                group["step_count"] = steps
+                group["memory"] = {n: resumed(start, saved.get(n)) for n, start in fresh.items()}
 
     def __getstate__(self) -> dict[str, Any]:
         if self.training_point:

@@ -98,8 +98,9 @@ class Single(Population):
         for model, optimizer in zip(self.models, self.optimizers, strict=True):
             put_optimizer_states(fitting_states(optimizer.rules, states), model, optimizer)
             for group in optimizer.param_groups:
-                group["step_count"] = steps
-                group["memory"] |= {n: memory[n] for n in group["memory"] if n in memory}
+                if "memory" in group:
+                    group["step_count"] = steps
+                    group["memory"] |= {n: memory[n] for n in group["memory"] if n in memory}
 
     def observe(self, training: Sequence[float], validation: Sequence[float]) -> None:
         for optimizer, seen, unseen in zip(self.optimizers, training, validation, strict=True):

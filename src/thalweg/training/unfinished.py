@@ -15,7 +15,7 @@ from thalweg.training.files import read_state, write_state
 from thalweg.training.run import Point
 
 SCHEDULING = ("step_count", "memory")
-"""What a parameter group knows of the way behind it."""
+"""What a parameter group with schedules knows of the way behind it."""
 
 
 def write_unfinished(path: Path, plan: Any, candidates: Candidates, curve: Sequence[Point]) -> None:
@@ -32,7 +32,10 @@ def write_unfinished(path: Path, plan: Any, candidates: Candidates, curve: Seque
     record = {
         "plan": plan,
         "steps": alone.steps,
-        "scheduling": [{key: group[key] for key in SCHEDULING} for group in optimizer.param_groups],
+        "scheduling": [
+            {key: group[key] for key in SCHEDULING if key in group}
+            for group in optimizer.param_groups
+        ],
         "curve": [asdict(point) for point in curve],
         "best": [best.when, best.validation] if best else None,
         "waited": candidates.waited,
