@@ -19,7 +19,7 @@ implementation = attrgetter("_cdata")
 
 def asked(tensors: Iterable[Tensor]) -> NDArray[np.int64]:
     """The addresses of what PyTorch keeps of tensors; AttributeError for what is no tensor."""
-    return np.array(list(map(implementation, tensors)), np.int64)
+    return np.fromiter(map(implementation, tensors), np.int64)
 
 
 class Look:

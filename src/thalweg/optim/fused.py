@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain as joined
-from operator import is_, itemgetter
+from operator import call, is_, itemgetter
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -91,7 +91,7 @@ class Fused:
         names = self.kernel.layout.columns[2:]
         states = self.here([each[name] for name in names for each in saved])
         references, numbers = self.known
-        if not same(states, [reference() for reference in references]):
+        if not same(states, list(map(call, references))):
             numbers = asked(states)
             # They keep no memory alive. PyTorch swaps what lies behind two tensors, but not where
             # there are such references.
@@ -169,6 +169,7 @@ class Fusing:
         self.groups: tuple[int, ...] = ()
         self.owners: list[Tensor] = []
         self.left: list[int] = []
+        self.lone: list[int] = []
         self.parts: list[Fused] = []
 
     def step(self, optimizer: RuleOptimizer, params: list[ParamWithGrad]) -> list[ParamWithGrad]:
@@ -198,7 +199,7 @@ class Fusing:
             same(stepping, self.params)
             and groups == self.groups
             and same(optimizer.state, self.owners)
-            and not any(map(Tensor.is_neg, gradients))
+            and not any(gradients[place].is_neg() for place in self.lone)
         ):
             return None
         kept = list(optimizer.state.values())
@@ -222,6 +223,9 @@ class Fusing:
         self.params = [param for param, _, _ in params]
         self.groups = tuple(index for _, _, index in params)
         self.owners = list(optimizer.state)
+        # A negative view is the imaginary part of a conjugate, whose numbers lie two apart. The mark
+        # tells that of all but a lone number.
+        self.lone = [place for place, (_, grad, _) in enumerate(params) if grad.numel() == 1]
         self.kinds = [kind(optimizer, index) for index in range(len(optimizer.param_groups))]
         if self.left and not self.told:
             warnings.warn(
