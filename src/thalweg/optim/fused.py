@@ -223,8 +223,8 @@ class Fusing:
         self.params = [param for param, _, _ in params]
         self.groups = tuple(index for _, _, index in params)
         self.owners = list(optimizer.state)
-        # A negative view is the imaginary part of a conjugate, whose numbers lie two apart. The mark
-        # tells that of all but a lone number.
+        # A negative view is the imaginary part of a conjugate, whose numbers lie two apart: a mark
+        # tells it, but for a lone number.
         self.lone = [place for place, (_, grad, _) in enumerate(params) if grad.numel() == 1]
         self.kinds = [kind(optimizer, index) for index in range(len(optimizer.param_groups))]
         if self.left and not self.told:
