@@ -22,10 +22,11 @@ from typing import Any
 import thalweg as tw
 from machine import save
 from thalweg import recipes, schedules
-from thalweg.racing.entrants import Entrant, documented_space, twin
+from thalweg.racing.entrants import Entrant, twin
 from thalweg.racing.wording import signed
 from thalweg.recipes import PRETRAINING, Recipe
 from thalweg.rules.space import Space, log
+from thalweg.rules.tuning import documented
 from thalweg.stack.batches import length_of
 from thalweg.statistics import Comparison, compare, median_interval
 from thalweg.tasks import Task, find
@@ -104,7 +105,7 @@ def entrant(name: str, steps: int) -> Entrant:
     for kind in PRETRAINING:
         if name.endswith(f" ({kind})"):
             return twin(entrant(name.removesuffix(f" ({kind})"), steps), kind)
-    sgd, rate = recipes.sgd(), {"lr": documented_space(recipes.momentum())["lr"]}
+    sgd, rate = recipes.sgd(), {"lr": documented(recipes.momentum().rules)["lr"]}
     average = recipes.tail_average(last=steps // 4, steps=steps)
     warming = schedules.warming(0.5, 0.99, steps=steps)
     special = {
@@ -120,7 +121,7 @@ def entrant(name: str, steps: int) -> Entrant:
 
 
 def tuned(recipe: Recipe, cooled: bool = True, **further: Space) -> Entrant:
-    return Entrant(recipe.name, recipe, documented_space(recipe) | further, cooled)
+    return Entrant(recipe.name, recipe, documented(recipe.rules) | further, cooled)
 
 
 def normalized(task: Task) -> Task:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import qmc
 
+import thalweg as tw
 from thalweg import recipes, rules, schedules
 from thalweg.errors import UserError
 from thalweg.racing import draws
@@ -19,12 +22,13 @@ from thalweg.racing.entrants import (
     Entrant,
     baseline_entrant,
     configurations,
-    documented_space,
     entrant,
+    tuned,
     with_cooling,
 )
 from thalweg.recipes import Recipe, from_file
-from thalweg.rules.space import Space, linear, log, log_one_minus
+from thalweg.rules.space import Scale, Space, linear, log, log_one_minus
+from thalweg.rules.tuning import documented
 
 SPACES = st.one_of(
     st.builds(lambda low, ratio: log(low, low * ratio), st.floats(1e-6, 1.0), st.floats(1.5, 1e5)),
@@ -87,7 +91,7 @@ def test_an_entrant_tries_the_same_whoever_else_races() -> None:
 
 def test_every_value_lies_within_its_documented_space() -> None:
     for (name, _), (configuration, recipe) in drawn(list(recipes.RECIPES), cooling="tune").items():
-        spaces = documented_space(recipes.named(name))
+        spaces = documented(recipes.named(name).rules)
         assert configuration.values.keys() == spaces.keys()
         for hyper, value in configuration.values.items():
             assert spaces[hyper].low <= value <= spaces[hyper].high
@@ -153,7 +157,8 @@ def test_a_baseline_file_without_a_name_is_called_after_its_file(tmp_path) -> No
 
 def test_a_recipe_is_tuned_in_the_spaces_of_all_its_rules() -> None:
     recipe = recipes.chain(rules.ClipValue(), recipes.adamw(), name="clipped")
-    assert set(entrant(recipe).space) == {"lr", "betas[0]", "betas[1]", "weight_decay"}
+    tuned_too = tuned(Entrant("clipped", recipe))
+    assert set(tuned_too.space) == {"lr", "betas[0]", "betas[1]", "weight_decay"}
 
 
 def test_a_hyperparameter_of_a_users_own_has_a_dimension_too() -> None:
@@ -166,20 +171,92 @@ def test_a_hyperparameter_of_a_users_own_has_a_dimension_too() -> None:
     assert all(0.1 <= limit <= 10 for limit in limits)
 
 
+def test_a_pair_of_ends_is_a_space_on_the_documented_scale_or_else_on_a_plain_one() -> None:
+    recipe = recipes.chain(rules.ClipValue(), recipes.momentum(weight_decay=0.1))
+    ends = {"lr": (1, 2), "momentum": [0.5, 0.9], "clip_value": (0.1, np.float64(10))}
+    assert Entrant("mine", recipe, ends).space == {
+        "lr": log(1, 2),
+        "momentum": log_one_minus(0.5, 0.9),
+        "clip_value": log(0.1, 10),
+    }
+    from_zero = Entrant("mine", recipe, {"clip_value": (0, 1), "momentum": linear(0.1, 0.2)})
+    assert from_zero.space == {"clip_value": linear(0, 1), "momentum": linear(0.1, 0.2)}
+
+
 @pytest.mark.parametrize(
-    ("space", "words"),
+    ("arguments", "words"),
     [
-        ({"momentun": log(0.1, 1)}, "no setting momentun"),
-        ({"lr": log(1.0, 0.1)}, "from a low to a higher value"),
-        ({"lr": log(0.0, 0.1)}, "above 0 on the log scale"),
-        ({"lr": log_one_minus(0.5, 1.0)}, "below 1"),
-        ({"lr": linear(-1.0, 0.1)}, "lr must be finite and at least 0"),
-        ({"lr": linear(0.1, math.inf)}, "lr must be finite and at least 0"),
+        ({"space": {"momentun": log(0.1, 1)}}, "entrant mine: no setting momentun can be tuned"),
+        ({"space": {"betas": (0.5, 0.9)}}, "no setting betas can be tuned; did you mean betas["),
+        ({"space": {"betas[2]": (0.5, 0.9)}}, "no setting betas[2] can be tuned; did you mean"),
+        ({"space": {"lr[0]": (0.5, 0.9)}}, "no setting lr[0] can be tuned;"),
+        ({"space": {3: (0.5, 0.9)}}, "no setting 3 can be tuned; known are lr, betas[0], betas[1]"),
+        ({"space": {"lr": (0.1, 1, 2)}}, "lr: it needs a low and a high end, such as [1e-4, 0.1]"),
+        ({"space": {"lr": 0.1}}, "lr: it needs a low and a high end, such as [1e-4, 0.1], not 0.1"),
+        ({"space": {"lr": None}}, "lr: it needs a low and a high end"),
+        ({"space": {"lr": "ab"}}, "lr: it needs a low and a high end"),
+        ({"space": {"lr": (1, 0.1)}}, "lr: a space goes from a low to a higher value, not from 1"),
+        (
+            {"space": {"lr": (0, 1)}},
+            "lr: a space on the log scale begins above 0, not at 0; on the",
+        ),
+        ({"space": {"lr": ("a", 1)}}, "lr: the ends of a space are numbers, such as 1e-4 and 0.1"),
+        ({"space": {"lr": (True, 2)}}, "lr: the ends of a space are numbers"),
+        ({"space": {"lr": (0.1, math.inf)}}, "lr: the ends of a space are finite numbers"),
+        ({"space": {"lr": (0.1, 10**400)}}, "lr: the ends of a space are finite numbers"),
+        ({"space": {"lr": (5e-324, 1e308)}}, "lr: a space from 4.94066e-324 to 1e+308 cannot be"),
+        ({"space": {"lr": linear(-1.0, 0.1)}}, "mine: lr must be finite and at least 0, not -1.0"),
+        ({"space": {"betas[1]": log(0.5, 1)}}, "betas[1] must be at least 0 and below 1, not 1.0"),
+        ({"space": {"last": (1, 9)}}, "no setting last can be tuned"),
+        ({"space": None}, "entrant mine: space must be a dict, such as {'lr': (1e-4, 0.1)}, not"),
+        ({"space": [("lr", 1)]}, "entrant mine: space must be a dict"),
+        (
+            {"recipe": "adam"},
+            "entrant mine: recipe must be a Recipe, such as thalweg.adam(lr=0.01)",
+        ),
+        ({"cooled": "yes"}, "entrant mine: cooled must be True or False, not 'yes'."),
+        ({"name": ""}, "the name of an entrant must be printable text, not ''."),
+        ({"name": "a\nb"}, "the name of an entrant must be printable text"),
+        ({"name": 3}, "the name of an entrant must be printable text, not 3."),
     ],
 )
-def test_a_space_that_cannot_be_searched_gets_a_sentence(space: dict, words: str) -> None:
-    with pytest.raises(UserError, match=words.replace("[", r"\[")):
-        Entrant("mine", recipes.sgd(), space)
+def test_a_wrong_argument_of_an_entrant_gets_a_sentence(
+    arguments: dict[str, Any], words: str
+) -> None:
+    recipe = recipes.chain(recipes.adam(), rules.WindowAverage(last=3))
+    with pytest.raises(UserError, match=re.escape(words)) as caught:
+        tw.Entrant(**{"name": "mine", "recipe": recipe} | arguments)
+    assert str(caught.value).endswith((".", "?"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((1, 1), "a space goes from a low to a higher value, not from 1 to 1."),
+        ((0.5, 1.0, "log_one_minus"), "a space on the scale log_one_minus ends below 1, not at 1."),
+        ((1, 2, "lin"), "the scale of a space is linear, log or log_one_minus, not 'lin'."),
+        ((1, 2, []), "the scale of a space is linear, log or log_one_minus, not []."),
+        ((math.nan, 2), "the ends of a space are finite numbers"),
+        (([1], 2), "the ends of a space are numbers, such as 1e-4 and 0.1, not [1]."),
+        ((-1e308, 1e308, "linear"), "a space from -1e+308 to 1e+308 cannot be searched"),
+    ],
+)
+def test_a_wrong_space_gets_a_sentence(arguments: tuple[Any, ...], words: str) -> None:
+    with pytest.raises(UserError, match=re.escape(words)):
+        tw.Space(*arguments)
+
+
+@given(*[st.floats(allow_nan=False, allow_infinity=False)] * 2, st.sampled_from(get_args(Scale)))
+def test_whatever_space_is_taken_can_be_searched(low: float, high: float, scale: Scale) -> None:
+    try:
+        space = Space(low, high, scale)
+    except UserError:
+        return
+    for quantile in (0.0, 0.3, 1 - 2**-53):
+        value = draws.value_at(space, quantile)
+        assert math.isfinite(value)
+        assert math.isfinite(draws.quantile_of(space, value))
 
 
 @pytest.mark.parametrize(

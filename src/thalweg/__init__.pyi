@@ -10,6 +10,7 @@ from .api import Doctor as Doctor
 from .api import Race as Race
 from .api import diagnose as diagnose
 from .api import race as race
+from .racing.entrants import Entrant as Entrant
 from .recipes import Recipe as Recipe
 from .recipes import adadelta as adadelta
 from .recipes import adagrad as adagrad
@@ -30,6 +31,7 @@ from .recipes import rmsprop as rmsprop
 from .recipes import sgd as sgd
 from .recipes import stochastic_rounding as stochastic_rounding
 from .recipes import tail_average as tail_average
+from .rules.space import Space as Space
 from .tasks import Data as Data
 from .tasks import Task as Task
 from .training import pretrain as pretrain

@@ -15,11 +15,11 @@ from rich.table import Table
 
 from thalweg.api import Race, diagnose
 from thalweg.errors import UserError
-from thalweg.racing.entrants import documented_space
 from thalweg.racing.plan import MEASURED
 from thalweg.racing.race import folder_name
 from thalweg.racing.race import race as run_race
 from thalweg.recipes import RECIPES, named
+from thalweg.rules.tuning import documented
 from thalweg.tasks import bundled, find
 from thalweg.terminal.doctor import telling
 from thalweg.terminal.race import Lines, Screen
@@ -44,9 +44,18 @@ TaskName = Annotated[
 def race(
     task: TaskName,
     entrants: Annotated[
-        str | None, typer.Option(help="Names of optimizers, with commas; default: ten of them.")
+        str | None,
+        typer.Option(
+            help="Names of optimizers, which are tuned, and recipe files, which race as they stand,"
+            " with commas; default: ten names."
+        ),
     ] = None,
-    trials: Annotated[int, typer.Option(help="Configurations tuned for each entrant.")] = 16,
+    tune: Annotated[
+        str, typer.Option(help="Which of these files are tuned too, in their documented space.")
+    ] = "",
+    trials: Annotated[
+        int, typer.Option(help="Configurations tried of each entrant that is tuned.")
+    ] = 16,
     seeds: Annotated[int, typer.Option(help="Seeds of the final round, at most.")] = 40,
     baseline: Annotated[
         str | None, typer.Option(help="What you use now: a recipe file, or an optimizer's name.")
@@ -55,7 +64,7 @@ def race(
         bool, typer.Option("--pretrain", help="Race each entrant pre-trained too, on equal steps.")
     ] = False,
     cooling: Annotated[
-        str, typer.Option(help="Everybody's schedule of lr: none, linear, cosine or tune.")
+        str, typer.Option(help="Schedule of every tuned lr: none, linear, cosine or tune.")
     ] = "linear",
     alpha: Annotated[
         float, typer.Option(help="Risk that the best entrant is missing from the shortlist.")
@@ -87,6 +96,7 @@ def race(
                 entrants=entrants,
                 trials=trials,
                 seeds=seeds,
+                tune=tune,
                 baseline=baseline,
                 pretrain=pretrain,
                 cooling=cooling,
@@ -250,7 +260,7 @@ def entrants() -> None:
     table.add_column("entrant", no_wrap=True)
     table.add_column("search space")
     for name in RECIPES:
-        space = documented_space(named(name)).items()
+        space = documented(named(name).rules).items()
         table.add_row(name, "\n".join(f"{hyper} {where}" for hyper, where in space))
     Console().print(table, markup=False, highlight=False)
 

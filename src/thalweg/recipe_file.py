@@ -12,7 +12,13 @@
     betas = [0.9, 0.999]
 
 A setting that a file leaves out has its default. Above the rules a file may say
-`pretrain = "by task"` or `"by network"`.
+`pretrain = "by task"` or `"by network"`. A last table may say where a race is to tune it, in a
+range with the scale that is documented for the setting, or with another one:
+
+    [space]
+    lr = [1e-4, 1e-1]
+    "betas[0]" = [0.5, 0.99]
+    eps = {low = 1e-9, high = 1e-6, scale = "log"}
 """
 
 from __future__ import annotations
@@ -28,17 +34,21 @@ import tomli_w
 from thalweg import rules, schedules
 from thalweg.errors import UserError, suggest
 from thalweg.rules.rule import Rule
+from thalweg.rules.space import Space
+from thalweg.rules.tuning import space_of
 from thalweg.schedules import Schedule
 
-KEYS = ("name", "pretrain", "rules")
+KEYS = ("name", "pretrain", "rules", "space")
 HEADER = re.compile(r"\s*\[\[\s*rules\s*\]\]")
+SPACE = re.compile(r"\s*\[\s*space\b")
+BARE = re.compile(r"\s*\w+\[\d*\]\s*=")
 RULES: dict[str, type[Rule]] = {
     name: getattr(rules, name) for name in rules.__all__ if name != "Rule"
 }
 
 
 def written(name: str, chain: Sequence[Rule], pretrain: str | None) -> str:
-    """The file of a recipe of that name; `read` gives all three back."""
+    """The file of a recipe of that name; `read` gives all three back, and an empty space."""
     tables = [
         {"rule": type(rule).__name__} | {key: plain(value) for key, value in rule.settings.items()}
         for rule in chain
@@ -47,27 +57,56 @@ def written(name: str, chain: Sequence[Rule], pretrain: str | None) -> str:
     return tomli_w.dumps({"name": name, **before, "rules": tables})
 
 
-def read(text: str) -> tuple[str, tuple[Rule, ...], str | None]:
-    """The name, the rules and the pre-training of a recipe; UserError names the line and what is
-    wrong there.
+def read(text: str) -> tuple[str, tuple[Rule, ...], str | None, dict[str, Space]]:
+    """The name, the rules and the pre-training of a recipe, and where it is to be tuned, by the
+    name of the setting; UserError names the line and what is wrong there.
     """
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        last = f"at the end, line {len(text.splitlines())}"
-        said = str(error).replace("at end of document", last)
-        raise UserError(f"the recipe is no TOML: {said}.") from None
+    data = tables_of(text)
     for key in data:
         if key not in KEYS:
             hint = suggest(key, KEYS)
             raise UserError(f"line {line(text, key)}: a recipe file has no {key}; {hint}")
-    name, tables = data.get("name", "recipe"), data.get("rules")
+    name, tables, space = data.get("name", "recipe"), data.get("rules"), data.get("space")
     if not isinstance(name, str):
         raise UserError(f"line {line(text, 'name')}: name must be text, not {name!r}.")
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise UserError("the recipe has no [[rules]]; it needs such a table for each of its rules.")
     chain = tuple(rule_from(table, text, place) for place, table in enumerate(tables))
-    return name, chain, data.get("pretrain")
+    spaces = {} if space is None else spaces_from(space, chain, text)
+    return name, chain, data.get("pretrain"), spaces
+
+
+def tables_of(text: str) -> dict[str, Any]:
+    """What stands in a file of TOML."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise UserError(
+            "the recipe is nested too deep; a setting is a number or a table."
+        ) from None
+    # Beside its own error, the parser passes on what Python says of a number or a date.
+    except ValueError as error:
+        last = f"at the end, line {len(text.splitlines())}"
+        said = str(error).replace("at end of document", last).removesuffix(".")
+        bare = any(BARE.match(line) for line in text.splitlines())
+        hint = '; a name with brackets stands in quotes, such as "betas[0]"' if bare else ""
+        raise UserError(f"the recipe is no TOML: {said}{hint}.") from None
+
+
+def spaces_from(table: Any, chain: Sequence[Rule], text: str) -> dict[str, Space]:
+    """The spaces of a [space] table."""
+    lines = text.splitlines()
+    start = next((i for i, line in enumerate(lines) if SPACE.match(line)), 0)
+    if not isinstance(table, dict) or not table:
+        raise UserError(
+            f"line {line(text, 'space')}: space must be a table that says where a setting is tuned,"
+            f" such as lr = [1e-4, 0.1], not {table!r}."
+        )
+    spaces = {}
+    for name, given in table.items():
+        with on_line(line_from(lines, name, start, len(lines))):
+            spaces[name] = space_of(chain, name, given)
+    return spaces
 
 
 def rule_from(table: dict[str, Any], text: str, place: int) -> Rule:
@@ -126,5 +165,10 @@ def line(text: str, key: str, place: int = -1) -> int:
     start, end = 0, len(lines)
     if 0 <= place < len(headers):
         start, end = [*headers, end][place : place + 2]
+    return line_from(lines, key, start, end)
+
+
+def line_from(lines: Sequence[str], key: str, start: int, end: int) -> int:
+    """The number of the first of these lines that gives the key, or else of the line `start`."""
     given = re.compile(rf"(?<![\w-]){re.escape(key)}[\"']?\s*[=.\]]")
     return next((i for i in range(start, end) if given.search(lines[i])), start) + 1

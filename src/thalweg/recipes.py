@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from thalweg import recipe_file, rules
 from thalweg.errors import UserError, suggest
 from thalweg.rules.rule import Rule
+from thalweg.rules.space import Space
 from thalweg.schedules import Schedule
 
 Setting: TypeAlias = "float | Schedule"
@@ -77,8 +78,13 @@ class Recipe:
     @classmethod
     def from_toml(cls, text: str) -> Recipe:
         """The recipe that a file holds; UserError names the line and what is wrong there."""
-        name, chain, pretrain = recipe_file.read(text)
-        return cls(chain, name, pretrain)
+        return cls.with_space(text)[0]
+
+    @classmethod
+    def with_space(cls, text: str) -> tuple[Recipe, dict[str, Space]]:
+        """The recipe that a file holds, and where a race is to tune it: its `[space]` table."""
+        name, chain, pretrain, space = recipe_file.read(text)
+        return cls(chain, name, pretrain), space
 
 
 def check_order(chain: tuple[Rule, ...], step: int) -> None:
@@ -299,12 +305,17 @@ def recipe_of(given: str | Path | Recipe) -> Recipe:
 
 def from_file(path: Path) -> Recipe:
     """The recipe in a file; one without a name of its own is called after the file."""
+    return file_with_space(path)[0]
+
+
+def file_with_space(path: Path) -> tuple[Recipe, dict[str, Space]]:
+    """The recipe in a file, and where a race is to tune it."""
     try:
-        recipe = Recipe.from_toml(path.read_text(encoding="utf-8"))
+        recipe, space = Recipe.with_space(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"The recipe file {path} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
         raise UserError(f"The recipe file {path} is no text in UTF-8.") from None
     except UserError as error:
         raise UserError(f"{path}, {error}") from None
-    return replace(recipe, name=path.stem) if recipe.name == "recipe" else recipe
+    return replace(recipe, name=path.stem) if recipe.name == "recipe" else recipe, space

@@ -1,18 +1,20 @@
-"""Who races: recipe families with the search space of each."""
+"""Who races: recipes, and where the settings of each are tuned."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeAlias, TypeGuard
 
 from thalweg import schedules
 from thalweg.errors import UserError
 from thalweg.racing.draws import quantiles, value_at
 from thalweg.racing.record import Configuration
-from thalweg.recipes import Recipe, recipe_of
+from thalweg.recipes import Recipe, file_with_space, recipe_of
 from thalweg.rules.space import Space
+from thalweg.rules.tuning import documented, space_of
 from thalweg.schedules import Schedule
 
 DEFAULT_ENTRANTS = (
@@ -36,45 +38,53 @@ Entry: TypeAlias = "str | Recipe | Entrant"
 
 @dataclass(frozen=True)
 class Entrant:
-    """A recipe family: a recipe, and where its settings are looked for.
+    """Who races: a recipe, and where its settings are tuned.
 
-    name: what it is called in tables. recipe: at its defaults. space: the tuned settings by name,
-    the parts of a pair as `betas[0]` and `betas[1]`; empty for one that races as it stands.
-    cooled: whether its `lr` comes under the common cooling of the race.
+        Entrant("mine", thalweg.momentum(lr=0.01), {"lr": (1e-4, 1), "momentum": (0.5, 0.99)})
 
-    Raises UserError for a space that the recipe cannot be tuned in.
+    name: what it is called in tables. recipe: with the settings that are not tuned, which it keeps,
+        schedules too. space: the tuned settings by name, the parts of a pair as `betas[0]` and
+        `betas[1]`: each a `Space`, or a pair of its ends, on the scale that `thalweg entrants`
+        lists for that setting, else the log scale where both are above 0. Without a space it races
+        as it stands.
+    cooled: whether a tuned `lr` comes under the common cooling of the race, and not under a
+        schedule that it has in the recipe.
+
+    Raises UserError for a space that the recipe cannot be tuned in, and for another wrong argument.
     """
 
     name: str
     recipe: Recipe
-    space: Mapping[str, Space]
+    space: Mapping[str, Space] = field(default_factory=dict)
     cooled: bool = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip() or not self.name.isprintable():
+            raise UserError(f"the name of an entrant must be printable text, not {self.name!r}.")
+        self.require("recipe", Recipe, "a Recipe, such as thalweg.adam(lr=0.01)")
+        self.require("space", Mapping, "a dict, such as {'lr': (1e-4, 0.1)}")
+        self.require("cooled", bool, "True or False")
         # The record of a race keeps recipes as text, so one that text cannot tell is told now.
         Recipe.from_toml(self.recipe.to_toml())
-        for name, space in self.space.items():
-            if whole(name) not in self.recipe.settings:
-                known = ", ".join(self.recipe.settings)
-                raise UserError(
-                    f"entrant {self.name} has no setting {name} to tune; it has {known}."
-                )
-            if not space.low < space.high or (space.scale == "log" and space.low <= 0):
-                raise UserError(
-                    f"entrant {self.name} needs a space for {name} from a low to a higher value,"
-                    f" above 0 on the log scale, not [{space.low:g}, {space.high:g}]."
-                )
-            if space.scale == "log_one_minus" and space.high >= 1:
-                raise UserError(f"entrant {self.name} needs a space for {name} that ends below 1.")
-            for end in (space.low, space.high):
-                self.configured({name: end})
+        try:
+            rules = self.recipe.rules
+            space = {name: space_of(rules, name, given) for name, given in self.space.items()}
+        except UserError as error:
+            raise UserError(f"entrant {self.name}: {error}") from None
+        object.__setattr__(self, "space", space)
 
-    def comes_under(self, cooling: str) -> bool:
-        """Whether its `lr` follows the cooling of the race; to tune that needs a space."""
-        return self.cooled and (cooling != "tune" or bool(self.space))
+    def require(self, argument: str, kind: type, words: str) -> None:
+        given = getattr(self, argument)
+        if not isinstance(given, kind):
+            raise UserError(f"entrant {self.name}: {argument} must be {words}, not {given!r}.")
+
+    @property
+    def comes_under_cooling(self) -> bool:
+        """Whether its `lr` follows the cooling of the race."""
+        return self.cooled and "lr" in self.space
 
     def configured(self, values: Mapping[str, float]) -> Recipe:
-        """The recipe with these values of its tuned settings."""
+        """The recipe with these values of its tuned settings; a schedule of `lr` is scaled."""
         settings = self.recipe.settings
         for name, value in values.items():
             settings[whole(name)] = with_part(settings[whole(name)], name, value)
@@ -86,39 +96,46 @@ def whole(name: str) -> str:
     return name.partition("[")[0]
 
 
-def with_part(setting: object, name: str, value: float) -> object:
+def with_part(setting: Any, name: str, value: float) -> object:
     """The setting with `value` in the place that `name` names."""
     place = re.search(r"\[(\d)\]$", name)
-    if place is None or not isinstance(setting, tuple):
-        return value
+    if place is None:
+        return setting.scaled(value) if isinstance(setting, Schedule) else value
     parts = list(setting)
     parts[int(place[1])] = value
     return tuple(parts)
 
 
-def documented_space(recipe: Recipe) -> dict[str, Space]:
-    """The search space that the recipe's rules document, by the name of the tuned setting."""
-    spaces: dict[str, Space] = {}
-    for rule in recipe.rules:
-        for name, hyper in rule.hypers.items():
-            if isinstance(hyper.space, Space):
-                spaces[name] = hyper.space
-            elif hyper.space is not None:
-                parts = enumerate(hyper.space)
-                spaces |= {f"{name}[{i}]": space for i, space in parts if space is not None}
-    return spaces
-
-
 def entrant(given: Entry) -> Entrant:
     """The entrant that a name, the path of a recipe file or a recipe stands for.
 
-    It is tuned in the search space that its rules document. Raises UserError for an unknown name
-    or a file that holds no recipe.
+    A name is tuned in the search space that its rules document; what a person gives with settings
+    of its own is tuned in its own space, if it has one. Raises UserError for an unknown name or a
+    file that holds no recipe.
     """
     if isinstance(given, Entrant):
         return given
+    if is_file(given):
+        recipe, space = file_with_space(Path(given))
+        return Entrant(titled(recipe.name, recipe), recipe, space)
     recipe = recipe_of(given)
-    return Entrant(titled(recipe.name, recipe), recipe, documented_space(recipe))
+    one = Entrant(titled(recipe.name, recipe), recipe)
+    return one if isinstance(given, Recipe) else tuned(one)
+
+
+def is_file(given: object) -> TypeGuard[str]:
+    return isinstance(given, str) and given.endswith(".toml")
+
+
+def tuned(one: Entrant) -> Entrant:
+    """The same entrant, tuned in its documented space, where its own says nothing else."""
+    space = {**documented(one.recipe.rules), **one.space}
+    if not space:
+        raise UserError(
+            f"{one.name} cannot be tuned, because its rules document no search space: give an"
+            " Entrant with a space of its own."
+        )
+    return replace(one, space=space)
 
 
 def twin(one: Entrant, pretrain: str) -> Entrant:
@@ -134,7 +151,7 @@ def titled(name: str, recipe: Recipe) -> str:
 def baseline_entrant(given: str | Recipe) -> Entrant:
     """What a person uses now: one configuration, its `lr` and its schedules exactly as they are."""
     recipe = recipe_of(given)
-    return Entrant(f"{titled(recipe.name, recipe)} (baseline)", recipe, {}, cooled=False)
+    return Entrant(f"{titled(recipe.name, recipe)} (baseline)", recipe)
 
 
 def with_cooling(recipe: Recipe, cooling: str, steps: int) -> Recipe:
@@ -164,8 +181,7 @@ def configurations(
 
     steps: that a cooling takes, by the pre-training: those of its last stage. All draw from the
     same points. Where the cooling is "tune", it is drawn too, as a third of the unit interval each
-    for `COOLINGS`. An entrant without a space has the one configuration 0, in which nothing is
-    drawn, its cooling neither.
+    for `COOLINGS`. An entrant without a space has the one configuration 0.
     """
     points = quantiles(trials, seed, (name for one in entrants for name in one.space))
     drawn = {}
@@ -173,7 +189,7 @@ def configurations(
         for index, point in enumerate(points if one.space else points[:1]):
             values = {name: value_at(space, point[name]) for name, space in one.space.items()}
             recipe = one.configured(values)
-            if one.comes_under(cooling):
+            if one.comes_under_cooling:
                 choice = COOLINGS[int(3 * point["cooling"])] if cooling == "tune" else cooling
                 recipe = with_cooling(recipe, choice, steps[recipe.pretrain])
             configuration = Configuration(one.name, index, values, recipe.to_toml())

@@ -103,6 +103,7 @@ class Measures:
                 self.final.setdefault(run.entrant, {})[run.seed] = run
         self.raced = tuple(name for name in self.settings.entrants if name in self.final)
         self.shortlist = tuple(name for name in self.raced if self.beaten_by(name) is None)
+        self.tuned = {one.entrant for one in record.configurations if one.values}
         self.best = self._best()
 
     def scores(self, entrant: str, seeds: Sequence[int] | None = None) -> list[float]:
@@ -234,7 +235,7 @@ class Measures:
         chosen = self.chosen(entrant)
         if chosen is None:
             return {}
-        if not chosen.values or self.settings.cooling != "tune":
+        if "lr" not in chosen.values or self.settings.cooling != "tune":
             return chosen.values
         lr = Recipe.from_toml(chosen.recipe).settings["lr"]
         return {**chosen.values, "cooling": lr.kind if isinstance(lr, Schedule) else "none"}

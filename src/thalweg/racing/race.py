@@ -17,11 +17,9 @@ from thalweg.racing.entrants import (
     DEFAULT_ENTRANTS,
     Entrant,
     Entry,
-    baseline_entrant,
     configurations,
-    entrant,
-    twin,
 )
+from thalweg.racing.field import by_name, entered, entries, told
 from thalweg.racing.fingerprint import fingerprint
 from thalweg.racing.ledger import Ledger
 from thalweg.racing.machine import machine
@@ -32,7 +30,6 @@ from thalweg.racing.repeat import call
 from thalweg.racing.rounds import Rounds
 from thalweg.racing.verdict import Verdict, verdict
 from thalweg.recipes import Recipe
-from thalweg.schedules import Schedule
 from thalweg.stack.batches import length_of
 from thalweg.stack.way import way_of
 from thalweg.tasks.task import Task
@@ -68,6 +65,7 @@ def race(
     trials: int = 16,
     seeds: int = 40,
     *,
+    tune: Sequence[Entry] = (),
     baseline: str | Recipe | None = None,
     pretrain: bool = False,
     cooling: str = "linear",
@@ -81,16 +79,21 @@ def race(
     runs: str | Path = "runs",
     progress: Progress | None = None,
 ) -> Result:
-    """Races optimizers on a task: tunes each equally, compares the best of each over fresh seeds.
+    """Races optimizers on a task: tunes them equally, compares the best of each over fresh seeds.
 
     task: a task, the name of a bundled one, or `path/to/file.py:task`.
     entrants: names, paths of recipe files, recipes or `Entrant`s; `DEFAULT_ENTRANTS` if not given.
-        Names and paths may stand in one text, with commas.
-    trials: configurations tried of each. seeds: final seeds of each at most.
+        Names and paths may stand in one text, with commas. A name is tuned in the space that
+        `thalweg entrants` lists. A recipe or a file races as it stands, its schedules too; a file
+        with a `[space]` table, as an `Entrant` with a space, is tuned in that space.
+    trials: configurations tried of each that is tuned. seeds: final seeds of each at most.
+    tune: those of the entrants that are to be tuned in the space that their rules document, beside
+        a space of their own. The schedule of an `lr` then gives way to the common cooling, and any
+        other setting that follows a schedule is kept.
     baseline: what is used now, a name or the path of a recipe file; it is not tuned.
     pretrain: whether each entrant also races pre-trained, in every way that the task offers. The
         stages share its steps equally, and each is a training of its own, cooling included.
-    cooling: of every other entrant's lr: "linear" (to a hundredth), "cosine", "none", or "tune",
+    cooling: of every lr that is tuned: "linear" (to a hundredth), "cosine", "none", or "tune",
         which tries all three.
     alpha: in (0, 0.5), the risk that the best entrant is missing from the shortlist.
     seed: the same seed repeats the race. width: members in a block, which is trained at
@@ -101,7 +104,8 @@ def race(
         Lanes are forked: a data set that keeps a file open should open one in each process.
     plan: such a file, to be followed in step, lanes and width.
     name: of the folder in `runs` that keeps the ledger and `winner.toml`; the task's if not given.
-    progress: is told what happens.
+    progress: is told what happens; first of all what is tuned of each entrant, what it keeps, and
+        whether its lr is cooled.
 
     Called again with the same arguments it goes on from the last finished block, and trains
     nothing if the race has ended.
@@ -111,8 +115,9 @@ def race(
     """
     progress = progress or Silent()
     found = tasks.find(task)
-    given = entries(entrants)
-    field = entered(given, baseline, offered(found) if pretrain else ())
+    given = entries("entrants", DEFAULT_ENTRANTS if entrants is None else entrants)
+    tuning = entries("tune", tune)
+    field = entered(given, tuning, baseline, offered(found) if pretrain else ())
     if plan is not None:
         if (step, lanes, width) != (MEASURED, None, None):
             raise UserError("a plan gives step, lanes and width: give either it or these.")
@@ -150,7 +155,7 @@ def race(
     )
     cooled = {kind: some[-1].steps for kind, some in stages.items()}
     drawn = configurations(field, trials, cooling, cooled, seed)
-    command = call(task, given, baseline, pretrain, settings)
+    command = call(task, given, tuning, baseline, pretrain, settings)
     ledger = Ledger.open(folder, settings, [one for one, _ in drawn.values()], machine(), command)
     try:
         if ledger.finished:
@@ -178,11 +183,12 @@ def run(
     """Measures what the race will cost, says so, and runs what is left of it."""
     _, reason = way_of(task)
     notes = [reason[0].upper() + reason[1:]] if reason else []
-    replaced = [one for one in field if one.comes_under(settings.cooling) and brings_schedule(one)]
-    notes += [schedule_note(one, settings.cooling) for one in replaced]
-    ledger.add_notes(notes)
-    for note in notes:
-        progress.say(note)
+    about = {one.name: told(one, settings.cooling) for one in field}
+    # What a name stands for is listed elsewhere, and what is not tuned is in the verdict.
+    own = [about[one.name] for one in field if one.space and not by_name(one)]
+    ledger.add_notes([*notes, *own])
+    for line in (*notes, *about.values()):
+        progress.say(line)
     plan = ledger.plan
     if plan is None:
         recipes = [recipe for _, recipe in drawn.values()]
@@ -197,37 +203,6 @@ def run(
         progress.say(f"Going on in {ledger.folder}, where {done} members are done.")
     plan_file.write(plan, ledger.folder / "plan.toml")
     Rounds(task, settings, field, drawn, ledger, progress, plan).run()
-
-
-def entries(entrants: Sequence[Entry] | None) -> list[Entry]:
-    """What was given to race, the names in one text with commas told apart."""
-    given = DEFAULT_ENTRANTS if entrants is None else entrants
-    if isinstance(given, str):
-        return [one.strip() for one in given.split(",") if one.strip()]
-    if not isinstance(given, Sequence):
-        raise UserError(f"entrants must be a list of them, or names with commas, not {given!r}.")
-    return list(given)
-
-
-def entered(
-    given: Sequence[Entry], baseline: str | Recipe | None, pretrainings: Sequence[str]
-) -> list[Entrant]:
-    """All that race, with a twin for each of these pre-trainings, the baseline last.
-
-    UserError for fewer than two, or two of one name.
-    """
-    field = [entrant(one) for one in given]
-    plain = [one for one in field if not one.recipe.pretrain]
-    field += [twin(one, kind) for kind in pretrainings for one in plain]
-    if baseline is not None:
-        field.append(baseline_entrant(baseline))
-    names = [one.name for one in field]
-    if len(names) < 2:
-        raise UserError(f"a race needs two entrants or more, not {', '.join(names) or 'none'}.")
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"two entrants are called {name}; give one of them another name.")
-    return field
 
 
 def check_arguments(
@@ -252,10 +227,6 @@ def folder_name(task: Task, name: str | None) -> str:
     return name
 
 
-def brings_schedule(entrant: Entrant) -> bool:
-    return isinstance(entrant.recipe.settings["lr"], Schedule)
-
-
 def pretraining_notes(stages: Mapping[str | None, Sequence[Stage]], steps: int) -> Iterator[str]:
     """A line for each pre-training: what it does with the budget."""
     for kind, some in stages.items():
@@ -264,11 +235,6 @@ def pretraining_notes(stages: Mapping[str | None, Sequence[Stage]], steps: int) 
                 f"Pre-trained ({kind}): {steps} steps in {len(some)} equal stages, of which the"
                 " last trains the task itself; each is a training of its own, cooling included."
             )
-
-
-def schedule_note(entrant: Entrant, cooling: str) -> str:
-    instead = "one that is tuned" if cooling == "tune" else "the common cooling"
-    return f"{entrant.name} brings a schedule for its lr; it races under {instead}."
 
 
 def concluded(record: Record, recipes: Mapping[tuple[str, int], Recipe], folder: Path) -> Result:

@@ -17,29 +17,33 @@ from thalweg.tasks.task import Task
 def call(
     task: Task | str,
     entrants: Sequence[Entry],
+    tune: Sequence[Entry],
     baseline: str | Recipe | None,
     pretrain: bool,
     settings: Settings,
 ) -> str:
     """The command that repeats the race.
 
-    Entrants and the baseline stand as they were given: a file by its path. What was given as an
-    object has no words at the command line; then the call from Python is told, `<Task net>` being
-    the task of that name.
+    Entrants, those to be tuned and the baseline stand as they were given: a file by its path. What
+    was given as an object has no words at the command line; then the call from Python is told,
+    `<Task net>` being the task of that name.
     """
     further = {
         name: getattr(settings, name)
         for name in ("trials", "seeds", "cooling", "alpha", "seed", "width", "step", "lanes")
         if getattr(settings, name) is not None
     }
-    texts = [one for one in (task, *entrants, baseline) if isinstance(one, str)]
-    if len(texts) == 1 + len(entrants) + (baseline is not None):
+    given = [task, *([] if baseline is None else [baseline]), *entrants, *tune]
+    with_commas = any("," in str(one) for one in (*entrants, *tune))
+    if all(isinstance(one, str) for one in given) and not with_commas:
         words = ["thalweg", "race", str(task), "--entrants", ",".join(map(str, entrants))]
+        words += ["--tune", ",".join(map(str, tune))] if tune else []
         words += [] if baseline is None else ["--baseline", str(baseline)]
         words += ["--pretrain"] if pretrain else []
         words += [word for name, value in further.items() for word in (f"--{name}", str(value))]
         return shlex.join(words)
     arguments = [quoted(task), f"entrants=[{', '.join(map(quoted, entrants))}]"]
+    arguments += [f"tune=[{', '.join(map(quoted, tune))}]"] if tune else []
     arguments += [] if baseline is None else [f"baseline={quoted(baseline)}"]
     arguments += ["pretrain=True"] if pretrain else []
     arguments += [f"{name}={value!r}" for name, value in further.items()]
@@ -63,4 +67,4 @@ def doctor_call(record: Record, folder: Path) -> str:
 
 
 def quoted(given: Task | Entry) -> str:
-    return repr(given) if isinstance(given, str) else f"<{type(given).__name__} {given.name}>"
+    return f"<{type(given).__name__} {given.name}>" if hasattr(given, "name") else repr(given)

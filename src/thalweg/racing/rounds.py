@@ -67,8 +67,9 @@ class Rounds:
 
         An entrant of which every configuration diverged is not among them.
         """
-        self.begin("tuning", [one.name for one in self.entrants if one.space], len(self.tuning))
-        self.train("tuning", self.tuning, lanes)
+        if self.tuning:
+            self.begin("tuning", [one.name for one in self.entrants if one.space], len(self.tuning))
+            self.train("tuning", self.tuning, lanes)
         scores = self.ledger.scores("tuning")
         best = {one.name: self.best_configuration(one, scores) for one in self.entrants}
         chosen = {name: index for name, index in best.items() if index is not None}

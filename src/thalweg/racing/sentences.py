@@ -38,8 +38,8 @@ def standing(measures: Measures) -> str:
     if measures.best is None:
         return "There is no clear winner: most runs diverged, whatever the entrant."
     seeds = counted(len(measures.final[measures.best]), "seed")
-    recipes = recipes_in_words(settings)
-    ground = f"on {settings.task}, over {seeds}, {wording.COOLINGS[settings.cooling]}"
+    recipes = recipes_in_words(measures)
+    ground = f"on {settings.task}, over {seeds}{cooling_in_words(measures)}"
     if len(left) == 1:
         return f"{left[0]} is the best of these {recipes} {ground}."
     if len(left) > NEARLY_ALL * field:
@@ -47,11 +47,24 @@ def standing(measures: Measures) -> str:
     return f"{listed(left)} cannot be told apart; the rest are worse ({recipes} {ground})."
 
 
-def recipes_in_words(settings: Settings) -> str:
-    """How many recipes raced, and whether one of them was the baseline."""
-    if settings.baseline is None:
-        return f"{len(settings.entrants)} tuned recipes"
-    return f"{counted(len(settings.entrants) - 1, 'tuned recipe')} and {settings.baseline}"
+def recipes_in_words(measures: Measures) -> str:
+    """How many recipes raced, and how many of them were tuned."""
+    count, tuned = len(measures.settings.entrants), len(measures.tuned)
+    if tuned == count:
+        return f"{count} tuned recipes"
+    return f"{count} recipes, {tuned or 'none'} of them tuned,"
+
+
+def cooling_in_words(measures: Measures) -> str:
+    """The common cooling, which is that of every lr that was tuned."""
+    if not any("lr" in one.values for one in measures.record.configurations):
+        return ""
+    some = "" if all_tuned(measures) else "the tuned "
+    return f", {some}{wording.COOLINGS[measures.settings.cooling]}"
+
+
+def all_tuned(measures: Measures) -> bool:
+    return len(measures.tuned) == len(measures.settings.entrants)
 
 
 def advice(measures: Measures) -> Iterator[str]:
@@ -61,7 +74,9 @@ def advice(measures: Measures) -> Iterator[str]:
         yield "The same command again goes on from the last finished block."
         return
     if best is None:
-        yield "Widen the search spaces towards smaller lr, or clip the gradient, and race again."
+        wider = "Widen the search spaces towards smaller lr"
+        smaller = "Give a smaller lr, or have it tuned"
+        yield f"{wider if measures.tuned else smaller}, or clip the gradient, and race again."
         return
     others = [name for name in measures.shortlist if name != best]
     yield which(measures, best)
@@ -191,17 +206,21 @@ def separation(measures: Measures, best: str, others: list[str]) -> str:
 def limits(measures: Measures) -> Iterator[str]:
     """Where the evidence stops."""
     settings, record = measures.settings, measures.record
+    recipes = "tuned recipes" if all_tuned(measures) else "recipes"
     yield (
-        f"This speaks of these tuned recipes on {settings.task}, {counted(settings.steps, 'step')} "
-        f"each, {wording.COOLINGS[settings.cooling]}, and not of the optimizers as such."
+        f"This speaks of these {recipes} on {settings.task}, {counted(settings.steps, 'step')} "
+        f"each{cooling_in_words(measures)}, and not of the optimizers as such."
     )
-    yield (
-        f"Each entrant was tuned with {counted(settings.trials, 'configuration')} on one seed; "
-        "what a smaller budget would have given is the tunability curve's business, in optimistic "
-        "scores."
-    )
+    if measures.tuned:
+        entrant = "entrant" if all_tuned(measures) else "tuned entrant"
+        yield (
+            f"Each {entrant} was tried with {counted(settings.trials, 'configuration')} on one "
+            "seed; what a smaller budget would have given is the tunability curve's business, in "
+            "optimistic scores."
+        )
     if settings.baseline is not None:
         yield f"{settings.baseline} raced as it is used now, with its own settings and schedule."
+    yield from as_given(measures)
     if record.finished and len(measures.raced) > 1:
         yield reach(settings, len(measures.raced))
     for name in settings.entrants:
@@ -214,6 +233,14 @@ def limits(measures: Measures) -> Iterator[str]:
             f"search space {edge.low:g} to {edge.high:g}: widen it and race again."
         )
     yield from record.notes
+
+
+def as_given(measures: Measures) -> Iterator[str]:
+    """Who was not tuned, beside the baseline."""
+    used = {*measures.tuned, measures.settings.baseline}
+    names = [name for name in measures.settings.entrants if name not in used]
+    if names:
+        yield f"{listed(names)} raced untuned, with the settings and schedules that were given."
 
 
 def against_the_choice(measures: Measures) -> Iterator[str]:

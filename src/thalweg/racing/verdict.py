@@ -42,7 +42,7 @@ TERMINAL_COLUMNS = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a race says of *these tuned recipes, on this task, over seeds*.
+    """What a race says of *these recipes, on this task, over seeds*.
 
     sentence: who is the best, or who cannot be told apart. advice: what a person should do.
     limits: where the evidence stops. shortlist: the entrants that are left. best: the one to use:

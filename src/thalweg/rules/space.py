@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from numbers import Real
+from typing import Literal, TypeAlias, get_args
+
+from thalweg.errors import UserError
+
+Scale: TypeAlias = Literal["linear", "log", "log_one_minus"]
 
 
 @dataclass(frozen=True)
@@ -12,15 +18,69 @@ class Space:
 
     "linear": in x itself. "log": in log x. "log_one_minus": in log(1 - x), for momentum and betas,
     where 0.9, 0.99 and 0.999 are equal steps apart.
+
+        Space(1e-4, 1e-1)    Space(0, 0.1, "linear")    Space(0.5, 0.99, "log_one_minus")
+
+    Raises UserError for ends that are no finite numbers from a low to a higher one, and for ends
+    that the scale does not have: "log" lies above 0, "log_one_minus" below 1.
     """
 
     low: float
     high: float
-    scale: Literal["linear", "log", "log_one_minus"]
+    scale: Scale = "log"
+
+    def __post_init__(self) -> None:
+        for end in ("low", "high"):
+            object.__setattr__(self, end, as_float(getattr(self, end)))
+        if self.scale not in get_args(Scale):
+            raise UserError(
+                f"the scale of a space is linear, log or log_one_minus, not {self.scale!r}."
+            )
+        if not self.low < self.high:
+            raise UserError(f"a space goes from a low to a higher value, not {self.ends}.")
+        if self.scale == "log" and self.low <= 0:
+            raise UserError(
+                f"a space on the log scale begins above 0, not at {self.low:g}; on the scale linear"
+                " it may begin there."
+            )
+        if self.scale == "log_one_minus" and self.high >= 1:
+            raise UserError(
+                f"a space on the scale log_one_minus ends below 1, not at {self.high:g}."
+            )
+        if not self.has_a_width():
+            raise UserError(
+                f"a space {self.ends} cannot be searched on the scale {self.scale}: its ends are"
+                " too far apart, or too close."
+            )
+
+    @property
+    def ends(self) -> str:
+        return f"from {self.low:g} to {self.high:g}"
+
+    def has_a_width(self) -> bool:
+        """Whether float64 can tell the ends apart on the scale, and can tell how far."""
+        if self.scale == "log":
+            return 1 < self.high / self.low < math.inf
+        if self.scale == "log_one_minus":
+            return 0 < (1 - self.high) / (1 - self.low) < 1
+        return self.high - self.low < math.inf
 
     def __str__(self) -> str:
         even = {"linear": "x", "log": "log x", "log_one_minus": "log(1 - x)"}[self.scale]
-        return f"from {self.low:g} to {self.high:g}, even in {even}"
+        return f"{self.ends}, even in {even}"
+
+
+def as_float(end: object) -> float:
+    """An end of a space; UserError where it is no finite number."""
+    if isinstance(end, bool) or not isinstance(end, Real):
+        raise UserError(f"the ends of a space are numbers, such as 1e-4 and 0.1, not {end!r}.")
+    try:
+        number = float(end)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise UserError("the ends of a space are finite numbers, such as 1e-4 and 0.1.")
+    return number
 
 
 def log(low: float, high: float) -> Space:

@@ -1,0 +1,135 @@
+"""The field of a race: who was given to race, which of them are tuned, and how that is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from thalweg.errors import UserError
+from thalweg.racing import wording
+from thalweg.racing.entrants import Entrant, Entry, baseline_entrant, entrant, is_file, tuned, twin
+from thalweg.racing.repeat import quoted
+from thalweg.recipes import RECIPES, Recipe
+from thalweg.rules.tuning import documented, tunables
+from thalweg.schedules import Schedule
+
+
+def entries(argument: str, given: Sequence[Entry | Path] | str) -> list[Entry]:
+    """The entrants that an argument gives, the names in one text with commas told apart."""
+    if isinstance(given, str):
+        return [one.strip() for one in given.split(",") if one.strip()]
+    if not isinstance(given, Sequence):
+        raise UserError(
+            f"{argument} must be a list of entrants, or names with commas, not {given!r}."
+        )
+    return [str(one) if isinstance(one, Path) else one for one in given]
+
+
+def entered(
+    given: Sequence[Entry],
+    tune: Sequence[Entry],
+    baseline: str | Recipe | None,
+    pretrainings: Sequence[str],
+) -> list[Entrant]:
+    """All that race, with a twin for each of these pre-trainings, the baseline last.
+
+    UserError for one to be tuned that does not race, and as `require_different`.
+    """
+    field = [entrant(one) for one in given]
+    for asked in tune:
+        for i in places(asked, given):
+            field[i] = tuned(field[i])
+    field = apart(field, given)
+    plain = [one for one in field if not one.recipe.pretrain]
+    field += [twin(one, kind) for kind in pretrainings for one in plain]
+    if baseline is not None:
+        field.append(baseline_entrant(baseline))
+    require_different(field)
+    return field
+
+
+def places(asked: Entry, given: Sequence[Entry]) -> list[int]:
+    """Where an entrant stands that is to be tuned; UserError for one that does not race."""
+    found = [i for i, one in enumerate(given) if asked_for(one, asked)]
+    if not found:
+        names = ", ".join(map(quoted, given))
+        raise UserError(f"tune names {quoted(asked)}, which does not race; entrants are {names}.")
+    return found
+
+
+def asked_for(given: Entry, asked: Entry) -> bool:
+    """Whether `asked` means this entrant: the same file, name or object, or an object's name."""
+    if isinstance(given, str) and isinstance(asked, str):
+        return Path(given) == Path(asked)
+    return given == asked or getattr(given, "name", None) == asked
+
+
+def apart(field: Sequence[Entrant], given: Sequence[Entry]) -> list[Entrant]:
+    """The entrants, those from files with their path where another has the name of their recipe.
+
+    So the winner of an earlier race may meet the optimizer that it is called after.
+    """
+    names = [one.name for one in field]
+    return [
+        replace(one, name=f"{one.name} ({origin})")
+        if is_file(origin) and names.count(one.name) > 1
+        else one
+        for one, origin in zip(field, given, strict=True)
+    ]
+
+
+def require_different(field: Sequence[Entrant]) -> None:
+    """UserError for fewer than two entrants, for two of one name, and for two that are the same."""
+    names = [one.name for one in field]
+    if len(names) < 2:
+        raise UserError(f"a race needs two entrants or more, not {', '.join(names) or 'none'}.")
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"two entrants are called {name}; give one of them another name.")
+    for one, other in combinations(field, 2):
+        if runs_of(one) == runs_of(other):
+            raise UserError(
+                f"{one.name} and {other.name} are one recipe with the same settings, so that all"
+                " their runs are the same: leave one of them out, or change it."
+            )
+
+
+def runs_of(one: Entrant) -> tuple[object, ...]:
+    """All that its runs depend on."""
+    return one.recipe.rules, one.recipe.pretrain, one.space, one.comes_under_cooling
+
+
+def by_name(one: Entrant) -> bool:
+    """Whether it is what a name alone stands for, as `thalweg entrants` lists it."""
+    chains = [make().rules for make in RECIPES.values()]
+    return any(one.recipe.rules == rules and one.space == documented(rules) for rules in chains)
+
+
+def told(one: Entrant, cooling: str) -> str:
+    """What is tuned of an entrant, what it keeps and whether its lr is cooled, in a sentence."""
+    rules = one.recipe.rules
+    values = {name: each.value for name, each in tunables(rules).items()}
+    values |= {name: rule.settings[name] for rule in rules for name in rule.options}
+    kept = [f"{name} {shown(value)}" for name, value in values.items() if name not in one.space]
+    if not one.space:
+        as_it_stands = "races as it stands, untuned and without the common cooling"
+        return f"{one.name} {as_it_stands}: {', '.join(kept)}."
+    spaces = [f"{name} ({space.low:g} to {space.high:g})" for name, space in one.space.items()]
+    verbs = [f"keeps {wording.listed(kept)}"] if kept else []
+    scheduled = isinstance(values["lr"], Schedule)
+    if one.comes_under_cooling:
+        instead = " in place of its own schedule" if scheduled else ""
+        verbs.append(f"races {wording.COOLINGS[cooling]}{instead}")
+    elif "lr" in one.space:
+        own = "with the shape of its own schedule" if scheduled else "without the common cooling"
+        verbs.append(f"races {own}")
+    return f"{one.name} is tuned in {wording.listed(spaces)}; it {', and '.join(verbs)}."
+
+
+def shown(value: Any) -> str:
+    if isinstance(value, Schedule):
+        return f"{value.kind} from {value(0):.4g}"
+    return f"{value:.4g}"

@@ -1,0 +1,98 @@
+"""What of a chain can be tuned, and where its rules say that it is looked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from thalweg.errors import UserError, suggest
+from thalweg.rules.rule import Hyper, Rule
+from thalweg.rules.space import Space
+
+
+@dataclass(frozen=True)
+class Tunable:
+    """One number that can be tuned: its hyperparameter, its space where the rule documents one, and
+    its value now, a number or a schedule.
+    """
+
+    hyper: Hyper
+    space: Space | None
+    value: Any
+
+    @property
+    def scheduled(self) -> bool:
+        return not isinstance(self.value, float)
+
+
+def tunables(chain: Iterable[Rule]) -> dict[str, Tunable]:
+    """All that can be tuned in a chain, by name, the parts of a pair as `betas[0]`, `betas[1]`."""
+    found = {}
+    for rule in chain:
+        for name, hyper in rule.hypers.items():
+            value, space = rule.settings[name], hyper.space
+            if isinstance(value, tuple):
+                spaces = space if isinstance(space, tuple) else (None,) * len(value)
+                for i, part in enumerate(value):
+                    found[f"{name}[{i}]"] = Tunable(hyper, spaces[i], part)
+            else:
+                assert not isinstance(space, tuple), "a number has one space"
+                found[name] = Tunable(hyper, space, value)
+    return found
+
+
+def documented(chain: Iterable[Rule]) -> dict[str, Space]:
+    """The search space that the rules document, by the name of the setting.
+
+    A setting that follows a schedule is left out, so that the schedule is kept, but for `lr`, whose
+    schedule is the race's to give.
+    """
+    return {
+        name: one.space
+        for name, one in tunables(chain).items()
+        if one.space and (name == "lr" or not one.scheduled)
+    }
+
+
+def space_of(chain: Iterable[Rule], name: str, given: Any) -> Space:
+    """The space in which a person wants a setting tuned.
+
+    given: a space, a pair of its ends, or a table of `low`, `high` and `scale`. Without a scale it
+    is that which the rule documents; where there is none, log above 0, else linear.
+    UserError for a setting that cannot be tuned, and for a space that it cannot be tuned in.
+    """
+    known = tunables(chain)
+    if name not in known:
+        raise UserError(f"no setting {name} can be tuned; {suggest(str(name), known)}")
+    if name != "lr" and known[name].scheduled:
+        raise UserError(
+            f"{name} follows a schedule, which tuning would replace: make it a number, or leave it"
+            " out of the space."
+        )
+    try:
+        space = read(given, known[name].space)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+    for end in (space.low, space.high):
+        known[name].hyper.check(name, end)
+    return space
+
+
+def read(given: Any, usual: Space | None) -> Space:
+    match given:
+        case Space():
+            return given
+        case [low, high]:
+            return Space(low, high, scale_of(low, usual))
+        case {"low": low, "high": high, "scale": scale, **rest} if not rest:
+            return Space(low, high, scale)
+        case {"low": low, "high": high, **rest} if not rest:
+            return Space(low, high, scale_of(low, usual))
+    raise UserError(f"it needs a low and a high end, such as [1e-4, 0.1], not {given!r}.")
+
+
+def scale_of(low: Any, usual: Space | None) -> Any:
+    if usual:
+        return usual.scale
+    return "log" if isinstance(low, int | float) and low > 0 else "linear"
