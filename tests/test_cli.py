@@ -105,6 +105,27 @@ def test_a_race_ends_with_a_verdict_a_winner_and_a_report_and_is_then_only_redra
     assert again.out.splitlines()[-3:] == first.out.splitlines()[-3:]
 
 
+def test_recipe_files_race_as_they_stand_unless_they_are_to_be_tuned(thalweg) -> None:
+    mine = Recipe(tw.adam(lr=0.003).rules, "mine")
+    Path("mine.toml").write_text(mine.to_toml())
+    Path("other.toml").write_text(tw.sgd(lr=0.1).to_toml())
+    quick = [*QUICK, "--entrants", "mine.toml,other.toml"]
+    asis = thalweg("race", "saddle", *quick)
+    assert asis.status == 0, asis.err
+    assert "mine races as it stands, untuned and without the common cooling: lr 0.003" in asis.out
+    winner = Recipe.from_toml(Path("runs/saddle/winner.toml").read_text())
+    assert winner in (mine, tw.sgd(lr=0.1))
+
+    refused = thalweg("race", "saddle", *quick, "--tune", "mine.toml")
+    assert refused.status == 2
+    assert "another recipe or search space for mine" in refused.err
+    tuned = thalweg("race", "saddle", *quick, "--tune", "mine.toml", "--name", "tuned")
+    assert tuned.status == 0, tuned.err
+    assert "mine is tuned in lr (1e-05 to 1), betas[0] (0.5 to 0.99)" in tuned.out
+    assert "other races as it stands" not in tuned.out
+    assert "sgd races as it stands" in tuned.out
+
+
 def test_a_file_that_cannot_be_written_does_not_cost_the_verdict(thalweg) -> None:
     Path("runs/saddle/winner.toml").mkdir(parents=True)
     stopped = thalweg("race", "saddle", *QUICK)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -82,18 +82,22 @@ def apart(field: Sequence[Entrant], given: Sequence[Entry]) -> list[Entrant]:
 
 
 def require_different(field: Sequence[Entrant]) -> None:
-    """UserError for fewer than two entrants, for two of one name, and for two that are the same."""
+    """UserError for fewer than two entrants, and for two of one name."""
     names = [one.name for one in field]
     if len(names) < 2:
         raise UserError(f"a race needs two entrants or more, not {', '.join(names) or 'none'}.")
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"two entrants are called {name}; give one of them another name.")
+
+
+def alike(field: Sequence[Entrant]) -> Iterator[str]:
+    """A line for any two that are the same under two names, which no race can tell apart."""
     for one, other in combinations(field, 2):
         if runs_of(one) == runs_of(other):
-            raise UserError(
-                f"{one.name} and {other.name} are one recipe with the same settings, so that all"
-                " their runs are the same: leave one of them out, or change it."
+            yield (
+                f"{one.name} and {other.name} are one recipe with the same settings and space: no"
+                " number of seeds tells them apart."
             )
 
 

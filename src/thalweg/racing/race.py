@@ -19,7 +19,7 @@ from thalweg.racing.entrants import (
     Entry,
     configurations,
 )
-from thalweg.racing.field import by_name, entered, entries, told
+from thalweg.racing.field import alike, by_name, entered, entries, told
 from thalweg.racing.fingerprint import fingerprint
 from thalweg.racing.ledger import Ledger
 from thalweg.racing.machine import machine
@@ -183,6 +183,7 @@ def run(
     """Measures what the race will cost, says so, and runs what is left of it."""
     _, reason = way_of(task)
     notes = [reason[0].upper() + reason[1:]] if reason else []
+    notes += alike(field)
     about = {one.name: told(one, settings.cooling) for one in field}
     # What a name stands for is listed elsewhere, and what is not tuned is in the verdict.
     own = [about[one.name] for one in field if one.space and not by_name(one)]
