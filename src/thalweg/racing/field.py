@@ -109,7 +109,8 @@ def runs_of(one: Entrant) -> tuple[object, ...]:
 def by_name(one: Entrant) -> bool:
     """Whether it is what a name alone stands for, as `thalweg entrants` lists it."""
     chains = [make().rules for make in RECIPES.values()]
-    return any(one.recipe.rules == rules and one.space == documented(rules) for rules in chains)
+    listed = any(one.recipe.rules == rules and one.space == documented(rules) for rules in chains)
+    return listed and one.cooled
 
 
 def told(one: Entrant, cooling: str) -> str:
