@@ -186,10 +186,10 @@ def test_a_pair_of_ends_is_a_space_on_the_documented_scale_or_else_on_a_plain_on
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"space": {"momentun": log(0.1, 1)}}, "entrant mine: no setting momentun can be tuned"),
-        ({"space": {"betas": (0.5, 0.9)}}, "no setting betas can be tuned; did you mean betas["),
-        ({"space": {"betas[2]": (0.5, 0.9)}}, "no setting betas[2] can be tuned; did you mean"),
-        ({"space": {"lr[0]": (0.5, 0.9)}}, "no setting lr[0] can be tuned;"),
+        ({"space": {"momentun": log(0.1, 1)}}, "entrant mine: no setting 'momentun' can be tuned"),
+        ({"space": {"betas": (0.5, 0.9)}}, "no setting 'betas' can be tuned; did you mean betas["),
+        ({"space": {"betas[2]": (0.5, 0.9)}}, "no setting 'betas[2]' can be tuned; did you mean"),
+        ({"space": {"lr[0]": (0.5, 0.9)}}, "no setting 'lr[0]' can be tuned;"),
         ({"space": {3: (0.5, 0.9)}}, "no setting 3 can be tuned; known are lr, betas[0], betas[1]"),
         ({"space": {"lr": (0.1, 1, 2)}}, "lr: it needs a low and a high end, such as [1e-4, 0.1]"),
         ({"space": {"lr": 0.1}}, "lr: it needs a low and a high end, such as [1e-4, 0.1], not 0.1"),
@@ -207,7 +207,7 @@ def test_a_pair_of_ends_is_a_space_on_the_documented_scale_or_else_on_a_plain_on
         ({"space": {"lr": (5e-324, 1e308)}}, "lr: a space from 4.94066e-324 to 1e+308 cannot be"),
         ({"space": {"lr": linear(-1.0, 0.1)}}, "mine: lr must be finite and at least 0, not -1.0"),
         ({"space": {"betas[1]": log(0.5, 1)}}, "betas[1] must be at least 0 and below 1, not 1.0"),
-        ({"space": {"last": (1, 9)}}, "no setting last can be tuned"),
+        ({"space": {"last": (1, 9)}}, "no setting 'last' can be tuned"),
         ({"space": None}, "entrant mine: space must be a dict, such as {'lr': (1e-4, 0.1)}, not"),
         ({"space": [("lr", 1)]}, "entrant mine: space must be a dict"),
         (

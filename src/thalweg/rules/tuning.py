@@ -64,7 +64,7 @@ def space_of(chain: Iterable[Rule], name: str, given: Any) -> Space:
     """
     known = tunables(chain)
     if name not in known:
-        raise UserError(f"no setting {name} can be tuned; {suggest(str(name), known)}")
+        raise UserError(f"no setting {name!r} can be tuned; {suggest(str(name), known)}")
     if name != "lr" and known[name].scheduled:
         raise UserError(
             f"{name} follows a schedule, which tuning would replace: make it a number, or leave it"
