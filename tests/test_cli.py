@@ -309,13 +309,32 @@ def test_a_task_that_fails_late_is_one_sentence_and_the_race_goes_on_when_it_is_
         mended.replace("def loss(outputs, targets):", "calls = []\n\n" + FAILS_LATE)
     )
     stopped = thalweg("race", task, *QUICK)
-    assert (stopped.status, stopped.err.count("\n")) == (2, 1)
-    assert "Task 'mine' failed in training: ValueError: out of luck" in stopped.err
+    assert (stopped.status, stopped.err.count("\n")) == (1, 1)
+    assert "fails: ValueError: out of luck (mine.py, line" in stopped.err
 
     Path("mine.py").write_text(mended)
     went_on = thalweg("race", task, *QUICK)
     assert went_on.status == 0, went_on.err
     assert re.search(r"Going on in runs/mine, where \d+ members are done", went_on.out)
+
+
+def test_a_race_in_which_no_run_ended_well_is_status_1(thalweg) -> None:
+    found = thalweg(
+        "race", own_task(loss=f"1e30 * {SQUARES}"), *QUICK, "--entrants", "sgd,momentum"
+    )
+    assert found.status == 1
+    assert "every configuration of every entrant diverged" in found.out
+    assert "report: runs/mine/report.html" in found.out
+
+
+@pytest.mark.parametrize("verb", ["race", "train", "doctor"])
+def test_a_task_that_exits_is_a_sentence(thalweg, verb: str) -> None:
+    task = own_task(loss="sys.exit(0)")
+    Path("mine.py").write_text("import sys\n" + Path("mine.py").read_text())
+    found = thalweg(verb, task, *(["--recipe", "sgd"] if verb == "train" else []))
+    assert found.status == 2
+    assert "The loss of task 'mine' failed" in found.err
+    assert "SystemExit: 0" in found.err
 
 
 FAILS_LATE = """

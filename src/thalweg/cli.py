@@ -84,6 +84,10 @@ def race(
     plan: Annotated[
         Path | None, typer.Option(help="A race's plan.toml: its step, lanes and width again.")
     ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(help="Seconds without a step after which a training is given up."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The run's name; default: the task's.")] = None,
     runs: Annotated[Path, typer.Option(help="The folder that holds runs.")] = Path("runs"),
 ) -> None:
@@ -106,6 +110,7 @@ def race(
                 step=step,
                 lanes=lanes,
                 plan=plan,
+                timeout=timeout,
                 name=name,
                 runs=runs,
                 progress=progress,
@@ -116,6 +121,8 @@ def race(
             raced.write_winner()
             print(f"winner: {raced.winner}")
         print(f"report: {raced.report()}")
+    if raced.winner is None:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -276,9 +283,9 @@ def stopping(outcome: str) -> Iterator[None]:
 
 
 def main() -> None:
-    """Runs a verb; bad input is one sentence and exit status 2."""
+    """Runs a verb; bad input is one sentence and exit status 2, work that failed is status 1."""
     try:
         app()
     except UserError as error:
         print(f"thalweg: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.status)

@@ -7,7 +7,18 @@ from difflib import get_close_matches
 
 
 class UserError(ValueError):
-    """Bad input from a person, in one sentence that names it and says what would be right."""
+    """Bad input from a person, in one sentence that names it and says what would be right.
+
+    status: the exit status of the command that it ends.
+    """
+
+    status = 2
+
+
+class FailedError(UserError):
+    """Work that failed whatever was tried, in one sentence that says how."""
+
+    status = 1
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -21,7 +21,7 @@ from thalweg.stack.population import initial_model
 from thalweg.stack.way import Way, populate
 from thalweg.tasks.check import failure_in_training
 from thalweg.tasks.task import Task
-from thalweg.training.learn import evaluation_steps, own_random_state, scores
+from thalweg.training.learn import Watch, evaluation_steps, own_random_state, scores
 
 WARM_UP, TIMED = 3, 15
 """Lone steps before the clock starts, and those that it times."""
@@ -51,8 +51,8 @@ class Pace:
         return self.start + (1 + BLOCK_STEPS) * self.step + 2 * self.evaluation
 
 
-def pace(task: Task, members: Sequence[Member], width: int, way: Way) -> Pace:
-    """How fast a block of these members is trained.
+def pace(task: Task, members: Sequence[Member], width: int, way: Way, watch: Watch) -> Pace:
+    """How fast a block of these members is trained; `watch` is told of each step.
 
     A few steps are timed and an evaluation, each after a first one, so that what only the first
     block of a race has to wait for is not counted for all.
@@ -64,12 +64,17 @@ def pace(task: Task, members: Sequence[Member], width: int, way: Way) -> Pace:
 
         def evaluate() -> None:
             scores(population, task.splits.validation)
+            watch(population.steps, len(members))
 
-        population.step()
+        def step() -> None:
+            population.step()
+            watch(population.steps, len(members))
+
+        step()
         evaluate()
         # What is compiled for test data is compiled here too; their scores are thrown away.
         scores(population, task.splits.test)
-        a_step = median_seconds(population.step, BLOCK_STEPS)
+        a_step = median_seconds(step, BLOCK_STEPS)
         return Pace(start, a_step, median_seconds(evaluate))
 
 

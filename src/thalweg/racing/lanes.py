@@ -6,27 +6,29 @@ long as the race. Where Python does not fork safely there is one lane: this proc
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
-import traceback
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from multiprocessing import current_process, get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any, Self
 
 import torch
 
-from thalweg.errors import UserError
 from thalweg.forked import begin, forking
+from thalweg.racing.alarm import Alarm, too_long
+from thalweg.racing.failure import last_words
 from thalweg.training.learn import Watch
 
 Work = Callable[[Any, Watch], Any]
 """`work(piece, watch)`: what a lane does with a piece, telling how far it is."""
 
-ATTEMPTS = 3
-"""So many lanes may die over one piece."""
+GRACE = 1.0
+"""Seconds in which a process that has closed its pipe ends."""
 
 TOLD_EVERY = 0.25
 """Seconds between a lane's words on how far it is."""
@@ -49,11 +51,22 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class Lanes:
-    """`count` lanes that do one kind of work; one alone is this process, with all its threads."""
+@dataclass(frozen=True)
+class Made:
+    """What became of a piece: a value, or the last words of the work that failed."""
 
-    def __init__(self, work: Work, count: int) -> None:
-        self.work, self.count = work, count
+    value: Any = None
+    failure: str = ""
+
+
+class Lanes:
+    """`count` lanes that do one kind of work; one alone is this process, with all its threads.
+
+    timeout: seconds without a word after which work is given up; never, if not given.
+    """
+
+    def __init__(self, work: Work, count: int, timeout: float | None = None) -> None:
+        self.work, self.count, self.timeout = work, count, timeout
         self.lanes: list[Lane] = []
 
     def __enter__(self) -> Self:
@@ -66,47 +79,62 @@ class Lanes:
 
     def run(
         self, pieces: Sequence[Any], watch: Callable[[int, int, int], None] = lambda *_: None
-    ) -> Iterator[tuple[int, Any]]:
+    ) -> Iterator[tuple[int, Made]]:
         """The place of each piece and what was made of it, in the order in which they are done.
 
         Pieces and what is made of them are pickled on their way. watch: told the place of a piece
-        in work, and what the work tells of it. What a lane raises is raised here. A lane that dies
-        is replaced, and its piece repeated; UserError when one piece costs `ATTEMPTS` lanes.
+        in work, and what the work tells of it. Work fails that raises, that exits, that is silent
+        for too long, and whose lane dies.
         """
-        if self.count == 1:
-            for place, piece in enumerate(pieces):
-                yield place, self.work(piece, lambda *told, place=place: watch(place, *told))
-            return
+        return self.done_here(pieces, watch) if self.count == 1 else self.shared(pieces, watch)
+
+    def done_here(
+        self, pieces: Sequence[Any], watch: Callable[[int, int, int], None]
+    ) -> Iterator[tuple[int, Made]]:
+        for place, piece in enumerate(pieces):
+            with Alarm(self.timeout) as alarm:
+
+                def told(*words: int, place: int = place, alarm: Alarm = alarm) -> None:
+                    alarm.put_off()
+                    watch(place, *words)
+
+                what = made(self.work, piece, told)
+            yield place, what
+
+    def shared(
+        self, pieces: Sequence[Any], watch: Callable[[int, int, int], None]
+    ) -> Iterator[tuple[int, Made]]:
         while len(self.lanes) < self.count:
             self.add()
         waiting = deque(range(len(pieces)))
         busy: dict[Lane, int] = {}
-        deaths: Counter[int] = Counter()
         while waiting or busy:
             for lane in [lane for lane in self.lanes if lane not in busy][: len(waiting)]:
                 busy[lane] = waiting.popleft()
-                # A lane that has died since its last piece is heard of below.
-                with suppress(ConnectionError):
-                    lane.connection.send(pieces[busy[lane]])
-            heard = wait([lane.connection for lane in busy])
-            for lane in [lane for lane in busy if lane.connection in heard]:
-                try:
-                    told = lane.connection.recv()
-                except (EOFError, OSError):  # it may have died within a word
-                    place = busy.pop(lane)
-                    deaths[place] += 1
-                    require_hope(deaths[place])
-                    waiting.appendleft(place)
-                    self.replace(lane)
-                    continue
-                if isinstance(told, Made):
-                    yield busy.pop(lane), told.result()
+                lane.give(pieces[busy[lane]])
+            heard = wait([lane.connection for lane in busy], self.patience(busy))
+            for lane in list(busy):
+                if lane.connection in heard:
+                    told = lane.hear()
+                elif self.timeout is not None and lane.silence > self.timeout:
+                    told = lane.give_up(self.timeout)
                 else:
+                    continue
+                if not isinstance(told, Made):
                     watch(busy[lane], *told)
+                    continue
+                if lane.ended:
+                    self.replace(lane)
+                yield busy.pop(lane), told
 
-    def replace(self, dead: Lane) -> None:
-        dead.end()
-        self.lanes.remove(dead)
+    def patience(self, busy: Iterable[Lane]) -> float | None:
+        """Seconds until one of them will have been silent for too long."""
+        if self.timeout is None:
+            return None
+        return max(0.0, self.timeout - max(lane.silence for lane in busy))
+
+    def replace(self, ended: Lane) -> None:
+        self.lanes.remove(ended)
         self.add()
 
     def add(self) -> None:
@@ -125,23 +153,49 @@ class Lane:
         with forking():
             self.process.start()
         theirs.close()
+        self.ended = False
+        self.heard = time.monotonic()
+
+    @property
+    def silence(self) -> float:
+        """Seconds since its last word."""
+        return time.monotonic() - self.heard
+
+    def give(self, piece: Any) -> None:
+        self.heard = time.monotonic()
+        # One that has died since its last piece is heard of next.
+        with suppress(ConnectionError):
+            self.connection.send(piece)
+
+    def hear(self) -> Made | tuple[int, int]:
+        """Its next word, or what became of its piece."""
+        self.heard = time.monotonic()
+        try:
+            told: Made | tuple[int, int] = self.connection.recv()
+        except (EOFError, OSError):  # it may have died within a word
+            self.process.join(GRACE)
+            self.end()
+            return Made(failure=death(self.process.exitcode))
+        return told
+
+    def give_up(self, timeout: float) -> Made:
+        self.end()
+        return Made(failure=too_long(timeout))
 
     def end(self) -> None:
+        self.ended = True
         self.process.kill()
         self.process.join()
         self.connection.close()
 
 
-class Made:
-    """What became of a piece."""
-
-    def __init__(self, value: Any, error: Exception | None = None) -> None:
-        self.value, self.error = value, error
-
-    def result(self) -> Any:
-        if self.error:
-            raise self.error
-        return self.value
+def death(status: int | None) -> str:
+    """How the process of a lane ended, in words."""
+    if status is not None and status < 0:
+        name = signal.Signals(-status).name
+        why = ", most likely for want of memory" if name == "SIGKILL" else ""
+        return f"its process was killed by {name}{why}"
+    return f"its process ended with status {status}"
 
 
 def serve(work: Work, connection: Connection, inherited: Sequence[Connection]) -> None:
@@ -155,29 +209,24 @@ def serve(work: Work, connection: Connection, inherited: Sequence[Connection]) -
     torch.set_num_threads(1)
     with suppress(EOFError, ConnectionError):
         while True:
-            connection.send(made(work, connection.recv(), connection))
+            connection.send(made(work, connection.recv(), seldom(connection.send)))
 
 
-def made(work: Work, piece: Any, connection: Connection) -> Made:
+def seldom(tell: Callable[[tuple[int, ...]], None]) -> Watch:
+    """Tells what it is told, but no more often than `TOLD_EVERY`."""
     told = time.monotonic()
 
     def watch(*words: int) -> None:
         nonlocal told
         if time.monotonic() - told > TOLD_EVERY:
-            connection.send(words)
+            tell(words)
             told = time.monotonic()
 
+    return watch
+
+
+def made(work: Work, piece: Any, watch: Watch) -> Made:
     try:
         return Made(work(piece, watch))
-    except (UserError, ConnectionError) as error:
-        return Made(None, error)
-    except Exception:
-        return Made(None, RuntimeError(f"a lane failed:\n{traceback.format_exc()}"))
-
-
-def require_hope(deaths: int) -> None:
-    if deaths == ATTEMPTS:
-        raise UserError(
-            f"{deaths} processes died one after the other over the same block, most likely for want"
-            " of memory: give a smaller --width, or --step single."
-        )
+    except (Exception, SystemExit) as error:
+        return Made(failure=last_words(error))

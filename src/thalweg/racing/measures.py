@@ -223,12 +223,12 @@ class Measures:
     def chosen(self, entrant: str) -> Configuration | None:
         """The entrant's best configuration; none before it is chosen, or where all diverged."""
         index = self.record.chosen.get(entrant)
-        found = (
-            one
-            for one in self.record.configurations
-            if one.entrant == entrant and one.index == index
-        )
-        return next(found, None)
+        return None if index is None else self.configuration(entrant, index)
+
+    def configuration(self, entrant: str, index: int) -> Configuration:
+        """One of those that the entrant tried."""
+        tried = self.record.configurations
+        return next(one for one in tried if (one.entrant, one.index) == (entrant, index))
 
     def values(self, entrant: str) -> Mapping[str, float | str]:
         """What was tuned, as in the chosen configuration: the cooling too, where it was."""

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from statistics import mean
 
 from thalweg import statistics
 from thalweg.arguments import require_whole
 from thalweg.errors import UserError, suggest
 from thalweg.racing import timings
+from thalweg.racing.alarm import Alarm
 from thalweg.racing.cost import Pace, duration, pace
 from thalweg.racing.entrants import Entrant
+from thalweg.racing.failure import last_words
 from thalweg.racing.lanes import Lanes, most_lanes, one_thread
 from thalweg.racing.record import Plan, Settings
 from thalweg.recipes import Recipe
 from thalweg.stack.member import Member
 from thalweg.stack.way import WAYS, Way, way_of
 from thalweg.tasks.task import Task
+from thalweg.training.learn import Watch
 
 MEASURED = "measured"
 
@@ -35,11 +39,16 @@ ONE_BY_ONE = 4
 
 
 def planned(
-    task: Task, recipes: Sequence[Recipe], settings: Settings, rounds: Sequence[int]
+    task: Task,
+    recipes: Sequence[Recipe],
+    settings: Settings,
+    rounds: Sequence[int],
+    timeout: float | None = None,
 ) -> Plan:
     """The quickest plan for the whole race, among those that its settings allow.
 
-    rounds: the members between which the race waits for all to be trained.
+    rounds: the members between which the race waits for all to be trained. timeout: seconds without
+    a step after which a way has failed.
     One plan is measured, and another for as long as measuring takes no more than `SHARE` of the
     race; a way that fails is left out. What an earlier race measured is not measured again, where
     it is `comparable`, but for the compiled way where it would be the quickest: it is compiled here
@@ -67,18 +76,20 @@ def planned(
             continue
         if found is None or way == "compiled":
             try:
-                found = side_by_side(task, spread(recipes, way, settings), settings, way, lanes)
+                some = spread(recipes, way, settings)
+                found = side_by_side(task, some, settings, way, lanes, timeout)
             except Exception as error:
                 if way == "single" and lanes == 1:
                     raise
-                failures.append(f" {name} failed ({type(error).__name__}).")
+                failures.append(f" {name} failed ({last_words(error)}).")
                 continue
             measured[name] = found
         a_member = found.measuring / block
         seconds = turns * found.block(settings.steps)
         plans.append(Plan(way, lanes, settings.width, seconds, ""))
     if not plans:
-        plan = planned(task, recipes, replace(settings, step=MEASURED, lanes=None), rounds)
+        open_settings = replace(settings, step=MEASURED, lanes=None)
+        plan = planned(task, recipes, open_settings, rounds, timeout)
         return replace(plan, why=plan.why + "".join(failures))
     timings.write(settings, stored | measured)
     best = min(plans, key=lambda plan: plan.seconds)
@@ -131,23 +142,48 @@ def spread(recipes: Sequence[Recipe], way: Way, settings: Settings) -> list[Memb
 
 
 def side_by_side(
-    task: Task, members: Sequence[Member], settings: Settings, way: Way, lanes: int
+    task: Task,
+    members: Sequence[Member],
+    settings: Settings,
+    way: Way,
+    lanes: int,
+    timeout: float | None,
 ) -> Pace:
     """How fast a block is trained while all lanes are busy; one by one, a block is a member."""
 
-    def measured(*_: object) -> Pace:
-        whole = pace(task, members, settings.width, way)
-        share = len(members) if way == "single" else 1
-        return Pace(whole.start / share, whole.step / share, whole.evaluation / share)
+    def measured(_: object, watch: Watch) -> Pace:
+        if way == "single":
+            return pace_alone(task, members, watch)
+        return pace(task, members, settings.width, way, watch)
+
+    def measured_here() -> Pace:
+        with Alarm(timeout) as alarm:
+            return measured(None, lambda *_: alarm.put_off())
 
     if lanes == 1:
-        return measured()
+        return measured_here()
     with one_thread():
-        measured()  # what is compiled here, lanes are born with
-    with Lanes(measured, lanes) as all_lanes:
-        paces = [made for _, made in all_lanes.run([None] * lanes)]
-    slowest: Pace = max(paces, key=lambda one: one.block(settings.steps))
+        measured_here()  # what is compiled here, lanes are born with
+    with Lanes(measured, lanes, timeout) as all_lanes:
+        made = [made for _, made in all_lanes.run([None] * lanes)]
+    for one in made:
+        if one.failure:
+            raise RuntimeError(one.failure)
+    slowest: Pace = max((one.value for one in made), key=lambda one: one.block(settings.steps))
     return slowest
+
+
+def pace_alone(task: Task, members: Sequence[Member], watch: Watch) -> Pace:
+    """The mean pace of those that can be trained, one by one; where none can, the first's error."""
+    paces, errors = [], []
+    for member in members:
+        try:
+            paces.append(pace(task, [member], 1, "single", watch))
+        except Exception as error:
+            errors.append(error)
+    if not paces:
+        raise errors[0]
+    return Pace(*(mean(getattr(one, part.name) for one in paces) for part in fields(Pace)))
 
 
 def most_members(entrants: Sequence[Entrant], settings: Settings) -> list[int]:

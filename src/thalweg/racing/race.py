@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from thalweg import tasks
 from thalweg.arguments import require_whole
 from thalweg.errors import UserError
 from thalweg.racing import cost, plan_file
+from thalweg.racing.alarm import Alarm, require_timeout
 from thalweg.racing.entrants import (
     COOLINGS,
     DEFAULT_ENTRANTS,
@@ -75,6 +77,7 @@ def race(
     step: str = MEASURED,
     lanes: int | None = None,
     plan: str | Path | None = None,
+    timeout: float | None = None,
     name: str | None = None,
     runs: str | Path = "runs",
     progress: Progress | None = None,
@@ -103,15 +106,20 @@ def race(
         given; `plan.toml` in the folder says what was chosen.
         Lanes are forked: a data set that keeps a file open should open one in each process.
     plan: such a file, to be followed in step, lanes and width.
+    timeout: seconds without a step after which a training is given up; never, if not given.
     name: of the folder in `runs` that keeps the ledger and `winner.toml`; the task's if not given.
     progress: is told what happens; first of all what is tuned of each entrant, what it keeps, and
         whether its lr is cooled.
 
+    A training that raises, exits, is given up or loses its process is tried once more. Where it
+    fails again and others do not, it counts as diverged, the verdict names it, and the race goes
+    on.
     Called again with the same arguments it goes on from the last finished block, and trains
     nothing if the race has ended.
 
-    Raises `UserError`, one sentence, for an argument out of range, an unknown name, a task that
-    cannot be trained, and a folder that holds another race or cannot be written to.
+    Raises `FailedError`, one sentence, where all trainings fail. Raises `UserError`, likewise, for
+    an argument out of range, an unknown name, a task that cannot be trained, and a folder that
+    holds another race or cannot be written to.
     """
     progress = progress or Silent()
     found = tasks.find(task)
@@ -134,6 +142,7 @@ def race(
     for other in others:
         tasks.check(other)
     require_lanes(lanes)
+    require_timeout(timeout)
     steps = found.total_steps(length_of(found))
     settings = Settings(
         task=found.name,
@@ -162,7 +171,7 @@ def race(
             progress.say(f"The race in {folder} was finished already; it is only drawn again.")
         else:
             ledger.add_notes(pretraining_notes(stages, steps))
-            run(found, settings, field, drawn, ledger, progress)
+            run(found, settings, field, drawn, ledger, progress, timeout)
         record = ledger.read()
     finally:
         ledger.close()
@@ -179,6 +188,7 @@ def run(
     drawn: Drawn,
     ledger: Ledger,
     progress: Progress,
+    timeout: float | None,
 ) -> None:
     """Measures what the race will cost, says so, and runs what is left of it."""
     _, reason = way_of(task)
@@ -193,8 +203,11 @@ def run(
     plan = ledger.plan
     if plan is None:
         recipes = [recipe for _, recipe in drawn.values()]
-        plan = planned(task, recipes, settings, most_members(field, settings))
-        costs = [cost.cost(task, one, drawn[one.name, 0][1]) for one in field]
+        plan = planned(task, recipes, settings, most_members(field, settings), timeout)
+        costs = []
+        for one in field:
+            with suppress(Exception), Alarm(timeout):  # of one that fails, nothing is known
+                costs.append(cost.cost(task, one, drawn[one.name, 0][1]))
         ledger.add_costs(costs, plan)
         progress.say(plan.why)
         progress.say(cost.announcement(plan.seconds))
@@ -203,7 +216,7 @@ def run(
         done = len(ledger.scores("tuning")) + len(ledger.scores("final"))
         progress.say(f"Going on in {ledger.folder}, where {done} members are done.")
     plan_file.write(plan, ledger.folder / "plan.toml")
-    Rounds(task, settings, field, drawn, ledger, progress, plan).run()
+    Rounds(task, settings, field, drawn, ledger, progress, plan, timeout).run()
 
 
 def check_arguments(

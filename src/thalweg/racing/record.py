@@ -77,7 +77,8 @@ class RunRecord:
     """One member that was trained.
 
     score: the ranked validation metric at the end of the budget, nan when it diverged.
-    diverged_step, reason: where and why it diverged, else none. curve: its evaluations in order.
+    diverged_step, reason: where and why it diverged, else none; a run that failed, which counts as
+    diverged, has a reason alone. curve: its evaluations in order.
     test: metrics on test data by name, the ranked one under the task's metric name; empty while the
     record is sealed, in the tuning round, and for a diverged run.
     """
@@ -91,6 +92,11 @@ class RunRecord:
     reason: str | None
     curve: tuple[Point, ...]
     test: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended by an error, and not by its numbers."""
+        return self.reason is not None and self.diverged_step is None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from functools import cached_property
 from itertools import chain, groupby
 
 from thalweg import statistics
+from thalweg.errors import FailedError
+from thalweg.racing import wording
 from thalweg.racing.draws import edges
 from thalweg.racing.entrants import Entrant
 from thalweg.racing.lanes import Lanes
@@ -37,12 +39,16 @@ from thalweg.training.learn import Watch
 from thalweg.training.run import Run
 from thalweg.training.train import train_members
 
+Block = Sequence[Key]
+"""Members that are trained together."""
+
 
 @dataclass(frozen=True)
 class Rounds:
     """A race that is ready to run.
 
-    drawn: what each entrant tries, by its name and the trial's index.
+    drawn: what each entrant tries, by its name and the trial's index. timeout: seconds without a
+    step after which a training has failed; none for as long as it takes.
     """
 
     task: Task
@@ -52,10 +58,11 @@ class Rounds:
     ledger: Ledger
     progress: Progress
     plan: Plan
+    timeout: float | None = None
 
     def run(self) -> None:
         """Does all that is not in the ledger yet, and then opens the seal on the test scores."""
-        with Lanes(self.trained, self.plan.lanes) as lanes:
+        with Lanes(self.trained, self.plan.lanes, self.timeout) as lanes:
             chosen = self.ledger.chosen() or self.tune(lanes)
             self.final(chosen, lanes)
         self.ledger.open_seal()
@@ -65,7 +72,7 @@ class Rounds:
     def tune(self, lanes: Lanes) -> dict[str, int]:
         """Trains every configuration with the tuning seed; each entrant's best one.
 
-        An entrant of which every configuration diverged is not among them.
+        An entrant of which no configuration ended well is not among them.
         """
         if self.tuning:
             self.begin("tuning", [one.name for one in self.entrants if one.space], len(self.tuning))
@@ -147,23 +154,89 @@ class Rounds:
 
         The blocks are cut before the finished ones are left out, so that a member has the same
         company whether the race was stopped or not. Those of a block are pre-trained in one way.
+        A block that fails is tried once more, when all others are done.
         """
         done = self.ledger.scores(round)
         before = len(self.ledger.scores("tuning") | self.ledger.scores("final"))
         before -= sum(key in done for key in wanted)
+        places = {key: 1 + before + place for place, key in enumerate(wanted)}
         size = block_of(self.plan.way, self.plan.width)
         alike = groupby(wanted, lambda key: self.drawn[key[:2]][1].pretrain)
         cut = chain.from_iterable(blocks(list(keys), size) for _, keys in alike)
         missing = [[key for key in block if key not in done] for block in cut]
-        pieces = [(round, block) for block in missing if block]
-        in_work = InWork(self.progress, [len(keys) for _, keys in pieces])
-        for place, records in lanes.run(pieces, in_work.stepped):
-            in_work.ended(place)
-            self.ledger.add_runs(records, 1 + before + wanted.index(pieces[place][1][0]))
-            scores = self.ledger.scores(round)
-            self.progress.block_ended(len(scores), self.best_so_far(round, scores))
+        failed = self.attempt(round, [block for block in missing if block], places, lanes)
+        failed = self.attempt(round, [block for block, _ in failed], places, lanes)
+        parted = [self.one_by_one(round, *block, lanes) for block in failed]
+        failures = [one.reason or "" for records in parted for one in records if one.failed]
+        if failures:
+            self.require_another_to_end_well(failures[0], lanes)
+        for records in parted:
+            self.add(records, places)
 
-    def trained(self, piece: tuple[Round, Sequence[Key]], watch: Watch) -> list[RunRecord]:
+    def attempt(
+        self, round: Round, wanted: Sequence[Block], places: Mapping[Key, int], lanes: Lanes
+    ) -> list[tuple[Block, str]]:
+        """Trains blocks and puts them on record; those that fail, with their last words."""
+        failed = []
+        in_work = InWork(self.progress, [len(block) for block in wanted])
+        for place, made in lanes.run([(round, block) for block in wanted], in_work.stepped):
+            in_work.ended(place)
+            if made.failure:
+                failed.append((wanted[place], made.failure))
+            else:
+                self.add(made.value, places)
+        return failed
+
+    def one_by_one(self, round: Round, block: Block, failure: str, lanes: Lanes) -> list[RunRecord]:
+        """What becomes of a block that has failed: of its members alone, to find who fails."""
+        if len(block) == 1:
+            return [failed_record(round, block[0], failure)]
+        found = dict(lanes.run([(round, [key]) for key in block]))
+        return [
+            failed_record(round, key, found[place].failure)
+            if found[place].failure
+            else found[place].value[0]
+            for place, key in enumerate(block)
+        ]
+
+    def require_another_to_end_well(self, failure: str, lanes: Lanes) -> None:
+        """FailedError where all trainings fail, or one that has ended well before fails now too.
+
+        It is then not the settings that make trainings fail, and no failure is put on record.
+        """
+        scores = self.ledger.scores("tuning") | self.ledger.scores("final")
+        well = [key for key, score in scores.items() if math.isfinite(score)]
+        if scores and not well:
+            return
+        if well:
+            ((_, again),) = lanes.run([("tuning", well[:1])])
+            failure = again.failure
+        if failure:
+            all_of_them = "Every training" if not well else "A training that ended well before"
+            raise FailedError(
+                f"{all_of_them} of task '{self.task.name}' fails: {failure}. No failure is on"
+                " record; the same command goes on when this is mended."
+            )
+
+    def add(self, records: Sequence[RunRecord], places: Mapping[Key, int]) -> None:
+        """Puts the members of a block on record, from the first one's place on."""
+        round, (first, *_) = records[0].round, records
+        self.ledger.add_runs(records, places[first.entrant, first.configuration, first.seed])
+        for one in records:
+            if one.failed:
+                self.progress.say(self.failure_in_words(one))
+        scores = self.ledger.scores(round)
+        self.progress.block_ended(len(scores), self.best_so_far(round, scores))
+
+    def failure_in_words(self, run: RunRecord) -> str:
+        configuration, _ = self.drawn[run.entrant, run.configuration]
+        settings = wording.values(configuration.values)
+        return (
+            f"{run.entrant}{f' with {settings}' if settings else ''} failed on seed {run.seed}:"
+            f" {run.reason}. It counts as diverged, and the race goes on."
+        )
+
+    def trained(self, piece: tuple[Round, Block], watch: Watch) -> list[RunRecord]:
         """What becomes of a block of members; in a lane."""
         round, keys = piece
         members = [Member(self.drawn[name, index][1], seed) for name, index, seed in keys]
@@ -200,10 +273,15 @@ def seeds_from(settings: Settings) -> list[int]:
     return random.Random(settings.seed).sample(range(2**31), settings.seeds + 1)
 
 
-def blocks(members: Sequence[Key], size: int) -> Iterator[Sequence[Key]]:
+def blocks(members: Sequence[Key], size: int) -> Iterator[Block]:
     """The members in order, `size` at a time."""
     for start in range(0, len(members), size):
         yield members[start : start + size]
+
+
+def failed_record(round: Round, key: Key, failure: str) -> RunRecord:
+    entrant, configuration, seed = key
+    return RunRecord(round, entrant, configuration, seed, math.nan, None, failure, ())
 
 
 def record_of(round: Round, key: Key, run: Run) -> RunRecord:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from thalweg.racing import wording
 from thalweg.racing.measures import Difference, Measures, Row
-from thalweg.racing.record import Settings
+from thalweg.racing.record import RunRecord, Settings
 from thalweg.racing.wording import counted, listed
 from thalweg.statistics import more_seeds_needed, visible_margin
 
@@ -34,9 +34,11 @@ def standing(measures: Measures) -> str:
         runs = counted(len(measures.record.runs), "run")
         return f"The race is not finished: {runs} are on record, and there is no verdict yet."
     if not left:
-        return "There is no clear winner: every configuration of every entrant diverged in tuning."
+        what = lost(measures, settings.entrants)
+        return f"There is no clear winner: every configuration of every entrant {what} in tuning."
     if measures.best is None:
-        return "There is no clear winner: most runs diverged, whatever the entrant."
+        what = lost(measures, left)
+        return f"There is no clear winner: most runs {what}, whatever the entrant."
     seeds = counted(len(measures.final[measures.best]), "seed")
     recipes = recipes_in_words(measures)
     ground = f"on {settings.task}, over {seeds}{cooling_in_words(measures)}"
@@ -72,6 +74,9 @@ def advice(measures: Measures) -> Iterator[str]:
     best = measures.best
     if not measures.record.finished:
         yield "The same command again goes on from the last finished block."
+        return
+    if best is None and failures(measures, measures.settings.entrants):
+        yield "Mend what failed, which is told below, and race again under another name."
         return
     if best is None:
         wider = "Widen the search spaces towards smaller lr"
@@ -109,7 +114,7 @@ def gain(measures: Measures, baseline: str) -> str:
     """What changing from the baseline would gain: to the best, or else to who beat the baseline."""
     best, metric = measures.best, measures.settings.metric
     if baseline not in measures.final:
-        return f"What you use now, {baseline}, diverged in the tuning round."
+        return f"What you use now, {baseline}, {lost(measures, [baseline])} in the tuning round."
     if best is None or baseline == best:
         return f"Changing from {baseline} gains nothing that can be seen."
     for other in (best, measures.beaten_by(baseline)):
@@ -225,7 +230,10 @@ def limits(measures: Measures) -> Iterator[str]:
         yield reach(settings, len(measures.raced))
     for name in settings.entrants:
         if record.finished and name not in measures.final:
-            yield f"{name} diverged with every configuration in tuning, and was not in the final."
+            what = lost(measures, [name])
+            yield f"{name} {what} with every configuration in tuning, and was not in the final."
+    for name in settings.entrants:
+        yield from failed(measures, name)
     yield from against_the_choice(measures)
     for edge in record.edges:
         yield (
@@ -241,6 +249,40 @@ def as_given(measures: Measures) -> Iterator[str]:
     names = [name for name in measures.settings.entrants if name not in used]
     if names:
         yield f"{listed(names)} raced untuned, with the settings and schedules that were given."
+
+
+def failures(measures: Measures, entrants: Iterable[str]) -> list[RunRecord]:
+    """The runs of these entrants that ended by an error."""
+    return [run for run in measures.record.runs if run.failed and run.entrant in entrants]
+
+
+def lost(measures: Measures, entrants: Iterable[str]) -> str:
+    """What became of runs of these entrants that have no score."""
+    without = [
+        run
+        for run in measures.record.runs
+        if run.entrant in entrants and not math.isfinite(run.score)
+    ]
+    words = {"failed" if run.failed else "diverged" for run in without}
+    return " or ".join(sorted(words)) or "diverged"
+
+
+def failed(measures: Measures, entrant: str) -> Iterator[str]:
+    """How many of an entrant's runs ended by an error, and the first of them."""
+    runs = failures(measures, [entrant])
+    if not runs:
+        return
+    count = sum(run.entrant == entrant for run in measures.record.runs)
+    values = measures.configuration(entrant, runs[0].configuration).values
+    settings = f", the first with {wording.values(values)}" if values else ""
+    yield (
+        f"{len(runs)} of {counted(count, 'run')} of {entrant} failed and {counts(len(runs))} as"
+        f" diverged{settings}: {runs[0].reason}."
+    )
+
+
+def counts(number: int) -> str:
+    return "counts" if number == 1 else "count"
 
 
 def against_the_choice(measures: Measures) -> Iterator[str]:

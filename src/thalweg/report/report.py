@@ -20,15 +20,15 @@ from thalweg.report.strokes import strokes
 class Diverged:
     """Members of one entrant and round that diverged for one reason.
 
-    count: how many. first_step: the earliest step at which one did. lrs: the lr of them, from the
-    least to the greatest, as text; a dash where it was not tuned.
+    count: how many. first_step: the earliest step at which one did; none where all failed. lrs: the
+    lr of them, from the least to the greatest, as text; a dash where it was not tuned.
     """
 
     entrant: str
     round: str
     reason: str
     count: int
-    first_step: int
+    first_step: int | None
     lrs: str
 
 
@@ -84,7 +84,7 @@ def diverged(record: Record) -> Iterator[Diverged]:
             round=round_,
             reason=reason,
             count=len(runs),
-            first_step=min(steps, default=record.settings.steps),
+            first_step=min(steps, default=None),
             lrs=reaching([rate for rate in tried if rate is not None]),
         )
 

@@ -153,7 +153,7 @@ def failure_as_sentence(what_failed: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = str(error).splitlines()
         message = f": {lines[0]}" if lines else ""
         raise UserError(f"{what_failed}: {type(error).__name__}{message}") from error
@@ -167,7 +167,7 @@ def failure_in_training(task: Task) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
         if frame.f_globals.get("__name__", "").startswith("thalweg."):
             raise

@@ -1,0 +1,58 @@
+"""A limit to how long work in this process may be silent."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from numbers import Real
+from types import FrameType
+from typing import Self
+
+from thalweg.errors import UserError
+
+
+class Alarm:
+    """Raises TimeoutError in the block, again and again, `seconds` after it was last put off.
+
+    Where no seconds are given there is no limit. The main thread alone can have one.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
+
+    def __enter__(self) -> Self:
+        if self.seconds is not None:
+            self.before = signal.signal(signal.SIGALRM, self.ring)
+            self.put_off()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.seconds is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, self.before)
+
+    def put_off(self) -> None:
+        if self.seconds is not None:
+            signal.setitimer(signal.ITIMER_REAL, self.seconds, self.seconds)
+
+    def ring(self, _: int, frame: FrameType | None) -> None:
+        assert self.seconds is not None
+        while frame and frame.f_globals.get("__name__") != "importlib._bootstrap":
+            frame = frame.f_back
+        if frame is None:  # an import that is broken off stays half done
+            raise TimeoutError(too_long(self.seconds))
+
+
+def too_long(seconds: float) -> str:
+    return f"it took no step for {seconds:g} s"
+
+
+def require_timeout(seconds: float | None) -> None:
+    """UserError for a limit that is none, or that this process cannot keep."""
+    if seconds is None:
+        return
+    if isinstance(seconds, bool) or not isinstance(seconds, Real) or not 0 < seconds < math.inf:
+        raise UserError(f"timeout must be a number of seconds above 0, not {seconds!r}.")
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
+        raise UserError("timeout needs the main thread of Python, on Linux or macOS.")
