@@ -173,16 +173,20 @@ class Fusing:
 
     def step(self, optimizer: RuleOptimizer, params: list[ParamWithGrad]) -> list[ParamWithGrad]:
         """Steps what kernels can, and returns the rest."""
-        changed = self.watch.changed(optimizer)
-        looks = self.looks(optimizer, params) if self.same_kinds(optimizer, changed) else None
-        if looks is None:
-            self.settle(optimizer, params)
-            changed = list(range(len(self.kinds)))
-            gradients, kept = [grad for _, grad, _ in params], list(optimizer.state.values())
-            looks = [(part, part.look(gradients, kept)) for part in self.parts]
-        for part, look in looks:
-            part.renew(optimizer, changed)
-            part.step(look)
+        try:
+            changed = self.watch.changed(optimizer)
+            looks = self.looks(optimizer, params) if self.same_kinds(optimizer, changed) else None
+            if looks is None:
+                self.settle(optimizer, params)
+                changed = list(range(len(self.kinds)))
+                gradients, kept = [grad for _, grad, _ in params], list(optimizer.state.values())
+                looks = [(part, part.look(gradients, kept)) for part in self.parts]
+            for part, look in looks:
+                part.renew(optimizer, changed)
+                part.step(look)
+        except BaseException:
+            self.forget()  # not all parts may know what has changed
+            raise
         return [params[place] for place in self.left]
 
     def same_kinds(self, optimizer: RuleOptimizer, changed: Iterable[int]) -> bool:
