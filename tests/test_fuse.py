@@ -13,6 +13,7 @@ from collections.abc import Callable
 from itertools import product
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -246,6 +247,19 @@ def test_what_no_kernel_takes_is_said_once(backend: str) -> None:
             params[0].grad = torch.ones(1, 1).expand(3, 5)
             optimizer.step()
     assert len(told) == 1
+
+
+def test_without_numbas_compiler_the_arithmetic_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which people switch off to debug, or to measure the coverage of tests."""
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    (params, fused), (others, eager) = both(RECIPES["adam"](), torch.float32)
+    fused.backend = "auto"
+    give_gradients(params, 0)
+    give_gradients(others, 0)
+    with pytest.warns(UserWarning, match="stepped eagerly"):
+        fused.step()
+    eager.step()
+    assert_close(numbers(params, fused), numbers(others, eager), ulps=0)
 
 
 def test_groups_that_climb() -> None:

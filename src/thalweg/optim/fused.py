@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 AnyKernel = Kernel | TritonKernel
 Group = dict[str, Any]
+PLAIN = (Tensor, nn.Parameter)
 ParamWithGrad = tuple[Tensor, Tensor, int]
 """A parameter, what is here of the gradient that it has, and its group's index."""
 
@@ -281,7 +282,8 @@ def kernel_for(
     """The kernel that steps a parameter; none where eager arithmetic has to."""
     param, grad, index = local(param_with_grad[0]), *param_with_grad[1:]
     plain = (
-        type(param) in (Tensor, nn.Parameter)
+        type(param) in PLAIN
+        and type(grad) in PLAIN
         and grad.dtype is param.dtype
         and grad.device == param.device
         and grad.layout is torch.strided
@@ -290,9 +292,18 @@ def kernel_for(
         and grad.is_contiguous()
         and not (grad._is_zerotensor() or grad.is_neg() or param.is_neg())
     )
+    if not plain or nothing_is_compiled():
+        return None
     maximize = optimizer.param_groups[index]["maximize"]
-    if plain and param.device.type == "cpu" and optimizer.backend in ("auto", "numba"):
+    if param.device.type == "cpu" and optimizer.backend in ("auto", "numba"):
         return kernel_of(chain, param.dtype, maximize)
-    if plain and runs_on(param.device) and optimizer.backend in ("auto", "triton"):
+    if runs_on(param.device) and optimizer.backend in ("auto", "triton"):
         return triton_kernel_of(chain, param.dtype, maximize, param.device)
     return None
+
+
+def nothing_is_compiled() -> bool:
+    """Whether NUMBA_DISABLE_JIT is set: Numba would run compiled code's text as Python's."""
+    from numba import config  # it takes its time to be imported
+
+    return bool(config.DISABLE_JIT)  # type: ignore[attr-defined]
