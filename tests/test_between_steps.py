@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 import random
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -362,6 +363,44 @@ def test_models_are_changed_between_steps(name: str, change: Callable[[nn.Module
         found.append([*model.parameters(), *held])
     for mine, its in zip(*found, strict=True):
         torch.testing.assert_close(mine, its, rtol=1e-12, atol=1e-12)
+
+
+def test_a_setting_that_no_step_takes_hides_no_other_change() -> None:
+    found = []
+    for module in (optim, torch.optim):
+        params = [torch.ones(3, requires_grad=True) for _ in range(2)]
+        groups = [{"params": params[:1], "weight_decay": 0.1}, {"params": params[1:]}]
+        optimizer = module.SGD(groups, lr=0.1)
+        for param in params:
+            param.grad = torch.ones(3)
+        optimizer.step()
+        decayed, plain = optimizer.param_groups
+        decayed["lr"], plain["lr"] = "fast", 0.01
+        with pytest.raises((TypeError, ValueError)):
+            optimizer.step()
+        decayed["lr"] = 0.02
+        optimizer.step()
+        found.append(params)
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+
+
+def test_a_warning_that_is_an_error_prepares_no_step_by_half() -> None:
+    found = []
+    for module in (optim, torch.optim):
+        params = [torch.ones(3, requires_grad=True), torch.ones(3, 3, requires_grad=True)]
+        params[1].data = params[1].data[:, :2]
+        optimizer = module.Adam(params, lr=0.1)
+        for param in params:
+            param.grad = torch.ones_like(param)
+        if module is optim:
+            with warnings.catch_warnings(), pytest.raises(UserWarning, match="stepped eagerly"):
+                warnings.simplefilter("error")
+                optimizer.step()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            optimizer.step()
+        found.append(params)
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.filterwarnings("ignore:.*stepped eagerly")

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed._functional_collectives import AsyncCollectiveTensor, all_reduce
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
@@ -35,7 +36,7 @@ from torch.distributed.tensor.parallel import (
 from torch.multiprocessing import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from thalweg import recipes, schedules
+from thalweg import optim, recipes, schedules
 from thalweg.errors import UserError
 from thalweg.optim import Optimizer
 from thalweg.recipes import Recipe, chain
@@ -460,6 +461,22 @@ def lone_process(tmp_path: Path) -> Iterator[None]:
     )
     yield
     dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("lone_process")
+@pytest.mark.filterwarnings("ignore:.*stepped eagerly")
+def test_a_gradient_may_still_be_on_its_way() -> None:
+    """As the functional collectives give it; the first arithmetic waits for it."""
+    found = []
+    for module in (optim, torch.optim):
+        param = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+        optimizer = module.Adam([param], lr=0.1)
+        for value in (1.0, 3.0):
+            param.grad = all_reduce(torch.full_like(param, value), "sum", dist.group.WORLD)
+            assert isinstance(param.grad, AsyncCollectiveTensor)
+            optimizer.step()
+        found.append(param)
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
 
 
 def with_flat_parameters(model: nn.Module, named: bool) -> nn.Module:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import random
+import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from itertools import product
+from typing import Any
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -245,6 +249,19 @@ def test_what_no_kernel_takes_is_said_once(backend: str) -> None:
     assert len(told) == 1
 
 
+def test_without_numbas_compiler_the_arithmetic_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which people switch off to debug, or to measure the coverage of tests."""
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    (params, fused), (others, eager) = both(RECIPES["adam"](), torch.float32)
+    fused.backend = "auto"
+    give_gradients(params, 0)
+    give_gradients(others, 0)
+    with pytest.warns(UserWarning, match="stepped eagerly"):
+        fused.step()
+    eager.step()
+    assert_close(numbers(params, fused), numbers(others, eager), ulps=0)
+
+
 def test_groups_that_climb() -> None:
     sides = []
     for backend in ("numba", "eager"):
@@ -469,6 +486,36 @@ def test_threads_take_each_piece_once_and_failures_come_through() -> None:
     assert sorted(taken) == pieces
     with pytest.raises(ZeroDivisionError):
         share(lambda first, _: 1 // (first - 500), pieces)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit, TimeoutError])
+def test_what_a_signal_raises_comes_when_all_threads_have_done_their_work(
+    raised: type[BaseException],
+) -> None:
+    """They write to memory that may be freed as soon as the step has ended."""
+    begun, done = threading.Event(), threading.Event()
+
+    def work(_first: int, _last: int) -> None:
+        if threading.current_thread() is threading.main_thread():
+            begun.wait()
+            return
+        begun.set()
+        time.sleep(0.1)  # until the main thread waits
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+        time.sleep(0.1)
+        done.set()
+
+    def handler(*_: Any) -> None:
+        raise raised
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with pytest.raises(raised):
+            share(work, [(0, 1), (1, 2)])
+        assert done.is_set()
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def large() -> tuple[Tensor, Optimizer]:

@@ -6,9 +6,11 @@ import copy
 import io
 import math
 import pickle
+import signal
 import weakref
 from collections import UserList
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.optim import lr_scheduler
+from torch.overrides import TorchFunctionMode
 
 from thalweg import optim, recipes, schedules
 from thalweg.errors import UserError
@@ -605,6 +608,30 @@ def test_parameters_that_share_memory_come_back_from_evaluation() -> None:
     with optimizer.evaluation():
         assert not torch.equal(first, before)
     assert torch.equal(first, before)
+
+
+class InterruptedCopying(TorchFunctionMode):
+    """Ctrl-C while a tensor is copied for the first time."""
+
+    interrupted = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is Tensor.copy_ and not self.interrupted:
+            self.interrupted = True
+            signal.raise_signal(signal.SIGINT)
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_interrupt_at_the_end_of_evaluation_loses_no_training_point() -> None:
+    optimizer = optim.Optimizer(parameters(), AVERAGED)
+    train(optimizer, range(3))
+    before = [param.clone() for param in parameters_of(optimizer)]
+    with ExitStack() as interrupted, pytest.raises(KeyboardInterrupt), optimizer.evaluation():
+        interrupted.enter_context(InterruptedCopying())
+    same(parameters_of(optimizer), before)
+    train(optimizer, range(1))
 
 
 def test_a_group_is_the_dictionary_that_was_given() -> None:

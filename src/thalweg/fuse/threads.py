@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import cache
 from queue import SimpleQueue
@@ -32,28 +32,29 @@ def share(work: Callable[[int, int], None], pieces: Sequence[tuple[int, int]]) -
 
     threads = min(torch.get_num_threads(), len(pieces))
     helpers: list[Future[None]] = [Future() for _ in range(threads - 1)]
-    for helper in helpers:
-        jobs().put((helper, take))
     try:
+        for helper in helpers:
+            jobs().put((helper, take))
         take()
     finally:
-        # One that has not begun has nothing left to do.
-        wait_for([helper for helper in helpers if not helper.cancel()])
+        wait_for(helpers)
+    for helper in helpers:
+        if not helper.cancelled():
+            helper.result()
 
 
-def wait_for(working: Sequence[Future[None]]) -> None:
-    """Waits for helpers, also through a Ctrl-C, since they write to memory; raises their errors."""
-    interrupt = None
-    for helper in working:
-        while not helper.done():
-            try:
-                wait([helper])
-            except KeyboardInterrupt as error:
-                interrupt = error
-    if interrupt:
-        raise interrupt
-    for helper in working:
-        helper.result()
+def wait_for(helpers: Sequence[Future[None]]) -> None:
+    """Waits until no helper works, since they write to memory.
+
+    So it does through a Ctrl-C, and through whatever else the handler of a signal raises.
+    """
+    try:
+        for helper in helpers:
+            if not helper.cancel():  # one that has not begun has nothing left to do
+                helper.exception()
+    except BaseException:
+        wait_for(helpers)
+        raise
 
 
 @cache

@@ -256,10 +256,19 @@ class RuleOptimizer(UntracedOptimizer):
                     self.training_point += received(self.zero, self.parameters())
             yield
         finally:
-            with torch.no_grad():
-                while self.training_point:
-                    param, value = self.training_point.pop()
-                    param.copy_(value)
+            self.put_back()
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Goes back to the training point, and all the way where a signal's handler raises."""
+        try:
+            while self.training_point:
+                param, value = self.training_point[-1]
+                param.copy_(value)
+                self.training_point.pop()
+        except (KeyboardInterrupt, SystemExit):
+            self.put_back()
+            raise
 
     def evaluated(self) -> Iterator[tuple[Tensor, Tensor]]:
         """What is here of the parameters that evaluation uses at another value, and that value."""

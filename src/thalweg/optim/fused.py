@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 AnyKernel = Kernel | TritonKernel
 Group = dict[str, Any]
+PLAIN = (Tensor, nn.Parameter)
 ParamWithGrad = tuple[Tensor, Tensor, int]
 """A parameter, what is here of the gradient that it has, and its group's index."""
 
@@ -174,16 +175,20 @@ class Fusing:
 
     def step(self, optimizer: RuleOptimizer, params: list[ParamWithGrad]) -> list[ParamWithGrad]:
         """Steps what kernels can, and returns the rest."""
-        changed = self.watch.changed(optimizer)
-        looks = self.looks(optimizer, params) if self.same_kinds(optimizer, changed) else None
-        if looks is None:
-            self.settle(optimizer, params)
-            changed = list(range(len(self.kinds)))
-            gradients, kept = [grad for _, grad, _ in params], list(optimizer.state.values())
-            looks = [(part, part.look(gradients, kept)) for part in self.parts]
-        for part, look in looks:
-            part.renew(optimizer, changed)
-            part.step(look)
+        try:
+            changed = self.watch.changed(optimizer)
+            looks = self.looks(optimizer, params) if self.same_kinds(optimizer, changed) else None
+            if looks is None:
+                self.settle(optimizer, params)
+                changed = list(range(len(self.kinds)))
+                gradients, kept = [grad for _, grad, _ in params], list(optimizer.state.values())
+                looks = [(part, part.look(gradients, kept)) for part in self.parts]
+            for part, look in looks:
+                part.renew(optimizer, changed)
+                part.step(look)
+        except BaseException:
+            self.forget()  # not all parts may know what has changed
+            raise
         return [params[place] for place in self.left]
 
     def same_kinds(self, optimizer: RuleOptimizer, changed: Iterable[int]) -> bool:
@@ -281,7 +286,8 @@ def kernel_for(
     """The kernel that steps a parameter; none where eager arithmetic has to."""
     param, grad, index = local(param_with_grad[0]), *param_with_grad[1:]
     plain = (
-        type(param) in (Tensor, nn.Parameter)
+        type(param) in PLAIN
+        and type(grad) in PLAIN
         and grad.dtype is param.dtype
         and grad.device == param.device
         and grad.layout is torch.strided
@@ -290,9 +296,18 @@ def kernel_for(
         and grad.is_contiguous()
         and not (grad._is_zerotensor() or grad.is_neg() or param.is_neg())
     )
+    if not plain or nothing_is_compiled():
+        return None
     maximize = optimizer.param_groups[index]["maximize"]
-    if plain and param.device.type == "cpu" and optimizer.backend in ("auto", "numba"):
+    if param.device.type == "cpu" and optimizer.backend in ("auto", "numba"):
         return kernel_of(chain, param.dtype, maximize)
-    if plain and runs_on(param.device) and optimizer.backend in ("auto", "triton"):
+    if runs_on(param.device) and optimizer.backend in ("auto", "triton"):
         return triton_kernel_of(chain, param.dtype, maximize, param.device)
     return None
+
+
+def nothing_is_compiled() -> bool:
+    """Whether NUMBA_DISABLE_JIT is set: Numba would run compiled code's text as Python's."""
+    from numba import config  # it takes its time to be imported
+
+    return bool(config.DISABLE_JIT)  # type: ignore[attr-defined]
