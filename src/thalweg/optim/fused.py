@@ -181,8 +181,13 @@ class Fusing:
             changed = list(range(len(self.kinds)))
             gradients, kept = [grad for _, grad, _ in params], list(optimizer.state.values())
             looks = [(part, part.look(gradients, kept)) for part in self.parts]
+        try:
+            for part, _ in looks:
+                part.renew(optimizer, changed)
+        except Exception:
+            self.forget()  # the next step must not go on with the numbers from before the change
+            raise
         for part, look in looks:
-            part.renew(optimizer, changed)
             part.step(look)
         return [params[place] for place in self.left]
 
