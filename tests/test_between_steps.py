@@ -26,6 +26,7 @@ SHAPES = [(3, 4), (5,), ()]
 NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     "sgd": ("SGD", {"lr": 0.05}),
     "sgd with momentum": ("SGD", {"lr": 0.05, "momentum": 0.9, "dampening": 0.3}),
+    "sgd with nesterov": ("SGD", {"lr": 0.05, "momentum": 0.9, "nesterov": True}),
     "adagrad": ("Adagrad", {"lr": 0.1}),
     "rmsprop": ("RMSprop", {"lr": 0.01, "momentum": 0.5, "centered": True}),
     "adadelta": ("Adadelta", {}),

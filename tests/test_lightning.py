@@ -13,6 +13,7 @@ from typing import Any
 import lightning.pytorch as lightning
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -285,6 +286,26 @@ def test_a_checkpoint_of_the_sanity_check_is_of_the_start(tmp_path: Path) -> Non
     went_on = Module(AVERAGED)
     fit(went_on, tmp_path, ckpt_path=path)
     assert_net(went_on.state_dict(), plain(AVERAGED)[1].state_dict())
+
+
+@pytest.mark.parametrize("averaging", ["before", "after"])
+def test_fit_goes_on_beside_a_callback_that_averages(averaging: str, tmp_path: Path) -> None:
+    """Which takes what is evaluated for what training goes on from, and puts in its average."""
+    saving = Saving(tmp_path, ["on_train_epoch_end"])
+    uninterrupted, went_on = Module(AVERAGED), Module(AVERAGED)
+    for module, path in ((uninterrupted, None), (went_on, tmp_path / "on_train_epoch_end")):
+        beside = {averaging: [EMAWeightAveraging(decay=0.8), *([] if path else [saving])]}
+        fit(module, tmp_path, ckpt_path=path, **beside)
+    assert_net(went_on.state_dict(), uninterrupted.net.state_dict())
+
+
+def test_a_checkpoint_leaves_what_others_put_in_for_a_validation(tmp_path: Path) -> None:
+    states = []
+    for hooks in ([], ["on_validation_batch_end"]):
+        module = Module(AVERAGED)
+        fit(module, tmp_path, after=[EMAWeightAveraging(decay=0.8), Saving(tmp_path, hooks)])
+        states.append((module.state_dict(), module.validations))
+    torch.testing.assert_close(*states, rtol=0, atol=0)
 
 
 @pytest.fixture

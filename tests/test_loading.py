@@ -51,6 +51,10 @@ def momentum() -> RuleOptimizer:
     return optim.SGD(parameters(), momentum=0.9)
 
 
+def cooled() -> RuleOptimizer:
+    return optim.Adam(parameters(), lr=schedules.plateau(0.1))
+
+
 def averaged() -> RuleOptimizer:
     return Optimizer(parameters(), recipes.chain(recipes.adam(), recipes.ema(0.9)))
 
@@ -85,7 +89,17 @@ DAMAGED: list[tuple[Callable[[], RuleOptimizer], Callable[[State], None], str]] 
     (adam, without("param_groups", 0, "params"), "group 0 of the state has to be a dictionary"),
     (adam, put("param_groups", 0, "lr", value=-1.0), "lr must be finite and at least 0, not -1"),
     (adam, put("param_groups", 0, "betas", value=0.9), "betas must be 2 numbers, not 0.9."),
+    (
+        cooled,
+        put("param_groups", 0, "memory", value=[1]),
+        "memory of group 0 of the state has to be",
+    ),
     (adam, put("state", 0, value=[1, 2]), "the state of parameter 0 has to be a dictionary"),
+    (
+        adam,
+        put("state", 0, value=None),
+        "the state of parameter 0 has to be a dictionary, not None",
+    ),
     (adam, without("state", 1, "exp_avg_sq"), "the state of parameter 1 has no exp_avg_sq"),
     (adam, without("state", 1, "step"), "the state of parameter 1 has no step; it has exp_avg"),
     (adam, put("state", 0, "step", value="two"), "step of parameter 0 has to be a finite number"),
@@ -95,6 +109,8 @@ DAMAGED: list[tuple[Callable[[], RuleOptimizer], Callable[[State], None], str]] 
         "step of parameter 0 has to be a finite number of",
     ),
     (adam, put("state", 0, "step", value=torch.tensor(torch.nan)), "step of parameter 0 has to be"),
+    (adam, put("state", 0, "step", value=10**400), "step of parameter 0 has to be a finite number"),
+    (momentum, put("state", 0, "step", value=torch.nan), "step of parameter 0 has to be a finite"),
     (
         adam,
         put("state", 0, "exp_avg", value=3.0),
@@ -235,6 +251,25 @@ def test_what_a_wrapper_keeps_beside_the_states_stays(backend: str) -> None:
             assert torch.equal(kept["slow"], torch.ones(7))
             assert [kept["calls"], kept["note"], kept["past"]] == [3, None, [1, 2]]
             assert float(kept["step"]) == 9
+
+
+def test_what_a_wrapper_adds_to_the_defaults_may_be_missing() -> None:
+    """As timm's Lookahead does; the state may be from before it was wrapped."""
+    state = state_of(adam)
+    wrapped = adam()
+    wrapped.defaults["lookahead_alpha"] = 0.5
+    wrapped.load_state_dict(state)
+    trained(wrapped)
+    assert wrapped.param_groups[0]["lookahead_alpha"] == 0.5
+
+
+def test_states_that_require_gradients_do_so_no_more() -> None:
+    """Those of a differentiable optimizer of PyTorch's do."""
+    state = state_of(adam)
+    state["state"][0]["exp_avg"].requires_grad_()
+    optimizer = adam()
+    optimizer.load_state_dict(state)
+    trained(copy.deepcopy(optimizer))
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -660,6 +660,32 @@ def test_groups_may_be_changed_by_hand() -> None:
 
 
 @pytest.mark.parametrize("backend", ["numba", "eager"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lr", None),
+        ("lr", "0.1"),
+        ("lr", schedules.step(0.5, gamma=0.1, every=3)),
+        ("betas", (0.9, None)),
+    ],
+)
+def test_a_setting_that_becomes_no_number_stops_every_step(
+    name: str, value: Any, backend: str
+) -> None:
+    """Numba's kernels would take None for a number that is none, and words for numbers."""
+    optimizer = optim.Optimizer(parameters(), recipes.adam(), backend=backend)
+    train(optimizer, range(2))
+    before = [param.detach().clone() for param in parameters_of(optimizer)]
+    known, optimizer.param_groups[0][name] = optimizer.param_groups[0][name], value
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"{name} of a parameter group must be a number, not"):
+            train(optimizer, range(1))
+    same(parameters_of(optimizer), before)
+    optimizer.param_groups[0][name] = known
+    train(optimizer, range(1))
+
+
+@pytest.mark.parametrize("backend", ["numba", "eager"])
 def test_a_state_that_is_taken_away_is_freed(backend: str) -> None:
     """Those who move states to another place between steps want their memory."""
     param = torch.ones(8, requires_grad=True)

@@ -59,12 +59,14 @@ class RecipeCallback(Callback):
         self.way_back = ExitStack()
         self.statistics: list[dict[str, Tensor]] = []
         self.training_point: dict[str, Any] = {}
+        self.loaded: dict[str, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.leave()
         self.fitting = stage == "fit"
         if self.fitting:
-            self.stepped, self.statistics, self.training_point = False, [], {}
+            self.stepped, self.statistics = False, []
+            self.training_point, self.loaded = {}, {}
             # Lightning writes a file of weights alone without a call of `on_save_checkpoint`.
             trainer.strategy.lightning_module_state_dict = partial(self.evaluated, trainer)
 
@@ -75,6 +77,9 @@ class RecipeCallback(Callback):
                 "RecipeCallback needs an optimizer of thalweg's from configure_optimizers, not"
                 f" {given}."
             )
+        # Another callback, as one of weight averaging, may have loaded what it takes for it.
+        self.put_loaded(pl_module)
+        self.loaded = {}
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -124,9 +129,14 @@ class RecipeCallback(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        if self.fitting and "training_point" in checkpoint:
-            point = checkpoint["training_point"]
-            pl_module.load_state_dict(point, strict=pl_module.strict_loading)
+        if self.fitting:
+            self.loaded = checkpoint.get("training_point", {})
+            self.put_loaded(pl_module)
+
+    def put_loaded(self, module: LightningModule) -> None:
+        """Takes the module to the training point of the checkpoint that fit goes on from."""
+        if self.loaded:
+            module.load_state_dict(self.loaded, strict=module.strict_loading)
 
     def evaluated(self, trainer: Trainer) -> dict[str, Any]:
         """The module's state where evaluation uses it; as it is, outside of `fit`."""
@@ -139,14 +149,21 @@ class RecipeCallback(Callback):
             self.leave()
 
     def trained(self, trainer: Trainer) -> dict[str, Any]:
-        """The module's state where training goes on from; as it is, outside of `fit`."""
+        """The module's state where training goes on from; as it is, outside of `fit`.
+
+        Within a validation, others may have put values into the module, which stay there.
+        """
         if not self.evaluating:
             return state_dict(trainer)
+        module = trainer.lightning_module
+        held = [(x, x.clone()) for x in (*module.parameters(), *module.buffers())]
         self.leave()
         try:
             return deepcopy(state_dict(trainer))
         finally:
             self.enter(trainer)
+            for x, value in held:
+                x.data.copy_(value)
 
     def enter(self, trainer: Trainer) -> None:
         """Takes the module to where evaluation uses it; in `fit` alone, which leaves it there."""

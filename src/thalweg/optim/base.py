@@ -22,6 +22,7 @@ from thalweg.optim.settings import (
     base,
     holds_schedule,
     in_group,
+    is_numeric,
     memory,
     number,
     observed,
@@ -394,7 +395,15 @@ def states_of(chain: Chain, saved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def now(group: Group, scheduled: Mapping[str, Any], name: str, ahead: int) -> Any:
-    """A hyperparameter at the group's coming step, or `ahead` steps after it (before, below 0)."""
-    schedule = scheduled.get(name)
+    """A hyperparameter at the group's coming step, or `ahead` steps after it (before, below 0).
+
+    UserError for one that has been changed to what is no number.
+    """
+    value, schedule = number(group[name]), scheduled.get(name)
+    if not is_numeric(value):
+        raise UserError(
+            f"{name} of a parameter group must be a number, not {value!r}; a schedule is given to"
+            " the optimizer, or to its add_param_group."
+        )
     step, kept = group.get("step_count", 0) + ahead, group.get("memory", {}).get(name)
-    return at(number(group[name]), schedule, step, kept)
+    return at(value, schedule, step, kept)

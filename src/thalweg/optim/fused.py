@@ -183,8 +183,9 @@ class Fusing:
                 changed = list(range(len(self.kinds)))
                 gradients, kept = [grad for _, grad, _ in params], list(optimizer.state.values())
                 looks = [(part, part.look(gradients, kept)) for part in self.parts]
-            for part, look in looks:
+            for part, _ in looks:
                 part.renew(optimizer, changed)
+            for part, look in looks:
                 part.step(look)
         except BaseException:
             self.forget()  # not all parts may know what has changed

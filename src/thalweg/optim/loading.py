@@ -63,8 +63,8 @@ def fitted(
         settings = {**group, **saved, **optimizer.fixed}
         chain = optimizer.chain(settings)
         for param, key in zip(group["params"], saved["params"], strict=True):
-            kept = given["state"].get(key)
-            if kept:
+            if key in given["state"]:
+                kept = given["state"][key]
                 check_kept(chain, param, kept, settings, f"parameter {key}")
                 found.append((param, restored(chain, param, kept)))
     return found
@@ -74,7 +74,8 @@ def check_group(optimizer: RuleOptimizer, group: Any, where: str, saved: Any) ->
     """UserError for a group of another optimizer's, or with a setting outside its range.
 
     Flags may be missing, since older versions of PyTorch do not know all of them, and so may
-    settings that do nothing at 0. What schedulers and users have put in a group stays there.
+    settings that do nothing at 0, and those that a wrapper has added to the defaults. What
+    schedulers and users have put in a group stays there.
     """
     if not isinstance(saved, Mapping) or not isinstance(saved.get("params"), Sequence):
         raise UserError(f"{where} has to be a dictionary with a list params, not {brief(saved)}.")
@@ -85,13 +86,16 @@ def check_group(optimizer: RuleOptimizer, group: Any, where: str, saved: Any) ->
         )
     own = {name for name in HYPERS.intersection(saved, group) if saved[name] == group[name]}
     strange = sorted(HYPERS.intersection(effective(saved)).difference(optimizer.defaults, own))
-    missing = sorted(effective(optimizer.defaults).difference(saved))
+    rules_have = {name for rule in optimizer.chain(optimizer.defaults) for name in rule.known()}
+    missing = sorted(rules_have.intersection(effective(optimizer.defaults)).difference(saved))
     if missing or strange:
         found = f"no {', '.join(missing)}" if missing else ", ".join(strange)
         kind = type(optimizer).__name__
         raise UserError(f"{where} has {found}: it was saved by another optimizer than {kind}.")
     optimizer.accepted({**optimizer.defaults, **saved, **optimizer.fixed})
     check_number(f"step_count of {where}", saved.get("step_count", 0))
+    if not isinstance(saved.get("memory") or {}, Mapping):
+        raise UserError(f"memory of {where} has to be a dictionary, not {brief(saved['memory'])}.")
 
 
 def effective(settings: Mapping[str, Any]) -> set[str]:
@@ -106,11 +110,14 @@ def check_kept(
     """UserError for a parameter's state that is not what its chain keeps."""
     if not isinstance(kept, Mapping):
         raise UserError(f"the state of {where} has to be a dictionary, not {brief(kept)}.")
+    if kept.get("step") is not None:
+        check_number(f"step of {where}", kept["step"])
     states = {name: state for rule in chain for name, state in rule.states.items()}
     there = [name for name in states if kept.get(name) is not None]
     if not there and not others(states, kept):
         return  # its first step with this chain is yet to come
-    needed = [*states, *(name for rule in chain for name in rule.row_states)]
+    row_states = [name for rule in chain for name in rule.row_states]
+    needed = [*states, *row_states]
     if not any(issubclass(rule, rules.SGD) for rule in chain):  # PyTorch's counts no steps
         needed.append("step")
     missing = [name for name in needed if kept.get(name) is None]
@@ -121,7 +128,7 @@ def check_kept(
     for name, state in states.items():
         check_tensor(f"{name} of {where}", kept[name], param)
         check_shape(f"{name} of {where}", kept[name], local(param), state, settings)
-    for name in set(needed).difference(states):
+    for name in row_states:
         check_number(f"{name} of {where}", kept[name])
 
 
@@ -140,7 +147,7 @@ def check_tensor(name: str, kept: Any, param: Tensor) -> None:
 def check_number(name: str, kept: Any) -> None:
     try:
         value = float(kept)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         value = math.nan
     if not math.isfinite(value) or value < 0:
         raise UserError(f"{name} has to be a finite number of at least 0, not {brief(kept)}.")
@@ -168,7 +175,7 @@ def restored(chain: Chain, param: Tensor, saved: Mapping[str, Any]) -> dict[str,
         elif name in row_states:
             found[name] = torch.tensor(float(value), dtype=torch.float64, device=CPU)
         elif name in states and value is not None:
-            found[name] = value.to(param.device, precise(param.dtype), copy=True)
+            found[name] = value.detach().to(param.device, precise(param.dtype), copy=True)
     return found
 
 

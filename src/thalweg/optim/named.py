@@ -52,9 +52,9 @@ class SGD(RuleOptimizer):
         return held
 
     def chain(self, group: Group) -> Chain:
-        if group["nesterov"]:
-            return decayed(group, rules.SGDNesterov)
-        return decayed(group, rules.SGDMomentum if group["momentum"] != 0 else rules.SGD)
+        if group["momentum"] == 0:
+            return decayed(group, rules.SGD)
+        return decayed(group, rules.SGDNesterov if group["nesterov"] else rules.SGDMomentum)
 
 
 class Momentum(RuleOptimizer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,12 @@ def is_plain(value: Any) -> bool:
     """Whether a setting stays what it is while it is the same object."""
     parts = value if isinstance(value, tuple) else (value,)
     return all(part is None or isinstance(part, int | float | str) for part in parts)
+
+
+def is_numeric(value: Any) -> bool:
+    """Whether a setting is a number, or a tuple of numbers."""
+    parts = value if isinstance(value, tuple) else (value,)
+    return all(type(part) is float or isinstance(part, Real) for part in parts)
 
 
 def number(value: Any) -> Any:
