@@ -32,6 +32,16 @@ class Case:
         return self.course.length - 1
 
     @cached_property
+    def way(self) -> float:
+        """How far down the loss has come from the first batch looked at to the lowest one.
+
+        Differences of losses are held against it, and not against a loss: a constant that is added
+        to the loss, as in a likelihood, then changes no finding.
+        """
+        losses = [step.loss for step in self.course.steps.values()]
+        return losses[0] - min(losses) if losses else 0.0
+
+    @cached_property
     def norms(self) -> tuple[list[int], NDArray[np.float64]]:
         """The gradient's norm: at which steps it was noted, and how large it was."""
         return self.course.norm_series()

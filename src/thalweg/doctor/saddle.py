@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -104,11 +105,14 @@ def descent(objective: Objective, direction: Float[Tensor, " P"]) -> Descent:
 def one_way(objective: Objective, unit: Float[Tensor, " P"]) -> Descent:
     start = objective.value()
     lowest, reached = start, 0.0
+    # A first step can change the loss by less than its round-off.
+    round_off = 2 * torch.finfo(objective.dtype).eps * abs(start)
     distance = FIRST * (1 + float(objective.point.norm()))
     for _ in range(MOST):
         value = objective.value(objective.point + distance * unit)
-        if not value < lowest:
+        if not value <= lowest + round_off:
             return Descent(reached, start - lowest, True)
-        lowest, reached = value, distance
+        if value < lowest:
+            lowest, reached = value, distance
         distance *= 2
     return Descent(reached, start - lowest, False)

@@ -20,16 +20,17 @@ from thalweg.stack.reading import Batch
 from thalweg.statistics import Interval, wilson
 from thalweg.tasks.task import Score
 
-ROUND_OFF = 8
-"""Of three losses, in units of one's resolution: the weights in the bend add up to 4 and double."""
+ROUND_OFF = 64
+"""Of three losses, in units of one's resolution: the weights in the bend add up to 4 and double,
+and what is eight times as large is known to an eighth."""
 
 
 @dataclass(frozen=True)
 class SeenStep(Parabola):
     """A step d as it was taken, and the loss of its batch along it.
 
-    loss: at the start. change: what the step made of it. round_off: of `bend`; a smaller one is
-    none. gradient, length: norms of the gradient that the optimizer had, and of d.
+    loss: at the start. change: what the step made of it. round_off: of both; smaller ones are none.
+    gradient, length: norms of the gradient that the optimizer had, and of d.
     gradient_cosine: of the gradient with the one before. velocity_cosine: of the way downhill, -g,
     with the step before, which is the velocity: where it is negative, momentum carries uphill. Both
     are none at the first step, and 0 for a step or a gradient that is zero.
@@ -66,11 +67,14 @@ class StepWatch:
 
         slope = -3 L0 + 4 L1/2 - L1        bend = 2 (L0 - 2 L1/2 + L1),
 
-    exact where the loss is quadratic along the step. No gradient enters: clipped, scaled or of
-    other random draws (dropout), it changes nothing but the norms, cosines and rates that are told.
+    exact where the loss is quadratic along the step. The optimizer's gradient does not enter:
+    clipped, scaled or of other random draws (dropout), it changes nothing but the norms, cosines
+    and rates that are told. Where round-off hides such differences, as it does beside a large
+    constant in the loss, the slopes at both ends of the step tell the parabola.
 
-    Each look costs three forward passes, about one gradient evaluation, and the memory of the
-    parameters five times. The training that is watched goes on as if it were not.
+    Each look costs three forward passes, about one gradient evaluation, two more for the slopes,
+    and the memory of the parameters five times. The training that is watched goes on as if it were
+    not.
     """
 
     def __init__(
@@ -112,14 +116,20 @@ def seen(
     step: Float[Tensor, " P"],
     last: tuple[Tensor, Tensor] | None,
 ) -> SeenStep:
-    losses = [start.value(start.point + share * step) for share in (0, 0.5, 1)]
-    first, half, end = losses
+    first, half, end = (start.value(start.point + share * step) for share in (0, 0.5, 1))
+    slope, bend = -3 * first + 4 * half - end, 2 * (first - 2 * half + end)
+    change = end - first
+    resolution = ROUND_OFF * torch.finfo(start.dtype).eps
+    round_off = resolution * max(abs(first), abs(half), abs(end))
+    if abs(slope + 2 * bend) <= round_off:
+        slope, bend, size = by_slopes(start, step)
+        change, round_off = slope + bend, resolution * size
     return SeenStep(
-        -3 * first + 4 * half - end,
-        2 * (first - 2 * half + end),
+        slope,
+        bend,
         first,
-        end - first,
-        ROUND_OFF * torch.finfo(start.dtype).eps * max(map(abs, losses)),
+        change,
+        round_off,
         float(gradient.norm()),
         float(step.norm()),
         cosine(gradient, last[0]) if last else None,
@@ -127,6 +137,17 @@ def seen(
         rates(start.views(gradient), start.views(step)),
         start.conditions,
     )
+
+
+def by_slopes(start: Objective, step: Float[Tensor, " P"]) -> tuple[float, float, float]:
+    """Slope and bend from the gradients at both ends of a step; the size of what they are made of.
+
+    A constant in the loss is in no gradient.
+    """
+    ends = [start.gradient(start.point + share * step) for share in (0, 1)]
+    slope, slope_behind = (float(gradient @ step) for gradient in ends)
+    size = max(float(gradient.norm()) for gradient in ends) * float(step.norm())
+    return slope, (slope_behind - slope) / 2, size
 
 
 def rates(gradients: Mapping[str, Tensor], steps: Mapping[str, Tensor]) -> dict[str, float | None]:

@@ -23,9 +23,7 @@ FACTORS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """The rates that are tried, relative to what the ramp suggests."""
 
 SMOOTHING = 0.9
-LOST = 4.0
-"""The ramp's loss is averaged with this memory; the ramp ends where that has risen from its best by
-so many times the size of the first."""
+"""The ramp's loss is averaged with this memory."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,8 @@ class LRRange:
     """What a range test found.
 
     suggestion: the rate to begin with. lrs, losses: the ramp, a rate a step and the smoothed
-    training loss there, until it left the first loss far behind. tried: the loss that each tried
-    rate came to, infinite where it diverged.
+    training loss there, until it diverged. tried: the loss that each tried rate came to, infinite
+    where it diverged.
     """
 
     suggestion: float
@@ -105,12 +103,11 @@ def ramp(
                 f"the first step of {task.name} with {recipe.name} at lr = {low:g} diverged: "
                 f"{divergence.reason}."
             )
-        smoothed = SMOOTHING * smoothed + (1 - SMOOTHING) * loss
-        corrected = smoothed / (1 - SMOOTHING ** (i + 1))
-        if divergence or (losses and corrected - min(losses) > LOST * abs(losses[0])):
+        if divergence:
             break
+        smoothed = SMOOTHING * smoothed + (1 - SMOOTHING) * loss
         lrs.append(group["lr"])
-        losses.append(corrected)
+        losses.append(smoothed / (1 - SMOOTHING ** (i + 1)))
     return lrs, losses
 
 

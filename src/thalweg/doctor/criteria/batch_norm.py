@@ -9,7 +9,8 @@ from thalweg.doctor.finding import Fact, Suspicion, exactly
 SETTLED = 30
 """Steps after which running statistics should have caught up, at PyTorch's usual momentum."""
 
-APART, WORSE = 0.5, 0.25
+APART, WORSE = 0.5, 0.05
+"""Deviations between the means, and the share of the way down that running statistics cost."""
 
 
 def wrong_statistics(case: Case) -> Suspicion | None:
@@ -23,15 +24,15 @@ def wrong_statistics(case: Case) -> Suspicion | None:
     worst = max(seen.shift, key=lambda name: seen.shift[name])
     held = [name for name in seen.held if seen.shift[name] > APART]
     costs = seen.running - seen.batches
-    lags = step >= SETTLED and costs > WORSE * abs(seen.batches) and seen.shift[worst] > APART
+    lags = step >= SETTLED and costs > WORSE * case.way and seen.shift[worst] > APART
     if not held and not lags:
         return None
     held_back = f"; {', '.join(held)} stand in evaluation mode while it trains" if held else ""
     return Suspicion(
         "batch normalization by wrong statistics",
         f"The running mean of {worst} lies {seen.shift[worst]:.2g} deviations from that of its"
-        f" inputs, and the loss is {seen.running:.3g} by running statistics and {seen.batches:.3g}"
-        f" by the batches' own{held_back}.",
+        f" inputs, and by running statistics the loss is {abs(costs):.3g}"
+        f" {'higher' if costs > 0 else 'lower'} than by the batches' own{held_back}.",
         "model.train() before training; a larger momentum, or statistics that are estimated again",
         "One model on the same batches by either statistics: sound, where they had time to settle.",
         (

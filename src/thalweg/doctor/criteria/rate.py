@@ -23,7 +23,7 @@ FADED = 2.0
 
 
 def too_high(case: Case) -> Suspicion | None:
-    """Most steps overshoot, or a third of the first, or one raised the loss by a fifth.
+    """Most steps overshoot, or a third of the first, or one led a fifth of the way back up.
 
     That steps go further than their best is normal at the edge of stability, and in mini-batches;
     whether it costs anything is for the trial to say.
@@ -73,9 +73,9 @@ def divergence(case: Case) -> Suspicion | None:
 
 
 def jumped(case: Case) -> bool:
-    """Whether a step that was looked at raised the loss of its batch by a fifth of the first."""
-    first, *_ = case.course.steps.values()
-    return any(step.change > abs(first.loss) / 5 for step in case.course.steps.values())
+    """Whether a step that was looked at raised the loss of its batch by a fifth of the way down."""
+    steps = case.course.steps.values()
+    return any(step.change > max(case.way / 5, step.round_off) for step in steps)
 
 
 def too_low(case: Case) -> Suspicion | None:
