@@ -129,7 +129,9 @@ def made_record(
         width=64,
     )
     costs = {
-        name: Cost(name, 1e-3 * (1 + i / 4), 3e-4, float(i % 3)) for i, name in enumerate(losses)
+        name: Cost(name, step, 0.99 * step, 1.01 * step, 3e-4, float(i % 3))
+        for i, name in enumerate(losses)
+        for step in [1e-3 * (1 + i / 4)]
     }
     machine = {"processor": "two cores", "python": "3.11.7", "torch": "2.13.0"}
     return Record(

@@ -150,6 +150,68 @@ LINE = Task(
 )
 
 
+def plus(task: Task, constant: float) -> Task:
+    """The task with a constant in its loss."""
+    return replace(task, loss=lambda *pair: task.loss(*pair) + constant)
+
+
+def advice(diagnosis: Diagnosis) -> list[object]:
+    """What a diagnosis names and prescribes, with what it tried."""
+    return [
+        (
+            finding.name,
+            finding.severity,
+            finding.suspicion.prescription,
+            [remedy.words for remedy in finding.suspicion.remedies],
+            [symptom.name for symptom in finding.symptoms],
+            [(trial.words, trial.helps) for trial in finding.trials],
+        )
+        for finding in diagnosis.findings
+    ]
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [tw.adam(lr=1e-2), tw.sgd(lr=1e-4), tw.momentum(lr=1.0), tw.adam(lr=0.3)],
+    ids=lambda recipe: f"{recipe.name} {recipe.settings['lr']}",
+)
+def test_a_constant_added_to_the_loss_changes_no_finding(recipe: Recipe) -> None:
+    plain = tw.diagnose(LINE, recipe, try_remedies=False)
+    first = plain.case.course.steps[0].loss
+    for constant in (-5.0, 1e3, 1e-3, -first, -0.99 * first):
+        moved = tw.diagnose(plus(LINE, constant), recipe, try_remedies=False)
+        assert advice(moved) == advice(plain), constant
+
+
+def test_a_constant_added_to_the_loss_changes_no_trial() -> None:
+    plain, moved = (tw.diagnose(task, tw.sgd(lr=1e-3)) for task in (LINE, plus(LINE, -5.0)))
+    assert causes(plain) == ["learning rate too low"]
+    assert advice(moved) == advice(plain)
+
+
+def test_a_constant_that_takes_the_digits_of_the_loss_hides_no_finding() -> None:
+    diabetes = find("diabetes")  # in single precision, 1,000 leaves steps of 0.0001
+    plain, moved = (
+        tw.diagnose(task, tw.sgd(lr=1e-4), try_remedies=False)
+        for task in (diabetes, plus(diabetes, 1e3))
+    )
+    assert "learning rate too low" in [finding.name for finding in plain.findings]
+    assert advice(moved) == advice(plain)
+
+
+@pytest.mark.parametrize("constant", [0.0, 1e3, -2.3])
+def test_statistics_that_lag_behind_are_suspected_whatever_is_added_to_the_loss(
+    constant: float,
+) -> None:
+    def model() -> nn.Module:
+        slow = nn.BatchNorm1d(16, momentum=1e-4)
+        return nn.Sequential(nn.Linear(64, 16), slow, nn.ReLU(), nn.Linear(16, 10))
+
+    task = replace(DIGITS, model=model)
+    found = tw.diagnose(plus(task, constant), tw.adam(lr=1e-2), try_remedies=False)
+    assert "batch normalization by wrong statistics" in [one.name for one in found.findings]
+
+
 def test_both_sides_of_a_trial_see_the_same_batches() -> None:
     alone = Single(LINE, [Member(tw.adam(lr=1e-2), 0)])
     for _ in range(10):

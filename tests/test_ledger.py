@@ -78,7 +78,10 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 def test_what_is_written_is_read_by_the_next_process(tmp_path: Path) -> None:
     look = Look(2, 0.0125, ("sgd", "adam"), (Departure("adam", "sgd", 0.001),))
     edge = Edge("sgd", "lr", 1.0, 1e-3, 1.0)
-    costs = [Cost("sgd", 0.001, 0.0002, 0.0), Cost("adam", 0.002, 0.0003, 2.0)]
+    costs = [
+        Cost("sgd", 0.001, 0.0009, 0.0012, 0.0002, 0.0),
+        Cost("adam", 0.002, 0.0019, 0.0021, 0.0003, 2.0),
+    ]
     first = opened(tmp_path / "race")
     first.add_runs([run()])
     first.add_costs(costs, PLAN)

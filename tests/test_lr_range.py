@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
 
+from test_diagnosis import LINE
 from thalweg import recipes
 from thalweg.errors import UserError
 from thalweg.stack.member import Member
 from thalweg.stack.stacked import Stacked
-from thalweg.tasks import find
+from thalweg.tasks import Task, find
 from thalweg.training.lr_range import lr_range
 
 
@@ -86,11 +91,32 @@ def test_a_loss_that_is_not_a_number_from_the_first_step_is_said() -> None:
         lr_range(task, recipes.sgd())
 
 
-def test_a_loss_below_zero_is_as_good_as_any() -> None:
-    task = find("ravine")
-    lowered = replace(task, loss=lambda heights, _: heights.mean() - 1e4)
-    found, plain = lr_range(lowered, recipes.adam()), lr_range(task, recipes.adam())
-    assert found.suggestion == pytest.approx(plain.suggestion, rel=0.5)
+def changed(task: Task, change: Callable[[Tensor], Tensor]) -> Task:
+    """The task under a loss that goes through a function."""
+    return replace(task, loss=lambda *pair: change(task.loss(*pair)))
+
+
+@example(constant=-5.0)
+@example(constant=1e3)
+@example(constant=1e-3)
+@example(constant=0.0)
+@given(constant=st.floats(-1e3, 1e3))
+@settings(max_examples=6)
+def test_a_constant_added_to_the_loss_changes_no_suggestion(constant: float) -> None:
+    plain = lr_range(LINE, recipes.adam(), steps=20)
+    # At 0 the first loss itself is what is added, with a minus: training begins at a loss of 0.
+    added = constant or -plain.losses[0]
+    moved = lr_range(changed(LINE, lambda loss: loss + added), recipes.adam(), steps=20)
+    assert moved.lrs == plain.lrs
+    assert list(moved.tried) == list(plain.tried)
+    assert moved.suggestion == plain.suggestion
+
+
+@pytest.mark.parametrize("factor", [1e-2, 1e3])
+def test_adams_suggestion_does_not_depend_on_the_unit_of_the_loss(factor: float) -> None:
+    recipe = recipes.adam(eps=1e-30)
+    moved = lr_range(changed(LINE, lambda loss: loss * factor), recipe, steps=20)
+    assert moved.suggestion == lr_range(LINE, recipe, steps=20).suggestion
 
 
 def test_no_rate_that_trains_is_said() -> None:

@@ -7,11 +7,12 @@ import resource
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from thalweg import recipes, rules, schedules, statistics
@@ -348,7 +349,31 @@ def test_costs_are_measured_for_every_entrant(tmp_path: Path) -> None:
         "adam": 2,
         "momentum (baseline)": 1,
     }
-    assert all(0 < cost.optimizer_seconds < cost.step_seconds for cost in costs.values())
+    for cost in costs.values():
+        assert 0 < cost.optimizer_seconds < cost.step_seconds
+        assert 0 < cost.step_seconds_low <= cost.step_seconds <= cost.step_seconds_high < math.inf
+
+
+def test_a_machine_that_is_busy_for_a_while_makes_no_entrant_cheaper_or_best(
+    tmp_path: Path,
+) -> None:
+    calls = 0
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        nonlocal calls
+        calls += torch.is_grad_enabled()
+        # As many steps as one entrant is timed for, and then as many in which it is idle.
+        if torch.is_grad_enabled() and calls // 18 % 2:
+            sleep(0.005)
+        return F.mse_loss(outputs, targets)
+
+    field = [SGD, Entrant("twin", recipes.sgd(), RATES)]
+    raced = short(tmp_path, replace(NET, loss=loss), field)
+    own, its = raced.record.costs.values()
+    assert own.step_seconds_low < its.step_seconds_high
+    assert its.step_seconds_low < own.step_seconds_high
+    assert "cheaper" not in str(raced.verdict)
+    assert raced.verdict.best == "sgd"  # the first of two that are the same
 
 
 def test_averages_count_in_the_memory_of_a_recipe() -> None:

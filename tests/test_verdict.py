@@ -267,14 +267,17 @@ def test_tunability_is_the_median_best_over_all_choices() -> None:
         assert score == pytest.approx(np.median(bests))
 
 
-def test_ties_in_the_median_are_broken_by_safety_then_by_cost() -> None:
+def test_ties_in_the_median_are_broken_by_safety_then_by_memory_and_never_by_the_clock() -> None:
     record = made_record(dict.fromkeys(("sgd", "adam", "lion"), 0.1), noise=0.0)
-    assert verdict(record).best == "sgd"  # the cheapest of the factory
-    costs = {**record.costs, "adam": replace(record.costs["adam"], step_seconds=1e-6)}
-    assert verdict(replace(record, costs=costs)).best == "adam"
-    first = next(run for run in record.runs if run.round == "final" and run.entrant == "sgd")
+    assert verdict(record).best == "sgd"  # the lightest of the factory
+    faster = {**record.costs, "adam": replace(record.costs["adam"], step_seconds=1e-6)}
+    assert verdict(replace(record, costs=faster)).best == "sgd"
+    lighter = {**record.costs, "adam": replace(record.costs["adam"], state_per_parameter=-1.0)}
+    record = replace(record, costs=lighter)
+    assert verdict(record).best == "adam"
+    first = next(run for run in record.runs if run.round == "final" and run.entrant == "adam")
     runs = [replace(run, score=math.nan) if run is first else run for run in record.runs]
-    assert verdict(replace(record, runs=tuple(runs))).best == "adam"
+    assert verdict(replace(record, runs=tuple(runs))).best == "sgd"
 
 
 # Its advice
@@ -314,14 +317,46 @@ def test_a_baseline_that_diverged_in_tuning_is_said_to_have() -> None:
 
 def test_of_a_few_left_the_cheaper_and_the_safer_are_named() -> None:
     record = made_record({"adamw": 0.1, "adam": 0.1, "sgd": 0.3}, failing={"adam": 0.02})
-    record = replace(record, costs={**record.costs, "sgd": record.costs["sgd"]})
     judged = verdict(record)
     other = next(name for name in judged.shortlist if name != judged.best)
     about = next(line for line in judged.advice if line.startswith(f"{other} is "))
-    cheap = {name: cost.step_seconds for name, cost in record.costs.items()}
-    assert ("cheaper" in about) == (cheap[other] < cheap[str(judged.best)])
+    own, its = record.costs[other], record.costs[str(judged.best)]
+    assert ("cheaper" in about) == (own.step_seconds_high <= 0.9 * its.step_seconds_low)
     safe = {one.entrant: one.diverged.count for one in judged.rows if one.diverged}
     assert ("safer" in about) == (safe[other] < safe[str(judged.best)])
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ((0.9e-3, 1.1e-3), "cheaper (0.9 to 1.1 ms a step against 1.8 to 2.2 ms)"),
+        ((0.9e-3, 1.7e-3), ""),  # less than a tenth may lie between them
+        ((0.9e-3, 2.0e-3), ""),
+    ],
+)
+def test_an_entrant_is_called_cheaper_where_the_intervals_of_the_steps_say_so(
+    ends: tuple[float, float], said: str
+) -> None:
+    record = made_record({"sgd": 0.1, "adam": 0.1}, noise=0.0)
+    low, high = ends
+    adam = replace(record.costs["adam"], step_seconds=1e-3, step_seconds_low=low)
+    adam = replace(adam, step_seconds_high=high)
+    sgd = replace(record.costs["sgd"], step_seconds=2e-3, step_seconds_low=1.8e-3)
+    sgd = replace(sgd, step_seconds_high=2.2e-3)
+    judged = verdict(replace(record, costs={"sgd": sgd, "adam": adam}))
+    assert judged.best == "sgd"
+    assert ("cheaper" in " ".join(judged.advice)) == bool(said)
+    assert said in " ".join(judged.advice)
+
+
+@pytest.mark.parametrize("constant", [-0.1, -5.0, 1e3])
+def test_a_constant_added_to_the_metric_changes_no_sentence(constant: float) -> None:
+    record = made_record(FIELD, baseline="sgd", failing={"momentum": 0.2})
+    runs = [replace(run, score=run.score + constant) for run in record.runs]
+    plain, moved = verdict(record), verdict(replace(record, runs=tuple(runs)))
+    assert moved.sentence == plain.sentence
+    assert moved.advice == plain.advice
+    assert moved.shortlist == plain.shortlist
 
 
 def test_of_a_few_left_the_seeds_that_would_part_them_are_named() -> None:
@@ -458,8 +493,9 @@ def test_text_fits_a_terminal_and_shows_every_entrant() -> None:
     text = str(verdict(record))
     assert max(map(len, text.splitlines())) <= 100
     assert all(name in text for name in names)
-    ran = [record.costs[name].step_seconds for name in record.chosen]
-    assert all(f"{1e3 * seconds:g} ms" in text for seconds in ran)
+    ran = [record.costs[name] for name in record.chosen]
+    ends = [(1e3 * cost.step_seconds_low, 1e3 * cost.step_seconds_high) for cost in ran]
+    assert all(f"{low:.3g} to {high:.3g}" in text for low, high in ends)
 
 
 def test_table_is_flat() -> None:
@@ -493,8 +529,9 @@ def test_no_column_of_the_printed_table_is_cut_off() -> None:
     """Numbers as wide as they come, beside a name as long as a column takes."""
     losses = {"an-entrant (baseline)": 1.2341e-6, "nadam": 2.3452e-6}
     record = made_record(losses, noise=1e-8, target=1.3e-6, seeds=12)
-    costs = {name: replace(cost, step_seconds=1.23e-1) for name, cost in record.costs.items()}
+    ends = {"step_seconds_low": 1.234, "step_seconds_high": 1.345}
+    costs = {name: replace(cost, **ends) for name, cost in record.costs.items()}
     text = str(verdict(replace(record, costs=costs)))
-    assert text.count("123 ms") == 2
+    assert text.count("1230 to 1340") == 2 or text.count("1230 to 1350") == 2
     assert "a step" in text
     assert max(map(len, text.splitlines())) <= 100

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from time import perf_counter
 
-import numpy as np
 import torch
+from torch import Tensor, nn
 
 from thalweg import statistics
+from thalweg.doctor.stopwatch import wait
 from thalweg.optim import Optimizer
-from thalweg.racing.entrants import Entrant
+from thalweg.racing.alarm import Alarm
 from thalweg.racing.record import Cost, Settings
 from thalweg.recipes import Recipe
-from thalweg.stack.batches import fetch, order
+from thalweg.stack.batches import fetch, training_order
 from thalweg.stack.member import Member
 from thalweg.stack.population import initial_model
 from thalweg.stack.way import Way, populate
+from thalweg.statistics import median_interval
 from thalweg.tasks.check import failure_in_training
 from thalweg.tasks.task import Task
 from thalweg.training.learn import Watch, evaluation_steps, own_random_state, scores
 
 WARM_UP, TIMED = 3, 15
-"""Lone steps before the clock starts, and those that it times."""
+"""Lone steps of each entrant before the clock starts, and those that it times."""
 
-ENOUGH_SECONDS = 2.0
-"""After this long, three timed steps have to do."""
+ENOUGH_SECONDS, FEWEST = 2.0, 6
+"""After so long for each entrant so many timed steps have to do: fewer have no interval."""
 
 BLOCK_STEPS = 3
 """Steps of a block that are timed."""
@@ -84,39 +88,77 @@ def median_seconds(function: Callable[[], object], times: int = 1) -> float:
         began = perf_counter()
         function()
         seconds.append(perf_counter() - began)
-    return float(np.median(seconds))
+    return median(seconds)
 
 
-def cost(task: Task, entrant: Entrant, recipe: Recipe) -> Cost:
-    """What the entrant costs with this recipe, alone, in its drop-in form. See `Cost`."""
-    with failure_in_training(task):
-        whole, own = lone_step_seconds(task, recipe)
-    return Cost(entrant.name, whole, own, state_per_parameter(recipe))
+def costs(task: Task, recipes: Mapping[str, Recipe], timeout: float | None) -> list[Cost]:
+    """What entrants cost with these recipes, alone, in their drop-in form. See `Cost`.
+
+    One whose step fails, or takes longer than `timeout` seconds, is left out.
+    """
+    taken = lone_steps(task, recipes, timeout)
+    return [cost(name, recipes[name], own) for name, own in taken.items()]
 
 
-def lone_step_seconds(task: Task, recipe: Recipe) -> tuple[float, float]:
-    """The medians of a training step's seconds, and of those within `optimizer.step`."""
+def cost(entrant: str, recipe: Recipe, taken: Sequence[tuple[float, float]]) -> Cost:
+    found = median_interval([whole for whole, _ in taken], "min")
+    own = median(within for _, within in taken)
+    memory = state_per_parameter(recipe)
+    return Cost(entrant, found.estimate, found.low, found.high, own, memory)
+
+
+def lone_steps(
+    task: Task, recipes: Mapping[str, Recipe], timeout: float | None
+) -> dict[str, list[tuple[float, float]]]:
+    """By entrant, the seconds of training steps, and of those within `optimizer.step`.
+
+    All take turns, in another order each round, so that a busy moment of the machine meets them
+    alike. They step one model from the same weights.
+    """
     with torch.random.fork_rng(devices=[]):
-        model = initial_model(task, seed=0).train()
-        optimizer = Optimizer(model.parameters(), recipe)
-        batches = order(len(task.splits.train), task.batch_size, seed=0)  # type: ignore[arg-type]
-        whole: list[float] = []
-        own: list[float] = []
+        with failure_in_training(task), Alarm(timeout):
+            model = initial_model(task, seed=0).train()
+        tensors = [*model.parameters(), *model.buffers()]
+        start = [tensor.detach().clone() for tensor in tensors]
+        optimizers = {name: Optimizer(model.parameters(), one) for name, one in recipes.items()}
+        taken: dict[str, list[tuple[float, float]]] = {name: [] for name in recipes}
+        turns = random.Random(0)
         began = perf_counter()
-        for indices in batches:
-            start = perf_counter()
-            *inputs, targets = fetch(task.splits.train, indices)
-            model.zero_grad()
-            torch.autograd.backward(task.loss(model(*inputs), targets))
-            before_step = perf_counter()
-            optimizer.step()
-            end = perf_counter()
-            whole.append(end - start)
-            own.append(end - before_step)
-            late = end - began > ENOUGH_SECONDS and len(whole) >= WARM_UP + 3
-            if late or len(whole) == WARM_UP + TIMED:
-                return float(np.median(whole[WARM_UP:])), float(np.median(own[WARM_UP:]))
-    raise AssertionError("batches have no end")
+        for rounds, indices in enumerate(training_order(task, seed=0)):
+            late = perf_counter() - began > ENOUGH_SECONDS * len(taken)
+            if rounds == WARM_UP + TIMED or (late and rounds >= WARM_UP + FEWEST):
+                break
+            for name in turns.sample(list(taken), len(taken)):
+                set_to(start, tensors)
+                try:
+                    with failure_in_training(task), Alarm(timeout):
+                        taken[name].append(lone_step(task, model, optimizers[name], indices))
+                except Exception:  # of one that fails, nothing is known
+                    del taken[name]
+        return {name: own[WARM_UP:] for name, own in taken.items()}
+
+
+@torch.no_grad()
+def set_to(values: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
+    for value, tensor in zip(values, tensors, strict=True):
+        tensor.copy_(value)
+
+
+def lone_step(
+    task: Task, model: nn.Module, optimizer: Optimizer, indices: Tensor
+) -> tuple[float, float]:
+    """The seconds of one training step, and of that within `optimizer.step`."""
+    wait()
+    start = perf_counter()
+    *inputs, targets = fetch(task.splits.train, indices)
+    model.zero_grad()
+    torch.autograd.backward(task.loss(model(*inputs), targets))
+    wait()
+    before_step = perf_counter()
+    optimizer.step()
+    wait()
+    end = perf_counter()
+    return end - start, end - before_step
 
 
 def state_per_parameter(recipe: Recipe) -> float:

@@ -33,7 +33,7 @@ from thalweg.training.run import Point
 FILE = "ledger.sqlite"
 APPLICATION = 0x7468616C
 """What SQLite keeps in a file to tell whose it is: "thal" in ASCII."""
-VERSION = 2
+VERSION = 3
 
 Key: TypeAlias = tuple[str, int, int]
 """A member within a round: entrant, configuration, seed."""
@@ -70,7 +70,8 @@ CREATE TABLE departures (
     PRIMARY KEY (seeds, entrant)
 );
 CREATE TABLE costs (
-    entrant TEXT PRIMARY KEY, step_seconds REAL, optimizer_seconds REAL, state_per_parameter REAL
+    entrant TEXT PRIMARY KEY, step_seconds REAL, step_seconds_low REAL, step_seconds_high REAL,
+    optimizer_seconds REAL, state_per_parameter REAL
 );
 CREATE TABLE notes (line TEXT PRIMARY KEY);
 """

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from thalweg.racing.record import Configuration, Record, RunRecord, Settings
+from thalweg.racing.record import Configuration, Cost, Record, RunRecord, Settings
 from thalweg.recipes import Recipe
 from thalweg.schedules import Schedule
 from thalweg.statistics import Interval, compare, median_interval, tunability, wilson
@@ -69,8 +69,8 @@ class Row:
     difference: to the best, none for the best itself. also, test_also: the task's further metrics
     on validation and test data, medians of the runs that did not diverge. wins: of the seeds that
     all entrants have, those on which no other was better; none without such a seed. to_target: none
-    where the task has no target. step_seconds: of a lone step. state_per_parameter: numbers that
-    the optimizer keeps. values: what was tuned.
+    where the task has no target. step_seconds: of a lone step, median and interval.
+    state_per_parameter: numbers that the optimizer keeps. values: what was tuned.
     """
 
     entrant: str
@@ -86,7 +86,7 @@ class Row:
     wins: Share | None
     diverged: Share | None
     to_target: ToTarget | None
-    step_seconds: float | None
+    step_seconds: Interval | None
     state_per_parameter: float | None
     values: Mapping[str, float | str]
 
@@ -158,7 +158,7 @@ class Measures:
             wins=self.wins(entrant) if raced else None,
             diverged=self.diverged(entrant) if raced else None,
             to_target=self.to_target(entrant) if raced else None,
-            step_seconds=cost.step_seconds if cost else None,
+            step_seconds=step_seconds(cost) if cost else None,
             state_per_parameter=cost.state_per_parameter if cost else None,
             values=self.values(entrant),
         )
@@ -265,14 +265,14 @@ class Measures:
         return [run for run in runs if math.isfinite(run.score)]
 
     def _best(self) -> str | None:
-        """Of those left, the one with the best median; then the safest, then the cheapest."""
+        """Of those left, the one with the best median; then the safest, then the lightest."""
         able = [name for name in self.shortlist if math.isfinite(self._median_loss(name))]
         return min(able, key=self._rank, default=None)
 
     def _rank(self, entrant: str) -> tuple[float, float, float]:
         cost = self.record.costs.get(entrant)
-        seconds = cost.step_seconds if cost else math.inf
-        return self._median_loss(entrant), self.diverged(entrant).interval.estimate, seconds
+        memory = cost.state_per_parameter if cost else math.inf
+        return self._median_loss(entrant), self.diverged(entrant).interval.estimate, memory
 
     def _place(self, row: Row) -> tuple[bool, bool, bool, float]:
         median = self._median_loss(row.entrant) if row.seeds else math.inf
@@ -293,6 +293,10 @@ class Measures:
 
 def share(count: int, n: int) -> Share:
     return Share(count, n, wilson(count, n))
+
+
+def step_seconds(cost: Cost) -> Interval:
+    return Interval(cost.step_seconds, cost.step_seconds_low, cost.step_seconds_high)
 
 
 def medians(found: Iterable[Mapping[str, float]]) -> dict[str, float]:

@@ -27,7 +27,7 @@ from thalweg.racing.ledger import Ledger
 from thalweg.racing.machine import machine
 from thalweg.racing.plan import MEASURED, most_members, planned, require_lanes, require_way
 from thalweg.racing.progress import Progress, Silent
-from thalweg.racing.record import Configuration, Record, Settings
+from thalweg.racing.record import Configuration, Cost, Record, Settings
 from thalweg.racing.repeat import call
 from thalweg.racing.rounds import Rounds
 from thalweg.racing.verdict import Verdict, verdict
@@ -204,10 +204,9 @@ def run(
     if plan is None:
         recipes = [recipe for _, recipe in drawn.values()]
         plan = planned(task, recipes, settings, most_members(field, settings), timeout)
-        costs = []
-        for one in field:
-            with suppress(Exception), Alarm(timeout):  # of one that fails, nothing is known
-                costs.append(cost.cost(task, one, drawn[one.name, 0][1]))
+        costs: list[Cost] = []
+        with suppress(Exception):  # of a model that cannot be made now, nothing is known
+            costs = cost.costs(task, {one.name: drawn[one.name, 0][1] for one in field}, timeout)
         ledger.add_costs(costs, plan)
         progress.say(plan.why)
         progress.say(cost.announcement(plan.seconds))

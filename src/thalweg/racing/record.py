@@ -125,12 +125,14 @@ class Look:
 @dataclass(frozen=True)
 class Cost:
     """What an entrant costs: seconds for a lone training step of its drop-in form (median of
-    several, forward and backward included), of those in `optimizer.step`, and the optimizer's
-    memory in numbers kept a parameter.
+    several with its 95 % interval, forward and backward included), of those in `optimizer.step`,
+    and the optimizer's memory in numbers kept a parameter. All entrants took turns.
     """
 
     entrant: str
     step_seconds: float
+    step_seconds_low: float
+    step_seconds_high: float
     optimizer_seconds: float
     state_per_parameter: float
 

@@ -9,13 +9,13 @@ from thalweg.racing import wording
 from thalweg.racing.measures import Difference, Measures, Row
 from thalweg.racing.record import RunRecord, Settings
 from thalweg.racing.wording import counted, listed
-from thalweg.statistics import more_seeds_needed, visible_margin
+from thalweg.statistics import Interval, more_seeds_needed, visible_margin
 
 NEARLY_ALL = 0.75
 """With more than this share of the entrants left, a race has no clear winner."""
 
 CHEAPER = 0.9
-"""A step that takes at most this much of another's is called cheaper; less is within noise."""
+"""A step is called cheaper where its time, interval and all, is at most this much of another's."""
 
 
 def sentence(measures: Measures) -> str:
@@ -165,8 +165,8 @@ def beside(measures: Measures, best: str, others: list[str]) -> Iterator[str]:
 
 
 def merits_over(row: Row, best: Row) -> Iterator[str]:
-    if row.step_seconds and best.step_seconds and row.step_seconds <= CHEAPER * best.step_seconds:
-        own, its = wording.milliseconds(row.step_seconds), wording.milliseconds(best.step_seconds)
+    if cheaper(row.step_seconds, best.step_seconds):
+        own, its = map(wording.milliseconds_between, (row.step_seconds, best.step_seconds))
         yield f"cheaper ({own} a step against {its})"
     if row.diverged and best.diverged and row.diverged.count < best.diverged.count:
         yield (
@@ -188,6 +188,10 @@ def less_safe(row: Row, best: Row) -> str:
     if count <= of_best:
         return ""
     return f", but {count} of its {counted(row.diverged.n, 'seed')} diverged, against {of_best}"
+
+
+def cheaper(own: Interval | None, its: Interval | None) -> bool:
+    return own is not None and its is not None and own.high <= CHEAPER * its.low
 
 
 def lighter(own: float | None, its: float | None) -> bool:

@@ -35,7 +35,7 @@ TERMINAL_COLUMNS = (
     "wins",
     "diverged",
     "to target\n(missed)",
-    "a step",
+    "a step\n(ms)",
 )
 """The columns of the printed table behind the entrant and its validation metric."""
 
@@ -46,7 +46,7 @@ class Verdict:
 
     sentence: who is the best, or who cannot be told apart. advice: what a person should do.
     limits: where the evidence stops. shortlist: the entrants that are left. best: the one to use:
-    of those left the one with the best median, then the safest, then the cheapest; none where all
+    of those left the one with the best median, then the safest, then the lightest; none where all
     diverged or the race is not finished. rows: the numbers of each entrant, best first.
     tunability: for each entrant (b, the median best of b configurations), optimistic tuning scores.
     recipe: the best one as TOML. torch: the lines of PyTorch that do the same, or, where `in_torch`
@@ -87,7 +87,7 @@ class Verdict:
     def _terminal_table(self) -> Table:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
         longest = max(len(row.entrant) for row in self.rows)
-        table.add_column("entrant", overflow="fold", min_width=min(longest, NAME_WIDTH))
+        table.add_column("entrant", overflow="fold", width=min(longest, NAME_WIDTH))
         for heading in (self.metric, *TERMINAL_COLUMNS):
             table.add_column(Text(heading), justify="right", overflow="fold")
         for row in self.rows:
@@ -152,7 +152,7 @@ def terminal_cells(row: Row) -> tuple[str, ...]:
         f"{row.wins.count}/{row.wins.n}" if row.wins else "—",
         f"{row.diverged.count}/{row.diverged.n}",
         reached(row.to_target),
-        wording.milliseconds(row.step_seconds),
+        wording.milliseconds_between(row.step_seconds, "") or "—",
     )
 
 
@@ -193,7 +193,7 @@ def flat(row: Row) -> dict[str, Any]:
         **ends("diverged", row.diverged.interval if row.diverged else None),
         "steps_to_target": target.median if target else None,
         "missed_target": target.missed if target else None,
-        "step_seconds": row.step_seconds,
+        **ends("step_seconds", row.step_seconds),
         "state_per_parameter": row.state_per_parameter,
         **row.values,
     }

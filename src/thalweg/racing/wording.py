@@ -113,8 +113,20 @@ def to_target(found: ToTarget | None) -> str:
     return f"{found.median:,.0f}{never}"
 
 
-def milliseconds(seconds: float | None) -> str:
-    return "—" if seconds is None else f"{1e3 * seconds:.3g} ms"
+def milliseconds(seconds: float) -> str:
+    return f"{thousandths(seconds)} ms"
+
+
+def milliseconds_between(found: Interval | None, unit: str = " ms") -> str:
+    """The ends of an interval, such as 1.21 to 1.24 ms; nothing where there are none."""
+    if found is None or math.isinf(found.low):
+        return ""
+    return f"{thousandths(found.low)} to {thousandths(found.high)}{unit}"
+
+
+def thousandths(seconds: float) -> str:
+    """Three significant digits."""
+    return f"{float(f'{1e3 * seconds:.3g}'):g}"
 
 
 def memory(state_per_parameter: float | None) -> str:

@@ -49,7 +49,6 @@ def write_diagnosis(diagnosis: Diagnosis, path: str | Path) -> Path:
         value=value,
         middle=middle,
         diverged=diverged,
-        milliseconds=milliseconds,
     )
 
 
@@ -80,10 +79,3 @@ def middle(scores: Sequence[float]) -> str:
 
 def diverged(scores: Sequence[float]) -> int:
     return sum(not math.isfinite(score) for score in scores)
-
-
-def milliseconds(found: Interval) -> str:
-    """The ends of an interval; nothing where there are none."""
-    if not math.isfinite(found.low) or not math.isfinite(found.high):
-        return ""
-    return f"{1e3 * found.low:.3g} to {1e3 * found.high:.3g} ms"
