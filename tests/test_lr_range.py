@@ -101,7 +101,7 @@ def changed(task: Task, change: Callable[[Tensor], Tensor]) -> Task:
 @example(constant=1e-3)
 @example(constant=0.0)
 @given(constant=st.floats(-1e3, 1e3))
-@settings(max_examples=6)
+@settings(max_examples=3)
 def test_a_constant_added_to_the_loss_changes_no_suggestion(constant: float) -> None:
     plain = lr_range(LINE, recipes.adam(), steps=20)
     # At 0 the first loss itself is what is added, with a minus: training begins at a loss of 0.

@@ -354,7 +354,7 @@ def test_costs_are_measured_for_every_entrant(tmp_path: Path) -> None:
         assert 0 < cost.step_seconds_low <= cost.step_seconds <= cost.step_seconds_high < math.inf
 
 
-def test_a_machine_that_is_busy_for_a_while_makes_no_entrant_cheaper_or_best(
+def test_a_machine_that_is_busy_for_a_while_makes_no_entrant_better(
     tmp_path: Path,
 ) -> None:
     calls = 0

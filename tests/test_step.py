@@ -113,6 +113,21 @@ def test_a_watched_step_agrees_with_a_close_look_at_it() -> None:
     assert seen.change == pytest.approx(close.change)
 
 
+@pytest.mark.parametrize("lr", [1e-3, 0.03])
+def test_a_large_constant_in_the_loss_hides_no_step(lr: float) -> None:
+    def watched(constant: float) -> StepWatch:
+        model = small_network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+        return train(
+            model, optimizer, lambda *pair: F.mse_loss(*pair) + constant, [batch_of(16)] * 5
+        )
+
+    for plain, moved in zip(watched(0.0).seen, watched(1e4).seen, strict=True):
+        assert moved.overshoots == plain.overshoots
+        assert moved.slope == pytest.approx(plain.slope, rel=0.05)
+        assert moved.change == pytest.approx(plain.change, rel=0.05)
+
+
 def test_differences_below_round_off_tell_nothing() -> None:
     model = small_network()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-9)

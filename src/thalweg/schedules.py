@@ -346,10 +346,11 @@ class Plateau(Schedule):
     """value = max(start gamma^n, minimum) after n reductions; reduced when a metric stands still.
 
     An evaluation improves when its metric is below best (1 - threshold) for direction "min", above
-    best (1 + threshold) for "max"; a metric that is not a number never improves. More
-    than `patience` evaluations in a row without improvement reduce the value, and the count starts
-    anew. This is PyTorch's ReduceLROnPlateau with eps = 0, whose `factor` is gamma here, as in the
-    other schedules. How often it reduces is up to the run, so the sums have no answer.
+    best (1 + threshold) for "max", which is meant for metrics above 0; a metric that is not a
+    number never improves. More than `patience` evaluations in a row without improvement reduce the
+    value, and the count starts anew. This is PyTorch's ReduceLROnPlateau with eps = 0, whose
+    `factor` is gamma here, as in the other schedules. How often it reduces is up to the run, so the
+    sums have no answer.
     """
 
     kind = "plateau"

@@ -118,7 +118,8 @@ def lone_steps(
     with torch.random.fork_rng(devices=[]):
         with failure_in_training(task), Alarm(timeout):
             model = initial_model(task, seed=0).train()
-        tensors = [*model.parameters(), *model.buffers()]
+        # What is expanded cannot be written to, by training neither.
+        tensors = [*model.parameters(), *(x for x in model.buffers() if x.is_contiguous())]
         start = [tensor.detach().clone() for tensor in tensors]
         optimizers = {name: Optimizer(model.parameters(), one) for name, one in recipes.items()}
         taken: dict[str, list[tuple[float, float]]] = {name: [] for name in recipes}

@@ -13,7 +13,7 @@ from thalweg import tasks
 from thalweg.arguments import require_whole
 from thalweg.errors import UserError
 from thalweg.racing import cost, plan_file
-from thalweg.racing.alarm import Alarm, require_timeout
+from thalweg.racing.alarm import require_timeout
 from thalweg.racing.entrants import (
     COOLINGS,
     DEFAULT_ENTRANTS,

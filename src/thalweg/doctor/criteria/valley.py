@@ -54,8 +54,8 @@ def saddle(case: Case) -> Suspicion | None:
         if far and moved < SLOW * drop:
             return Suspicion(
                 "saddle",
-                f"At step {step} the loss is {seen.loss:.3g} and has hardly moved over ten steps,"
-                f" but falls by {drop:.2g} along the direction of most negative curvature.",
+                f"At step {step} the loss has hardly moved over ten steps, but falls by {drop:.2g}"
+                " along the direction of most negative curvature.",
                 "momentum, or an adaptive method",
                 "Negative curvature where progress is slow (Dauphin et al. 2014): for looking; the"
                 " trial decides.",
