@@ -238,7 +238,7 @@ def test_what_a_race_measured_a_later_one_knows(monkeypatch: pytest.MonkeyPatch)
     asked.clear()
     shortest = planned(task, RECIPES, replace(settings(task, lanes=None), steps=1), [4])
     assert (shortest.way, asked) == ("stacked", [])
-    other = replace(settings(task, lanes=None), fingerprint="another")
+    other = replace(settings(task, lanes=None), fingerprint={"another model": "another"})
     assert "Measured earlier" not in planned(task, RECIPES, other, [40]).why
 
 

@@ -44,7 +44,7 @@ SETTINGS = Settings(
     alpha=0.05,
     seed=0,
     width=4,
-    fingerprint="abc",
+    fingerprint={"another loss": "abc"},
 )
 CONFIGURATIONS = [
     Configuration("sgd", 0, {"lr": 0.1}, "sgd's recipe"),
@@ -144,7 +144,7 @@ def test_a_block_is_written_whole_or_not_at_all(ledger: Ledger) -> None:
         ({"seeds": 3}, "seeds 2 and not 3"),
         ({"entrants": ("sgd", "lion")}, "entrants sgd, adam and not sgd, lion"),
         ({"target": 0.5}, "target None and not 0.5"),
-        ({"fingerprint": "xyz"}, "another model or other data"),
+        ({"fingerprint": {"another loss": "xyz"}}, "with another loss under"),
     ],
 )
 def test_the_ledger_of_another_race_is_left_as_it_is(

@@ -141,7 +141,7 @@ def test_only_one_that_is_left_alone_is_called_the_best(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file" / "report.html", tmp_path):
-        with pytest.raises(UserError, match=r"the report .* cannot be written"):
+        with pytest.raises(UserError, match="cannot be written: "):
             write_report(TWELVE, place)
 
 

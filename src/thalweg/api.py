@@ -40,7 +40,7 @@ class Race(Result):
         from thalweg.report.report import write_report
 
         place = self.folder / "report.html" if path is None else Path(path)
-        write_report(self.record, place, self.folder)
+        write_report(self.record, place, self.named)
         return place
 
 

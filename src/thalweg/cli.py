@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import chdir, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -18,13 +18,14 @@ from thalweg.errors import UserError
 from thalweg.racing.plan import MEASURED
 from thalweg.racing.race import folder_name
 from thalweg.racing.race import race as run_race
-from thalweg.recipes import RECIPES, named
+from thalweg.recipes import RECIPES, named, recipe_of
 from thalweg.rules.tuning import documented
 from thalweg.tasks import bundled, find
 from thalweg.terminal.doctor import telling
 from thalweg.terminal.race import Lines, Screen
 from thalweg.terminal.training import Bar, Points
 from thalweg.training.train import train as run_training
+from thalweg.whole_file import require_writable
 from thalweg_command import Stopped
 
 app = typer.Typer(
@@ -119,8 +120,8 @@ def race(
         print(raced.verdict)
         if raced.winner:
             raced.write_winner()
-            print(f"winner: {raced.winner}")
-        print(f"report: {raced.report()}")
+            print(f"winner: {raced.named / raced.winner.name}")
+        print(f"report: {raced.named / raced.report().name}")
     if raced.winner is None:
         raise typer.Exit(1)
 
@@ -172,26 +173,25 @@ def train(
     decay = 0.99
     """
     console = Console()
-    with stopping("the same command goes on from the last evaluation"):
-        found = find(task)
-        with Bar(console) if console.is_terminal else nullcontext(Points(console)) as progress:
-            trained = run_training(
-                found,
-                recipe,
-                seed=seed,
-                out=out,
-                keep=keep,
-                patience=patience,
-                pretrain=pretrain,
-                accumulate=accumulate,
-                precision=precision,
-                tensorboard=tensorboard,
-                progress=progress,
-            )
+    shown = Bar(console) if console.is_terminal else nullcontext(Points(console))
+    with stopping("the same command goes on from the last evaluation"), shown as progress:
+        trained = run_training(
+            task,
+            recipe,
+            seed=seed,
+            out=out,
+            keep=keep,
+            patience=patience,
+            pretrain=pretrain,
+            accumulate=accumulate,
+            precision=precision,
+            tensorboard=tensorboard,
+            progress=progress,
+        )
     for split, scores in (("validation", trained.validation), ("test", trained.run.test)):
         written = ", ".join(f"{metric} {value:.4g}" for metric, value in scores.items())
         print(f"{split}: {written}")
-    print(f"checkpoint: {trained.checkpoint} ({trained.kept})")
+    print(f"checkpoint: {out} ({trained.kept})")
 
 
 @app.command()
@@ -217,18 +217,23 @@ def doctor(
     runs: Annotated[Path, typer.Option(help="The folder that holds runs.")] = Path("runs"),
 ) -> None:
     """Why is training slow or unstable, and what would help?"""
+    here = Path.cwd()  # a task may go to another folder
     found = find(task)
-    folder = runs / folder_name(found, name)
+    place = runs / folder_name(found, name)
+    folder = here / place
     winner = folder / "winner.toml"
     used = recipe or (str(winner) if winner.exists() else "adam")
-    other = winner.exists() and Path(used).resolve() != winner.resolve()
+    with chdir(here):
+        trained = recipe_of(used)
+    other = winner.exists() and (here / used).resolve() != winner.resolve()
     page = f"doctor-{Path(used).stem}.html" if other else "doctor.html"
+    require_writable(folder / page)
     share = None if budget is None else share_of(budget)
     with stopping("nothing was written"):
         with telling(Console()) as say:
             diagnosis = diagnose(
                 found,
-                used,
+                trained,
                 seed=seed,
                 try_remedies=trials,
                 trial_steps=trial_steps,
@@ -236,7 +241,8 @@ def doctor(
                 say=say,
             )
         print(diagnosis)
-        print(f"report: {diagnosis.report(folder / page)}")
+        diagnosis.report(folder / page)
+        print(f"report: {place / page}")
 
 
 def share_of(text: str) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import EEXIST
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from thalweg.errors import UserError
 
@@ -14,12 +15,16 @@ from thalweg.errors import UserError
 def whole_file(path: Path) -> Iterator[Path]:
     """An empty file beside `path` to write to, which takes its place when the block ends well.
 
-    What stands at `path` is replaced only by a whole file. Raises OSError where that cannot be.
+    What stands at `path` is replaced only by a whole file. Folders on the way are made. Raises
+    OSError where that cannot be.
     """
     require_replaceable(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".part")
+    # A link of that name would be followed to somebody's file.
+    unfinished.unlink(missing_ok=True)
+    unfinished.touch(exist_ok=False)
     try:
-        unfinished.touch()
         mode = unfinished.stat().st_mode
         yield unfinished
         unfinished.chmod(mode)  # some writers make a new file, for its owner alone
@@ -34,10 +39,26 @@ def write_text(path: Path, text: str) -> None:
         with whole_file(path) as unfinished:
             unfinished.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}.") from error
+        raise unwritable(path, error) from error
+
+
+def require_writable(path: Path) -> None:
+    """UserError where a file cannot be put there. Nothing is left behind."""
+    try:
+        require_replaceable(path)
+        # The folders that are not there yet are made when the file is written.
+        with TemporaryFile(dir=next(folder for folder in path.parents if folder.exists())):
+            pass
+    except OSError as error:
+        raise unwritable(path, error) from None
 
 
 def require_replaceable(path: Path) -> None:
     """OSError for a path at which a folder, a device or anything else but a file stands."""
     if path.exists() and not path.is_file():
         raise FileExistsError(EEXIST, "it is no regular file")
+
+
+def unwritable(path: Path, error: Exception) -> UserError:
+    why = getattr(error, "strerror", None) or error
+    return UserError(f"{path} cannot be written: {why}.")

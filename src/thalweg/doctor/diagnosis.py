@@ -81,7 +81,7 @@ def diagnose(
     Raises UserError for a task that cannot be trained, for a recipe with a pre-training, and as
     `Doctor` for the budget.
     """
-    task, recipe = find(task), recipe_of(recipe)
+    recipe, task = recipe_of(recipe), find(task)
     require_whole("seed", seed, 0)
     if trial_steps is not None:
         require_whole("trial_steps", trial_steps, 1)

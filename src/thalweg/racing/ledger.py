@@ -1,13 +1,17 @@
 """The record of all that happens in a race: one SQLite file, one writer, one transaction a block.
 
 Numbers are REAL columns; SQLite has no not-a-number and keeps NULL in its place. Test scores lie in
-a table that `read` does not open until the race has made its choice.
+a table that `read` does not open until the race has made its choice. Rows are only ever added, and
+the sum of their checksums is kept beside them: one that is damaged, lost or doubled shows when the
+ledger is opened.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +19,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Self, TypeAlias
 
-from thalweg.errors import UserError
+from thalweg.checksum import checksum
+from thalweg.errors import RunError, UserError
 from thalweg.racing.record import (
     Configuration,
     Cost,
@@ -28,6 +33,7 @@ from thalweg.racing.record import (
     RunRecord,
     Settings,
 )
+from thalweg.training.fingerprint import difference
 from thalweg.training.run import Point
 
 FILE = "ledger.sqlite"
@@ -74,7 +80,10 @@ CREATE TABLE costs (
     optimizer_seconds REAL, state_per_parameter REAL
 );
 CREATE TABLE notes (line TEXT PRIMARY KEY);
+CREATE TABLE checksum (sum TEXT NOT NULL);
 """
+SUMMED = ["sqlite_master", *re.findall(r"TABLE (\w+)", TABLES)[:-1]]
+"""The tables whose rows are summed: all but the last, which holds the sum."""
 
 
 class Ledger:
@@ -83,6 +92,8 @@ class Ledger:
     def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
         self.folder = folder
         self.connection = connection
+        self.file = (folder / FILE).stat()
+        self.sum = 0
 
     @classmethod
     def open(
@@ -96,13 +107,13 @@ class Ledger:
         """The ledger in a folder: a new one, or that of the same race to go on with.
 
         Raises UserError, with the folder as it was, for the ledger of another race, for one that
-        another process holds, for a file that is no ledger of this version, and for a folder that
-        cannot be written to.
+        another process holds, for a file that is damaged or no ledger of this version, and for a
+        folder that cannot be written to.
         """
         with failures(folder):
             folder.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(folder / FILE, timeout=0, isolation_level=None)
-        ledger = cls(folder, connection)
+            ledger = cls(folder, connection)
         try:
             with failures(folder):
                 # A lock that is kept until the connection is closed: one writer.
@@ -122,13 +133,15 @@ class Ledger:
     ) -> None:
         """Writes what defines the race into an empty file; compares it with what is in another."""
         with self.transaction(exclusive=True):
-            if self.one("SELECT count(*) FROM sqlite_master") == 0:
+            tables, owner = "SELECT count(*) FROM sqlite_master", "PRAGMA application_id"
+            if self.one(tables) == self.one(owner) == 0:
                 self.create(settings, configurations, machine, command)
                 return
-            self.require_this_kind()
-            self.require_same(settings, configurations)
-            if not self.finished and json.loads(self.fact("machine")) != dict(machine):
-                self.add_note("The runs were made on more than one machine or version.")
+        self.require_this_kind()
+        self.require_undamaged()
+        self.require_same(settings, configurations)
+        if not self.finished and json.loads(self.fact("machine")) != dict(machine):
+            self.add_notes(["The runs were made on more than one machine or version."])
 
     def create(
         self,
@@ -141,6 +154,8 @@ class Ledger:
         self.connection.execute(f"PRAGMA user_version = {VERSION}")
         for table in TABLES.split(";"):
             self.connection.execute(table)
+        self.connection.execute("INSERT INTO checksum VALUES ('')")
+        self.sum = self.sum_of_rows(["sqlite_master"])
         facts = {"settings": json.dumps(asdict(settings)), "machine": json.dumps(dict(machine))}
         facts["command"] = command
         self.insert("facts", facts.items())
@@ -157,14 +172,31 @@ class Ledger:
                 f" --name {fresh_name(self.folder)}."
             )
 
+    def require_undamaged(self) -> None:
+        """UserError unless every page of the file is sound and every row as it was written."""
+        try:
+            problems = self.connection.execute("PRAGMA integrity_check(1)").fetchall()
+            self.sum = self.sum_of_rows(SUMMED)
+            kept = self.connection.execute("SELECT sum FROM checksum").fetchall()
+        except (sqlite3.Error, ValueError, OverflowError, MemoryError) as error:
+            raise self.damaged(str(error)) from error
+        if problems != [("ok",)] or kept != [(hexadecimal(self.sum),)]:
+            raise self.damaged("a checksum is wrong")
+
+    def damaged(self, why: str) -> UserError:
+        return UserError(
+            f"{self.folder / FILE} is damaged ({why}); race under another name:"
+            f" --name {fresh_name(self.folder)}."
+        )
+
     def require_same(self, settings: Settings, configurations: Sequence[Configuration]) -> None:
         before, now = json.loads(self.fact("settings")), asdict(settings)
         for name, value in now.items():
             kept = tuple(before[name]) if isinstance(value, tuple) else before[name]
-            if kept != value and name == "fingerprint":
-                raise self.another_race("another model or other data under the task's name")
-            if kept != value:
+            if name != "fingerprint" and kept != value:
                 raise self.another_race(f"{name} {shown(kept)} and not {shown(value)}")
+        if changed := difference(before["fingerprint"], settings.fingerprint):
+            raise self.another_race(f"{changed} under the task's name")
         kept_configurations = self.configurations()
         for one in configurations:
             if one not in kept_configurations:
@@ -194,10 +226,8 @@ class Ledger:
     def add_run(self, run: RunRecord, place: int | None) -> None:
         row = (place, run.round, run.entrant, run.configuration, run.seed)
         ending = (run.score, run.diverged_step, run.reason)
-        written = self.connection.execute(
-            "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, *ending)
-        )
-        key = written.lastrowid
+        self.insert("runs", [(*row, *ending)])
+        ((key,),) = self.rows("SELECT last_insert_rowid()")
         self.insert("points", [(key, p.step, p.train_loss, p.metric) for p in run.curve])
         further = [(p.step, name, value) for p in run.curve for name, value in p.also.items()]
         self.insert("further", [(key, step, name, value) for step, name, value in further])
@@ -225,11 +255,8 @@ class Ledger:
     def add_notes(self, lines: Iterable[str]) -> None:
         """Adds lines that a reader of the verdict should know, each once."""
         with self.transaction():
-            for line in lines:
-                self.add_note(line)
-
-    def add_note(self, line: str) -> None:
-        self.connection.execute("INSERT OR IGNORE INTO notes VALUES (?)", (line,))
+            known = self.notes()
+            self.insert("notes", [(line,) for line in dict.fromkeys(lines) if line not in known])
 
     def open_seal(self) -> None:
         """Ends the race: from now on `read` gives the test scores."""
@@ -267,7 +294,7 @@ class Ledger:
             looks=self.looks(),
             costs={row[0]: Cost(*row) for row in self.rows("SELECT * FROM costs ORDER BY rowid")},
             edges=tuple(Edge(*row) for row in self.rows("SELECT * FROM edges ORDER BY rowid")),
-            notes=tuple(line for (line,) in self.rows("SELECT line FROM notes ORDER BY rowid")),
+            notes=self.notes(),
             finished=self.finished,
             machine=json.loads(self.fact("machine")),
             command=self.fact("command"),
@@ -280,6 +307,9 @@ class Ledger:
                 "SELECT * FROM configurations ORDER BY rowid"
             )
         )
+
+    def notes(self) -> tuple[str, ...]:
+        return tuple(line for (line,) in self.rows("SELECT line FROM notes ORDER BY rowid"))
 
     def chosen(self) -> dict[str, int]:
         """Each entrant's best configuration; empty until the tuning round has ended."""
@@ -336,20 +366,47 @@ class Ledger:
     @contextmanager
     def transaction(self, exclusive: bool = False) -> Iterator[None]:
         """All that the block writes, or nothing."""
+        self.require_in_place()
+        before = self.sum
         with failures(self.folder):
             self.connection.execute("BEGIN EXCLUSIVE" if exclusive else "BEGIN IMMEDIATE")
             try:
                 yield
+                if self.sum != before:
+                    self.connection.execute("UPDATE checksum SET sum = ?", (hexadecimal(self.sum),))
                 self.connection.execute("COMMIT")
             except BaseException:
+                self.sum = before
                 if self.connection.in_transaction:
                     self.connection.execute("ROLLBACK")
                 raise
+
+    def require_in_place(self) -> None:
+        """A file that is open can be written to after it was deleted, and nobody will find it."""
+        path = self.folder / FILE
+        try:
+            if os.path.samestat(path.stat(), self.file):
+                return
+        except OSError:
+            pass
+        raise RunError(
+            f"{path} was deleted or replaced while the race went on; what was finished is lost:"
+            " give the same command again."
+        )
 
     def insert(self, table: str, rows: Iterable[Sequence[object]]) -> None:
         for row in rows:
             marks = ", ".join("?" * len(row))
             self.connection.execute(f"INSERT INTO {table} VALUES ({marks})", row)
+            # As it will be read: SQLite has types of its own.
+            kept = self.rows(f"SELECT * FROM {table} WHERE rowid = last_insert_rowid()")
+            self.sum += sum_of(table, kept)
+
+    def sum_of_rows(self, tables: Iterable[str]) -> int:
+        return sum(
+            sum_of(table, self.connection.execute(f"SELECT * FROM {table} NOT INDEXED"))
+            for table in tables
+        )
 
     def rows(self, query: str, *values: object) -> list[tuple]:  # type: ignore[type-arg]
         with failures(self.folder):
@@ -398,6 +455,14 @@ def fresh_name(folder: Path) -> str:
     while folder.with_name(f"{folder.name}-{number}").exists():
         number += 1
     return f"{folder.name}-{number}"
+
+
+def sum_of(table: str, rows: Iterable[object]) -> int:
+    return sum(int(checksum([table, row]), 16) for row in rows)
+
+
+def hexadecimal(number: int) -> str:
+    return f"{number % 2**64:x}"
 
 
 def written(one: Configuration) -> tuple[str, int, str, str]:

@@ -33,12 +33,12 @@ def read(path: str | Path) -> tuple[str, int, int]:
         data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"the plan {path} cannot be read: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"the plan {path} is no TOML: {error}.") from None
     if set(data) != set(KEYS):
         found = ", ".join(data) or "nothing"
         raise UserError(f"the plan {path} must give way, lanes and width, and gives {found}.")
-    if data["way"] not in WAYS:
+    if data["way"] not in list(WAYS):
         raise UserError(
             f"the plan {path}: no way is {data['way']}; {suggest(str(data['way']), WAYS)}"
         )

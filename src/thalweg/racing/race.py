@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import chdir, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from thalweg.racing.entrants import (
     configurations,
 )
 from thalweg.racing.field import alike, by_name, entered, entries, told
-from thalweg.racing.fingerprint import fingerprint
 from thalweg.racing.ledger import Ledger
 from thalweg.racing.machine import machine
 from thalweg.racing.plan import MEASURED, most_members, planned, require_lanes, require_way
@@ -35,6 +34,7 @@ from thalweg.recipes import Recipe
 from thalweg.stack.batches import length_of
 from thalweg.stack.way import way_of
 from thalweg.tasks.task import Task
+from thalweg.training.fingerprint import fingerprint
 from thalweg.training.pretrain import offered, stages_for
 from thalweg.training.stages import Stage
 
@@ -48,13 +48,14 @@ class Result:
 
     record: all that happened. verdict: what may be said about it; `str(verdict)` is the text.
     best: the winning recipe, cooling included; none where every entrant diverged. folder: where
-    the ledger and `winner.toml` are.
+    the ledger and `winner.toml` are; `named`: the same as the caller named it, to show.
     """
 
     record: Record = field(repr=False)
     verdict: Verdict = field(repr=False)
     best: Recipe | None
     folder: Path
+    named: Path
 
     def table(self) -> list[dict[str, Any]]:
         """One row for each entrant, ready for `pandas.DataFrame`."""
@@ -122,20 +123,23 @@ def race(
     holds another race or cannot be written to.
     """
     progress = progress or Silent()
+    if not isinstance(runs, str | Path):
+        raise UserError(f"runs must be the path of a folder, not {runs!r}.")
+    here = Path.cwd()  # a task may go to another folder
     found = tasks.find(task)
     given = entries("entrants", DEFAULT_ENTRANTS if entrants is None else entrants)
     tuning = entries("tune", tune)
-    field = entered(given, tuning, baseline, offered(found) if pretrain else ())
+    with chdir(here):
+        field = entered(given, tuning, baseline, offered(found) if pretrain else ())
     if plan is not None:
         if (step, lanes, width) != (MEASURED, None, None):
             raise UserError("a plan gives step, lanes and width: give either it or these.")
-        step, lanes, width = plan_file.read(plan)
+        step, lanes, width = plan_file.read(here / plan)
     width = WIDTH if width is None else width
     check_arguments(trials, seeds, cooling, alpha, seed, width)
     require_way(step)
-    if not isinstance(runs, str | Path):
-        raise UserError(f"runs must be the path of a folder, not {runs!r}.")
-    folder = Path(runs) / folder_name(found, name)
+    named = Path(runs) / folder_name(found, name)
+    folder = here / named
     tasks.check(found)
     stages = {one.recipe.pretrain: stages_for(found, one.recipe.pretrain) for one in field}
     others = [stage.task for some in stages.values() for stage in some if stage.task is not found]
@@ -168,14 +172,16 @@ def race(
     ledger = Ledger.open(folder, settings, [one for one, _ in drawn.values()], machine(), command)
     try:
         if ledger.finished:
-            progress.say(f"The race in {folder} was finished already; it is only drawn again.")
+            progress.say(f"The race in {named} was finished already; it is only drawn again.")
         else:
             ledger.add_notes(pretraining_notes(stages, steps))
-            run(found, settings, field, drawn, ledger, progress, timeout)
+            run(found, settings, field, drawn, ledger, named, progress, timeout)
         record = ledger.read()
     finally:
         ledger.close()
-    return concluded(record, {key: recipe for key, (_, recipe) in drawn.items()}, folder)
+    judged = verdict(record)
+    best = drawn[judged.best, record.chosen[judged.best]][1] if judged.best else None
+    return Result(record, judged, best, folder, named)
 
 
 Drawn = Mapping[tuple[str, int], tuple[Configuration, Recipe]]
@@ -187,6 +193,7 @@ def run(
     field: Sequence[Entrant],
     drawn: Drawn,
     ledger: Ledger,
+    named: Path,
     progress: Progress,
     timeout: float | None,
 ) -> None:
@@ -213,7 +220,7 @@ def run(
         progress.say(cost.outlook(settings))
     else:
         done = len(ledger.scores("tuning")) + len(ledger.scores("final"))
-        progress.say(f"Going on in {ledger.folder}, where {done} members are done.")
+        progress.say(f"Going on in {named}, where {done} members are done.")
     plan_file.write(plan, ledger.folder / "plan.toml")
     Rounds(task, settings, field, drawn, ledger, progress, plan, timeout).run()
 
@@ -250,8 +257,3 @@ def pretraining_notes(stages: Mapping[str | None, Sequence[Stage]], steps: int) 
             )
 
 
-def concluded(record: Record, recipes: Mapping[tuple[str, int], Recipe], folder: Path) -> Result:
-    """The verdict on the record, and the winning recipe."""
-    judged = verdict(record)
-    best = recipes[judged.best, record.chosen[judged.best]] if judged.best else None
-    return Result(record, judged, best, folder)

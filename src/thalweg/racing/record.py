@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from thalweg.stack.way import Way
 from thalweg.training.run import Point
@@ -22,7 +23,7 @@ class Settings:
     missing from the shortlist. seed: where all other seeds come from. width: members in a block.
     step: the way of stepping them, "measured" where the race chooses. lanes: processes that train
     blocks side by side, None where the race chooses.
-    fingerprint: of the task's model, data and batch size; another task under an old name shows.
+    fingerprint: of the task's data, model, loss and metrics; another task under an old name shows.
     """
 
     task: str
@@ -40,7 +41,7 @@ class Settings:
     width: int
     step: str = "measured"
     lanes: int | None = None
-    fingerprint: str = ""
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

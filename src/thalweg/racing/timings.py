@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from dataclasses import astuple
 from pathlib import Path
 
 from thalweg.cache_folder import cache_folder
+from thalweg.checksum import checksum
 from thalweg.errors import UserError
 from thalweg.racing.cost import Pace
 from thalweg.racing.machine import machine
 from thalweg.racing.record import Settings
+from thalweg.training.fingerprint import EFFECT
 from thalweg.whole_file import write_text
 
 Timings = dict[str, Pace]
@@ -21,22 +22,26 @@ Timings = dict[str, Pace]
 
 def place(settings: Settings) -> Path:
     """The file of all races whose blocks take as long: of one task, width, field and machine."""
-    alike = (settings.fingerprint, settings.width, settings.entrants, machine(), platform.node())
-    name = hashlib.sha256(json.dumps(alike).encode()).hexdigest()[:16]
-    return cache_folder("timings") / f"{name}.json"
+    traits = {words: trait for words, trait in settings.fingerprint.items() if words != EFFECT}
+    alike = (traits, settings.width, settings.entrants, machine(), platform.node())
+    return cache_folder("timings") / f"{checksum([json.dumps(alike)])}.json"
 
 
 def read(settings: Settings) -> Timings:
     """What is known; nothing where the file is missing or damaged."""
     try:
-        return {name: Pace(*pace) for name, pace in json.loads(place(settings).read_text()).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        kept, text = place(settings).read_text(encoding="utf-8").split("\n", 1)
+    except (OSError, ValueError):
         return {}
+    if kept != checksum([text]):
+        return {}
+    return {name: Pace(*pace) for name, pace in json.loads(text).items()}
 
 
 def write(settings: Settings, timings: Timings) -> None:
     """Keeps what is known, where it can be kept."""
+    text = json.dumps({name: astuple(pace) for name, pace in timings.items()})
     try:
-        write_text(place(settings), json.dumps({n: astuple(pace) for n, pace in timings.items()}))
+        write_text(place(settings), f"{checksum([text])}\n{text}")
     except (OSError, UserError):
         return

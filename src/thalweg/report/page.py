@@ -10,9 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from thalweg.errors import UserError
 from thalweg.racing import wording
-from thalweg.whole_file import whole_file
+from thalweg.whole_file import write_text
 
 
 def write_page(path: str | Path, template: str, **shown: Any) -> Path:
@@ -22,13 +21,7 @@ def write_page(path: str | Path, template: str, **shown: Any) -> Path:
     file cannot be written.
     """
     path = Path(path)
-    page = html(template, **shown)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as unfinished:
-            unfinished.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"the report {path} cannot be written: {error.strerror}.") from None
+    write_text(path, html(template, **shown))
     return path
 
 

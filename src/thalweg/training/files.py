@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from thalweg.checksum import checksum
 from thalweg.errors import UserError
 from thalweg.recipes import Recipe
 from thalweg.stack.batches import length_of
-from thalweg.stack.population import initial_model
 from thalweg.stack.rows import Tensors
 from thalweg.tasks.task import Task
-from thalweg.whole_file import require_replaceable, whole_file
+from thalweg.training.fingerprint import difference, fingerprint
+from thalweg.whole_file import unwritable, whole_file
 
+CHECKSUM = "checksum"
+FINGERPRINT = "fingerprint"
 
-def require_writable(path: Path) -> None:
-    """Makes the checkpoint's folder; UserError where a file cannot be put there."""
-    try:
-        require_replaceable(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise unwritable(path, error) from None
+Plan = Sequence[Mapping[str, Any]]
+"""What makes a training another one when it changes: of each of its stages, as `described`."""
 
 
 def save(weights: Tensors, path: Path, metadata: dict[str, str]) -> None:
@@ -40,29 +35,31 @@ def save(weights: Tensors, path: Path, metadata: dict[str, str]) -> None:
         raise unwritable(path, error) from None
 
 
-def unwritable(path: Path, error: Exception) -> UserError:
-    why = getattr(error, "strerror", None) or error
-    return UserError(f"the checkpoint cannot be written to {path}: {why}.")
-
-
 def write_state(path: Path, groups: Mapping[str, Tensors], record: Mapping[str, Any]) -> None:
     """Writes groups of tensors by name, and a record of plain data, from which to go on."""
     tensors = {f"{group}.{name}": x for group, held in groups.items() for name, x in held.items()}
-    save(tensors, path, {key: json.dumps(value) for key, value in record.items()})
+    texts = {key: json.dumps(value) for key, value in record.items()}
+    save(tensors, path, texts | {CHECKSUM: checksum(all_of(tensors, texts))})
 
 
-def read_state(path: Path, plan: Any) -> tuple[dict[str, Tensors], dict[str, Any]]:
-    """The groups and the record of a file; UserError where its `plan` is another than this."""
+def read_state(path: Path, plan: Plan) -> tuple[dict[str, Tensors], dict[str, Any]]:
+    """The groups and the record of a file.
+
+    UserError for a file that is damaged, and where its `plan` is another than this.
+    """
     try:
         with safe_open(path, "pt") as file:
-            record = {key: json.loads(text) for key, text in (file.metadata() or {}).items()}
+            texts = file.metadata() or {}
         tensors = load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); delete it to begin again.") from None
-    if record.get("plan") != plan:
+    if texts.pop(CHECKSUM, None) != checksum(all_of(tensors, texts)):
+        raise UserError(f"{path} is damaged: its checksum is wrong; delete it to begin again.")
+    record = {key: json.loads(text) for key, text in texts.items()}
+    if other := another(record["plan"], plan):
         raise UserError(
-            f"{path} is of another training: of another task, model, recipe, seed or budget;"
-            " delete it to begin again, or write elsewhere."
+            f"{path} is of another training, with {other}; delete it to begin again, or write"
+            " elsewhere."
         )
     groups: dict[str, Tensors] = {}
     for key, x in tensors.items():
@@ -71,13 +68,33 @@ def read_state(path: Path, plan: Any) -> tuple[dict[str, Tensors], dict[str, Any
     return groups, record
 
 
+def all_of(tensors: Tensors, texts: Mapping[str, str]) -> Iterator[object]:
+    """All that a file of this kind holds, in one order."""
+    yield sorted(texts.items())
+    for name in sorted(tensors):
+        yield from (name, tensors[name])
+
+
 def described(task: Task, recipe: Recipe, seed: int) -> dict[str, Any]:
-    """What makes a training another one when it changes."""
-    model = initial_model(task, seed)
+    """What makes a stage of a training another one when it changes."""
     return {
         "task": task.name,
-        "parameters": {name: list(param.shape) for name, param in model.named_parameters()},
         "recipe": recipe.to_toml(),
         "steps": task.total_steps(length_of(task)),
         "seed": seed,
+        FINGERPRINT: fingerprint([task]),
     }
+
+
+def another(before: Plan, now: Plan) -> str:
+    """What makes the one plan another than the other, in words; none if nothing does."""
+    if len(before) != len(now):
+        return "another number of stages"
+    for kept, wanted in zip(before, now, strict=True):
+        for name, value in wanted.items():
+            if name == FINGERPRINT:
+                if changed := difference(kept[name], value):
+                    return changed
+            elif kept[name] != value:
+                return f"another {name}"
+    return ""

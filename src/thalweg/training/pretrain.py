@@ -69,10 +69,10 @@ def by_task(
     or whose model has nothing in common with that of the stage before, and a folder that cannot be
     used.
     """
-    task = find(task)
+    folder, task = Path(folder).absolute(), find(task)
     values = task.curriculum if curriculum is None else curriculum
     stages = [replace(one, buffers=statistics) for one in simpler_first(task, values, steps)]
-    return run(stages, recipes_of(recipe, stages), seed, Path(folder), optimizer_state)
+    return run(stages, recipes_of(recipe, stages), seed, folder, optimizer_state)
 
 
 def by_network(
@@ -116,9 +116,9 @@ def by_network(
 
     Raises UserError where there are no blocks or fewer than two, and as `by_task`.
     """
-    task = find(task)
+    folder, task = Path(folder).absolute(), find(task)
     stages = shallow_first(task, blocks or task.blocks, head or task.head, steps)
-    return run(stages, recipes_of(recipe, stages), seed, Path(folder), optimizer_state)
+    return run(stages, recipes_of(recipe, stages), seed, folder, optimizer_state)
 
 
 def offered(task: Task) -> tuple[str, ...]:

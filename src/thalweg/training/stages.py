@@ -27,12 +27,12 @@ from thalweg.tasks.task import Task
 from thalweg.training.files import (
     described,
     read_state,
-    require_writable,
     save,
     write_state,
 )
 from thalweg.training.learn import learn, own_random_state, require_finite
 from thalweg.training.run import Point, Run
+from thalweg.whole_file import require_writable
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from thalweg.tasks.check import check, failure_in_training
 from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
 from thalweg.training.choice import KEEP, Candidates
-from thalweg.training.files import described, require_writable, save
+from thalweg.training.files import Plan, described, save
 from thalweg.training.learn import (
     Watch,
     epochs_of,
@@ -37,6 +37,7 @@ from thalweg.training.run import Point, Run
 from thalweg.training.stages import Stage, hand_on, start_from, through
 from thalweg.training.tensorboard import TensorBoard
 from thalweg.training.unfinished import read_unfinished, write_unfinished
+from thalweg.whole_file import require_writable
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,10 @@ def train(
     or not pre-trained, for a pre-training that accumulates or has another precision, when nothing
     can be written to `out` or `tensorboard`, and where TensorBoard is wanted and not installed.
     """
-    task, recipe = find(task), recipe_of(recipe)
+    # A task's file may change the working directory.
+    out, recipe = Path(out).absolute(), recipe_of(recipe)
+    folder = Path(tensorboard).absolute() if tensorboard else None
+    task = find(task)
     require_whole("seed", seed, 0)
     settings: dict[str, Any] = {"keep": keep, "patience": patience}
     settings |= {"accumulate": accumulate, "precision": precision}
@@ -170,11 +174,11 @@ def train(
         check(stage.task)
     unfinished = Path(f"{out}.unfinished")
     paths = [Path(f"{out}.stage-{number}") for number in range(1, len(first) + 1)]
-    for path in (Path(out), unfinished, *paths):
+    for path in (out, unfinished, *paths):
         require_writable(path)
-    board = closing(TensorBoard(Path(tensorboard))) if tensorboard else nullcontext(Silent())
+    board = closing(TensorBoard(folder)) if folder else nullcontext(Silent())
     member = Member(recipe, seed)
-    plan = described(last.task, recipe, seed) | settings
+    plan = [described(last.task, recipe, seed) | settings]
     done = list(through(first, [recipe] * len(first), seed, paths))
     with failure_in_training(last.task), own_random_state(seed), board as scalars:
         alone = Single(last.task, [member], accumulate, precision)
@@ -182,32 +186,32 @@ def train(
             start_from(done[-1].handed.evaluated, last, alone.models[0], alone, 0)
         candidates = Candidates(last.task, alone)
         told = Together(scalars, progress or Silent())
-        curve = learn_alone(candidates, unfinished, plan, last.before, told)
+        curve = learn_alone(candidates, unfinished, plan, patience, last.before, told)
         kept = candidates.evaluated(curve[-1])
         if keep == "best":
             kept = candidates.chosen(kept)
         tested = candidates.metrics(kept.weights, task.splits.test)
     metadata = {"task": task.name, "recipe": recipe.to_toml(), "seed": str(seed), "kept": kept.when}
-    save(kept.weights, Path(out), metadata)
+    save(kept.weights, out, metadata)
     for path in (unfinished, *paths):
-        path.unlink()
+        path.unlink(missing_ok=True)
     run = Run(member, tuple(curve), None, tested)
-    return Trained(run, Path(out), kept.when, kept.validation)
+    return Trained(run, out, kept.when, kept.validation)
 
 
 def learn_alone(
     candidates: Candidates,
     unfinished: Path,
-    plan: dict[str, Any],
+    plan: Plan,
+    patience: int | None,
     before: int,
     progress: Progress,
 ) -> list[Point]:
     """The learning curve of a lone run, which goes on from its file where it was stopped.
 
-    It ends early after as many evaluations without a better one as the plan has patience.
+    It ends early after as many evaluations without a better one as there is patience.
     """
     task, alone = candidates.task, candidates.alone
-    patience: int | None = plan["patience"]
     curve = read_unfinished(unfinished, plan, candidates) if unfinished.exists() else []
 
     def stepped(step: int, losses: Sequence[float]) -> None:

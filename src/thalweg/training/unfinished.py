@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from thalweg.stack.states import optimizer_states, put_optimizer_states
 from thalweg.training.choice import Candidate, Candidates
-from thalweg.training.files import read_state, write_state
+from thalweg.training.files import Plan, read_state, write_state
 from thalweg.training.run import Point
 
 SCHEDULING = ("step_count", "memory")
 """What a parameter group with schedules knows of the way behind it."""
 
 
-def write_unfinished(path: Path, plan: Any, candidates: Candidates, curve: Sequence[Point]) -> None:
+def write_unfinished(
+    path: Path, plan: Plan, candidates: Candidates, curve: Sequence[Point]
+) -> None:
     """Writes all that the coming steps depend on, and what was found so far."""
     alone = candidates.alone
     (optimizer,), (stream,) = alone.optimizers, alone.streams
@@ -43,7 +44,7 @@ def write_unfinished(path: Path, plan: Any, candidates: Candidates, curve: Seque
     write_state(path, groups, record)
 
 
-def read_unfinished(path: Path, plan: Any, candidates: Candidates) -> list[Point]:
+def read_unfinished(path: Path, plan: Plan, candidates: Candidates) -> list[Point]:
     """Takes a fresh run to where the file's was, and gives its curve.
 
     UserError for a file that is damaged or whose plan is another.
