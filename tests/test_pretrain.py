@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from counting import Counting
 from thalweg import pretrain, recipes
 from thalweg.errors import UserError
 from thalweg.optim import Optimizer
@@ -215,26 +216,6 @@ def test_frozen_layers_cost_no_gradients_and_stay_as_they_are() -> None:
 # --- budgets, files and going on ---
 
 
-def counting(task: Task, calls: list[str]) -> Task:
-    """The task, which notes every gradient evaluation, those of its check included."""
-
-    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        if outputs.requires_grad:
-            calls.append(task.name)
-        return F.mse_loss(outputs, targets)
-
-    return replace(task, loss=loss)
-
-
-def stopped_after(count: int, calls: list[str], task: Task) -> Task:
-    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        if len(calls) == count:
-            raise KeyboardInterrupt
-        return task.loss(outputs, targets)
-
-    return replace(task, loss=loss)
-
-
 Call = Callable[[Task, Path], Pretrained]
 
 
@@ -249,22 +230,21 @@ def networks_first(task: Task, folder: Path) -> Pretrained:
 
 @pytest.mark.parametrize(("call", "stages"), [(tasks_first, 3), (networks_first, 4)])
 def test_a_stage_that_is_done_is_not_trained_again(call: Call, stages: int, tmp_path: Path) -> None:
-    calls: list[str] = []
-    task = counting(waves(), calls)
-    whole = call(task, tmp_path / "whole")
-    looks = 2  # at each stage, before it is trained, beside the check of all
-    assert whole.gradient_evaluations == len(calls) - (1 + looks) * stages == 21
+    looks = 3 * stages  # each is checked, and its fingerprint is taken before it is trained
+    counting = Counting()
+    whole = call(replace(waves(), loss=counting), tmp_path / "whole")
+    assert whole.gradient_evaluations == counting.calls - looks == 21
 
-    calls.clear()
+    stopping = Counting(stop=stages + 2 * 3 + 5 + 7 + 2)
     with pytest.raises(KeyboardInterrupt):
-        call(stopped_after(stages + 3 * looks + 5 + 7 + 2, calls, task), tmp_path / "stopped")
+        call(replace(waves(), loss=stopping), tmp_path / "stopped")
     assert sorted(path.name for path in (tmp_path / "stopped").iterdir()) == [
         "stage-1.safetensors",
         "stage-2.safetensors",
     ]
-    calls.clear()
-    resumed = call(task, tmp_path / "stopped")
-    assert len(calls) - (1 + looks) * stages == 21 - 5 - 7
+    counting = Counting()
+    resumed = call(replace(waves(), loss=counting), tmp_path / "stopped")
+    assert counting.calls - looks == 21 - 5 - 7
     assert (resumed.runs, resumed.fresh) == (whole.runs, whole.fresh)
     files = [sorted((tmp_path / name).iterdir()) for name in ("whole", "stopped")]
     assert [path.name for path in files[0]] == [path.name for path in files[1]]

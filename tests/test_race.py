@@ -260,18 +260,22 @@ def test_other_settings_are_refused_and_another_name_helps(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "changed",
+    ("changed", "words"),
     [
-        replace(NET, batch_size=8),
-        replace(NET, model=lambda: nn.Linear(4, 1)),
-        replace(NET, loss=lambda out, y: 2 * F.mse_loss(out, y), metric=F.mse_loss),
-        replace(NET, metric=F.l1_loss),
+        (replace(NET, batch_size=8), "another batch size"),
+        (replace(NET, model=lambda: nn.Linear(4, 1)), "another model"),
+        (
+            replace(NET, loss=lambda out, y: 2 * F.mse_loss(out, y), metric=F.mse_loss),
+            "another loss",
+        ),
+        (replace(NET, metric=F.l1_loss), "another metric"),
     ],
-    ids=["batch size", "model", "loss", "metric"],
 )
-def test_another_task_under_an_old_name_is_refused(tmp_path: Path, changed: Task) -> None:
+def test_another_task_under_an_old_name_is_refused(
+    tmp_path: Path, changed: Task, words: str
+) -> None:
     short(tmp_path, NET)
-    with pytest.raises(UserError, match="another model or other data"):
+    with pytest.raises(UserError, match=f"with {words} under the task's name"):
         short(tmp_path, changed)
 
 
