@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager, nullcontext
+from contextlib import chdir, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -22,6 +22,7 @@ from thalweg.recipes import RECIPES, named, recipe_of
 from thalweg.rules.tuning import documented
 from thalweg.tasks import bundled, find
 from thalweg.terminal.doctor import telling
+from thalweg.terminal.output import Output
 from thalweg.terminal.race import Lines, Screen
 from thalweg.terminal.training import Bar, Points
 from thalweg.training.train import train as run_training
@@ -290,8 +291,13 @@ def stopping(outcome: str) -> Iterator[None]:
 
 def main() -> None:
     """Runs a verb; bad input is one sentence and exit status 2, work that failed is status 1."""
+    output: Any = Output(sys.stdout)
     try:
-        app()
+        with redirect_stdout(output):
+            try:
+                app()
+            finally:
+                output.flush()
     except UserError as error:
         print(f"thalweg: {error}", file=sys.stderr)
         sys.exit(error.status)
