@@ -14,7 +14,7 @@ import pytest
 
 from test_race import SADDLE, short
 from thalweg import cli
-from thalweg.errors import RunError
+from thalweg.errors import FailedError
 from thalweg.racing.progress import Silent
 
 SHORT = "--entrants sgd,adam --trials 1 --seeds 2 --width 4 --step single --lanes 1"
@@ -77,7 +77,7 @@ class Deletes(Silent):
 
 def test_a_folder_that_is_deleted_in_the_middle_is_told(tmp_path: Path) -> None:
     given: dict[str, Any] = {"trials": 1, "seeds": 2, "name": "mine"}
-    with pytest.raises(RunError, match=r"mine/ledger\.sqlite was deleted or replaced while"):
+    with pytest.raises(FailedError, match=r"mine/ledger\.sqlite was deleted or replaced while"):
         short(tmp_path, SADDLE, progress=Deletes(tmp_path / "mine"), **given)
     assert list(tmp_path.iterdir()) == []
     assert short(tmp_path, SADDLE, **given).record.finished

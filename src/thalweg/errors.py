@@ -21,10 +21,6 @@ class FailedError(UserError):
     status = 1
 
 
-class RunError(UserError):
-    """What went wrong in a run, though the input was good; the exit status is 1."""
-
-
 def suggest(word: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown word: the known one nearest to it, or all of them."""
     known = list(known)

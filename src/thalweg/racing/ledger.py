@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Self, TypeAlias
 
 from thalweg.checksum import checksum
-from thalweg.errors import RunError, UserError
+from thalweg.errors import FailedError, UserError
 from thalweg.racing.record import (
     Configuration,
     Cost,
@@ -389,7 +389,7 @@ class Ledger:
                 return
         except OSError:
             pass
-        raise RunError(
+        raise FailedError(
             f"{path} was deleted or replaced while the race went on; what was finished is lost:"
             " give the same command again."
         )

@@ -255,5 +255,3 @@ def pretraining_notes(stages: Mapping[str | None, Sequence[Stage]], steps: int) 
                 f"Pre-trained ({kind}): {steps} steps in {len(some)} equal stages, of which the"
                 " last trains the task itself; each is a training of its own, cooling included."
             )
-
-

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any, TextIO
 
-from thalweg.errors import RunError
+from thalweg.errors import FailedError
 
 
 class Output:
-    """A stream of text; RunError where its disk is full. A reader that has gone is no matter."""
+    """A stream of text; FailedError where its disk is full. A reader that has gone is no matter."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -31,7 +31,7 @@ class Output:
             return error
         # Python tries once more to write what is left, in its own end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
-        return RunError(f"standard output cannot be written: {error.strerror}.")
+        return FailedError(f"standard output cannot be written: {error.strerror}.")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
