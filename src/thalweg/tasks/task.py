@@ -124,7 +124,7 @@ class Task:
     def splits(self) -> Data:
         """The data for training and evaluation, in memory as far as `held` can have it there.
 
-        Test data are not read before they are scored.
+        Of test data that are no tensors only a few samples are read before all are scored.
         """
         given = self.given
         return Data(held(given.train), held(given.validation), given.test)
