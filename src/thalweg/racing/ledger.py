@@ -39,7 +39,7 @@ from thalweg.training.run import Point
 FILE = "ledger.sqlite"
 APPLICATION = 0x7468616C
 """What SQLite keeps in a file to tell whose it is: "thal" in ASCII."""
-VERSION = 3
+VERSION = 4
 
 Key: TypeAlias = tuple[str, int, int]
 """A member within a round: entrant, configuration, seed."""
