@@ -17,6 +17,7 @@ from thalweg.doctor.finding import Finding, Severity, Suspicion
 from thalweg.doctor.trial import State, Trial, Trials, on_one_scale, state_of
 from thalweg.doctor.watcher import Watcher
 from thalweg.errors import UserError
+from thalweg.random_numbers import drawing
 from thalweg.recipes import Recipe, recipe_of
 from thalweg.stack.batches import length_of
 from thalweg.stack.member import Member
@@ -24,7 +25,7 @@ from thalweg.stack.single import Single
 from thalweg.tasks.check import check, failure_in_training
 from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
-from thalweg.training.learn import learn, own_random_state, scores
+from thalweg.training.learn import learn, scores
 
 Say = Callable[[str], None]
 
@@ -89,7 +90,7 @@ def diagnose(
         raise UserError("the doctor watches one training; give a recipe without its pre-training.")
     check(task)
     steps = task.total_steps(length_of(task))
-    with failure_in_training(task), own_random_state(seed):
+    with failure_in_training(task), drawing(seed):
         alone = Single(task, [Member(recipe, seed)])
         start = scores(alone, task.splits.validation)[0][task.metric_name]
         watcher = Watcher(

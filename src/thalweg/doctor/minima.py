@@ -12,6 +12,7 @@ from thalweg.arguments import require_whole
 from thalweg.doctor.between import Between, between
 from thalweg.doctor.matching import State, matched
 from thalweg.errors import UserError
+from thalweg.random_numbers import drawing
 from thalweg.recipes import Recipe, recipe_of
 from thalweg.stack.member import Member
 from thalweg.stack.population import Population, initial_model
@@ -20,7 +21,7 @@ from thalweg.statistics import Interval, median_interval
 from thalweg.tasks.check import check, failure_in_training
 from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
-from thalweg.training.learn import learn, own_random_state, scores
+from thalweg.training.learn import learn, scores
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -92,7 +93,7 @@ def minima(
     require_whole("points", points, 3)
     check(task)
     members = [Member(recipe, seed) for seed in range(seeds)]
-    with failure_in_training(task), own_random_state(0):
+    with failure_in_training(task), drawing(0):
         population = populate(task, members, width=seeds)
         learn(task, population)
         solutions = solutions_of(task, population)

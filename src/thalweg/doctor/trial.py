@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from thalweg.random_numbers import drawing
 from thalweg.recipes import Recipe
 from thalweg.stack.batches import in_order, length_of
 from thalweg.stack.member import Member
@@ -23,7 +24,7 @@ from thalweg.stack.way import Way, populate
 from thalweg.statistics import Comparison, compare
 from thalweg.tasks.check import failure_as_sentence, failure_in_training
 from thalweg.tasks.task import Task
-from thalweg.training.learn import learn, own_random_state, scores
+from thalweg.training.learn import learn, scores
 
 SEEDS = 8
 FIRST_SEED = 10_000
@@ -214,7 +215,7 @@ def ending(stack: Sequence[Branch], seeds: Sequence[int]) -> list[float]:
     """Those of branches that differ in their recipes alone, which are trained at once."""
     task, state, ordered = stack[0].task, stack[0].state, stack[0].ordered
     members = [Member(branch.recipe, seed) for branch in stack for seed in seeds]
-    with failure_in_training(task), own_random_state(seeds[0]):
+    with failure_in_training(task), drawing(seeds[0]):
         way: Way | None = "single" if ordered else None
         population = populate(task, members, len(members), way)
         if state:

@@ -17,6 +17,7 @@ from thalweg.doctor.stopwatch import wait
 from thalweg.optim import Optimizer
 from thalweg.racing.alarm import Alarm
 from thalweg.racing.record import Cost, Settings
+from thalweg.random_numbers import drawing
 from thalweg.recipes import Recipe
 from thalweg.stack.batches import fetch, training_order
 from thalweg.stack.member import Member
@@ -25,7 +26,7 @@ from thalweg.stack.way import Way, populate
 from thalweg.statistics import median_interval
 from thalweg.tasks.check import failure_in_training
 from thalweg.tasks.task import Task
-from thalweg.training.learn import Watch, evaluation_steps, own_random_state, scores
+from thalweg.training.learn import Watch, evaluation_steps, scores
 
 WARM_UP, TIMED = 3, 15
 """Lone steps of each entrant before the clock starts, and those that it times."""
@@ -61,7 +62,7 @@ def pace(task: Task, members: Sequence[Member], width: int, way: Way, watch: Wat
     A few steps are timed and an evaluation, each after a first one, so that what only the first
     block of a race has to wait for is not counted for all.
     """
-    with failure_in_training(task), own_random_state(members[0].seed):
+    with failure_in_training(task), drawing(members[0].seed):
         began = perf_counter()
         population = populate(task, members, width, way)
         start = perf_counter() - began
@@ -115,7 +116,7 @@ def lone_steps(
     All take turns, in another order each round, so that a busy moment of the machine meets them
     alike. They step one model from the same weights.
     """
-    with torch.random.fork_rng(devices=[]):
+    with drawing(0):
         with failure_in_training(task), Alarm(timeout):
             model = initial_model(task, seed=0).train()
         # What is expanded cannot be written to, by training neither.

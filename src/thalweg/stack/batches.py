@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.data import Dataset, default_collate
 
-from thalweg.stack.random_stream import EVALUATION, ORDER, SAMPLES, stream_seed
+from thalweg.random_numbers import EVALUATION, ORDER, SAMPLES, stream_seed
 from thalweg.stack.reading import Batch, Wanted, read
 from thalweg.tasks.held import is_held
 from thalweg.tasks.task import Task

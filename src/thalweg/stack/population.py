@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
+from thalweg.random_numbers import drawing
 from thalweg.rules.rule import Rule
 from thalweg.stack.batches import Batches, in_order
 from thalweg.stack.member import Divergence, Member
@@ -88,9 +89,8 @@ class Population(ABC):
 
 
 def initial_model(task: Task, seed: int) -> nn.Module:
-    """The task's model with the weights that a seed draws; torch's random state stays as it is."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    """The task's model with the weights that a seed draws; what others draw stays as it is."""
+    with drawing(seed):
         return task.model()
 
 
@@ -102,7 +102,7 @@ def averages(chain: Sequence[type[Rule]]) -> bool:
 def trained_names(task: Task) -> set[str]:
     """The parameters that a loss gives a gradient to; a lone optimizer skips all others."""
     model = initial_model(task, seed=0)
-    with torch.random.fork_rng(devices=[]):
+    with drawing(0):
         *inputs, targets = next(in_order(task.splits.train, task.batch_size))
         torch.autograd.backward(task.loss(model(*inputs), targets))
     return {name for name, param in model.named_parameters() if param.grad is not None}

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import random
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import tee
 from multiprocessing.reduction import ForkingPickler
 from time import perf_counter
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from thalweg.forked import begin, forking
-from thalweg.tasks.held import random_numbers_kept
+from thalweg.random_numbers import drawing
 
 Batch = tuple[Any, ...]
 """The model's arguments, and the target last; each `[B, ...]`, or nested of such."""
@@ -44,16 +41,6 @@ class Reader(Dataset[Batch]):
     def __getitem__(self, wanted: Wanted) -> Batch:
         with drawing(wanted.seed):
             return tuple(default_collate([self.dataset[i] for i in wanted.samples]))
-
-
-@contextmanager
-def drawing(seed: int) -> Iterator[None]:
-    """PyTorch, NumPy and Python draw from a seed within the block, and go on as before after it."""
-    with random_numbers_kept():
-        torch.default_generator.manual_seed(seed)
-        np.random.seed(seed)
-        random.seed(seed)
-        yield
 
 
 def read(dataset: Dataset[Any], wanted: Iterable[Wanted]) -> Iterator[Batch]:

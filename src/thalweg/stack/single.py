@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from thalweg.optim import Optimizer
+from thalweg.random_numbers import MODEL, RandomStream, stream_seed
 from thalweg.stack.batches import Batches, evaluation_batches, joined
 from thalweg.stack.member import Divergence, Member
 from thalweg.stack.population import (
@@ -22,7 +23,6 @@ from thalweg.stack.population import (
     estimate_batch_norm,
     initial_model,
 )
-from thalweg.stack.random_stream import MODEL, RandomStream, stream_seed
 from thalweg.stack.reading import Batch
 from thalweg.stack.rows import fitting_states
 from thalweg.stack.states import put_optimizer_states
@@ -37,7 +37,8 @@ convolutions (`torch.autocast`). Parameters, states and evaluation keep their ow
 class Single(Population):
     """The plain loop: what every other way of stepping must agree with.
 
-    A member's numbers do not depend on the others, random draws on the CPU (dropout) included.
+    A member's numbers do not depend on the others, random draws on the CPU (dropout) included. What
+    it draws in evaluation is the same at each, and for all members.
     precision: see `PRECISIONS`.
     """
 
@@ -148,7 +149,9 @@ def casting(model: nn.Module, precision: str) -> AbstractContextManager[object]:
 def outputs_over(task: Task, model: nn.Module, dataset: Dataset[Any]) -> tuple[Any, Any]:
     """A model's outputs over a whole data set, in the mode that it is in, and the targets."""
     batches = evaluation_batches(task, dataset)
-    outputs, targets = zip(*((model(*batch[:-1]), batch[-1]) for batch in batches), strict=True)
+    with task.evaluation_numbers.used():
+        parts = [(model(*batch[:-1]), batch[-1]) for batch in batches]
+    outputs, targets = zip(*parts, strict=True)
     return joined(outputs), joined(targets)
 
 

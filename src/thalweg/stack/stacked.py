@@ -207,8 +207,8 @@ class Stacked(Population):
 
     @torch.no_grad()
     def run(self, params: Tensors, constants: Tensors, buffers: Tensors, batch: Batch) -> Any:
-        """A block's outputs on one batch for all, and its buffers after them."""
-        over_rows = vmap(self.forward, (0, 0, 0, None), randomness="different")
+        """A block's outputs on one batch for all, and its buffers after them; all draw the same."""
+        over_rows = vmap(self.forward, (0, 0, 0, None), randomness="same")
         return over_rows(params, constants, buffers, batch)
 
     def predicted(self, params: Tensors, constants: Tensors, buffers: Tensors, batch: Batch) -> Any:
@@ -225,7 +225,8 @@ class Stacked(Population):
         """The outputs of a block's rows over a data set, and the targets."""
         self.model.eval()
         batches = evaluation_batches(self.task, dataset)
-        parts = [(self.predicted(*self.parts[place], batch), batch[-1]) for batch in batches]
+        with self.task.evaluation_numbers.used():
+            parts = [(self.predicted(*self.parts[place], batch), batch[-1]) for batch in batches]
         outputs, targets = zip(*parts, strict=True)
         return joined(outputs, dim=1), joined(targets)
 

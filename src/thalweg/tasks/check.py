@@ -14,11 +14,12 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset, default_collate
 
 from thalweg.errors import UserError
+from thalweg.random_numbers import drawing
 from thalweg.tasks.task import Score, Task
 
 
 def check(task: Task) -> None:
-    """Make the model and run one batch forward and backward; leaves torch's random state alone.
+    """Make the model and run one batch forward and backward; leaves all random numbers alone.
 
     One batch of the training split (up to `batch_size` samples) goes through the model in training
     mode, the loss, and back to the parameters; one each of the validation and the test split
@@ -30,7 +31,7 @@ def check(task: Task) -> None:
     scalar or does not reach the parameters, a gradient that is not finite, outputs without a
     dimension of samples, a metric that is no scalar, and a ranked one that is not a number.
     """
-    with torch.random.fork_rng():
+    with drawing(0):
         with failure_as_sentence(f"The data of task '{task.name}' failed"):
             splits = task.given
         model = make_model(task)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Dataset, TensorDataset, default_collate
+
+from thalweg.random_numbers import drawn_from, random_numbers_kept, states
 
 SHARE = 0.25
 """Of the memory that is free, what one data set may take."""
@@ -67,13 +65,13 @@ def held(dataset: Dataset[Any]) -> Dataset[Any]:
 
 def read(dataset: Dataset[Any], count: int) -> tuple[Any, ...]:
     """The first samples as tensors; ValueError where they cannot be held."""
-    before = next_draws()
+    before = states()
     tensors: tuple[Any, ...] = tree_map(
         lambda x: x.new_empty(count, *x.shape[1:]), sample(dataset, 0)
     )
     for i in range(count):
         tree_map(partial(put, i), tensors, sample(dataset, i))
-    if next_draws() != before:
+    if drawn_from(before, states()):
         raise ValueError("the samples draw random numbers")
     return tensors
 
@@ -98,24 +96,6 @@ def same(some: tuple[Any, ...], others: tuple[Any, ...]) -> bool:
 def size(tensors: tuple[Any, ...]) -> int:
     """Bytes."""
     return sum(tensor.nbytes for tensor in tree_leaves(tensors))
-
-
-def next_draws() -> tuple[float, float, float]:
-    """What Python, NumPy and torch would draw next."""
-    with random_numbers_kept():
-        return random.random(), np.random.random(), torch.rand((), dtype=torch.float64).item()
-
-
-@contextmanager
-def random_numbers_kept() -> Iterator[None]:
-    """What Python, NumPy and torch draw after the block is what they would have drawn without."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
 
 
 def free_memory(root: Path = Path("/")) -> int:

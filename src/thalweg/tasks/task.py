@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from thalweg.errors import UserError
+from thalweg.random_numbers import EVALUATION, RandomStream, drawing, drawing_alike
 from thalweg.tasks.held import held
 
 Score = Callable[[Any, Any], Tensor]
@@ -50,8 +51,9 @@ class Task:
     """One network to train, and how to tell how well it was trained.
 
     name: what the task is called in commands, files and reports.
-    model: makes a fresh model; its initial weights come from torch's global random state.
-    data: makes the data; called once a process, by `given`.
+    model: makes a fresh model; its initial weights come from the global random numbers of torch,
+        NumPy or Python, which are seeded for each member, as they are in training.
+    data: makes the data; called once a process, by `given`, and draws the same every time.
     loss: `loss(outputs, targets)`, a scalar to descend, the mean over a mini-batch.
     metric: `metric(outputs, targets)` over a whole split, what entrants are ranked by; the loss
         where it is not given.
@@ -112,7 +114,8 @@ class Task:
     @cached_property
     def given(self) -> Data:
         """The data, made at the first use and kept."""
-        data = self.data()
+        with drawing(0):
+            data = self.data()
         if not isinstance(data, Data):
             raise UserError(
                 f"The data function of task '{self.name}' must return a thalweg.tasks.Data,"
@@ -134,10 +137,16 @@ class Task:
         """What entrants are ranked by: the metric, or the loss where there is none."""
         return self.loss if self.metric is None else self.metric
 
-    @property
+    @cached_property
     def scores(self) -> dict[str, Score]:
-        """The ranked metric and the further ones, by name."""
-        return {self.metric_name: self.score, **self.also}
+        """The ranked metric and the further ones, by name; each draws the same at every call."""
+        scores = {self.metric_name: self.score, **self.also}
+        return {name: drawing_alike(score) for name, score in scores.items()}
+
+    @cached_property
+    def evaluation_numbers(self) -> RandomStream:
+        """What a model draws in evaluation: the same for all members, and every time."""
+        return RandomStream(EVALUATION, again=True)
 
     def metrics(self, outputs: Any, targets: Any) -> dict[str, float]:
         """What all of them say of these outputs, by name."""

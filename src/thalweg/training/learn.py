@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -100,15 +99,6 @@ def scores(population: Population, dataset: Dataset[Any]) -> list[Mapping[str, f
     with torch.no_grad(), population.evaluation():
         found = population.scores(dataset)
     return [{} if d else scored for scored, d in zip(found, population.diverged, strict=True)]
-
-
-@contextmanager
-def own_random_state(seed: int) -> Iterator[None]:
-    """Random numbers from a seed, on every device in use; the global states stay as they are."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        yield
 
 
 def require_finite(task: Task, alone: Population) -> None:

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from thalweg.arguments import require_whole
 from thalweg.errors import UserError
+from thalweg.random_numbers import drawing
 from thalweg.recipes import Recipe, recipe_of
 from thalweg.stack.member import Member
 from thalweg.stack.single import Single
@@ -71,8 +70,7 @@ def lr_range(
     require_whole("seeds", seeds, 1)
     task, recipe = find(task), recipe_of(recipe)
     check(task)
-    with failure_in_training(task), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with failure_in_training(task), drawing(0):
         lrs, losses = ramp(task, recipe, low, high, steps)
         word = lrs[losses.index(min(losses))]
         tried = try_rates(task, recipe, [word * factor for factor in FACTORS], steps, seeds)

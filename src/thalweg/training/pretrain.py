@@ -23,11 +23,11 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from torch import nn
 
 from thalweg.arguments import require_whole
 from thalweg.errors import UserError
+from thalweg.random_numbers import random_numbers_kept
 from thalweg.recipes import PRETRAINING, Recipe, recipe_of
 from thalweg.stack.batches import length_of
 from thalweg.stack.population import initial_model
@@ -187,7 +187,7 @@ def shallow_first(
         raise UserError(
             f"Task '{task.name}' has no blocks to grow a network of: give blocks and head."
         )
-    with failure_as_sentence("The blocks cannot be made"), torch.random.fork_rng(devices=[]):
+    with failure_as_sentence("The blocks cannot be made"), random_numbers_kept():
         count = len(blocks())
     if count < 2:
         raise UserError(f"by_network needs two blocks or more to grow a network of, not {count}.")

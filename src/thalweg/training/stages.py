@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from thalweg.arguments import require_whole
 from thalweg.errors import UserError
+from thalweg.random_numbers import drawing
 from thalweg.recipes import Recipe
 from thalweg.stack.batches import length_of
 from thalweg.stack.member import Member
@@ -30,7 +31,7 @@ from thalweg.training.files import (
     save,
     write_state,
 )
-from thalweg.training.learn import learn, own_random_state, require_finite
+from thalweg.training.learn import learn, require_finite
 from thalweg.training.run import Point, Run
 from thalweg.whole_file import require_writable
 
@@ -163,7 +164,7 @@ def train_stage(
 ) -> None:
     """Trains a stage from what was handed on, and writes its file."""
     optimizer_state = plan[-1]["optimizer_state"]
-    with failure_in_training(stage.task), own_random_state(member.seed):
+    with failure_in_training(stage.task), drawing(member.seed):
         alone = Single(stage.task, [member])
         parameters = before.last if optimizer_state else before.evaluated
         (model,), (optimizer,) = alone.models, alone.optimizers

@@ -11,6 +11,7 @@ from typing import Any
 
 from thalweg.arguments import require_whole
 from thalweg.errors import UserError, suggest
+from thalweg.random_numbers import drawing
 from thalweg.recipes import Recipe, recipe_of
 from thalweg.stack.batches import length_of
 from thalweg.stack.member import Divergence, Member
@@ -26,7 +27,6 @@ from thalweg.training.learn import (
     Watch,
     epochs_of,
     learn,
-    own_random_state,
     require_finite,
     scores,
     steps_of,
@@ -76,7 +76,7 @@ def train_members(
     population: Population | None = None
     diverged: list[Divergence | None] = [None] * len(members)
     for stage in stages:
-        with failure_in_training(stage.task), own_random_state(members[0].seed):
+        with failure_in_training(stage.task), drawing(members[0].seed):
             population = begun(stage, members, width, way, population)
             stepped = partial(tell, watch or (lambda *_: None), population)
             curves = learn(stage.task, population, stepped, before=stage.before)
@@ -180,7 +180,7 @@ def train(
     member = Member(recipe, seed)
     plan = [described(last.task, recipe, seed) | settings]
     done = list(through(first, [recipe] * len(first), seed, paths))
-    with failure_in_training(last.task), own_random_state(seed), board as scalars:
+    with failure_in_training(last.task), drawing(seed), board as scalars:
         alone = Single(last.task, [member], accumulate, precision)
         if done:
             start_from(done[-1].handed.evaluated, last, alone.models[0], alone, 0)

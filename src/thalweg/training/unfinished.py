@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
+from thalweg.random_numbers import from_plain, plain, put, states
 from thalweg.stack.states import optimizer_states, put_optimizer_states
 from thalweg.training.choice import Candidate, Candidates
 from thalweg.training.files import Plan, read_state, write_state
@@ -24,11 +23,12 @@ def write_unfinished(
     alone = candidates.alone
     (optimizer,), (stream,) = alone.optimizers, alone.streams
     best = candidates.best
+    numbers = {"model": stream.states, "global": states()}
     groups = {
         "model": alone.state_dict(0),
         "states": optimizer_states(alone.models[0], optimizer),
         "best": best.weights if best else {},
-        "random": {"model": stream.state, "torch": torch.get_rng_state()},
+        "random": {whose: held["torch"] for whose, held in numbers.items()},
     }
     record = {
         "plan": plan,
@@ -40,6 +40,10 @@ def write_unfinished(
         "curve": [asdict(point) for point in curve],
         "best": [best.when, best.validation] if best else None,
         "waited": candidates.waited,
+        "random": {
+            whose: {name: plain(state) for name, state in held.items() if name != "torch"}
+            for whose, held in numbers.items()
+        },
     }
     write_state(path, groups, record)
 
@@ -58,8 +62,12 @@ def read_unfinished(path: Path, plan: Plan, candidates: Candidates) -> list[Poin
         group |= scheduling
     alone.steps = record["steps"]
     alone.batches.skip(alone.steps * alone.accumulate)
-    alone.streams[0].state = groups["random"]["model"]
-    torch.set_rng_state(groups["random"]["torch"])
+    numbers = {
+        whose: {"torch": groups["random"][whose], **{n: from_plain(x) for n, x in others.items()}}
+        for whose, others in record["random"].items()
+    }
+    alone.streams[0].states = numbers["model"]
+    put(numbers["global"])
     if record["best"]:
         when, validation = record["best"]
         candidates.best = Candidate(when, groups["best"], validation)
