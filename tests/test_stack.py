@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -538,13 +539,61 @@ class Drawing(Asking):
         return out
 
 
-@pytest.mark.parametrize("model", [Asking, Item, TwoKinds, Drawing])
-def test_models_that_vmap_cannot_take_run_one_by_one_and_say_so(model: type[nn.Module]) -> None:
+class Marking(Asking):
+    """Writes into a tensor that is no buffer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        largest = torch.zeros(2)
+        largest += self.layer(x).detach().amax(0)
+        out: Tensor = self.layer(x) / (1 + largest.abs())
+        return out
+
+
+class Negated(torch.autograd.Function):
+    """Without a rule for vmap."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
+        return -x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
+        return -gradient
+
+
+class Custom(Asking):
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = Negated.apply(self.layer(x))
+        return out
+
+
+class Shaping(Asking):
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(x)
+        return out + out[out > 0].sum()
+
+
+REASONS: dict[type[nn.Module], str] = {
+    Asking: "a decision depends on the values of a tensor (forward, line NN of test_stack.py)",
+    Item: "a number is taken out of a tensor (forward, line NN of test_stack.py)",
+    TwoKinds: "the parameters are torch.float32 on cpu and torch.float64 on cpu",
+    Drawing: "the model gives other outputs in a stack; it may keep tensors that are neither"
+    " parameters nor buffers",
+    Marking: "a member's values are written into a tensor that all members share"
+    " (forward, line NN of test_stack.py)",
+    Custom: "an autograd.Function of its own has no rule for vmap"
+    " (forward, line NN of test_stack.py)",
+    Shaping: "the shape of a tensor depends on the values of another"
+    " (forward, line NN of test_stack.py)",
+}
+
+
+@pytest.mark.parametrize("model", REASONS)
+def test_models_that_vmap_cannot_take_run_one_by_one_and_say_why(model: type[nn.Module]) -> None:
     task = tiny(model)
     way, why = way_of(task)
     assert way == "single"
-    assert why.startswith("members run one by one: the model does not stack (")
-    assert "\n" not in why
+    assert re.sub(r"line \d+", "line NN", why) == f"members run one by one: {REASONS[model]}."
     population = populate(task, [Member(recipes.adam(), seed) for seed in (0, 1)], width=2)
     assert isinstance(population, Single)
     after(population, 2)
@@ -562,18 +611,44 @@ def test_asking_for_the_way_leaves_the_random_state() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_asking_for_the_way_looks_at_a_few_validation_samples() -> None:
+def test_asking_for_the_way_looks_at_a_few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
+    forward = nn.Linear.forward
 
-    class Counting(Asking):
-        def forward(self, x: Tensor) -> Tensor:
-            if not self.training:
-                seen.append(len(x))
-            out: Tensor = self.layer(x)
-            return out
+    def counted(self: nn.Linear, x: Tensor) -> Tensor:
+        seen.append(len(x))
+        return forward(self, x)
 
-    assert way_of(tiny(Counting, samples=1000)) == ("stacked", "")
-    assert 0 < sum(seen) < 100
+    monkeypatch.setattr(nn.Linear, "forward", counted)
+    assert way_of(tiny(lambda: nn.Linear(4, 2), samples=1000)) == ("stacked", "")
+    assert 0 < sum(seen) < 200
+
+
+class Blurring(Asking):
+    """Draws in evaluation too: by an operation that vmap gives the same numbers, or not."""
+
+    def __init__(self, bernoulli: bool) -> None:
+        super().__init__()
+        self.bernoulli = bernoulli
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(x)
+        return out * (torch.bernoulli(out.sigmoid()) if self.bernoulli else torch.rand_like(out))
+
+
+@pytest.mark.parametrize("bernoulli", [False, True])
+def test_a_model_that_draws_in_evaluation_stacks(bernoulli: bool) -> None:
+    task = tiny(lambda: Blurring(bernoulli))
+    assert way_of(task) == ("stacked", "")
+    members = [Member(recipes.sgd(), seed) for seed in (0, 1)]
+    found = [
+        list(each.outputs(task.splits.validation))
+        for each in (Stacked(task, members, width=2), Single(task, members))
+        for _ in range(2)
+    ]
+    assert str(found[0]) == str(found[1])
+    if not bernoulli:
+        torch.testing.assert_close(found[0], found[2])
 
 
 # --- what goes in and comes out ---

@@ -52,8 +52,8 @@ class Pace:
 
     @property
     def measuring(self) -> float:
-        """What it takes to find this out."""
-        return self.start + (1 + BLOCK_STEPS) * self.step + 2 * self.evaluation
+        """What it takes to find this out; evaluations that do not count are of few samples."""
+        return self.start + (1 + BLOCK_STEPS) * self.step + self.evaluation
 
 
 def pace(task: Task, members: Sequence[Member], width: int, way: Way, watch: Watch) -> Pace:

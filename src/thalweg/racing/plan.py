@@ -50,7 +50,7 @@ def planned(
     rounds: the members between which the race waits for all to be trained. timeout: seconds without
     a step after which a way has failed.
     One plan is measured, and another for as long as measuring takes no more than `SHARE` of the
-    race; a way that fails is left out. What an earlier race measured is not measured again, where
+    race; those that it would take longer for are named, and a way that fails is left out. What an earlier race measured is not measured again, where
     it is `comparable`, but for the compiled way where it would be the quickest: it is compiled here
     before lanes are forked.
     Raises UserError for a way that the task does not allow.
@@ -59,7 +59,8 @@ def planned(
     stored, measured = timings.read(settings), timings.Timings()
     known = comparable(stored, ways)
     plans: list[Plan] = []
-    failures = []
+    failures: list[str] = []
+    untried: list[str] = []
     spent = a_member = 0.0  # seconds of measuring, so far and for a member
     for way, lanes in ways:
         name, block = called(way, lanes), block_of(way, settings.width)
@@ -68,8 +69,10 @@ def planned(
         found = known.get(name)
         if found is None:
             # In lanes it is tried here first.
-            asked = spent + 2 * a_member * block + (COMPILING if way == "compiled" else 0.0)
+            tries = 1 if lanes == 1 else 2
+            asked = spent + tries * a_member * block + (COMPILING if way == "compiled" else 0.0)
             if asked > SHARE * least:
+                untried.append(name)
                 continue
             spent = asked
         elif way == "compiled" and COMPILED + turns * found.block(settings.steps) > least:
@@ -93,6 +96,8 @@ def planned(
         return replace(plan, why=plan.why + "".join(failures))
     timings.write(settings, stored | measured)
     best = min(plans, key=lambda plan: plan.seconds)
+    if untried:
+        failures.append(f" Not tried, as measuring would take too long: {', '.join(untried)}.")
     return replace(best, why=reason(best, plans, measured) + "".join(failures))
 
 

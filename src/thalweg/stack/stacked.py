@@ -27,6 +27,7 @@ from thalweg.stack.population import (
     trained_names,
 )
 from thalweg.stack.reading import Batch
+from thalweg.stack.reasons import UnstackableError
 from thalweg.stack.rows import Rows, Tensors, part
 from thalweg.stack.single import sound
 from thalweg.tasks.task import Score, Task
@@ -51,6 +52,7 @@ class Stacked(Population):
         self.members = list(members)
         self.diverged: list[Divergence | None] = [None] * len(members)
         self.steps = 0
+        self.draws_as_alone = True
         seeds = [member.seed for member in members]
         models = {seed: initial_model(task, seed) for seed in set(seeds)}
         self.batches = Batches(task, seeds)
@@ -207,9 +209,19 @@ class Stacked(Population):
 
     @torch.no_grad()
     def run(self, params: Tensors, constants: Tensors, buffers: Tensors, batch: Batch) -> Any:
-        """A block's outputs on one batch for all, and its buffers after them; all draw the same."""
-        over_rows = vmap(self.forward, (0, 0, 0, None), randomness="same")
-        return over_rows(params, constants, buffers, batch)
+        """A block's outputs on one batch for all, and its buffers after them.
+
+        Members draw the same random numbers, as alone, where vmap can do so.
+        """
+        randomness = "same" if self.draws_as_alone else "different"
+        over_rows = vmap(self.forward, (0, 0, 0, None), randomness=randomness)
+        try:
+            return over_rows(params, constants, buffers, batch)
+        except RuntimeError as error:
+            if "same randomness" not in str(error):
+                raise
+            self.draws_as_alone = False
+            return self.run(params, constants, buffers, batch)
 
     def predicted(self, params: Tensors, constants: Tensors, buffers: Tensors, batch: Batch) -> Any:
         """A block's outputs on one batch for all, in evaluation mode."""
@@ -323,4 +335,4 @@ def require_one_kind(params: Sequence[Tensor]) -> None:
     """Only real numbers of one precision on one device fit in one tensor."""
     kinds = {f"{param.dtype} on {param.device}" for param in params}
     if len(kinds) > 1 or params[0].is_complex():
-        raise TypeError(f"its parameters are {' and '.join(sorted(kinds))}")
+        raise UnstackableError(f"the parameters are {' and '.join(sorted(kinds))}")

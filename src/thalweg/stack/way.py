@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
-import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset, Subset
 
 from thalweg import recipes
+from thalweg.random_numbers import drawing
+from thalweg.stack.carried import carried
 from thalweg.stack.compiled import Compiled
 from thalweg.stack.member import Member
 from thalweg.stack.population import Population, initial_model
+from thalweg.stack.reasons import UnstackableError, reason
 from thalweg.stack.single import Single
 from thalweg.stack.stacked import Stacked
 from thalweg.tasks.task import Task
@@ -31,23 +33,29 @@ TRIED = 8
 def way_of(task: Task) -> tuple[Way, str]:
     """Whether this task's members can be stacked or have to go one by one, and then why.
 
-    Tried for one step, on two members that share their batches and two that do not; torch's random
-    state stays as it is.
+    Tried for one step, on two members that share their batches and two that do not; all random
+    numbers stay as they are.
     """
+    try:
+        require_stackable(task)
+    except Exception as error:  # whatever a model does that vmap cannot take
+        why = reason(error)
+    else:
+        return "stacked", ""
+    return "single", f"members run one by one: {why}."
+
+
+def require_stackable(task: Task) -> None:
     for module in initial_model(task, seed=0).modules():
         if isinstance(module, nn.RNNBase):
-            kind = f"nn.{type(module).__name__}"
-            return "single", f"members run one by one: {kind} has no batching rule under vmap."
-    try:
-        with torch.random.fork_rng(devices=[]):
-            members = [Member(recipes.sgd(), seed) for seed in (0, 0, 0, 1)]
-            trial = Stacked(task, members, width=2)
-            require_equal(trial, Single(task, members), first(task.splits.validation))
-            trial.step()
-    except Exception as error:  # whatever a model does that vmap cannot take
-        why = str(error).split("\n")[0].split(". ")[0] or type(error).__name__
-        return "single", f"members run one by one: the model does not stack ({why.rstrip('.')})."
-    return "stacked", ""
+            raise UnstackableError(f"nn.{type(module).__name__} takes one member at a time")
+    if found := carried(task):
+        raise UnstackableError(found)
+    with drawing(0):
+        members = [Member(recipes.sgd(), seed) for seed in (0, 0, 0, 1)]
+        trial = Stacked(task, members, width=2)
+        require_equal(trial, Single(task, members), first(task.splits.validation))
+        trial.step()
 
 
 def first(data: Dataset[Any]) -> Dataset[Any]:
@@ -56,13 +64,18 @@ def first(data: Dataset[Any]) -> Dataset[Any]:
 
 
 def require_equal(stacked: Stacked, single: Single, data: Dataset[Any]) -> None:
-    """ValueError where members of a stack give other outputs than alone: a model may keep tensors
-    that are no parameters or buffers.
+    """UnstackableError where members of a stack give other outputs than alone.
+
+    Where these are drawn at random, and others than alone, there is nothing to compare.
     """
     for (made, _), (alone, _) in zip(stacked.outputs(data), single.outputs(data), strict=True):
         for one, other in zip(tree_leaves(made), tree_leaves(alone), strict=True):
-            if (one - other).double().norm() > 1e-2 * other.double().norm():
-                raise ValueError("its outputs differ from those alone")
+            differ = (one - other).double().norm() > 1e-2 * other.double().norm()
+            if differ and stacked.draws_as_alone:
+                raise UnstackableError(
+                    "the model gives other outputs in a stack; it may keep tensors that are neither"
+                    " parameters nor buffers"
+                )
 
 
 def populate(

@@ -1,0 +1,122 @@
+"""What a model carries from call to call in Python, which a stack would freeze, or share."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from thalweg.random_numbers import drawing, drawn_from, plain, states
+from thalweg.stack.batches import Batches
+from thalweg.stack.population import initial_model
+from thalweg.stack.reading import Batch
+from thalweg.stack.single import kept_buffers
+from thalweg.tasks.reachable import CONTAINERS, reachable
+from thalweg.tasks.task import Task
+
+LARGE = 2**20
+"""Numbers; of a tensor of more, it counts how often it was written to."""
+
+TOLERANCE = 1e-5
+"""Of round-off, relative to the norm."""
+
+Made = Sequence[Any]
+"""What comes of a batch: the outputs in training, the loss, the outputs in evaluation."""
+
+
+def carried(task: Task) -> str:
+    """What members would share in a stack, or not have at all, in words; "" for nothing.
+
+    A fresh model is run, with its loss, twice on one batch and then on another, and a second model
+    on that one alone. Something is carried where NumPy or Python draw random numbers, where an
+    attribute or variable is another after the second run than after the first, and where outputs
+    differ that should not.
+    """
+    batches = Batches(task, seeds=[0])
+    (one,), (other,) = batches.each(), batches.each()
+    model, fresh = initial_model(task, seed=0), initial_model(task, seed=0)
+    once, drawn = run(task, model, one)
+    if drawn:
+        return f"the model or its loss draws random numbers from {' and '.join(drawn)}"
+    before = variables(task, model)
+    again, _ = run(task, model, one)
+    pairs = itertools.zip_longest(before, variables(task, model), fillvalue=("", ""))
+    for old, new in pairs:
+        if old != new:
+            name = (new[0] or old[0]).split("[")[0]
+            return f"the model or its loss changes {name} at every call"
+    if not alike(once, again):
+        return "the model or its loss gives something else when it is called again"
+    if not alike(run(task, model, other)[0], run(task, fresh, other)[0]):
+        return "the model keeps something of the first batch that it was called with"
+    return ""
+
+
+def run(task: Task, model: nn.Module, batch: Batch) -> tuple[Made, list[str]]:
+    """What comes of a batch, in training and in evaluation, and what drew beside torch."""
+    *inputs, targets = batch
+    with drawing(0), kept_buffers(model):
+        before = states(("NumPy", "Python"))
+        outputs = model.eval().train()(*inputs)
+        loss = task.loss(outputs, targets)
+        with torch.no_grad():
+            evaluated = model.eval()(*inputs)
+        return (outputs, loss, evaluated), drawn_from(before, states(before))
+
+
+def variables(task: Task, model: nn.Module) -> list[tuple[str, Any]]:
+    """What the model and the loss can reach, beside parameters and buffers, as it stands."""
+    found = [*reachable(model, "the model"), *reachable(task.loss, "the loss")]
+    return [(name, value_of(value)) for name, value in found]
+
+
+PLAIN = (bool, int, float, complex, str, bytes, np.generic, Enum, itertools.count, type(None))
+"""Types whose values their texts tell apart."""
+
+
+def value_of(value: Any) -> Any:
+    """Something that is equal as long as the value is."""
+    match value:
+        case Tensor() | np.ndarray():
+            return contents(value)
+        case random.Random():
+            return value.getstate()
+        case np.random.Generator():
+            return repr(value.bit_generator.state)
+        case np.random.RandomState():
+            return plain(value.get_state())
+        case torch.Generator():
+            return plain(value.get_state())
+        case nn.Module() | FunctionType() | type():
+            return id(value)
+        case _ if isinstance(value, PLAIN):
+            return repr(value)
+    return type(value), len(value) if isinstance(value, (Mapping, *CONTAINERS)) else 0
+
+
+def contents(value: Tensor | np.ndarray[Any, Any]) -> Any:
+    """The sum of a tensor or an array; of a large one, how often it was written to."""
+    try:
+        tensor = torch.as_tensor(value).detach()
+    except TypeError:  # an array of texts or other objects
+        return id(value)
+    if tensor.numel() > LARGE:
+        return id(value), tensor._version
+    return tensor.shape, repr(tensor.to(torch.complex128).sum().item())
+
+
+def alike(some: Made, others: Made) -> bool:
+    """Whether all tensors are the same but for round-off."""
+    pairs = zip(tree_leaves(some), tree_leaves(others), strict=True)
+    return all(
+        torch.equal(x, y) or (x - y).double().norm() <= TOLERANCE * y.double().norm()
+        for x, y in pairs
+    )

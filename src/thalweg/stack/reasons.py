@@ -1,0 +1,52 @@
+"""Why a model does not stack, in words, where PyTorch's vmap says it in its own."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from pathlib import Path
+
+from thalweg.tasks.reachable import is_own
+
+
+class UnstackableError(Exception):
+    """Members have to go one by one; why, in words."""
+
+
+REASONS = {
+    "data-dependent control flow": "a decision depends on the values of a tensor",
+    ".item()": "a number is taken out of a tensor",
+    "data pointer": "the values of a tensor are taken out of it",
+    "dynamic shape": "the shape of a tensor depends on the values of another",
+    "inplace arithmetic": "a member's values are written into a tensor that all members share",
+    "the broadcast shape": "a member's values are written into a tensor that all members share",
+    "inplace randomness": "random numbers are drawn into a tensor that all members share",
+    "requires_grad_()": "gradients are taken within the forward pass or the loss",
+    "does not require grad": "gradients are taken within the forward pass or the loss",
+    "not have been used in the graph": "the loss does not reach the same parameters at every step",
+    "setup_context": "an autograd.Function of its own has no rule for vmap",
+    "have vmap support": "an autograd.Function of its own has no rule for vmap",
+    "Jitted modules": "a scripted module cannot be given the parameters of others",
+    "nn.DataParallel": "nn.DataParallel cannot be given the parameters of others",
+}
+"""By what stands in the error."""
+
+
+def reason(error: Exception) -> str:
+    """What the model or the loss does that cannot be done for many members at once, and where."""
+    text = str(error)
+    if isinstance(error, UnstackableError):
+        return text
+    told = next((words for part, words in REASONS.items() if part in text), None)
+    operation = re.search(r"aten::(\w+)", text)
+    named = f"the operation {operation[1]}" if operation else "an operation"
+    return (told or f"{named} cannot be done for many members at once") + place(error)
+
+
+def place(error: Exception) -> str:
+    """The last line of the task's own code on the way to the error."""
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        if is_own(frame.f_globals.get("__name__")):
+            code = frame.f_code
+            return f" ({code.co_name}, line {line} of {Path(code.co_filename).name})"
+    return ""

@@ -1,0 +1,96 @@
+"""What an object is made of: attributes, items, and what its functions refer to, all the way."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+MOST_ITEMS = 1000
+"""Of a container that is longer, the last ones are looked at."""
+
+MOST = 50_000
+"""Objects that are looked at."""
+
+CONTAINERS = (list, tuple, set, frozenset, deque)
+
+STRUCTURE = ("_parameters", "_buffers", "_modules", "training")
+"""What PyTorch itself keeps of a layer, of which only the layers within are looked at."""
+
+Named = tuple[str, Any]
+
+
+def reachable(value: Any, name: str) -> Iterator[Named]:
+    """An object and what it is made of, each with the words by which code gets to it.
+
+    Tensors, arrays and texts have no parts, nor do objects of this package that are no layers.
+    """
+    waiting = [(name, value)]
+    seen: dict[int, Any] = {}
+    for _ in range(MOST):
+        if not waiting:
+            return
+        name, value = waiting.pop()
+        if id(value) not in seen:
+            yield name, value
+            inner = list(parts(value, name))
+            if inner:
+                seen[id(value)] = value
+            waiting += reversed(inner)
+
+
+def parts(value: Any, name: str) -> Iterator[Named]:
+    if isinstance(value, Mapping):
+        yield from ((f"{name}[{key!r}]", item) for key, item in list(value.items())[-MOST_ITEMS:])
+    elif isinstance(value, CONTAINERS):
+        some = list(value)[-MOST_ITEMS:]
+        yield from ((f"{name}[{i}]", item) for i, item in enumerate(some))
+    elif isinstance(value, MethodType):
+        yield from ((name, value.__self__), (name, value.__func__))
+    elif isinstance(value, partial):
+        yield from ((name, part) for part in (value.func, value.args, value.keywords))
+    elif isinstance(value, FunctionType):
+        yield from referred(value)
+    elif not isinstance(value, Tensor | np.ndarray | type | ModuleType):
+        yield from attributes(value)
+
+
+def attributes(value: Any) -> Iterator[Named]:
+    """An object's attributes, and its classes', among which are its methods."""
+    kind = type(value)
+    layer = isinstance(value, nn.Module)
+    if layer:
+        yield from ((type(inner).__name__, inner) for inner in value.children())
+    elif kind.__module__.startswith("thalweg."):
+        return
+    for name, part in getattr(value, "__dict__", {}).items():
+        if not layer or name not in STRUCTURE:
+            yield f"{kind.__name__}.{name}", part
+    for base in kind.__mro__:
+        for name, part in vars(base).items() if is_own(base.__module__) else ():
+            if not name.startswith("__") or isinstance(part, FunctionType):
+                yield f"{base.__name__}.{name}", part
+
+
+def referred(function: FunctionType) -> Iterator[Named]:
+    """The variables outside that a function refers to."""
+    if is_own(function.__module__):
+        with suppress(ValueError):  # one of them has no value yet
+            variables = inspect.getclosurevars(function)
+            yield from {**variables.globals, **variables.nonlocals}.items()
+
+
+def is_own(module: str | None) -> bool:
+    """Whether a module comes with the task, and not with a library."""
+    module = module or ""
+    root, file = module.split(".")[0], getattr(sys.modules.get(module), "__file__", None)
+    library = root in sys.stdlib_module_names or root == "thalweg"
+    return not library and "site-packages" not in (file or "")
