@@ -22,7 +22,7 @@ from thalweg.recipes import Recipe
 from thalweg.stack.batches import fetch, training_order
 from thalweg.stack.member import Member
 from thalweg.stack.population import initial_model
-from thalweg.stack.way import Way, populate
+from thalweg.stack.way import Way, first, populate
 from thalweg.statistics import median_interval
 from thalweg.tasks.check import failure_in_training
 from thalweg.tasks.task import Task
@@ -76,9 +76,12 @@ def pace(task: Task, members: Sequence[Member], width: int, way: Way, watch: Wat
             watch(population.steps, len(members))
 
         step()
-        evaluate()
-        # What is compiled for test data is compiled here too; their scores are thrown away.
-        scores(population, task.splits.test)
+        if way == "compiled":
+            # For both lengths; the scores of the test data are thrown away.
+            evaluate()
+            scores(population, task.splits.test)
+        else:
+            list(population.outputs(first(task.splits.validation)))
         a_step = median_seconds(step, BLOCK_STEPS)
         return Pace(start, a_step, median_seconds(evaluate))
 
