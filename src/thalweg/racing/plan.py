@@ -50,9 +50,9 @@ def planned(
     rounds: the members between which the race waits for all to be trained. timeout: seconds without
     a step after which a way has failed.
     One plan is measured, and another for as long as measuring takes no more than `SHARE` of the
-    race; those that it would take longer for are named, and a way that fails is left out. What an earlier race measured is not measured again, where
-    it is `comparable`, but for the compiled way where it would be the quickest: it is compiled here
-    before lanes are forked.
+    race; those that it would take longer for are named, and a way that fails is left out. What an
+    earlier race measured is not measured again, where it is `comparable`, but for the compiled way
+    where it would be the quickest: it is compiled here before lanes are forked.
     Raises UserError for a way that the task does not allow.
     """
     ways = list(possible(task, settings))
@@ -130,6 +130,7 @@ def possible(task: Task, settings: Settings) -> Iterator[tuple[Way, int]]:
     for way in allowed:
         if settings.step in (MEASURED, way):
             measured = (most_lanes(), 1) if settings.lanes is None else (settings.lanes,)
+            measured = (1,) if task.in_one_process else measured
             yield from ((way, lanes) for lanes in dict.fromkeys(measured))
 
 

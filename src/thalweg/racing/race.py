@@ -105,7 +105,8 @@ def race(
     step: how they are stepped, "single", "stacked" or "compiled". lanes: processes of one thread
         each that train blocks side by side, or 1 with all threads. The quickest of both, if not
         given; `plan.toml` in the folder says what was chosen.
-        Lanes are forked: a data set that keeps a file open should open one in each process.
+        Lanes are forked: a data set that holds a file open is unpickled in each, or, where that
+        opens none anew, keeps the race in one lane.
     plan: such a file, to be followed in step, lanes and width.
     timeout: seconds without a step after which a training is given up; never, if not given.
     name: of the folder in `runs` that keeps the ledger and `winner.toml`; the task's if not given.
@@ -200,7 +201,7 @@ def run(
     """Measures what the race will cost, says so, and runs what is left of it."""
     _, reason = way_of(task)
     notes = [reason[0].upper() + reason[1:]] if reason else []
-    notes += alike(field)
+    notes += [*task.sharing, *alike(field)]
     about = {one.name: told(one, settings.cooling) for one in field}
     # What a name stands for is listed elsewhere, and what is not tuned is in the verdict.
     own = [about[one.name] for one in field if one.space and not by_name(one)]

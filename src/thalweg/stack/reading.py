@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from itertools import tee
+from multiprocessing import parent_process
 from multiprocessing.reduction import ForkingPickler
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -14,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from thalweg.forked import begin, forking
 from thalweg.random_numbers import drawing
+from thalweg.tasks.sharing import InOneProcess, Reopened
 
 Batch = tuple[Any, ...]
 """The model's arguments, and the target last; each `[B, ...]`, or nested of such."""
@@ -47,7 +50,8 @@ def read(dataset: Dataset[Any], wanted: Iterable[Wanted]) -> Iterator[Batch]:
     """The batches that are wanted, one after the other.
 
     They are read when they are asked for. Where that takes long, workers read ahead from then on,
-    one for each of PyTorch's threads; if they fail, whatever it is, the rest is read here.
+    one for each of PyTorch's threads; if they fail, whatever it is, the rest is read here, as is
+    all of a data set that only one process may read.
     """
     reader, coming = Reader(dataset), iter(wanted)
     spent = 0.0
@@ -58,6 +62,12 @@ def read(dataset: Dataset[Any], wanted: Iterable[Wanted]) -> Iterator[Batch]:
         yield batch
         if spent > max(PATIENCE, count * SLOW) and sys.platform == "linux":
             break
+    else:
+        return
+    if isinstance(dataset, Reopened | InOneProcess) and parent_process() is None:
+        warnings.warn(dataset.line, stacklevel=2)
+    if isinstance(dataset, InOneProcess):
+        yield from map(reader.__getitem__, coming)
     coming, given = tee(coming)
     yield from read_ahead(reader, coming, given)
     yield from map(reader.__getitem__, coming)

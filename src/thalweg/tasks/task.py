@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 from thalweg.errors import UserError
 from thalweg.random_numbers import EVALUATION, RandomStream, drawing, drawing_alike
 from thalweg.tasks.held import held
+from thalweg.tasks.sharing import InOneProcess, Reopened, shareable
 
 Score = Callable[[Any, Any], Tensor]
 """`score(outputs, targets)`: a scalar, lower or higher better as the task says."""
@@ -32,7 +33,9 @@ class Data:
     that draws random numbers (augmentation) takes them from torch, NumPy or Python, which give a
     seed the same ones whatever trains with it, and validation and test data the same ones always.
     Samples that are always the same are read once, and kept in memory if a quarter of what is free
-    holds them. Others may be read in processes that are forked from this one.
+    holds them. Others may be read in processes that are forked from this one. A split that holds
+    open what these cannot share (a file, a socket, a database) is unpickled in each, which should
+    open it anew, or is read in one process where that does not work.
 
     Raises `UserError` for a split that has no length or no sample.
     """
@@ -125,12 +128,30 @@ class Task:
 
     @cached_property
     def splits(self) -> Data:
-        """The data for training and evaluation, in memory as far as `held` can have it there.
+        """The data for training and evaluation, in memory as far as `held` can have it there, and
+        as processes that are forked may read it.
 
         Of test data that are no tensors only a few samples are read before all are scored.
         """
         given = self.given
-        return Data(held(given.train), held(given.validation), given.test)
+        splits = {
+            "training": held(given.train),
+            "validation": held(given.validation),
+            "test": given.test,
+        }
+        called = f"data of task '{self.name}'"
+        return Data(*(shareable(split, f"The {what} {called}") for what, split in splits.items()))
+
+    @property
+    def in_one_process(self) -> bool:
+        """Whether some data are read in this process alone."""
+        return any(isinstance(split, InOneProcess) for split in vars(self.splits).values())
+
+    @property
+    def sharing(self) -> list[str]:
+        """A line on each split that forked processes cannot share as it stands."""
+        splits = vars(self.splits).values()
+        return [split.line for split in splits if isinstance(split, Reopened | InOneProcess)]
 
     @property
     def score(self) -> Score:

@@ -1,0 +1,150 @@
+"""Data sets that hold open what forked processes cannot share: opened anew, or read in one."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import stat
+import sys
+from collections.abc import Collection
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from thalweg.random_numbers import drawing
+from thalweg.tasks.held import is_held, same, sample
+from thalweg.tasks.reachable import reachable
+
+OPEN_FILES = ("h5py", "lmdb", "netCDF4", "tables")
+"""Packages whose objects are open files, though they do not say so."""
+
+Positions = dict[tuple[str, str], str]
+"""How far each file is read, by its number and path."""
+
+
+class Reopened(Dataset[Any]):
+    """A data set of which each process unpickles its own. line: what is said of it."""
+
+    def __init__(self, dataset: Dataset[Any], pickled: bytes, line: str) -> None:
+        self.dataset, self.pickled, self.line = dataset, pickled, line
+        self.process = os.getpid()
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]  # Data has made sure of one
+
+    def __getitem__(self, i: int) -> Any:
+        if self.process != os.getpid():
+            self.dataset, self.process = pickle.loads(self.pickled), os.getpid()
+        return self.dataset[i]
+
+
+class InOneProcess(Dataset[Any]):
+    """A data set that only the process that opened it may read. line: what is said of it."""
+
+    def __init__(self, dataset: Dataset[Any], line: str) -> None:
+        self.dataset, self.line = dataset, line
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]  # Data has made sure of one
+
+    def __getitem__(self, i: int) -> Any:
+        return self.dataset[i]
+
+
+def shareable(dataset: Dataset[Any], called: str) -> Dataset[Any]:
+    """The data set as processes that are forked from this one may read it.
+
+    called: what it is called in a sentence.
+    """
+    if sys.platform != "linux" or is_held(dataset) or isinstance(dataset, Reopened | InOneProcess):
+        return dataset
+    try:
+        found = held_open(dataset)
+    except Exception:
+        # Whatever is wrong with a sample, who asks for it is told.
+        return dataset
+    if not found:
+        return dataset
+    told = f"{called} hold {found} that forked processes cannot share, so"
+    try:
+        pickled = pickle.dumps(dataset)
+        if opens_its_own(pickled, dataset):
+            return Reopened(dataset, pickled, f"{told} each process opens them anew.")
+    except Exception:
+        # It cannot be pickled, or its copy cannot be read.
+        pass
+    return InOneProcess(dataset, f"{told} they are read in one process, and races have one lane.")
+
+
+def held_open(dataset: Dataset[Any]) -> str:
+    """What the data set holds open, in words; "" for nothing."""
+    for _, value in reachable(dataset, "data"):
+        if found := open_thing(value):
+            return found
+    with drawing(0):
+        return "an open file" if moved(dataset) else ""
+
+
+def open_thing(value: Any) -> str:
+    """What an object is that has been opened, in words; "" for another object."""
+    if isinstance(value, type):
+        return ""
+    if all(hasattr(value, name) for name in ("cursor", "commit", "rollback")):
+        return "an open database"
+    if type(value).__module__.split(".")[0] in OPEN_FILES:
+        return "an open file"
+    try:
+        number = value.fileno()
+        kind, (for_reading, _) = os.fstat(number).st_mode, state_of(number)
+    except Exception:  # it is no file, or closed
+        return ""
+    if stat.S_ISCHR(kind) or not for_reading:
+        return ""
+    return "an open socket" if stat.S_ISSOCK(kind) else "an open file"
+
+
+def opens_its_own(pickled: bytes, dataset: Dataset[Any]) -> bool:
+    """Whether the copy gives the same samples, and none of what was open before moves."""
+    before = positions()
+    copy = pickle.loads(pickled)
+    ends = 0, len(dataset) - 1  # type: ignore[arg-type]
+    with drawing(0):
+        wanted = [sample(dataset, i) for i in ends]
+    with drawing(0):
+        own = [sample(copy, i) for i in ends]
+        return all(map(same, own, wanted)) and not moved(copy, before)
+
+
+def moved(dataset: Dataset[Any], files: Collection[tuple[str, str]] | None = None) -> bool:
+    """Whether reading samples here and there moves the position in one of these files, or any."""
+    last = len(dataset) - 1  # type: ignore[arg-type]
+    seen = []
+    for i in (0, last, last // 2, 0):
+        dataset[i]
+        seen.append(positions())
+    return any(
+        file in after and after[file] != position and (files is None or file in files)
+        for before, after in pairwise(seen)
+        for file, position in before.items()
+    )
+
+
+def positions() -> Positions:
+    """Of all files that this process has open for reading."""
+    found = {}
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # it is closed by now
+            for_reading, position = state_of(link.name)
+            if for_reading:
+                found[link.name, str(link.readlink())] = position
+    return found
+
+
+def state_of(number: int | str) -> tuple[bool, str]:
+    """Whether a file is open for reading, and its position, as Linux says."""
+    lines = Path(f"/proc/self/fdinfo/{number}").read_text().splitlines()[:2]
+    told = dict(line.split(":") for line in lines)
+    return int(told["flags"], 8) & os.O_ACCMODE != os.O_WRONLY, told["pos"]
