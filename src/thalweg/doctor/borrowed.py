@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from thalweg.random_numbers import drawing
+
 Mode = Literal["training", "evaluation"]
 
 SEED = 0
@@ -42,12 +44,12 @@ def borrowed(model: nn.Module, mode: Mode | None, device: torch.device) -> Itera
 
 @contextmanager
 def same_draws(device: torch.device) -> Iterator[None]:
-    """Random numbers from `SEED`, on the CPU and on a model's device; their states stay as are."""
+    """Random numbers of torch, NumPy and Python from `SEED`, on a model's device too; their states
+    stay as they are.
+    """
     on_cpu = device.type == "cpu"
     kind = "cuda" if on_cpu else device.type
-    with torch.random.fork_rng([] if on_cpu else [device], device_type=kind):
-        # Not torch.manual_seed: it notes each call for devices that are not in use, without end.
-        torch.default_generator.manual_seed(SEED)
+    with drawing(SEED), torch.random.fork_rng([] if on_cpu else [device], device_type=kind):
         if not on_cpu:
             torch.get_device_module(device).manual_seed(SEED)
         yield
