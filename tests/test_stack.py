@@ -574,17 +574,15 @@ class Shaping(Asking):
 
 
 REASONS: dict[type[nn.Module], str] = {
-    Asking: "a decision depends on the values of a tensor (forward, line NN of test_stack.py)",
-    Item: "a number is taken out of a tensor (forward, line NN of test_stack.py)",
+    Asking: "a decision depends on the values of a tensor (test_stack.py, line NN)",
+    Item: "a number is taken out of a tensor (test_stack.py, line NN)",
     TwoKinds: "the parameters are torch.float32 on cpu and torch.float64 on cpu",
     Drawing: "the model gives other outputs in a stack; it may keep tensors that are neither"
     " parameters nor buffers",
     Marking: "a member's values are written into a tensor that all members share"
-    " (forward, line NN of test_stack.py)",
-    Custom: "an autograd.Function of its own has no rule for vmap"
-    " (forward, line NN of test_stack.py)",
-    Shaping: "the shape of a tensor depends on the values of another"
-    " (forward, line NN of test_stack.py)",
+    " (test_stack.py, line NN)",
+    Custom: "an autograd.Function of its own has no rule for vmap (test_stack.py, line NN)",
+    Shaping: "the shape of a tensor depends on the values of another (test_stack.py, line NN)",
 }
 
 

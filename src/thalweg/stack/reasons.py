@@ -32,7 +32,7 @@ REASONS = {
 """By what stands in the error."""
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """What the model or the loss does that cannot be done for many members at once, and where."""
     text = str(error)
     if isinstance(error, UnstackableError):
@@ -43,10 +43,10 @@ def reason(error: Exception) -> str:
     return (told or f"{named} cannot be done for many members at once") + place(error)
 
 
-def place(error: Exception) -> str:
-    """The last line of the task's own code on the way to the error."""
+def place(error: BaseException) -> str:
+    """The last line of the task's own code on the way to the error, if there is one."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
-        if is_own(frame.f_globals.get("__name__")):
-            code = frame.f_code
-            return f" ({code.co_name}, line {line} of {Path(code.co_filename).name})"
+        file = frame.f_code.co_filename
+        if is_own(frame.f_globals.get("__name__")) and not file.startswith("<"):
+            return f" ({Path(file).name}, line {line})"
     return ""
