@@ -372,7 +372,7 @@ def test_a_machine_that_is_busy_for_a_while_makes_no_entrant_better(
         return F.mse_loss(outputs, targets)
 
     field = [SGD, Entrant("twin", recipes.sgd(), RATES)]
-    raced = short(tmp_path, replace(NET, loss=loss), field)
+    raced = short(tmp_path, replace(NET, loss=loss), field, step="single")
     own, its = raced.record.costs.values()
     assert own.step_seconds_low < its.step_seconds_high
     assert its.step_seconds_low < own.step_seconds_high
