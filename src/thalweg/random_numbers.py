@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any, TypeVar
 
 import numpy as np
@@ -127,6 +128,7 @@ def drawing_alike(function: Callable[..., T]) -> Callable[..., T]:
     """The function, which draws the same at every call."""
     numbers = RandomStream(EVALUATION, again=True)
 
+    @wraps(function, updated=())
     def called(*given: Any) -> T:
         with numbers.used():
             return function(*given)

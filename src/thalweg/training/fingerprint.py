@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset
 
 from thalweg.checksum import checksum
+from thalweg.random_numbers import drawing
 from thalweg.stack.batches import fetch
-from thalweg.stack.reading import drawing
 from thalweg.tasks.check import failure_as_sentence, failure_in_training, trainable
 from thalweg.tasks.code_of import code_of
 from thalweg.tasks.held import is_held, sample
