@@ -84,7 +84,7 @@ def killed() -> None:
 FAILURES: dict[str, tuple[Callable[[], Any], str]] = {
     "raises": (raises, r"ValueError: the outputs are too large \(test_failures.py, line \d+\)"),
     "exits": (lambda: sys.exit(0), r"SystemExit: 0 \(test_failures.py, line \d+\)"),
-    "hangs": (lambda: time.sleep(600), r"(TimeoutError: )?it took no step for 2 s.*"),
+    "hangs": (lambda: time.sleep(600), r"(TimeoutError: )?it took no step for 1 s.*"),
     "is killed": (killed, ".* killed by SIGKILL.*"),
 }
 
@@ -99,7 +99,7 @@ def test_a_training_that_fails_counts_as_diverged_and_the_race_goes_on(
 ) -> None:
     fail, last_words = FAILURES[how]
     told = Told()
-    trials, timeout = (1, 2) if how == "hangs" else (2, None)
+    trials, timeout = (1, 1) if how == "hangs" else (2, None)
     given: dict[str, Any] = {"trials": trials, "lanes": lanes, "timeout": timeout}
     found = short(task(fail), tmp_path, progress=told, **given)
     assert found.verdict.best == "calm"
@@ -157,29 +157,29 @@ def test_the_members_of_a_block_that_fails_are_told_apart(tmp_path: Path) -> Non
 
 
 class Breaks(Silent):
-    """Breaks everything as soon as so many members of a round are done."""
+    """Makes a file as soon as so many members of a round are done."""
 
-    def __init__(self, round: Round, members: int) -> None:
-        self.at, self.round, self.broken = (round, members), "", False
+    def __init__(self, file: Path, round: Round, members: int) -> None:
+        self.file, self.at, self.round = file, (round, members), ""
 
     def round_began(self, round: Round, *_: Any) -> None:
         self.round = round
 
     def block_ended(self, done: int, best: dict[str, float]) -> None:  # noqa: ARG002
-        self.broken = self.broken or (self.round, done) == self.at
+        if (self.round, done) == self.at:
+            self.file.touch()
 
 
 @pytest.mark.parametrize("at", [("tuning", 3), ("final", 2)])
 def test_where_all_trainings_fail_no_failure_is_on_record_and_a_sentence_says_why(
     at: tuple[Round, int], tmp_path: Path
 ) -> None:
-    entrants = [CALM, CALMER]
+    entrants, broken = [CALM, CALMER], tmp_path / "broken"
     whole = short(task(raises, lambda _: False), tmp_path / "whole", entrants)
-    breaks = Breaks(*at)
-    net = task(raises, lambda _: breaks.broken)
+    net = task(raises, lambda _: broken.exists())
     with pytest.raises(FailedError, match=r"A training that ended well before .* too large"):
-        short(net, tmp_path, entrants, progress=breaks)
-    breaks.broken = False
+        short(net, tmp_path, entrants, progress=Breaks(broken, *at))
+    broken.unlink()
     mended = short(net, tmp_path, entrants)
     assert mended.record.runs == whole.record.runs
 
