@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import resource
 import sqlite3
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from thalweg import recipes, rules, schedules, statistics
-from thalweg.api import Race, race
+from thalweg.api import Race, diagnose, race
 from thalweg.errors import UserError
 from thalweg.optim import Optimizer
 from thalweg.racing.cost import state_per_parameter
@@ -28,6 +29,8 @@ from thalweg.recipes import Recipe
 from thalweg.rules.space import linear, log
 from thalweg.stack.batches import order
 from thalweg.tasks import Data, Task, find
+from thalweg.training.lr_range import lr_range
+from thalweg.training.train import train
 
 SADDLE = replace(find("saddle"), steps=8)
 
@@ -134,6 +137,23 @@ def test_a_metric_that_is_to_be_high_chooses_the_highest(tmp_path: Path) -> None
         own = [run for run in record.runs if (run.round, run.entrant) == ("tuning", name)]
         assert max(own, key=lambda run: run.score).configuration == chosen
     assert not any(departure.entrant == "sgd" for look in record.looks for departure in look.left)
+
+
+def test_the_verdict_and_the_report_say_which_way_the_metric_is_better(tmp_path: Path) -> None:
+    def negative(outputs: Tensor, targets: Tensor) -> Tensor:
+        return -F.mse_loss(outputs, targets)
+
+    with pytest.raises(UserError, match="'net' has a metric of its own, so it must say which way"):
+        replace(NET, metric=negative)
+    task = replace(NET, metric=negative, direction="max")
+    raced = short(tmp_path, task, step="single", seeds=2, trials=1)
+    assert "on net by metric (higher is better), over 2 seeds" in raced.verdict.sentence
+    head = str(raced.verdict).split("\n\n")[1].splitlines()[:3]
+    for words, line in zip(("metric", "higher is", "better"), head, strict=True):
+        assert words in line
+    assert "of the metric\n      (higher is better)." in raced.report().read_text()
+    raced = short(tmp_path, NET, step="single", seeds=2, trials=1, name="loss")
+    assert "on net by loss (lower is better)" in raced.verdict.sentence
 
 
 def test_looks_and_departures_are_those_of_the_shortlist(tmp_path: Path) -> None:
@@ -259,24 +279,83 @@ def test_other_settings_are_refused_and_another_name_helps(tmp_path: Path) -> No
     assert short(tmp_path, trials=3, name="saddle-2").folder == tmp_path / "saddle-2"
 
 
+MEASURED = replace(NET, metric=F.mse_loss, direction="min")
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        (replace(NET, batch_size=8), "another batch size"),
-        (replace(NET, model=lambda: nn.Linear(4, 1)), "another model"),
-        (
-            replace(NET, loss=lambda out, y: 2 * F.mse_loss(out, y), metric=F.mse_loss),
-            "another loss",
-        ),
-        (replace(NET, metric=F.l1_loss), "another metric"),
+        (replace(MEASURED, batch_size=8), "another batch size"),
+        (replace(MEASURED, model=lambda: nn.Linear(4, 1)), "another model"),
+        (replace(MEASURED, loss=lambda out, y: 2 * F.mse_loss(out, y)), "another loss"),
+        (replace(MEASURED, metric=F.l1_loss), "another metric"),
     ],
 )
 def test_another_task_under_an_old_name_is_refused(
     tmp_path: Path, changed: Task, words: str
 ) -> None:
-    short(tmp_path, NET)
+    short(tmp_path, MEASURED)
     with pytest.raises(UserError, match=f"with {words} under the task's name"):
         short(tmp_path, changed)
+
+
+PRETRAINED = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 1))
+
+
+class Scaled(nn.Module):
+    """A fresh parameter over a tensor that is always the same."""
+
+    numbers = torch.ones(4)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.scale = nn.Linear(4, 1), nn.Parameter(self.numbers)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        out: Tensor = self.layer(self.scale * inputs)
+        return out
+
+
+def assigned() -> nn.Module:
+    model = nn.Linear(4, 1)
+    model.load_state_dict(PRETRAINED[1].state_dict(), assign=True)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "shared"),
+    [
+        (lambda: PRETRAINED, "0.weight"),
+        (lambda: nn.Sequential(nn.Linear(4, 4), PRETRAINED[1]), "1.weight"),
+        (lambda: nn.Sequential(PRETRAINED[0].requires_grad_(False), nn.Linear(4, 1)), "0.weight"),
+        (Scaled, "scale"),
+        (assigned, "weight"),
+    ],
+    ids=["model", "layer", "frozen layer", "tensor", "assigned"],
+)
+@pytest.mark.parametrize(
+    "verb",
+    [
+        short,
+        lambda path, task: train(task, "adam", out=path / "model.safetensors"),
+        lambda _, task: lr_range(task, "adam"),
+        lambda _, task: diagnose(task, "adam"),
+    ],
+    ids=["race", "train", "lr_range", "diagnose"],
+)
+def test_a_model_that_is_not_made_anew_is_refused_and_left_as_it_is(
+    tmp_path: Path, verb: Any, model: Any, shared: str
+) -> None:
+    before = {name: x.clone() for name, x in PRETRAINED.state_dict().items()}
+    with pytest.raises(UserError, match=f"gives the same '{shared}' at every call.*deepcopy"):
+        verb(tmp_path, replace(NET, model=model))
+    after = PRETRAINED.state_dict()
+    assert all(torch.equal(x, after[name]) for name, x in before.items())
+
+
+def test_a_copy_of_a_pretrained_model_races(tmp_path: Path) -> None:
+    task = replace(NET, model=lambda: copy.deepcopy(PRETRAINED.requires_grad_()))
+    assert short(tmp_path, task, step="single", seeds=2, trials=1).record.finished
 
 
 def test_another_search_space_under_an_old_name_is_refused(tmp_path: Path) -> None:
@@ -550,7 +629,7 @@ def test_a_task_from_a_file_is_known_by_its_name_and_repeated_by_its_path(
         "mine = replace(find('saddle'), name='mine', steps=4)\n"
     )
     result = short(tmp_path, f"{path}:mine", seeds=2)
-    assert "on mine, " in result.verdict.sentence
+    assert "on mine by height (lower is better), " in result.verdict.sentence
     assert f"thalweg race {path}:mine" in result.record.command
     assert result.folder == tmp_path / "mine"
     told = Watched()

@@ -710,7 +710,9 @@ def middle(outputs: Tensor, targets: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("metric", [F.l1_loss, middle])
 def test_metrics_are_those_of_each_member_alone(metric: Any) -> None:
-    task = tiny(two_layers, metric=metric, metric_name="own", also={"loss": F.mse_loss})
+    task = tiny(
+        two_layers, metric=metric, metric_name="own", direction="min", also={"loss": F.mse_loss}
+    )
     members = [Member(recipes.adam(), seed) for seed in range(3)]
     data = task.splits.validation
     together = Stacked(task, members, width=2).scores(data)

@@ -69,7 +69,7 @@ def test_a_budget_in_steps_is_kept_whatever_the_data() -> None:
 
 def test_the_score_is_the_metric_or_else_the_loss() -> None:
     assert linear_task().score is F.mse_loss
-    assert linear_task(metric=F.l1_loss).score is F.l1_loss
+    assert linear_task(metric=F.l1_loss, direction="min").score is F.l1_loss
 
 
 def test_data_is_made_once() -> None:
@@ -107,6 +107,16 @@ def test_data_is_made_once() -> None:
         ({"metric": "accuracy"}, "as its metric, not a str"),
         ({"also": [F.l1_loss]}, "as a dictionary of functions by name, not a list"),
         ({"also": {"size": 1}}, "as its further metric 'size', not an int"),
+        ({"model": linear_model()}, r"write model=lambda: copy.deepcopy\(model\)"),
+        ({"metric": F.l1_loss}, "which way is better: give direction='max' where higher is"),
+        ({"direction": "max"}, "direction 'max' and no metric, but a loss is descended; give what"),
+        ({"also": {"loss": F.l1_loss}}, "a further metric called 'loss', which is the name of"),
+        (
+            {"metric": F.l1_loss, "direction": "min", "also": {"metric": F.mse_loss}},
+            "a further metric called 'metric', which is the name of",
+        ),
+        ({"metric_name": " "}, "a text that is not empty as the name of each metric, not ' '"),
+        ({"also": {3: F.l1_loss}}, "a text that is not empty as the name of each metric, not 3"),
     ],
 )
 def test_a_task_that_cannot_be_used_is_refused(changes: dict[str, Any], sentence: str) -> None:
@@ -227,7 +237,7 @@ def ragged_samples() -> Data:
             r"outputs of task 'line' must have one entry for each of the \d samples .* \[\]\.$",
         ),
         (
-            {"metric": lambda o, t: o - t},
+            {"metric": lambda o, t: o - t, "direction": "min"},
             r"metric of task 'line' must be a scalar tensor, .* \[8, 1\]",
         ),
         ({"data": wider_test_inputs}, r"failed on test inputs of shape \[8, 4\]: RuntimeError"),
@@ -236,8 +246,14 @@ def ragged_samples() -> Data:
             "its gradient is not: look",
         ),
         ({"loss": lambda o, t: F.mse_loss(o, t[:, 0])}, "UserWarning: Using a target size"),
-        ({"metric": lambda o, _t: o.mean() * math.nan}, "metric of task 'line' is nan on valid"),
-        ({"metric": lambda _o, _t: 1 / 0}, "metric of task 'line' failed .* ZeroDivisionError"),
+        (
+            {"metric": lambda o, _t: o.mean() * math.nan, "direction": "min"},
+            "metric of task 'line' is nan on valid",
+        ),
+        (
+            {"metric": lambda _o, _t: 1 / 0, "direction": "min"},
+            "metric of task 'line' failed .* ZeroDivisionError",
+        ),
         (
             {"also": {"gap": lambda o, t: o - t}},
             "further validation metric 'gap' of task 'line' must be a sca",

@@ -185,7 +185,9 @@ def test_metrics_are_not_asked_of_a_diverged_members_outputs() -> None:
         return F.mse_loss(outputs, targets)
 
     members = [Member(recipes.sgd(lr=1e30), 0), Member(recipes.sgd(), 0)]
-    diverged, whole = train_members(replace(small(), metric=strict), members, width=2)
+    diverged, whole = train_members(
+        replace(small(), metric=strict, direction="min"), members, width=2
+    )
     assert diverged.diverged
     assert len(whole.curve) == EVALUATIONS
 
@@ -193,7 +195,9 @@ def test_metrics_are_not_asked_of_a_diverged_members_outputs() -> None:
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
 def test_a_plateau_is_told_the_metric(seeds: tuple[int, ...]) -> None:
     # The metric never falls, so that the rate does after every evaluation but the first.
-    task = replace(small(steps=15), metric=lambda outputs, _: outputs.sum() * 0 + 1)
+    task = replace(
+        small(steps=15), metric=lambda outputs, _: outputs.sum() * 0 + 1, direction="min"
+    )
     plateau = schedules.plateau(0.1, gamma=1e-9, patience=0)
     stopped = train_members(task, [Member(recipes.sgd(lr=plateau), s) for s in seeds], width=2)
     going = train_members(task, [Member(recipes.sgd(lr=0.1), s) for s in seeds], width=2)

@@ -102,7 +102,7 @@ def minima(
     pairs = tuple(pair(task, one, other, points) for one, other in combinations(solutions, 2))
     ended = {solution.seed for solution in solutions}
     diverged = tuple(seed for seed in range(seeds) if seed not in ended)
-    return Minima(solutions, pairs, task.direction, diverged)
+    return Minima(solutions, pairs, task.better, diverged)
 
 
 def solutions_of(task: Task, population: Population) -> tuple[Solution, ...]:

@@ -185,7 +185,7 @@ class Trials:
     def trial(self, remedy: Remedy, without: Branch, with_it: Branch) -> Trial:
         task, new = with_it.task, tuple(self.ends[with_it])
         old = tuple(self.ends[without][: len(new)])
-        gained = compare(new, old, task.direction, LEVEL)
+        gained = compare(new, old, task.better, LEVEL)
         way, other = (median(down(task, self.start, end) for end in ends) for ends in (old, new))
         since = with_it.state.steps if with_it.state else 0
         steps = task.total_steps(length_of(task)) - since
@@ -240,7 +240,7 @@ def down(task: Task, start: float, end: float) -> float:
     """The way down from a score to another; of those that diverge none at all, endlessly so."""
     if math.isnan(end):
         return -math.inf
-    return start - end if task.direction == "min" else end - start
+    return start - end if task.better == "min" else end - start
 
 
 def on_one_scale(done: Sequence[Sequence[Trial]]) -> list[list[Trial]]:

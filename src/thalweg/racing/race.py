@@ -152,7 +152,7 @@ def race(
     settings = Settings(
         task=found.name,
         metric=found.metric_name,
-        direction=found.direction,
+        direction=found.better,
         target=found.target,
         steps=steps,
         entrants=tuple(one.name for one in field),

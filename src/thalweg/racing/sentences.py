@@ -41,7 +41,8 @@ def standing(measures: Measures) -> str:
         return f"There is no clear winner: most runs {what}, whatever the entrant."
     seeds = counted(len(measures.final[measures.best]), "seed")
     recipes = recipes_in_words(measures)
-    ground = f"on {settings.task}, over {seeds}{cooling_in_words(measures)}"
+    metric = f"by {settings.metric} ({wording.better(settings.direction)})"
+    ground = f"on {settings.task} {metric}, over {seeds}{cooling_in_words(measures)}"
     if len(left) == 1:
         return f"{left[0]} is the best of these {recipes} {ground}."
     if len(left) > NEARLY_ALL * field:

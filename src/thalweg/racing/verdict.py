@@ -88,7 +88,8 @@ class Verdict:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
         longest = max(len(row.entrant) for row in self.rows)
         table.add_column("entrant", overflow="fold", width=min(longest, NAME_WIDTH))
-        for heading in (self.metric, *TERMINAL_COLUMNS):
+        better = wording.better(self.direction).replace(" better", "\nbetter")
+        for heading in (f"{self.metric}\n{better}", *TERMINAL_COLUMNS):
             table.add_column(Text(heading), justify="right", overflow="fold")
         for row in self.rows:
             table.add_row(*(Text(cell) for cell in terminal_cells(row)))

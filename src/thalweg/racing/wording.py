@@ -40,6 +40,11 @@ def signed(value: float, digits: int = 3) -> str:
     return f"{value:+.{digits}g}".replace("inf", "∞")
 
 
+def better(direction: str) -> str:
+    """Which way a metric is better."""
+    return "lower is better" if direction == "min" else "higher is better"
+
+
 def listed(names: Sequence[str]) -> str:
     """A; A and B; A, B and C."""
     *front, last = names

@@ -47,7 +47,6 @@ class Drawing:
         self.measures, self.verdict, self.settings = measures, verdict, measures.settings
         self.strokes = strokes(self.settings.entrants)
         self.metric = as_text(self.settings.metric)
-        self.better = "lower" if self.settings.direction == "min" else "higher"
 
     def ends(self) -> Picture:
         """The final metric of each entrant, median and interval, the best on top."""
@@ -82,7 +81,7 @@ class Drawing:
             summary += f". {self.measures.best}, the best, ends at {end}"
         if lost:
             summary += f". At least half of the runs of {wording.listed(lost)} diverged"
-        summary += f"; {self.better} is better."
+        summary += f"; {wording.better(self.settings.direction)}."
         return Picture("ends", "How they ended", summary, jsonable(figure))
 
     def curves(self) -> Picture:

@@ -6,6 +6,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ def check(task: Task) -> None:
     its scores are thrown away.
 
     Raises `UserError`, one sentence, for data that cannot be made or has another shape than
-    (inputs..., target), a model that fails or has nothing to train, a loss that is no finite
+    (inputs..., target), a model that fails, is not made anew or has nothing to train, a loss that is no finite
     scalar or does not reach the parameters, a gradient that is not finite, outputs without a
     dimension of samples, a metric that is no scalar, and a ranked one that is not a number.
     """
@@ -59,6 +60,32 @@ def first_batch(task: Task, split: str, dataset: Dataset[Any]) -> list[Any]:
 
 
 def make_model(task: Task) -> nn.Module:
+    """A fresh model; another one is made beside it, with which it must share nothing."""
+    model, other = made_model(task), made_model(task)
+    held = set(memories(model).values())
+    shared = next((name for name, memory in memories(other).items() if memory in held), None)
+    if shared is not None:
+        raise UserError(
+            f"The model function of task '{task.name}' gives the same '{shared}' at every call, so"
+            " every training would change it for the next; make it anew, or give a copy, such as"
+            " model=lambda: copy.deepcopy(pretrained)."
+        )
+    return model
+
+
+def memories(model: nn.Module) -> dict[str, int]:
+    """Where the parameters and buffers lie in memory, by name."""
+    return {name: memory(x) for name, x in chain(model.named_parameters(), model.named_buffers())}
+
+
+def memory(x: Tensor) -> int:
+    try:
+        return x.untyped_storage().data_ptr() or id(x)
+    except (ValueError, NotImplementedError):  # of a lazy layer, or sparse
+        return id(x)
+
+
+def made_model(task: Task) -> nn.Module:
     with failure_as_sentence(f"The model of task '{task.name}' cannot be made"):
         model = task.model()
     if not isinstance(model, nn.Module):

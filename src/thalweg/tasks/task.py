@@ -60,7 +60,10 @@ class Task:
     loss: `loss(outputs, targets)`, a scalar to descend, the mean over a mini-batch.
     metric: `metric(outputs, targets)` over a whole split, what entrants are ranked by; the loss
         where it is not given.
-    metric_name, direction: its name, and whether "min" or "max" is better.
+    metric_name: the name of what entrants are ranked by; "loss", or "metric" for a metric of one's
+        own, if not given.
+    direction: whether "min" or "max" of the metric is better, which a metric of one's own has to
+        say; a loss is descended.
     also: further metrics by name, shown beside and never ranked.
     batch_size: samples a step (the whole training set where that is smaller).
     epochs, steps: the budget, exactly one of the two.
@@ -82,7 +85,7 @@ class Task:
     loss: Score
     metric: Score | None = None
     metric_name: str = "loss"
-    direction: Literal["min", "max"] = "min"
+    direction: Literal["min", "max"] | None = None
     also: Mapping[str, Score] = field(default_factory=dict)
     batch_size: int = 64
     epochs: int | None = None
@@ -97,8 +100,11 @@ class Task:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
             raise UserError(f"A task's name must be a text that is not empty, not {self.name!r}.")
+        if self.metric is not None and self.metric_name == "loss":
+            object.__setattr__(self, "metric_name", "metric")
         self._require_makers()
         self._require_scores()
+        self._require_direction()
         self._require_budget()
         if self.target is not None and not is_finite_number(self.target):
             raise UserError(
@@ -158,6 +164,11 @@ class Task:
         """What entrants are ranked by: the metric, or the loss where there is none."""
         return self.loss if self.metric is None else self.metric
 
+    @property
+    def better(self) -> Literal["min", "max"]:
+        """Whether the least or the greatest of what entrants are ranked by is best."""
+        return self.direction or "min"
+
     @cached_property
     def scores(self) -> dict[str, Score]:
         """The ranked metric and the further ones, by name; each draws the same at every call."""
@@ -194,9 +205,10 @@ class Task:
             ("data", self.data, Data),
         ):
             if isinstance(value, made) or not callable(value):
+                fresh = "copy.deepcopy(model)" if isinstance(value, nn.Module) else "..."
                 raise UserError(
                     f"Task '{self.name}' needs a function without arguments that makes its {what},"
-                    f" not {a_or_an(type(value).__name__)}; write {what}=lambda: ..."
+                    f" not {a_or_an(type(value).__name__)}; write {what}=lambda: {fresh}"
                 )
 
     def _require_scores(self) -> None:
@@ -213,9 +225,32 @@ class Task:
                     f"Task '{self.name}' needs a function of (outputs, targets) as its {what},"
                     f" not {a_or_an(type(score).__name__)}."
                 )
-        if self.direction not in ("min", "max"):
+        for name in (self.metric_name, *self.also):
+            if not isinstance(name, str) or not name.strip():
+                raise UserError(
+                    f"Task '{self.name}' needs a text that is not empty as the name of each metric,"
+                    f" not {name!r}."
+                )
+        if self.metric_name in self.also:
+            raise UserError(
+                f"Task '{self.name}' has a further metric called '{self.metric_name}', which is the"
+                " name of what entrants are ranked by; give it another name."
+            )
+
+    def _require_direction(self) -> None:
+        if self.direction not in ("min", "max", None):
             raise UserError(
                 f"Task '{self.name}' needs direction 'min' or 'max', not {self.direction!r}."
+            )
+        if self.metric is not None and self.direction is None:
+            raise UserError(
+                f"Task '{self.name}' has a metric of its own, so it must say which way is better:"
+                " give direction='max' where higher is better, as of an accuracy, or 'min'."
+            )
+        if self.metric is None and self.direction == "max":
+            raise UserError(
+                f"Task '{self.name}' has direction 'max' and no metric, but a loss is descended;"
+                " give what should rise as its metric."
             )
 
     def _require_budget(self) -> None:

@@ -81,5 +81,5 @@ class Candidates:
     def goodness(self, metrics: Mapping[str, float]) -> float:
         """The ranked metric, larger being better; what is not a number is worst."""
         metric = metrics[self.task.metric_name]
-        signed = metric if self.task.direction == "max" else -metric
+        signed = metric if self.task.better == "max" else -metric
         return -math.inf if math.isnan(signed) else signed
