@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import namedtuple
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +66,10 @@ def test_held_batches_are_what_default_collate_makes_of_the_samples(
     torch.testing.assert_close(one, default_collate([made(7)]), rtol=0, atol=0)
 
 
-def test_nothing_is_read_twice_but_a_few_samples() -> None:
+def test_nothing_is_read_more_than_twice_but_a_few_samples() -> None:
     samples = Samples(plain, length=1000)
     dataset = held(samples)
-    assert samples.asked < 1100
+    assert samples.asked < 2100
     samples.asked = 0
     fetch(dataset, torch.arange(1000))
     assert samples.asked == 0
@@ -90,6 +92,15 @@ def test_a_tensor_data_set_whose_samples_are_others_than_its_tensors() -> None:
     assert isinstance(held(dataset), Held)
 
 
+def test_samples_without_a_number_are_held_too() -> None:
+    assert isinstance(held(Samples(lambda i: (torch.tensor([i, math.nan]), i))), Held)
+
+
+def every_eighth() -> Callable[[int], Any]:
+    calls = count()
+    return lambda i: (torch.ones(2) * (next(calls) % 8 == 7), i)
+
+
 OWN = random.Random(0)
 LEFT: dict[str, Callable[[int], Any]] = {
     "draws from torch": lambda i: (torch.rand(2), i),
@@ -98,6 +109,8 @@ LEFT: dict[str, Callable[[int], Any]] = {
     "draws and does not use it": lambda i: (torch.rand(1) * 0, i),
     "draws at last": lambda i: (torch.rand(2) if i == 49 else torch.zeros(2), i),
     "draws from a generator of its own": lambda i: (OWN.random(), i),
+    "draws seldom, from a generator of its own": lambda i: (OWN.random() if i == 40 else 0.0, i),
+    "changes with every tenth call": every_eighth(),
     "one shape is another": lambda i: (torch.zeros(2 if i == 40 else 3), i),
     "one shape would broadcast": lambda i: (torch.zeros(1 if i == 40 else 3), i),
     "one type is another": lambda i: (torch.zeros(2, dtype=torch.int if i == 40 else None), i),

@@ -11,7 +11,9 @@ from pathlib import Path
 from time import sleep
 from typing import Any
 
+import numpy as np
 import pytest
+import sklearn.metrics
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -154,6 +156,68 @@ def test_the_verdict_and_the_report_say_which_way_the_metric_is_better(tmp_path:
     assert "of the metric\n      (higher is better)." in raced.report().read_text()
     raced = short(tmp_path, NET, step="single", seeds=2, trials=1, name="loss")
     assert "on net by loss (lower is better)" in raced.verdict.sentence
+
+
+def in_classes() -> Data:
+    """Two classes, of which the second is rare: not in every batch, and last in each split."""
+    source = torch.Generator().manual_seed(0)
+    inputs = torch.randn(64, 4, generator=source)
+    targets = torch.arange(64) >= 60
+    inputs[targets] += 1
+    return Data(*[(inputs, targets.int())] * 3)
+
+
+def accuracy(outputs: Tensor, targets: Tensor) -> float:
+    found: float = sklearn.metrics.accuracy_score(targets.numpy(), outputs.numpy() > 0)
+    return found
+
+
+def test_metrics_of_other_libraries_are_taken_and_asked_of_each_member(tmp_path: Path) -> None:
+    """AUCs, which no mean over batches has, and objects that keep what they have seen."""
+    torchmetrics = pytest.importorskip("torchmetrics.classification")
+    keeping = torchmetrics.BinaryAUROC()
+    task = Task(
+        name="classes",
+        model=lambda: nn.Sequential(nn.Linear(4, 1), nn.Flatten(0)),
+        data=in_classes,
+        loss=lambda out, y: F.binary_cross_entropy_with_logits(out, y.float()),
+        metric=lambda out, y: sklearn.metrics.roc_auc_score(y.numpy(), out.numpy()),
+        metric_name="AUC",
+        direction="max",
+        also={
+            "the same": keeping,
+            "as float": accuracy,
+            "as NumPy's": lambda out, y: np.float32(accuracy(out, y)),
+            "as tensor": lambda out, y: ((out > 0) == y).float().mean(),
+        },
+        batch_size=16,
+        steps=6,
+    )
+    tables = {}
+    for step in ("single", "stacked"):
+        raced = short(tmp_path, task, seeds=2, trials=1, step=step, name=step)
+        assert not raced.record.notes
+        tables[step] = raced.table()
+        for row in raced.table():
+            assert row["validation_the same"] == pytest.approx(row["validation"], rel=1e-6)
+            found = {row[f"validation_as {kind}"] for kind in ("float", "tensor", "NumPy's")}
+            assert len({round(x, 5) for x in found}) == 1
+    for one, other in zip(*tables.values(), strict=True):
+        assert one["validation"] == pytest.approx(other["validation"], rel=1e-6)
+    assert not keeping.update_called
+
+
+def test_a_metric_that_refuses_outputs_which_are_not_finite_ends_no_race(tmp_path: Path) -> None:
+    def strict(outputs: Tensor, targets: Tensor) -> Tensor:
+        if not outputs.isfinite().all():
+            raise ValueError("Input contains infinity")
+        return F.mse_loss(outputs, targets)
+
+    task = replace(NET, model=lambda: nn.Linear(4, 1), metric=strict, direction="min")
+    huge = Entrant("huge", recipes.sgd(), {"lr": log(2e38, 3e38)})
+    for step in ("single", "stacked"):
+        raced = short(tmp_path, replace(task, steps=1), [SGD, huge], step=step, name=step)
+        assert raced.verdict.best == "sgd"
 
 
 def test_looks_and_departures_are_those_of_the_shortlist(tmp_path: Path) -> None:

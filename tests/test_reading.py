@@ -146,18 +146,26 @@ def test_what_workers_cannot_read_is_read_here(change: Callable[[Any], Any]) -> 
     assert torch.equal(found, batches_of(drawing(), [0], 6)[0])
 
 
-class Failing(Drawing):
+class Failing(Drawing, Silent):
+    """Samples of which one is damaged when training begins."""
+
+    damaged = False
+
+    def began(self, *_: Any) -> None:
+        self.damaged = True
+
     def __getitem__(self, i: int) -> Any:
-        if i == 11:
+        if i == 11 and self.damaged:
             raise ValueError("sample 11\nis damaged")
         return super().__getitem__(i)
 
 
 @pytest.mark.usefixtures("at_once")
 def test_a_sample_that_fails_is_told_in_a_sentence(tmp_path: Path) -> None:
+    data = Failing()
     told = "^Task 'mine' failed in training: ValueError: sample 11$"
     with pytest.raises(UserError, match=told):
-        tw.train(drawing(Failing()), "sgd", out=tmp_path / "model.safetensors")
+        tw.train(drawing(data), "sgd", out=tmp_path / "model.safetensors", progress=data)
 
 
 @linux

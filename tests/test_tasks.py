@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +207,7 @@ def ragged_samples() -> Data:
         ({"data": failing}, r"data of task 'line' failed: FileNotFoundError: .*digits.csv$"),
         ({"data": dict}, "data function of task 'line' must return a thalweg.tasks.Data, not a di"),
         ({"data": one_tensor_a_sample}, r"must be a tuple \(inputs..., target\), not of shape"),
-        ({"data": ragged_samples}, "samples of task 'line' do not stack into a batch"),
+        ({"data": ragged_samples}, "samples of the train split of task 'line' do not stack"),
         ({"model": failing}, "model of task 'line' cannot be made: FileNotFoundError"),
         ({"model": dict}, "must return a torch.nn.Module, not of type dict"),
         ({"model": nn.Identity}, "has no trainable parameters"),
@@ -217,7 +220,7 @@ def ragged_samples() -> Data:
             r"loss of task 'line' failed on outputs of shape \[8, 1\] and targets of shape \[8, 1",
         ),
         ({"loss": lambda o, t: (o - t) ** 2}, r"one number for all samples, not of shape \[8,"),
-        ({"loss": lambda _o, _t: None}, "must be a scalar tensor, .* not of type NoneType"),
+        ({"loss": lambda _o, _t: None}, "must be one number for all samples, not of type NoneType"),
         ({"loss": lambda o, t: (o - t).mean().item()}, "must be a scalar tensor, .* of type float"),
         ({"model": lambda: Detached(3, 1)}, "loss of task 'line' does not depend on"),
         (
@@ -238,7 +241,7 @@ def ragged_samples() -> Data:
         ),
         (
             {"metric": lambda o, t: o - t, "direction": "min"},
-            r"metric of task 'line' must be a scalar tensor, .* \[8, 1\]",
+            r"metric of task 'line' must be one number .* \[8, 1\]",
         ),
         ({"data": wider_test_inputs}, r"failed on test inputs of shape \[8, 4\]: RuntimeError"),
         (
@@ -256,7 +259,7 @@ def ragged_samples() -> Data:
         ),
         (
             {"also": {"gap": lambda o, t: o - t}},
-            "further validation metric 'gap' of task 'line' must be a sca",
+            "further validation metric 'gap' of task 'line' must be one",
         ),
     ],
 )
@@ -264,6 +267,116 @@ def test_check_says_in_one_sentence_what_is_wrong(changes: dict[str, Any], sente
     with pytest.raises(UserError, match=sentence) as caught:
         check(linear_task(**changes))
     assert "\n" not in str(caught.value)
+
+
+class Listed(Dataset[Any]):
+    """Samples that are read as they are asked for: each draws, so that none can be held."""
+
+    def __init__(self, tensors: tuple[Tensor, ...]) -> None:
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def __getitem__(self, i: int) -> tuple[Tensor, ...]:
+        torch.rand(1)
+        return tuple(x[i] for x in self.tensors)
+
+
+def damaged(split: str, value: float, place: int, made: Any) -> Callable[[], Data]:
+    """The line's data in 40 samples, of which one holds a value in its inputs or its target."""
+
+    def data() -> Data:
+        splits = {}
+        for name in ("train", "validation", "test"):
+            tensors = [x.clone() for x in linear_data(40).train.tensors]  # type: ignore[attr-defined]
+            if name == split:
+                tensors[place][33, 0] = value
+            splits[name] = made(tuple(tensors))
+        return Data(**splits)
+
+    return data
+
+
+@pytest.mark.parametrize("made", [tuple, Listed], ids=["held", "read as it goes"])
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+@pytest.mark.parametrize(("value", "place"), [(math.nan, 0), (math.nan, 1), (math.inf, 0)])
+def test_what_is_not_finite_in_the_data_is_told_by_its_split_and_sample(
+    split: str, value: float, place: int, made: Any
+) -> None:
+    told = f"Sample 33 .* of the {split} split of task 'line' has {value} in its "
+    with pytest.raises(UserError, match=told + ("inputs", "target")[place]):
+        check(linear_task(data=damaged(split, value, place, made), batch_size=4))
+
+
+class Filled(nn.Linear):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs.nan_to_num(0, 0, 0))
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_what_is_not_finite_in_the_data_may_stand_where_it_is_masked(split: str) -> None:
+    def masked(outputs: Tensor, targets: Tensor) -> Tensor:
+        known = targets.isfinite()
+        return F.mse_loss(outputs[known], targets[known])
+
+    for place in (0, 1):
+        data = damaged(split, math.nan, place, tuple)
+        check(linear_task(data=data, model=lambda: Filled(3, 1), loss=masked, batch_size=4))
+
+
+def line_of(classes: Tensor) -> Callable[[], Data]:
+    x = torch.linspace(-1, 1, 3 * len(classes)).reshape(-1, 3)
+    return lambda: Data(*[(x, classes.float().unsqueeze(1))] * 3)
+
+
+def of_zeros_alone(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Not a number where a target is 1."""
+    return F.mse_loss(outputs, targets) * (1 - targets.max()) / (1 - targets.max())
+
+
+def of_both_classes(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Not a number where all targets are of one class."""
+    spread = targets.max() - targets.min()
+    return F.mse_loss(outputs, targets) * spread / spread
+
+
+def test_a_loss_that_fails_on_rare_samples_is_told_before_training() -> None:
+    task = linear_task(data=line_of(torch.arange(40) == 33), loss=of_zeros_alone, batch_size=4)
+    with pytest.raises(UserError, match="loss of task 'line' is nan at the initial weights"):
+        check(task)
+
+
+def test_samples_in_the_order_of_their_classes_are_checked_in_batches_as_in_training() -> None:
+    classes = torch.arange(40) >= 20
+    check(
+        linear_task(
+            data=line_of(classes),
+            loss=of_both_classes,
+            metric=F.l1_loss,
+            direction="min",
+            batch_size=16,
+        )
+    )
+
+
+def test_a_metric_that_needs_every_class_is_asked_of_a_whole_split() -> None:
+    data = line_of(torch.arange(100) == 33)
+    task = linear_task(data=data, metric=of_both_classes, direction="min", batch_size=4)
+    check(task)
+    with pytest.raises(UserError, match="metric of task 'line' is nan on validation data"):
+        check(replace(task, data=line_of(torch.zeros(100))))
+
+
+def test_a_sample_of_another_shape_is_told_by_its_number() -> None:
+    def samples(split: str) -> Any:
+        return [(torch.ones(2 if (i, split) == (33, odd) else 3), torch.ones(1)) for i in range(40)]
+
+    for odd in ("train", "validation", "test"):
+        data = partial(Data, *map(samples, ("train", "validation", "test")))
+        told = rf"the {odd} split .* sample 33 as a batch of one is of shape"
+        with pytest.raises(UserError, match=told):
+            check(linear_task(data=data, batch_size=4))
 
 
 def test_a_bug_of_ours_in_training_keeps_its_traceback() -> None:

@@ -370,9 +370,9 @@ def rooted(outputs: Tensor, _: Tensor) -> Tensor:
     [
         ({}, 3),
         ({"metric": lambda w, y: -F.mse_loss(w, y), "direction": "max"}, 3),
-        ({"metric": rooted}, 3),
+        ({"metric": rooted, "direction": "min"}, 3),
         ({"metric": rooted, "direction": "max"}, 1),
-        ({"metric": lambda w, _: 0 * w.sum()}, 15),
+        ({"metric": lambda w, _: 0 * w.sum(), "direction": "min"}, 15),
     ],
 )
 def test_the_best_evaluation_on_validation_data_is_kept(

@@ -19,7 +19,8 @@ from thalweg.doctor.derivatives import derivative
 from thalweg.errors import UserError
 from thalweg.optim.sharded import is_sharded
 from thalweg.stack.reading import Batch
-from thalweg.tasks.check import describe, failure_as_sentence, trainable
+from thalweg.tasks.check import trainable
+from thalweg.tasks.failure import describe, failure_as_sentence
 from thalweg.tasks.task import Score
 
 T = TypeVar("T")

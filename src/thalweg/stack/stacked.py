@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.func import functional_call, vmap
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 from torch.utils.data import Dataset
 
 from thalweg.recipes import Recipe
@@ -30,7 +30,7 @@ from thalweg.stack.reading import Batch
 from thalweg.stack.reasons import UnstackableError
 from thalweg.stack.rows import Rows, Tensors, part
 from thalweg.stack.single import sound
-from thalweg.tasks.task import Score, Task
+from thalweg.tasks.task import Task
 
 ALIGNED = 16
 """Numbers; a parameter begins at a multiple of so many in its row, which matrix products like."""
@@ -242,15 +242,6 @@ class Stacked(Population):
         outputs, targets = zip(*parts, strict=True)
         return joined(outputs, dim=1), joined(targets)
 
-    def scores(self, dataset: Dataset[Any]) -> list[dict[str, float]]:
-        scores: list[dict[str, float]] = []
-        for place in range(len(self.parts)):
-            outputs, targets = self.block_outputs(place, dataset)
-            wanted = self.task.scores
-            found = [each(score, outputs, targets) for score in wanted.values()]
-            scores += [dict(zip(wanted, own, strict=True)) for own in zip(*found, strict=True)]
-        return scores[: len(self.members)]
-
     def keep(self, places: Sequence[int]) -> None:
         self.choose(places)
         self.members = [self.members[place] for place in places]
@@ -278,17 +269,6 @@ class Stacked(Population):
     def held(self) -> Tensors:
         """What each row holds, by the model's names; one of two names for the same once."""
         return {**self.params, **self.constants, **self.buffers}
-
-
-def each(score: Score, outputs: Any, targets: Any) -> list[float]:
-    """Each row's score; one by one where a score asks for its values, which vmap cannot give."""
-    try:
-        together = vmap(score, (0, None))(outputs, targets).tolist()
-    except Exception:
-        rows = len(tree_leaves(outputs)[0])
-        own = (tree_map(lambda tensor, i=i: tensor[i], outputs) for i in range(rows))
-        return [float(score(one, targets)) for one in own]
-    return list(map(float, together))
 
 
 def groups_of(recipes: Sequence[Recipe]) -> list[Rows]:

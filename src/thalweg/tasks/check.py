@@ -1,62 +1,68 @@
-"""Try a task on one batch before anything long is started, and say plainly what is wrong."""
+"""Try a task before anything long is started, and say plainly what is wrong."""
 
 from __future__ import annotations
 
+import math
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, islice
+from numbers import Real
+from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
-from torch.utils.data import Dataset, default_collate
+from torch.utils._pytree import tree_leaves, tree_map
 
 from thalweg.errors import UserError
 from thalweg.random_numbers import drawing
+from thalweg.tasks.failure import describe, failure_as_sentence
+from thalweg.tasks.held import is_held
+from thalweg.tasks.samples import Samples, first_not_finite, rows_not_finite
 from thalweg.tasks.task import Score, Task
+
+TRIED = 8
+"""Samples that hold what is not finite, which are tried with the model and the loss."""
+
+BATCHES, ENOUGH_SECONDS = 16, 0.5
+"""Training batches that the loss is tried on, and seconds after which there are no more."""
+
+PATIENCE = 3.0
+"""Seconds for a look at a split; what it has not come to by then is not looked at."""
+
+
+class NotFiniteError(UserError):
+    """A loss, a gradient or an output that is not finite at the initial weights."""
 
 
 def check(task: Task) -> None:
-    """Make the model and run one batch forward and backward; leaves all random numbers alone.
+    """Make the model, run some batches forward and backward, and look at all the data once.
 
-    One batch of the training split (up to `batch_size` samples) goes through the model in training
-    mode, the loss, and back to the parameters; one each of the validation and the test split
-    through the model in evaluation mode and every metric. Of the test split only the shapes count:
-    its scores are thrown away.
+    A batch of the training split (up to `batch_size` samples) goes through the model in training
+    mode, the loss, and back to the parameters, and then a few more, so that what is rare is met;
+    the validation and the test split go through the model in evaluation mode and every metric. The
+    scores of the test split are thrown away. Where a split is not in memory, some seconds have to
+    do for it. The random states of torch, NumPy and Python stay as they are.
 
     Raises `UserError`, one sentence, for data that cannot be made or has another shape than
-    (inputs..., target), a model that fails, is not made anew or has nothing to train, a loss that is no finite
-    scalar or does not reach the parameters, a gradient that is not finite, outputs without a
-    dimension of samples, a metric that is no scalar, and a ranked one that is not a number.
+    (inputs..., target), a sample that cannot be read, is of another shape or holds what is not
+    finite and is not taken, a model that fails, is not made anew or has nothing to train, a loss
+    that is no finite scalar or does not reach the parameters, a gradient that is not finite,
+    outputs without a dimension of samples, a metric that is not one number or remembers what it has
+    seen, and a ranked one that is not a number.
     """
     with drawing(0):
         with failure_as_sentence(f"The data of task '{task.name}' failed"):
-            splits = task.given
+            given = task.given
         model = make_model(task)
-        check_loss(task, model, first_batch(task, "train", splits.train))
-        if try_metrics(task, model, "validation", splits.validation).isnan():
-            raise UserError(
-                f"The metric of task '{task.name}' is nan on validation data at the initial"
-                " weights: look for such values in the data, and for log(0) or 0/0 in the metric."
-            )
-        try_metrics(task, model, "test", splits.test)
-
-
-def first_batch(task: Task, split: str, dataset: Dataset[Any]) -> list[Any]:
-    """The first samples of a split as one batch: a list of the model's arguments and the target."""
-    length = len(dataset)  # type: ignore[arg-type]  # Data has made sure that there is one
-    with failure_as_sentence(f"The {split} split of task '{task.name}' failed"):
-        samples = [dataset[index] for index in range(min(task.batch_size, length))]
-    if not isinstance(samples[0], tuple | list) or len(samples[0]) < 2:
-        raise UserError(
-            f"A sample of the {split} split of task '{task.name}' must be a tuple"
-            f" (inputs..., target), not {describe(samples[0])}."
-        )
-    with failure_as_sentence(f"The samples of task '{task.name}' do not stack into a batch"):
-        return list(default_collate([tuple(sample) for sample in samples]))
+        samples = Samples(task, "train", given.train)
+        try_loss(task, model, samples, samples.drawn()[0])
+        check_training(task, model, Samples(task, "train", task.splits.train))
+        check_metrics(task, model, Samples(task, "validation", task.splits.validation))
+        check_metrics(task, model, Samples(task, "test", given.test))
 
 
 def make_model(task: Task) -> nn.Module:
@@ -101,12 +107,41 @@ def made_model(task: Task) -> nn.Module:
     return model
 
 
+def check_training(task: Task, model: nn.Module, samples: Samples) -> None:
+    """The loss on more batches, since what one has may be rare, and a look at all samples."""
+    began = perf_counter()
+    _, *others = samples.drawn()
+    for count, numbers in enumerate(others):
+        spent = perf_counter() - began
+        if count < BATCHES and spent < ENOUGH_SECONDS and len(numbers) == samples.size:
+            try_loss(task, model, samples, numbers)
+        elif is_held(samples.dataset) or spent > PATIENCE:
+            break
+        else:
+            samples.batch(numbers)
+    require_taken(task, samples)
+
+
+def try_loss(task: Task, model: nn.Module, samples: Samples, numbers: Sequence[int]) -> None:
+    """Checks the loss of these samples; what is not finite in them is told first."""
+    batch = samples.batch(numbers)
+    try:
+        check_loss(task, model, batch)
+    except NotFiniteError:
+        require_taken(task, samples)
+        raise
+
+
 def check_loss(task: Task, model: nn.Module, batch: list[Any]) -> None:
     *_, targets = batch
     outputs = run_model(task, model.train(), "train", batch)
     loss = run_score(task, "loss", task.loss, outputs, targets)
-    if not loss.isfinite():
+    if not isinstance(loss, Tensor):
         raise UserError(
+            f"The loss of task '{task.name}' must be a scalar tensor, not {describe(loss)}."
+        )
+    if not loss.isfinite():
+        raise NotFiniteError(
             f"The loss of task '{task.name}' is {loss.item()} at the initial weights, before any"
             " step: look for such values in the data, for log(0) or 0/0 in the loss, and for"
             " initial weights that are too large."
@@ -119,23 +154,98 @@ def check_loss(task: Task, model: nn.Module, batch: list[Any]) -> None:
     if not reached:
         raise UserError(unconnected(task))
     if not all(gradient.isfinite().all() for gradient in reached):
-        raise UserError(
+        raise NotFiniteError(
             f"The loss of task '{task.name}' is finite at the initial weights, but its gradient is"
             " not: look for sqrt(0), log(0) or 0/0 on the way to the loss."
         )
 
 
-def try_metrics(task: Task, model: nn.Module, split: str, dataset: Dataset[Any]) -> Tensor:
-    """What entrants are ranked by, on the first samples of this split."""
-    batch = first_batch(task, split, dataset)
-    *_, targets = batch
+def require_taken(task: Task, samples: Samples) -> None:
+    """UserError for a sample with a value that is not finite, from which no result comes back."""
+    odd = sorted(samples.odd)
+    for number in odd[:: math.ceil(len(odd) / TRIED) or 1]:
+        others = (other for other in range(len(samples)) if other != number)
+        batch = samples.batch([number, *islice(others, samples.size - 1)])
+        try:
+            if samples.split == "train":
+                check_loss(task, made_model(task), batch)
+            else:
+                check_prediction(task, made_model(task), samples, batch)
+        except NotFiniteError as error:
+            raise not_taken(samples, number) from error
+
+
+def check_prediction(task: Task, model: nn.Module, samples: Samples, batch: list[Any]) -> None:
+    """NotFiniteError where an output is not finite."""
     with torch.no_grad():
-        outputs = run_model(task, model.eval(), split, batch)
-        check_outputs(task, outputs, min(task.batch_size, len(dataset)))  # type: ignore[arg-type]
-        ranked = run_score(task, f"{split} metric", task.score, outputs, targets)
-        for name, score in task.also.items():
-            run_score(task, f"further {split} metric '{name}'", score, outputs, targets)
-    return ranked
+        outputs = run_model(task, model.eval(), samples.split, batch)
+    if any(map(rows_not_finite, tree_leaves(outputs))):
+        raise NotFiniteError
+
+
+def not_taken(samples: Samples, number: int) -> UserError:
+    what = first_not_finite(samples.batch([number]))
+    count = len(samples.odd)
+    more = f", as {count - 1} more have such values" if count > 1 else ""
+    return UserError(
+        f"Sample {number} (counted from 0) of {samples.of} has {what}{more}, and no finite result"
+        " comes of it: replace such values, leave such samples out, or mask them in the model and"
+        " the loss."
+    )
+
+
+def check_metrics(task: Task, model: nn.Module, samples: Samples) -> None:
+    """Every metric on a split: a part of it may not have what a metric needs, such as each class.
+
+    What entrants are ranked by must be a number on validation data.
+    """
+    split = samples.split
+    with without_gradients():
+        outputs, targets, whole = predictions(task, model.eval(), samples)
+        require_taken(task, samples)
+        for name, score in task.scores.items():
+            ranked = name == task.metric_name
+            what = f"{split} metric" if ranked else f"further {split} metric '{name}'"
+            value = check_metric(task, what, score, outputs, targets)
+            if ranked and math.isnan(value) and samples.odd:
+                raise not_taken(samples, min(samples.odd))
+            if ranked and math.isnan(value) and whole and split == "validation":
+                raise UserError(
+                    f"The metric of task '{task.name}' is nan on validation data at the initial"
+                    " weights: look for such values in the data, and for log(0) or 0/0 in the"
+                    " metric."
+                )
+
+
+def predictions(task: Task, model: nn.Module, samples: Samples) -> tuple[Any, Any, bool]:
+    """A model's outputs, the targets, and whether they are those of the whole split."""
+    parts = []
+    until = perf_counter() + PATIENCE
+    for numbers in samples.drawn():
+        batch = samples.batch(numbers)
+        outputs = run_model(task, model, samples.split, batch)
+        check_outputs(task, outputs, len(numbers))
+        parts.append((outputs, batch[-1]))
+        if perf_counter() > until:
+            break
+    with failure_as_sentence(f"The outputs and targets of {samples.of} cannot be joined"):
+        outputs, targets = tree_map(lambda *each: torch.cat(each), *parts)
+    return outputs, targets, len(parts) == len(samples.drawn())
+
+
+def check_metric(task: Task, what: str, score: Score, outputs: Any, targets: Any) -> float:
+    """A metric's value, which must be the same when it is asked again."""
+    values = []
+    for _ in range(2):
+        value = run_score(task, what, score, outputs, targets)
+        values.append(float(value))
+    once, again = values
+    if not (math.isclose(once, again, rel_tol=1e-4) or (math.isnan(once) and math.isnan(again))):
+        raise UserError(
+            f"The {what} of task '{task.name}' is {once:.6g} and then {again:.6g} for the same"
+            " outputs: it must remember nothing from one call to the next."
+        )
+    return once
 
 
 def check_outputs(task: Task, outputs: Any, samples: int) -> None:
@@ -155,7 +265,7 @@ def run_model(task: Task, model: nn.Module, split: str, batch: list[Any]) -> Any
         return model(*inputs)
 
 
-def run_score(task: Task, what: str, score: Score, outputs: Any, targets: Any) -> Tensor:
+def run_score(task: Task, what: str, score: Score, outputs: Any, targets: Any) -> Any:
     with (
         failure_as_sentence(
             f"The {what} of task '{task.name}' failed on outputs {describe(outputs)}"
@@ -166,25 +276,28 @@ def run_score(task: Task, what: str, score: Score, outputs: Any, targets: Any) -
         # PyTorch's losses only warn of outputs [N, 1] against targets [N], which broadcast.
         warnings.filterwarnings("error", message="Using a target size")
         value = score(outputs, targets)
-    if not isinstance(value, Tensor) or value.ndim > 0:
+    of_numbers = isinstance(value, Tensor | np.ndarray) and value.ndim == 0
+    if not of_numbers and not isinstance(value, Real | np.bool_):
         raise UserError(
-            f"The {what} of task '{task.name}' must be a scalar tensor, one number for all samples,"
+            f"The {what} of task '{task.name}' must be one number for all samples,"
             f" not {describe(value)}."
         )
     return value
 
 
 @contextmanager
-def failure_as_sentence(what_failed: str) -> Iterator[None]:
-    """Turns an exception of the user's code into a `UserError` with its message's first line."""
+def without_gradients() -> Iterator[None]:
+    """How metrics are asked for; what takes gradients within fails, and is told what to do."""
     try:
-        yield
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:
-        lines = str(error).splitlines()
-        message = f": {lines[0]}" if lines else ""
-        raise UserError(f"{what_failed}: {type(error).__name__}{message}") from error
+        with torch.no_grad():
+            yield
+    except UserError as error:
+        if "require grad" not in str(error):
+            raise
+        raise UserError(
+            f"{error}. Scores are taken without gradients: give a metric that needs none, and take"
+            " gradients in the model within torch.enable_grad()."
+        ) from error
 
 
 @contextmanager
@@ -212,10 +325,3 @@ def unconnected(task: Task) -> str:
         f"The loss of task '{task.name}' does not depend on the model's trainable parameters;"
         " compute it from the outputs without detach(), item() or no_grad()."
     )
-
-
-def describe(value: Any) -> str:
-    """A tensor by its shape, anything else by its type."""
-    if isinstance(value, Tensor):
-        return f"of shape {list(value.shape)}"
-    return f"of type {type(value).__name__}"

@@ -20,7 +20,7 @@ UNTOLD = 4 * 2**30
 """Bytes that count as free where the system does not say."""
 
 TRIED = 32
-"""Samples that are read twice before all are read."""
+"""Samples that are read twice before all are."""
 
 
 class Held(Dataset[Any]):
@@ -45,8 +45,9 @@ def held(dataset: Dataset[Any]) -> Dataset[Any]:
     """The data set read into memory, where that changes no batch; else the data set itself.
 
     That is so where the whole takes no more than `SHARE` of the memory that is free, reading draws
-    no random numbers (from torch, NumPy or Python), the first samples are the same when they are
-    read again, and all are tensors or numbers of one shape and type, in the CPU's memory.
+    no random numbers (from torch, NumPy or Python), every sample is the same when all are read
+    again in the opposite order, and all are tensors or numbers of one shape and type, in the CPU's
+    memory.
     """
     if is_held(dataset):
         return dataset
@@ -56,7 +57,9 @@ def held(dataset: Dataset[Any]) -> Dataset[Any]:
         with random_numbers_kept():
             once, again = read(dataset, few), read(dataset, few)
             if same(once, again) and size(once) / few * length <= SHARE * free_memory():
-                return Held(read(dataset, length))
+                whole = Held(read(dataset, length))
+                if all(same(sample(dataset, i), sample(whole, i)) for i in reversed(range(length))):
+                    return whole
     except Exception:
         # Whatever is wrong with a sample, who asks for it is told.
         return dataset
@@ -90,7 +93,11 @@ def put(i: int, tensor: Tensor, alone: Tensor) -> None:
 
 
 def same(some: tuple[Any, ...], others: tuple[Any, ...]) -> bool:
-    return all(map(torch.equal, tree_leaves(some), tree_leaves(others)))
+    """Whether all numbers are equal; one that is none equals another that is none."""
+    return all(
+        torch.equal(one, other) or bool(((one == other) | (one != one) & (other != other)).all())
+        for one, other in zip(tree_leaves(some), tree_leaves(others), strict=True)
+    )
 
 
 def size(tensors: tuple[Any, ...]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from numbers import Integral, Real
 from typing import Any, Literal, cast
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from thalweg.errors import UserError
@@ -17,8 +19,11 @@ from thalweg.random_numbers import EVALUATION, RandomStream, drawing, drawing_al
 from thalweg.tasks.held import held
 from thalweg.tasks.sharing import InOneProcess, Reopened, shareable
 
-Score = Callable[[Any, Any], Tensor]
-"""`score(outputs, targets)`: a scalar, lower or higher better as the task says."""
+Loss = Callable[[Any, Any], Tensor]
+"""`loss(outputs, targets)`: a scalar, the mean over a mini-batch, to be descended."""
+
+Score = Callable[[Any, Any], Any]
+"""`score(outputs, targets)`: a scalar tensor or a number, better as the task says."""
 
 Split = Dataset[Any] | tuple[Tensor, ...]
 
@@ -58,8 +63,10 @@ class Task:
         NumPy or Python, which are seeded for each member, as they are in training.
     data: makes the data; called once a process, by `given`, and draws the same every time.
     loss: `loss(outputs, targets)`, a scalar to descend, the mean over a mini-batch.
-    metric: `metric(outputs, targets)` over a whole split, what entrants are ranked by; the loss
-        where it is not given.
+    metric: `metric(outputs, targets)` over a whole split, one number, what entrants are ranked by;
+        the loss where it is not given. It is asked without gradients, and of one model at a time.
+        One that adds up what it has seen until a `reset()`, as those of torchmetrics do, is asked
+        as a fresh copy each time.
     metric_name: the name of what entrants are ranked by; "loss", or "metric" for a metric of one's
         own, if not given.
     direction: whether "min" or "max" of the metric is better, which a metric of one's own has to
@@ -82,7 +89,7 @@ class Task:
     name: str
     model: Callable[[], nn.Module]
     data: Callable[[], Data]
-    loss: Score
+    loss: Loss
     metric: Score | None = None
     metric_name: str = "loss"
     direction: Literal["min", "max"] | None = None
@@ -171,9 +178,12 @@ class Task:
 
     @cached_property
     def scores(self) -> dict[str, Score]:
-        """The ranked metric and the further ones, by name; each draws the same at every call."""
+        """The ranked metric and the further ones, by name.
+
+        Each draws the same at every call, and remembers nothing from one to the next.
+        """
         scores = {self.metric_name: self.score, **self.also}
-        return {name: drawing_alike(score) for name, score in scores.items()}
+        return {name: drawing_alike(forgetful(score)) for name, score in scores.items()}
 
     @cached_property
     def evaluation_numbers(self) -> RandomStream:
@@ -182,7 +192,7 @@ class Task:
 
     def metrics(self, outputs: Any, targets: Any) -> dict[str, float]:
         """What all of them say of these outputs, by name."""
-        return {name: float(score(outputs, targets)) for name, score in self.scores.items()}
+        return {name: number(score, outputs, targets) for name, score in self.scores.items()}
 
     def steps_per_epoch(self, n_train: int) -> int:
         """Steps in one pass over `n_train` samples: floor(n_train / batch_size), at least 1.
@@ -266,6 +276,23 @@ class Task:
                 raise UserError(
                     f"Task '{self.name}' needs {what} as a whole number above 0, not {number!r}."
                 )
+
+
+def number(score: Score, outputs: Any, targets: Any) -> float:
+    """The score; nan where it refuses outputs that are not finite, as those of scikit-learn do."""
+    try:
+        return float(score(outputs, targets))
+    except Exception:
+        if all(x.isfinite().all() for x in tree_leaves(outputs)):
+            raise
+        return math.nan
+
+
+def forgetful(score: Score) -> Score:
+    """The score; of an object that adds up what it sees until it is reset, a copy is asked."""
+    if not hasattr(score, "reset"):
+        return score
+    return lambda outputs, targets: copy.deepcopy(score)(outputs, targets)
 
 
 def map_style(name: str, split: object) -> Dataset[Any]:

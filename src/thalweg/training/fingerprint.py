@@ -17,8 +17,9 @@ from torch.utils.data import Dataset
 from thalweg.checksum import checksum
 from thalweg.random_numbers import drawing
 from thalweg.stack.batches import fetch
-from thalweg.tasks.check import failure_as_sentence, failure_in_training, trainable
+from thalweg.tasks.check import failure_in_training, trainable
 from thalweg.tasks.code_of import code_of
+from thalweg.tasks.failure import failure_as_sentence
 from thalweg.tasks.held import is_held, sample
 from thalweg.tasks.task import Score, Task
 
@@ -54,16 +55,17 @@ def difference(before: Fingerprint, now: Fingerprint) -> str:
 
 def traits(task: Task) -> dict[str, Any]:
     splits = task.splits
-    loss, metrics = code_of(task.loss), codes_of(task.scores)
+    scores = {task.metric_name: task.score, **task.also}
+    loss, metrics = code_of(task.loss), codes_of(scores)
     once, again = seen(task), seen(task)
     return {
         "other training data": contents(task, "training", splits.train),
         "other validation data": contents(task, "validation", splits.validation),
         "other test data": contents(task, "test", splits.test),
         "another batch size": task.batch_size,
-        "another direction": task.direction,
+        "another direction": task.better,
         "another loss": unchanged(loss, code_of(task.loss)),
-        "another metric": unchanged(metrics, codes_of(task.scores)),
+        "another metric": unchanged(metrics, codes_of(scores)),
         "another model": once.pop("structure"),
         EFFECT: {name: values for name, values in once.items() if alike(values, again[name])},
     }

@@ -31,7 +31,7 @@ from thalweg.random_numbers import random_numbers_kept
 from thalweg.recipes import PRETRAINING, Recipe, recipe_of
 from thalweg.stack.batches import length_of
 from thalweg.stack.population import initial_model
-from thalweg.tasks.check import describe, failure_as_sentence
+from thalweg.tasks.failure import describe, failure_as_sentence
 from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
 from thalweg.training.stages import Pretrained, Stage, run

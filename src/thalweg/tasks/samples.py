@@ -1,0 +1,108 @@
+"""The samples of a split, which are looked at before anything long is started."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import Dataset, default_collate
+
+from thalweg.errors import UserError
+from thalweg.tasks.failure import describe, failure_as_sentence
+from thalweg.tasks.held import is_held
+from thalweg.tasks.task import Task
+
+TOGETHER = 2**22
+"""Numbers that are looked at together, so that a look takes little memory."""
+
+
+class Samples:
+    """The samples of a split by their numbers.
+
+    of: what the split is called in messages. size: samples of a batch. odd: the numbers of those
+    with a value that is not finite, of all that are held, or of all that were read so far.
+    """
+
+    def __init__(self, task: Task, split: str, dataset: Dataset[Any]) -> None:
+        self.split, self.dataset = split, dataset
+        self.of = f"the {split} split of task '{task.name}'"
+        self.size = min(task.batch_size, len(self))
+        self.odd: set[int] = set()
+        if is_held(dataset):
+            self.odd.update(*map(rows_not_finite, tree_leaves(dataset.tensors)))
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]  # Data has made sure that there is one
+
+    def drawn(self) -> list[list[int]]:
+        """The numbers of batches, in an order that is random, as in training, and always the same.
+
+        The last one may be smaller.
+        """
+        generator = torch.Generator().manual_seed(0)
+        order = torch.randperm(len(self), generator=generator).tolist()
+        return [order[i : i + self.size] for i in range(0, len(order), self.size)]
+
+    def batch(self, numbers: Sequence[int]) -> list[Any]:
+        """These samples as one batch: a list of the model's arguments and the target.
+
+        UserError for a sample that cannot be read, or is of another shape than the others.
+        """
+        if is_held(self.dataset):
+            return list(tree_map(lambda x: x[numbers], self.dataset.tensors))
+        samples = [self.sample(number) for number in numbers]
+        try:
+            batch = list(default_collate(samples))
+        except Exception as error:
+            raise UserError(self.unlike(numbers, samples)) from error
+        for x in tree_leaves(batch):
+            self.odd.update(numbers[row] for row in rows_not_finite(x))
+        return batch
+
+    def sample(self, number: int) -> tuple[Any, ...]:
+        with failure_as_sentence(f"Sample {number} of {self.of} failed"):
+            sample = self.dataset[number]
+        if not isinstance(sample, tuple | list) or len(sample) < 2:
+            raise UserError(
+                f"Sample {number} of {self.of} must be a tuple (inputs..., target), not"
+                f" {describe(sample)}."
+            )
+        return tuple(sample)
+
+    def unlike(self, numbers: Sequence[int], samples: Sequence[tuple[Any, ...]]) -> str:
+        """Why samples do not stack into a batch."""
+        with failure_as_sentence(f"The samples of {self.of} do not stack into a batch"):
+            alone = [tree_leaves(default_collate([sample])) for sample in samples]
+        shapes = [", ".join(map(describe, leaves)) for leaves in alone]
+        if len(set(shapes)) == 1:
+            return f"The samples of {self.of} do not stack into a batch, each being {shapes[0]}."
+        ((usual, _),) = Counter(shapes).most_common(1)
+        other = next(i for i, own in enumerate(shapes) if own != usual)
+        return (
+            f"The samples of {self.of} do not stack into a batch: sample {numbers[other]} as a"
+            f" batch of one is {shapes[other]}, and sample {numbers[shapes.index(usual)]} {usual}."
+        )
+
+
+def rows_not_finite(x: Any) -> list[int]:
+    """The rows of a tensor `[N, ...]` that hold a number which is not finite."""
+    if not isinstance(x, Tensor) or not (x.is_floating_point() or x.is_complex()) or not x.numel():
+        return []
+    parts = torch.split(x, max(1, TOGETHER * len(x) // x.numel()))
+    finite = torch.cat([part.isfinite().reshape(len(part), -1).all(1) for part in parts])
+    rows: list[int] = (~finite).nonzero().flatten().tolist()
+    return rows
+
+
+def first_not_finite(batch: Sequence[Any]) -> str:
+    """The first value of a batch that is not finite, and where it stands."""
+    for place, part in enumerate(batch):
+        for x in tree_leaves(part):
+            if rows_not_finite(x):
+                value = x[~x.isfinite()][0].item()
+                return f"{value} in its {'target' if place == len(batch) - 1 else 'inputs'}"
+    raise AssertionError("the batch has none")
