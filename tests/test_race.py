@@ -6,6 +6,7 @@ import copy
 import math
 import resource
 import sqlite3
+import sys
 from dataclasses import replace
 from pathlib import Path
 from time import sleep
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,6 +32,8 @@ from thalweg.racing.record import Look, Record, Round, RunRecord
 from thalweg.recipes import Recipe
 from thalweg.rules.space import linear, log
 from thalweg.stack.batches import order
+from thalweg.stack.member import Member
+from thalweg.stack.way import populate
 from thalweg.tasks import Data, Task, find
 from thalweg.training.lr_range import lr_range
 from thalweg.training.train import train
@@ -213,11 +217,110 @@ def test_a_metric_that_refuses_outputs_which_are_not_finite_ends_no_race(tmp_pat
             raise ValueError("Input contains infinity")
         return F.mse_loss(outputs, targets)
 
-    task = replace(NET, model=lambda: nn.Linear(4, 1), metric=strict, direction="min")
-    huge = Entrant("huge", recipes.sgd(), {"lr": log(2e38, 3e38)})
+    class Thousandfold(nn.Linear):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return 1000 * super().forward(inputs)
+
+    task = replace(NET, model=lambda: Thousandfold(4, 1), metric=strict, direction="min", also={})
+    tiny = Entrant("tiny", recipes.sgd(), {"lr": log(1e-9, 1e-8)})
+    huge = Entrant("huge", recipes.sgd(), {"lr": log(1e30, 1e31)})
     for step in ("single", "stacked"):
-        raced = short(tmp_path, replace(task, steps=1), [SGD, huge], step=step, name=step)
-        assert raced.verdict.best == "sgd"
+        raced = short(tmp_path, replace(task, steps=1), [tiny, huge], step=step, name=step)
+        assert raced.verdict.best == "tiny"
+
+
+class Differentiating(nn.Module):
+    """Gives its inputs too, for a loss that takes derivatives by them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        inputs.requires_grad_()
+        return self.net(inputs), inputs
+
+
+def physical(outputs: tuple[Tensor, Tensor], targets: Tensor) -> Tensor:
+    found, inputs = outputs
+    (slope,) = torch.autograd.grad(found.sum(), inputs, create_graph=True)
+    return F.mse_loss(found, targets) + (slope - 2 * inputs).square().mean()
+
+
+class Counting(nn.Linear):
+    """Saves what is no tensor."""
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 3}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        assert state == {"version": 3}
+
+
+def lazy() -> nn.Module:
+    return nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d(), nn.Tanh(), nn.LazyLinear(1))
+
+
+UNUSUAL: dict[str, Task] = {
+    "lazy layers": replace(NET, model=lazy),
+    "a state that is no tensor": replace(NET, model=lambda: Counting(4, 1)),
+    "a loss that takes derivatives": replace(
+        NET,
+        model=Differentiating,
+        loss=physical,
+        metric=lambda outputs, targets: F.mse_loss(outputs[0], targets),
+        direction="min",
+        also={},
+    ),
+}
+
+
+@pytest.mark.parametrize("task", UNUSUAL.values(), ids=UNUSUAL)
+def test_unusual_models_race_train_and_are_diagnosed(tmp_path: Path, task: Task) -> None:
+    raced = short(tmp_path, task, seeds=2, trials=1, step="single")
+    assert raced.record.finished
+    averaged = recipes.chain(recipes.adam(), recipes.tail_average(3, steps=6))
+    trained = train(task, averaged, keep="best", out=tmp_path / "model.safetensors")
+    saved = load_file(trained.checkpoint)
+    assert saved.keys() >= dict(task.fresh_model().named_parameters()).keys()
+    assert diagnose(task, trial_steps=3).case.course.length == 6
+
+
+def test_members_of_lazy_layers_begin_at_the_same_weights_alone_and_stacked() -> None:
+    task, members = UNUSUAL["lazy layers"], [Member(recipes.sgd(), seed) for seed in (0, 1)]
+    populations = [populate(task, members, 2, way) for way in ("single", "stacked")]
+    for place in (0, 1):
+        alone, stacked = (population.state_dict(place) for population in populations)
+        assert alone.keys() == stacked.keys()
+        assert all(torch.equal(x, stacked[name]) for name, x in alone.items())
+
+
+LATE = """
+from multiprocessing import parent_process
+import torch, thalweg as tw
+
+def model():
+    if parent_process():
+        import only_imported_in_a_lane
+    return torch.nn.Linear(4, 1)
+
+def data():
+    return tw.Data(*[(torch.ones(8, 4), torch.ones(8, 1))] * 3)
+
+task = tw.Task("late", model, data, torch.nn.functional.mse_loss, steps=2)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there are no lanes elsewhere")
+@pytest.mark.usefixtures("two_threads")
+def test_a_model_is_imported_from_the_tasks_folder_in_a_lane(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    (tmp_path / "mine.py").write_text(LATE)
+    (tmp_path / "only_imported_in_a_lane.py").touch()
+    raced = short(tmp_path, f"{tmp_path}/mine.py:task", seeds=2, trials=1, step="single", lanes=2)
+    assert raced.record.finished
 
 
 def test_looks_and_departures_are_those_of_the_shortlist(tmp_path: Path) -> None:

@@ -458,6 +458,7 @@ def data():
 @pytest.fixture
 def users_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delitem(sys.modules, "helper", raising=False)
+    monkeypatch.setattr(sys, "path", sys.path[:])
     (tmp_path / "helper.py").write_text(HELPER_FILE)
     path = tmp_path / "tasks.py"
     path.write_text(USERS_FILE)
@@ -479,7 +480,8 @@ def test_a_users_task_is_found_in_a_file(users_file: Path, attribute: str) -> No
     task = find(f"{users_file}:{attribute}")
     assert task.name == "mine"
     check(task)
-    assert sys.path == folders
+    find(f"{users_file}:{attribute}")
+    assert sys.path == [*folders, str(users_file.parent)]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from thalweg.stack.batches import joined
 from thalweg.stack.reading import Batch
 from thalweg.stack.rows import Tensors
 from thalweg.stack.single import outputs_over
-from thalweg.stack.states import optimizer_states
+from thalweg.stack.states import model_state, optimizer_states
 from thalweg.tasks.task import Data, Score, Task
 
 FEWEST = 5
@@ -102,7 +102,7 @@ class Doctor(Watcher):
             self.looking = False
 
     def weights(self) -> Tensors:
-        return {name: x.detach().clone() for name, x in plain(self.model).state_dict().items()}
+        return model_state(plain(self.model))
 
 
 def recorded(model: nn.Module, loss: Score, batches: Sequence[Batch]) -> Task:

@@ -154,7 +154,7 @@ class Trials:
         """As it was, from a state."""
         if state not in self.from_states:
             here = ending_at(self.task, state.steps, self.most)
-            here = replace(here, model=partial(standing, self.task.model, state.weights))
+            here = replace(here, model=partial(standing, self.task.fresh_model, state.weights))
             self.from_states[state] = Branch(here, self.recipe, state)
         return self.from_states[state]
 
@@ -163,7 +163,7 @@ class Trials:
         if remedy.shuffled:
             return replace(going_on, ordered=True), going_on
         if remedy.model:
-            model = partial(remade, self.task.model, remedy.model)
+            model = partial(remade, self.task.fresh_model, remedy.model)
             return self.anew, Branch(replace(self.begun, model=model), self.recipe)
         return going_on, replace(going_on, recipe=remedy.recipe(self.recipe))
 
@@ -203,7 +203,7 @@ def ending_at(task: Task, since: int, most: int | None) -> Task:
 
 def standing(model: Callable[[], nn.Module], weights: Tensors) -> nn.Module:
     made = model()
-    made.load_state_dict(weights)
+    made.load_state_dict(weights, strict=False)
     return made
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -181,5 +182,5 @@ class RecipeCallback(TrainerCallback):
                 load_model(self.model, evaluated)
             return
         with self.optimizer.evaluation():
-            kept = {name: x.clone() for name, x in self.model.state_dict().items()}
+            kept = deepcopy(self.model.state_dict())
         self.model.load_state_dict(kept)

@@ -91,7 +91,7 @@ class Population(ABC):
 def initial_model(task: Task, seed: int) -> nn.Module:
     """The task's model with the weights that a seed draws; what others draw stays as it is."""
     with drawing(seed):
-        return task.model()
+        return task.fresh_model()
 
 
 def averages(chain: Sequence[type[Rule]]) -> bool:

@@ -25,7 +25,7 @@ from thalweg.stack.population import (
 )
 from thalweg.stack.reading import Batch
 from thalweg.stack.rows import fitting_states
-from thalweg.stack.states import put_optimizer_states
+from thalweg.stack.states import model_state, put_optimizer_states
 from thalweg.tasks.task import Task
 
 PRECISIONS = ("full", "bfloat16")
@@ -132,7 +132,7 @@ class Single(Population):
             setattr(self, name, [kept[place] for place in places])
 
     def state_dict(self, place: int) -> dict[str, Tensor]:
-        return {name: x.detach().clone() for name, x in self.models[place].state_dict().items()}
+        return model_state(self.models[place])
 
     def load_state_dict(self, place: int, tensors: Mapping[str, Tensor]) -> None:
         self.models[place].load_state_dict(tensors, strict=False)

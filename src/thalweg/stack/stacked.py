@@ -30,6 +30,7 @@ from thalweg.stack.reading import Batch
 from thalweg.stack.reasons import UnstackableError
 from thalweg.stack.rows import Rows, Tensors, part
 from thalweg.stack.single import sound
+from thalweg.stack.states import model_state
 from thalweg.tasks.task import Task
 
 ALIGNED = 16
@@ -258,7 +259,7 @@ class Stacked(Population):
         held = self.held()
         for name, x in (*self.model.named_parameters(), *self.model.named_buffers()):
             x.copy_(held[name][place])
-        return {name: x.clone() for name, x in self.model.state_dict().items()}
+        return model_state(self.model)
 
     @torch.no_grad()
     def load_state_dict(self, place: int, tensors: Mapping[str, Tensor]) -> None:

@@ -8,6 +8,12 @@ from torch import Tensor, nn
 from thalweg.stack.rows import Tensors
 
 
+def model_state(model: nn.Module) -> Tensors:
+    """Copies of the parameters and buffers, by name; a model may save what is no tensor too."""
+    saved = model.state_dict()
+    return {name: x.detach().clone() for name, x in saved.items() if isinstance(x, Tensor)}
+
+
 def optimizer_states(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
     """Copies of the tensors kept for each parameter that was trained, by `state.parameter`."""
     return {

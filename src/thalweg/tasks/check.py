@@ -87,13 +87,13 @@ def memories(model: nn.Module) -> dict[str, int]:
 def memory(x: Tensor) -> int:
     try:
         return x.untyped_storage().data_ptr() or id(x)
-    except (ValueError, NotImplementedError):  # of a lazy layer, or sparse
+    except NotImplementedError:  # sparse
         return id(x)
 
 
 def made_model(task: Task) -> nn.Module:
     with failure_as_sentence(f"The model of task '{task.name}' cannot be made"):
-        model = task.model()
+        model = task.fresh_model()
     if not isinstance(model, nn.Module):
         raise UserError(
             f"The model function of task '{task.name}' must return a torch.nn.Module,"

@@ -32,7 +32,8 @@ def find(task: Task | str) -> Task:
     """The task itself, or the one of that name: a bundled one, or `path/to/file.py:task`.
 
     In a user's file the attribute is a `Task` or a function without arguments that returns one. The
-    file's own folder can be imported from while the file is loaded.
+    file's own folder can be imported from: before all others while the file is loaded, and behind
+    them from then on, in `model` and `data` too.
 
     Raises `UserError` for an unknown name, a path or attribute that is not there, an attribute
     that is no task, and a file that fails.
@@ -96,6 +97,8 @@ def load(path: Path) -> ModuleType:
             spec.loader.exec_module(module)
     finally:
         sys.path.remove(folder)
+    if folder not in sys.path:
+        sys.path.append(folder)
     return module
 
 

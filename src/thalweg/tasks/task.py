@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from numbers import Integral, Real
 from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import Dataset, IterableDataset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
 
 from thalweg.errors import UserError
 from thalweg.random_numbers import EVALUATION, RandomStream, drawing, drawing_alike
@@ -166,6 +169,23 @@ class Task:
         splits = vars(self.splits).values()
         return [split.line for split in splits if isinstance(split, Reopened | InOneProcess)]
 
+    def fresh_model(self) -> nn.Module:
+        """A model from `model`; lazy layers take their shapes, and draw their weights, at a batch.
+
+        That is a few training samples in evaluation mode, which leaves buffers as they are.
+        """
+        model = self.model()
+        if not isinstance(model, nn.Module) or not any(map(is_lazy, held_by(model))):
+            return model
+        train: Any = self.given.train
+        batch = default_collate([tuple(train[i]) for i in range(min(self.batch_size, len(train)))])
+        modes = [(module, module.training) for module in model.modules()]
+        with torch.no_grad():
+            model.eval()(*batch[:-1])
+        for module, mode in modes:
+            module.training = mode
+        return model
+
     @property
     def score(self) -> Score:
         """What entrants are ranked by: the metric, or the loss where there is none."""
@@ -293,6 +313,11 @@ def forgetful(score: Score) -> Score:
     if not hasattr(score, "reset"):
         return score
     return lambda outputs, targets: copy.deepcopy(score)(outputs, targets)
+
+
+def held_by(model: nn.Module) -> Iterator[Tensor]:
+    """The parameters and buffers."""
+    return chain(model.parameters(), model.buffers())
 
 
 def map_style(name: str, split: object) -> Dataset[Any]:

@@ -74,7 +74,7 @@ class Candidates:
     def metrics(self, weights: dict[str, Tensor], dataset: Dataset[Any]) -> dict[str, float]:
         """The metrics over a data set of a model with these parameters and buffers."""
         model = copy.deepcopy(self.alone.models[0])
-        model.load_state_dict(weights)
+        model.load_state_dict(weights, strict=False)
         with torch.no_grad():
             return self.task.metrics(*outputs_over(self.task, model.eval(), dataset))
 

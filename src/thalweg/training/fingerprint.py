@@ -108,7 +108,7 @@ def seen(task: Task) -> dict[str, Any]:
     train = task.splits.train
     first = torch.arange(min(task.batch_size, len(train)))  # type: ignore[arg-type]
     with drawing(0):
-        model = task.model()
+        model = task.fresh_model()
         *inputs, targets = fetch(train, first)
         outputs = model.train()(*inputs)
         loss = task.loss(outputs, targets)

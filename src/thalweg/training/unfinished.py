@@ -56,7 +56,7 @@ def read_unfinished(path: Path, plan: Plan, candidates: Candidates) -> list[Poin
     groups, record = read_state(path, plan)
     alone = candidates.alone
     (model,), (optimizer,) = alone.models, alone.optimizers
-    model.load_state_dict(groups["model"])
+    model.load_state_dict(groups["model"], strict=False)
     put_optimizer_states(groups.get("states", {}), model, optimizer)
     for group, scheduling in zip(optimizer.param_groups, record["scheduling"], strict=True):
         group |= scheduling
