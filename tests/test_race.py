@@ -520,6 +520,22 @@ def test_a_model_that_is_not_made_anew_is_refused_and_left_as_it_is(
     assert all(torch.equal(x, after[name]) for name, x in before.items())
 
 
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda path, recipe, task: short(path, task, baseline=recipe, seeds=2, trials=1),
+        lambda path, recipe, task: train(task, recipe, out=path / "model.safetensors"),
+        lambda _, recipe, task: diagnose(task, recipe),
+    ],
+    ids=["race", "train", "diagnose"],
+)
+def test_a_plateau_must_take_the_metrics_direction(tmp_path: Path, verb: Any) -> None:
+    task = replace(NET, metric=lambda out, y: -F.mse_loss(out, y), direction="max")
+    with pytest.raises(UserError, match=r"has direction 'min', .* give direction='max'\.$"):
+        verb(tmp_path, recipes.sgd(lr=schedules.plateau(0.1)), task)
+    verb(tmp_path, recipes.sgd(lr=schedules.plateau(0.1, direction="max")), task)
+
+
 def test_a_copy_of_a_pretrained_model_races(tmp_path: Path) -> None:
     task = replace(NET, model=lambda: copy.deepcopy(PRETRAINED.requires_grad_()))
     assert short(tmp_path, task, step="single", seeds=2, trials=1).record.finished

@@ -263,6 +263,25 @@ def test_the_best_model_is_the_one_that_was_evaluated(tmp_path: Path) -> None:
     torch.testing.assert_close(model.net.state_dict(), kept[0], rtol=0, atol=0)
 
 
+class Saving(nn.Linear):
+    """Saves what is no tensor."""
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 3}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        assert state == {"version": 3}
+
+
+def test_a_model_that_saves_what_is_no_tensor_ends_where_it_was_evaluated(tmp_path: Path) -> None:
+    model = Tiny(Config())
+    torch.manual_seed(0)
+    model.net = nn.Sequential(Saving(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    trainer(model, AVERAGED, tmp_path, save_strategy="no").train()
+    expected = plain(AVERAGED)[1][-1]
+    assert all(torch.equal(x, model.net.state_dict()[name]) for name, x in expected.items())
+
+
 @pytest.mark.parametrize("metric", ["validation", "training"])
 def test_a_plateau_is_told_the_metric_that_it_watches(metric: Any, tmp_path: Path) -> None:
     # At this threshold nothing is an improvement, so that the rate falls after every epoch.

@@ -22,7 +22,7 @@ from thalweg.recipes import Recipe, recipe_of
 from thalweg.stack.batches import length_of
 from thalweg.stack.member import Member
 from thalweg.stack.single import Single
-from thalweg.tasks.check import check, failure_in_training
+from thalweg.tasks.check import check, check_recipe, failure_in_training
 from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
 from thalweg.training.learn import learn, scores
@@ -89,6 +89,7 @@ def diagnose(
     if recipe.pretrain:
         raise UserError("the doctor watches one training; give a recipe without its pre-training.")
     check(task)
+    check_recipe(task, recipe)
     steps = task.total_steps(length_of(task))
     with failure_in_training(task), drawing(seed):
         alone = Single(task, [Member(recipe, seed)])

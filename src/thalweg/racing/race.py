@@ -33,6 +33,7 @@ from thalweg.racing.verdict import Verdict, verdict
 from thalweg.recipes import Recipe
 from thalweg.stack.batches import length_of
 from thalweg.stack.way import way_of
+from thalweg.tasks.check import check_recipe
 from thalweg.tasks.task import Task
 from thalweg.training.fingerprint import fingerprint
 from thalweg.training.pretrain import offered, stages_for
@@ -169,6 +170,8 @@ def race(
     )
     cooled = {kind: some[-1].steps for kind, some in stages.items()}
     drawn = configurations(field, trials, cooling, cooled, seed)
+    for _, recipe in drawn.values():
+        check_recipe(found, recipe)
     command = call(task, given, tuning, baseline, pretrain, settings)
     ledger = Ledger.open(folder, settings, [one for one, _ in drawn.values()], machine(), command)
     try:

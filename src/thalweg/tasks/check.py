@@ -19,6 +19,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from thalweg.errors import UserError
 from thalweg.random_numbers import drawing
+from thalweg.recipes import Recipe
+from thalweg.schedules import Plateau
 from thalweg.tasks.failure import describe, failure_as_sentence
 from thalweg.tasks.held import is_held
 from thalweg.tasks.samples import Samples, first_not_finite, rows_not_finite
@@ -63,6 +65,19 @@ def check(task: Task) -> None:
         check_training(task, model, Samples(task, "train", task.splits.train))
         check_metrics(task, model, Samples(task, "validation", task.splits.validation))
         check_metrics(task, model, Samples(task, "test", given.test))
+
+
+def check_recipe(task: Task, recipe: Recipe) -> None:
+    """UserError for a plateau on validation data that takes the worse for the better."""
+    for name, setting in recipe.settings.items():
+        if not isinstance(setting, Plateau) or setting.metric != "validation":
+            continue
+        if setting.direction != task.better:
+            raise UserError(
+                f"The plateau of recipe {recipe.name} for its {name} has direction"
+                f" '{setting.direction}', but of the {task.metric_name} that it watches on task"
+                f" '{task.name}' the {task.better} is better: give direction='{task.better}'."
+            )
 
 
 def make_model(task: Task) -> nn.Module:

@@ -18,7 +18,7 @@ from thalweg.stack.member import Divergence, Member
 from thalweg.stack.population import Population
 from thalweg.stack.single import PRECISIONS, Single
 from thalweg.stack.way import Way, populate
-from thalweg.tasks.check import check, failure_in_training
+from thalweg.tasks.check import check, check_recipe, failure_in_training
 from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
 from thalweg.training.choice import KEEP, Candidates
@@ -164,6 +164,7 @@ def train(
     settings |= {"accumulate": accumulate, "precision": precision}
     require_settings(**settings)
     check(task)
+    check_recipe(task, recipe)
     if pretrain:
         recipe = pretrained(task, recipe)
     if recipe.pretrain and (accumulate, precision) != (1, "full"):
