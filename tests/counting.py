@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 from torch.nn import functional as F
+
+from thalweg.tasks import Task, check
 
 
 class Counting:
@@ -22,3 +26,10 @@ class Counting:
     @property
     def calls(self) -> int:
         return self._calls
+
+
+def calls_of_check(task: Task) -> int:
+    """The gradient evaluations of a check."""
+    counting = Counting()
+    check(replace(task, loss=counting))
+    return counting.calls

@@ -278,7 +278,7 @@ def test_an_unknown_option_is_named(thalweg) -> None:
     ("task", "named"),
     [
         ({"outputs": 2, "loss": "nn.functional.nll_loss(outputs, targets)"}, "loss of task 'mine'"),
-        ({"loss": "outputs - targets"}, "scalar"),
+        ({"loss": "outputs - targets"}, "one number"),
         ({"loss": f"{SQUARES} * float('nan')"}, "nan at the initial weights"),
     ],
     ids=["wrong shape", "loss not a scalar", "nan from the first step"],
