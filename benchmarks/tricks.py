@@ -161,7 +161,7 @@ def answers(task: Task, scores: Mapping[str, Scores]) -> Iterator[Answer]:
     for trick, without, with_it, tasks in TRICKS:
         if task.name in tasks:
             seeds = sorted(scores[without])
-            assert task.direction == "min"
+            assert task.better == "min"
             pair = [[scores[side][seed] for seed in seeds] for side in (without, with_it)]
             yield Answer(
                 trick=trick,

@@ -67,7 +67,9 @@ def test_constants_of_a_metric_that_no_first_batch_shows_are_seen(tmp_path: Path
         (functools.partial(F.mse_loss, reduction="mean"), functools.partial(F.mse_loss)),
         (nn.HuberLoss(delta=50.0), nn.HuberLoss(delta=60.0)),
     ):
-        one, other = (replace(NET, metric=metric, metric_name="m") for metric in pair)
+        one, other = (
+            replace(NET, metric=metric, metric_name="m", direction="min") for metric in pair
+        )
         name = f"net-{len(list(tmp_path.iterdir()))}"
         short(tmp_path, one, trials=1, seeds=2, name=name)
         with pytest.raises(UserError, match="with another metric under"):
@@ -138,6 +140,7 @@ def noisy(last: float = 0.0) -> Task:
         data=lambda: Data(Noisy(last), Noisy(), Noisy()),
         loss=loss,
         metric=F.l1_loss,
+        direction="min",
         metric_name="absolute error",
         also={},
         steps=2,

@@ -234,7 +234,12 @@ def test_a_training_stopped_in_any_stage_ends_as_if_it_was_not(stop: int, tmp_pa
 
     whole = tw.train(task(), recipe, pretrain=True, out=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        tw.train(task((calls_of_check(waves()) + 2) * 3 + stop), recipe, pretrain=True, out=tmp_path / "stopped")
+        tw.train(
+            task((calls_of_check(waves()) + 2) * 3 + stop),
+            recipe,
+            pretrain=True,
+            out=tmp_path / "stopped",
+        )
     assert not (tmp_path / "stopped").exists()
     resumed = tw.train(task(), recipe, pretrain=True, out=tmp_path / "stopped")
     assert resumed.run == whole.run

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -258,6 +259,14 @@ def ragged_samples() -> Data:
             "metric of task 'line' failed .* ZeroDivisionError",
         ),
         (
+            {"metric": lambda _o, _t: np.array("high"), "direction": "min"},
+            "must be one number for all samples, not of type ndarray",
+        ),
+        (
+            {"metric": lambda o, _t: o.sum() * 1j, "direction": "min"},
+            r"must be one number for all samples, not of shape \[\]",
+        ),
+        (
             {"also": {"gap": lambda o, t: o - t}},
             "further validation metric 'gap' of task 'line' must be one",
         ),
@@ -300,7 +309,9 @@ def damaged(split: str, value: float, place: int, made: Any) -> Callable[[], Dat
 
 @pytest.mark.parametrize("made", [tuple, Listed], ids=["held", "read as it goes"])
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
-@pytest.mark.parametrize(("value", "place"), [(math.nan, 0), (math.nan, 1), (math.inf, 0)])
+@pytest.mark.parametrize(
+    ("value", "place"), [(math.nan, 0), (math.nan, 1), (math.inf, 0), (math.inf, 1)]
+)
 def test_what_is_not_finite_in_the_data_is_told_by_its_split_and_sample(
     split: str, value: float, place: int, made: Any
 ) -> None:

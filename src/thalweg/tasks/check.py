@@ -32,6 +32,9 @@ TRIED = 8
 BATCHES, ENOUGH_SECONDS = 16, 0.5
 """Training batches that the loss is tried on, and seconds after which there are no more."""
 
+TOGETHER = 8
+"""Batches that are evaluated at once."""
+
 PATIENCE = 3.0
 """Seconds for a look at a split; what it has not come to by then is not looked at."""
 
@@ -222,7 +225,7 @@ def check_metrics(task: Task, model: nn.Module, samples: Samples) -> None:
             ranked = name == task.metric_name
             what = f"{split} metric" if ranked else f"further {split} metric '{name}'"
             value = check_metric(task, what, score, outputs, targets)
-            if ranked and math.isnan(value) and samples.odd:
+            if ranked and not math.isfinite(value) and samples.odd:
                 raise not_taken(samples, min(samples.odd))
             if ranked and math.isnan(value) and whole and split == "validation":
                 raise UserError(
@@ -236,7 +239,8 @@ def predictions(task: Task, model: nn.Module, samples: Samples) -> tuple[Any, An
     """A model's outputs, the targets, and whether they are those of the whole split."""
     parts = []
     until = perf_counter() + PATIENCE
-    for numbers in samples.drawn():
+    drawn = samples.drawn(TOGETHER)
+    for numbers in drawn:
         batch = samples.batch(numbers)
         outputs = run_model(task, model, samples.split, batch)
         check_outputs(task, outputs, len(numbers))
@@ -245,7 +249,7 @@ def predictions(task: Task, model: nn.Module, samples: Samples) -> tuple[Any, An
             break
     with failure_as_sentence(f"The outputs and targets of {samples.of} cannot be joined"):
         outputs, targets = tree_map(lambda *each: torch.cat(each), *parts)
-    return outputs, targets, len(parts) == len(samples.drawn())
+    return outputs, targets, len(parts) == len(drawn)
 
 
 def check_metric(task: Task, what: str, score: Score, outputs: Any, targets: Any) -> float:
@@ -291,13 +295,20 @@ def run_score(task: Task, what: str, score: Score, outputs: Any, targets: Any) -
         # PyTorch's losses only warn of outputs [N, 1] against targets [N], which broadcast.
         warnings.filterwarnings("error", message="Using a target size")
         value = score(outputs, targets)
-    of_numbers = isinstance(value, Tensor | np.ndarray) and value.ndim == 0
-    if not of_numbers and not isinstance(value, Real | np.bool_):
+    if not is_number(value):
         raise UserError(
             f"The {what} of task '{task.name}' must be one number for all samples,"
             f" not {describe(value)}."
         )
     return value
+
+
+def is_number(value: object) -> bool:
+    if isinstance(value, Tensor):
+        return value.ndim == 0 and not value.is_complex()
+    if isinstance(value, np.ndarray | np.generic):
+        return value.ndim == 0 and value.dtype.kind in "fiub"
+    return isinstance(value, Real)
 
 
 @contextmanager

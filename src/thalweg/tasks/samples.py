@@ -38,14 +38,15 @@ class Samples:
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]  # Data has made sure that there is one
 
-    def drawn(self) -> list[list[int]]:
+    def drawn(self, times: int = 1) -> list[list[int]]:
         """The numbers of batches, in an order that is random, as in training, and always the same.
 
-        The last one may be smaller.
+        times: how many batches are taken as one. The last one may be smaller.
         """
+        size = self.size * times
         generator = torch.Generator().manual_seed(0)
         order = torch.randperm(len(self), generator=generator).tolist()
-        return [order[i : i + self.size] for i in range(0, len(order), self.size)]
+        return [order[i : i + size] for i in range(0, len(order), size)]
 
     def batch(self, numbers: Sequence[int]) -> list[Any]:
         """These samples as one batch: a list of the model's arguments and the target.

@@ -147,7 +147,7 @@ class Task:
         """The data for training and evaluation, in memory as far as `held` can have it there, and
         as processes that are forked may read it.
 
-        Of test data that are no tensors only a few samples are read before all are scored.
+        Test data are read where they are checked and where they are scored, and not kept.
         """
         given = self.given
         splits = {
