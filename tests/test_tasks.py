@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sklearn.metrics
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -318,6 +319,15 @@ def test_what_is_not_finite_in_the_data_is_told_by_its_split_and_sample(
     told = f"Sample 33 .* of the {split} split of task 'line' has {value} in its "
     with pytest.raises(UserError, match=told + ("inputs", "target")[place]):
         check(linear_task(data=damaged(split, value, place, made), batch_size=4))
+
+
+def test_what_a_metric_refuses_of_the_data_is_told_by_its_sample() -> None:
+    def strict(outputs: Tensor, targets: Tensor) -> float:
+        return float(sklearn.metrics.mean_squared_error(targets.numpy(), outputs.numpy()))
+
+    data = damaged("test", math.nan, 1, tuple)
+    with pytest.raises(UserError, match=r"^Sample 33 .* the test split .* has nan in its target"):
+        check(linear_task(data=data, metric=strict, direction="min", batch_size=4))
 
 
 class Filled(nn.Linear):

@@ -224,7 +224,12 @@ def check_metrics(task: Task, model: nn.Module, samples: Samples) -> None:
         for name, score in task.scores.items():
             ranked = name == task.metric_name
             what = f"{split} metric" if ranked else f"further {split} metric '{name}'"
-            value = check_metric(task, what, score, outputs, targets)
+            try:
+                value = check_metric(task, what, score, outputs, targets)
+            except UserError as error:
+                if samples.odd and ("NaN" in str(error) or "infinity" in str(error)):
+                    raise not_taken(samples, min(samples.odd)) from error
+                raise
             if ranked and not math.isfinite(value) and samples.odd:
                 raise not_taken(samples, min(samples.odd))
             if ranked and math.isnan(value) and whole and split == "validation":
