@@ -116,7 +116,10 @@ CARRIED: dict[str, tuple[Task, str]] = {
     "its own generator": (task_of(lambda: Stateful(lambda m, _: m.own.random())), "Stateful.own"),
     "in train()": (task_of(InTrain), "changes InTrain.passes"),
     "the first batch": (task_of(ByTheFirst), "keeps something of the first batch"),
-    "a loss": (task_of(loss=counting_loss()), "changes passes at every call"),
+    "a loss": (
+        task_of(loss=counting_loss(), metric=F.mse_loss, direction="min"),
+        "changes passes at every call",
+    ),
     "Python": (task_of(lambda: Stateful(lambda *_: random.random())), "numbers from Python"),
     "NumPy": (task_of(lambda: Stateful(lambda *_: np.random.rand())), "numbers from NumPy"),
 }
