@@ -96,7 +96,7 @@ def test_recipes_from_python_race_as_they_stand_beside_names_that_are_tuned() ->
 @pytest.mark.usefixtures("files")
 def test_a_verdict_and_its_report_say_how_many_were_tuned() -> None:
     none = raced(["a.toml", "b.toml"])
-    assert "these 2 recipes, none of them tuned, on saddle, over 2 seeds." in none.verdict.sentence
+    assert "these 2 recipes, none of them tuned, on saddle by height" in none.verdict.sentence
     limits = " ".join(none.verdict.limits)
     assert "This speaks of these recipes on saddle, 6 steps each, and not of" in limits
     assert "a and b raced untuned, with the settings and schedules that were given." in limits
