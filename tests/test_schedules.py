@@ -403,11 +403,11 @@ def test_a_base_of_0_stays_0() -> None:
         ),
         (
             lambda: schedules.linear(0.1, steps=0),
-            "linear: steps must be a whole number, 1 or above, not 0.",
+            "linear: steps must be a whole number from 1 to 10^12, not 0.",
         ),
         (
             lambda: schedules.linear(0.1, steps=2e3),
-            "linear: steps must be a whole number, 1 or above, not 2000.0.",
+            "linear: steps must be a whole number from 1 to 10^12, not 2000.0.",
         ),
         (
             lambda: schedules.linear(0.0, 0.1, steps=5),
@@ -432,7 +432,7 @@ def test_a_base_of_0_stays_0() -> None:
         ),
         (
             lambda: schedules.step(0.1, 0.5, True),
-            "step: every must be a whole number, 1 or above, not True.",
+            "step: every must be a whole number from 1 to 10^12, not True.",
         ),
         (
             lambda: schedules.inverse_time(0.1, 0),
@@ -464,7 +464,7 @@ def test_a_base_of_0_stays_0() -> None:
         ),
         (
             lambda: schedules.plateau(0.1, patience=-1),
-            "plateau: patience must be a whole number, 0 or above, not -1.",
+            "plateau: patience must be a whole number from 0 to 10^12, not -1.",
         ),
         (
             lambda: schedules.plateau(0.1, minimum=0.2),

@@ -1,13 +1,98 @@
-"""Arguments that several verbs take."""
+"""Arguments that several calls take: what they may be, and how one that they may not be is told."""
 
 from __future__ import annotations
 
-from thalweg.errors import UserError
+import math
+import os
+from collections.abc import Collection
+from numbers import Real
+from pathlib import Path
+
+from thalweg.errors import UserError, suggest
 
 MOST = 2**32 - 1
 
+FAR = 10**12
+"""A step behind the end of every schedule."""
 
-def require_whole(name: str, value: object, low: int) -> None:
-    """UserError unless the value is a whole number from `low` to 2^32 - 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= MOST:
-        raise UserError(f"{name} must be a whole number from {low} to {MOST}, not {value!r}.")
+LONGEST = 100
+"""Characters of a value that are told."""
+
+
+def told(value: object) -> str:
+    """A value in one line, whatever it is; a long one is cut off."""
+    try:
+        line = " ".join(repr(value).split())
+    except Exception:  # such as a number of more digits than Python writes
+        return f"this {type(value).__name__}"
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
+
+
+def number(value: object) -> float:
+    """The value as a float; nan for what is no number or is larger than a float can be."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
+
+
+def require_whole(name: str, value: object, low: int, high: int = MOST) -> None:
+    """UserError unless the value is a whole number from `low` to `high`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise UserError(f"{name} must be a whole number from {low} to {high}, not {told(value)}.")
+
+
+def require_between(name: str, value: object, low: float, high: float) -> None:
+    """UserError unless the value is a number above `low` and below `high`."""
+    if not low < number(value) < high:
+        raise UserError(
+            f"{name} must be a number above {low:g} and below {high:g}, not {told(value)}."
+        )
+
+
+def require_kind(name: str, value: object, kind: type, words: str) -> None:
+    """UserError unless the value is of the kind, which is told in words."""
+    if not isinstance(value, kind):
+        raise UserError(f"{name} must be {words}, not {told(value)}.")
+
+
+def require_flag(name: str, value: object) -> None:
+    """UserError unless the value is a truth value."""
+    require_kind(name, value, bool, "True or False")
+
+
+def require_function(name: str, value: object, words: str) -> None:
+    """UserError unless the value can be called; the words say how."""
+    if not callable(value):
+        raise UserError(f"{name} must be {words}, not {told(value)}.")
+
+
+def require_known(kind: str, word: object, known: Collection[str]) -> None:
+    """UserError unless the word is one of those known; it suggests one."""
+    if not isinstance(word, str) or word not in known:
+        said = word if isinstance(word, str) else told(word)
+        raise UserError(f"no {kind} is called {said}; {suggest(said, known)}")
+
+
+def require_text(name: str, value: object) -> None:
+    """UserError unless the value is a text that can be shown: not empty, and in one line."""
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise UserError(f"{name} must be printable text, not {told(value)}.")
+
+
+def require_path(name: str, value: object) -> Path:
+    """The value as a path; UserError where it is none, or where no file can have it."""
+    if not isinstance(value, str | Path):
+        raise UserError(f"{name} must be a path, not {told(value)}.")
+    try:
+        str(value).encode()
+        os.stat(value)
+    except ValueError:
+        raise UserError(f"{name} must be a path of plain characters, not {told(value)}.") from None
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass  # who reads or writes there says so
+    except OSError as error:
+        raise UserError(f"{name} {told(str(value))} cannot be used: {error.strerror}.") from None
+    return Path(value)

@@ -32,6 +32,7 @@ from typing import Any
 import tomli_w
 
 from thalweg import rules, schedules
+from thalweg.arguments import require_kind, require_known, require_text, told
 from thalweg.errors import UserError, suggest
 from thalweg.rules.rule import Rule
 from thalweg.rules.space import Space
@@ -67,8 +68,8 @@ def read(text: str) -> tuple[str, tuple[Rule, ...], str | None, dict[str, Space]
             hint = suggest(key, KEYS)
             raise UserError(f"line {line(text, key)}: a recipe file has no {key}; {hint}")
     name, tables, space = data.get("name", "recipe"), data.get("rules"), data.get("space")
-    if not isinstance(name, str):
-        raise UserError(f"line {line(text, 'name')}: name must be text, not {name!r}.")
+    with on_line(line(text, "name")):
+        require_text("name", name)
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise UserError("the recipe has no [[rules]]; it needs such a table for each of its rules.")
     chain = tuple(rule_from(table, text, place) for place, table in enumerate(tables))
@@ -78,6 +79,7 @@ def read(text: str) -> tuple[str, tuple[Rule, ...], str | None, dict[str, Space]
 
 def tables_of(text: str) -> dict[str, Any]:
     """What stands in a file of TOML."""
+    require_kind("a recipe", text, str, "the text of a recipe file")
     try:
         return tomllib.loads(text)
     except RecursionError:
@@ -100,7 +102,7 @@ def spaces_from(table: Any, chain: Sequence[Rule], text: str) -> dict[str, Space
     if not isinstance(table, dict) or not table:
         raise UserError(
             f"line {line(text, 'space')}: space must be a table that says where a setting is tuned,"
-            f" such as lr = [1e-4, 0.1], not {table!r}."
+            f" such as lr = [1e-4, 0.1], not {told(table)}."
         )
     spaces = {}
     for name, given in table.items():
@@ -126,10 +128,8 @@ def rule_from(table: dict[str, Any], text: str, place: int) -> Rule:
 def kind_of(table: dict[str, Any]) -> type[Rule]:
     if "rule" not in table:
         raise UserError('this table does not say which rule it is, such as rule = "Adam".')
-    name = table["rule"]
-    if name not in list(RULES):
-        raise UserError(f"no rule is called {name}; {suggest(str(name), RULES)}")
-    return RULES[name]
+    require_known("rule", table["rule"], RULES)
+    return RULES[table["rule"]]
 
 
 def plain(value: Any) -> Any:

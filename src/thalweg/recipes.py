@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from thalweg import recipe_file, rules
+from thalweg.arguments import number, require_known, require_path, require_text, told
 from thalweg.errors import UserError, suggest
 from thalweg.rules.rule import Rule
 from thalweg.rules.space import Space
 from thalweg.schedules import Schedule
+from thalweg.whole_file import require_replaceable
 
 Setting: TypeAlias = "float | Schedule"
 Pair: TypeAlias = "tuple[Setting, Setting]"
@@ -39,9 +41,13 @@ class Recipe:
     pretrain: str | None = None
 
     def __post_init__(self) -> None:
-        if self.pretrain not in (None, *PRETRAINING):
-            hint = suggest(str(self.pretrain), PRETRAINING)
-            raise UserError(f"no pre-training is called {self.pretrain}; {hint}")
+        require_text("the name of a recipe", self.name)
+        if self.pretrain is not None:
+            require_known("pre-training", self.pretrain, PRETRAINING)
+        given = self.rules if isinstance(self.rules, tuple | list) else [self.rules]
+        for rule in given:
+            if not isinstance(rule, Rule):
+                raise UserError(f"a recipe is made of a tuple of rules, not of {told(rule)}.")
         stepping = [i for i, rule in enumerate(self.rules) if "lr" in rule.hypers]
         if len(stepping) != 1:
             raise UserError(
@@ -108,7 +114,7 @@ def chain(*parts: Rule | Recipe, name: str = "recipe") -> Recipe:
     flat: list[Rule] = []
     for part in parts:
         if not isinstance(part, Rule | Recipe):
-            raise UserError(f"a chain is made of rules and recipes, not {part!r}.")
+            raise UserError(f"a chain is made of rules and recipes, not {told(part)}.")
         flat += part.rules if isinstance(part, Recipe) else [part]
     return Recipe(tuple(flat), name)
 
@@ -160,7 +166,7 @@ def ema(decay: Setting = 0.999) -> Rule:
 
 def decayed(rule: Rule, weight_decay: Setting, name: str) -> Recipe:
     """The rule behind L2 decay, where there is any."""
-    front = (rules.L2Decay(weight_decay=weight_decay),) if weight_decay != 0 else ()
+    front = (rules.L2Decay(weight_decay=weight_decay),) if number(weight_decay) != 0 else ()
     return Recipe((*front, rule), name)
 
 
@@ -205,7 +211,7 @@ def rmsprop(
 ) -> Recipe:
     """RMSProp, plain or with momentum: `thalweg.rules.RMSprop`, `RMSpropMomentum`."""
     rule: Rule = rules.RMSprop(lr=lr, alpha=alpha, eps=eps)
-    if momentum != 0:
+    if number(momentum) != 0:
         rule = rules.RMSpropMomentum(lr=lr, alpha=alpha, eps=eps, momentum=momentum)
     return decayed(rule, weight_decay, "rmsprop")
 
@@ -263,7 +269,7 @@ def adadelta(
 def lion(lr: Setting = 1e-4, betas: Pair = (0.9, 0.99), weight_decay: Setting = 0.0) -> Recipe:
     """Lion, with decay beside the step: `thalweg.rules.Lion`."""
     rule = rules.Lion(lr=lr, betas=betas)
-    decay = (rules.DecoupledDecay(weight_decay=weight_decay),) if weight_decay != 0 else ()
+    decay = (rules.DecoupledDecay(weight_decay=weight_decay),) if number(weight_decay) != 0 else ()
     return Recipe((rule, *decay), "lion")
 
 
@@ -286,8 +292,7 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
 
 def named(name: str) -> Recipe:
     """The recipe of that name at its defaults; UserError suggests a close one."""
-    if name not in RECIPES:
-        raise UserError(f"no optimizer is called {name}; {suggest(name, RECIPES)}")
+    require_known("optimizer", name, RECIPES)
     return RECIPES[name]()
 
 
@@ -299,7 +304,7 @@ def recipe_of(given: str | Path | Recipe) -> Recipe:
     if isinstance(given, Recipe):
         return given
     if not isinstance(given, str | Path):
-        raise UserError(f"a recipe is a Recipe, a name, or the path of a file, not {given!r}.")
+        raise UserError(f"a recipe is a Recipe, a name, or the path of a file, not {told(given)}.")
     return from_file(Path(given)) if str(given).endswith(".toml") else named(str(given))
 
 
@@ -310,7 +315,9 @@ def from_file(path: Path) -> Recipe:
 
 def file_with_space(path: Path) -> tuple[Recipe, dict[str, Space]]:
     """The recipe in a file, and where a race is to tune it."""
+    require_path("the path of a recipe file", path)
     try:
+        require_replaceable(path)  # a device may have no end
         recipe, space = Recipe.with_space(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"The recipe file {path} cannot be read: {error.strerror}.") from None

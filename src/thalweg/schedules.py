@@ -22,10 +22,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
-from math import cos, inf, pi
-from sys import float_info
+from math import cos, inf, isfinite, pi
 from typing import Any, ClassVar, Literal, Self
 
+from thalweg.arguments import FAR, number, require_known, require_whole, told
 from thalweg.errors import UserError, suggest
 
 Memory = dict[str, float]
@@ -36,15 +36,15 @@ RobbinsMonro = tuple[bool | None, bool | None]
 
 
 def _is_number(value: object) -> bool:
-    return (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and abs(value) <= float_info.max
-    )
+    return isinstance(value, int | float) and isfinite(number(value))
 
 
 def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and value <= FAR
+
+
+def _is_one_of(value: object, *words: str) -> bool:
+    return isinstance(value, str) and value in words
 
 
 def _wanted(words: str, holds: Callable[[Any], bool]) -> dict[str, Any]:
@@ -57,10 +57,10 @@ LEVEL = _wanted("a finite number, 0 or above", lambda x: _is_number(x) and x >= 
 POSITIVE = _wanted("a finite number above 0", lambda x: _is_number(x) and x > 0)
 DECAY = _wanted("a number above 0 and at most 1", lambda x: _is_number(x) and 0 < x <= 1)
 SHARE = _wanted("a number at least 0 and below 1", lambda x: _is_number(x) and 0 <= x < 1)
-STEPS = _wanted("a whole number, 1 or above", lambda x: _is_whole(x) and x >= 1)
-COUNT = _wanted("a whole number, 0 or above", lambda x: _is_whole(x) and x >= 0)
-METRIC = _wanted("'validation' or 'training'", lambda x: x in ("validation", "training"))
-DIRECTION = _wanted("'min' or 'max'", lambda x: x in ("min", "max"))
+STEPS = _wanted("a whole number from 1 to 10^12", lambda x: _is_whole(x) and x >= 1)
+COUNT = _wanted("a whole number from 0 to 10^12", lambda x: _is_whole(x) and x >= 0)
+METRIC = _wanted("'validation' or 'training'", lambda x: _is_one_of(x, "validation", "training"))
+DIRECTION = _wanted("'min' or 'max'", lambda x: _is_one_of(x, "min", "max"))
 SCHEDULE = _wanted("a schedule", lambda x: isinstance(x, Schedule))
 
 
@@ -82,7 +82,7 @@ class Schedule(ABC):
             left_out = value is None and part.default is None
             if not left_out and not part.metadata["holds"](value):
                 wanted = part.metadata["words"]
-                raise UserError(f"{self.kind}: {part.name} must be {wanted}, not {value!r}.")
+                raise UserError(f"{self.kind}: {part.name} must be {wanted}, not {told(value)}.")
         if self.base == 0 and any(self._levels().values()):
             first, *others = self._levels()
             raise UserError(
@@ -106,7 +106,8 @@ class Schedule(ABC):
         """value(step) / base, for a step counted from 0; without a memory, nothing was observed."""
 
     def __call__(self, step: int) -> float:
-        """The value at a step, as long as no metric has been observed."""
+        """The value at a step from 0 to 10^12, as long as no metric has been observed."""
+        require_whole("step", step, 0, FAR)
         return self.base * self.factor(step)
 
     def memory(self) -> Memory:
@@ -122,7 +123,7 @@ class Schedule(ABC):
     def scaled(self, base: float) -> Self:
         """The same shape over another base: all levels keep their ratio to it."""
         first, *others = self._levels()
-        levels = {name: base * self._ratio(getattr(self, name)) for name in others}
+        levels = {name: number(base) * self._ratio(getattr(self, name)) for name in others}
         return replace(self, **{first: base}, **levels)
 
     def to_dict(self) -> dict[str, Any]:
@@ -294,11 +295,12 @@ class OneCycle(Schedule):
     final_div_factor: float = field(default=1e4, metadata=POSITIVE)
 
     def factor(self, step: int, memory: Memory | None = None) -> float:
-        first, last = 1 / self.div_factor, 1 / (self.div_factor * self.final_div_factor)
+        first = 1 / self.div_factor
+        last = first / self.final_div_factor
         top, end = self.pct_start * self.steps - 1, self.steps - 1
         if step < top:
             return _cosine(first, 1.0, step / top)
-        return _cosine(1.0, last, min((step - top) / (end - top), 1.0))
+        return _cosine(1.0, last, (step - top) / (end - top) if step < end else 1.0)
 
     @property
     def robbins_monro(self) -> RobbinsMonro:
@@ -446,11 +448,10 @@ def from_dict(data: Mapping[str, Any]) -> Schedule:
     if not isinstance(data, Mapping) or "schedule" not in data:
         raise UserError(
             'A schedule is a table such as {schedule = "linear", start = 0.003, steps = 2000}, '
-            f"not {data!r}."
+            f"not {told(data)}."
         )
     kind = data["schedule"]
-    if kind not in list(SCHEDULES):
-        raise UserError(f"no schedule is called {kind}; {suggest(str(kind), SCHEDULES)}")
+    require_known("schedule", kind, SCHEDULES)
     parts = {name: value for name, value in data.items() if name != "schedule"}
     _check_names(SCHEDULES[kind], parts)
     return SCHEDULES[kind](
@@ -465,7 +466,8 @@ def _check_names(schedule: type[Schedule], parts: Mapping[str, Any]) -> None:
     known = [part.name for part in fields(schedule)]
     for name in parts:
         if name not in known:
-            raise UserError(f"{schedule.kind}: unknown field {name}; {suggest(name, known)}")
+            hint = suggest(told(name), known)
+            raise UserError(f"{schedule.kind}: unknown field {name}; {hint}")
     missing = [p.name for p in fields(schedule) if p.default is MISSING and p.name not in parts]
     if missing:
         raise UserError(f"{schedule.kind}: {' and '.join(missing)} must be given.")

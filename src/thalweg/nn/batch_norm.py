@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from thalweg.arguments import require_flag
 from thalweg.errors import UserError
 
 
@@ -45,6 +46,7 @@ class BatchNorm(_BatchNorm):
         After `freeze(False)` the next `train()` goes back. Raises UserError where there are no
         running statistics.
         """
+        require_flag("frozen", frozen)
         if not self.track_running_stats:
             raise UserError("a BatchNorm with track_running_stats=False has no statistics to keep.")
         self.frozen = frozen

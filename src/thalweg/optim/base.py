@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 from torch.optim.optimizer import ParamsT, StateDict
 
+from thalweg.arguments import require_flag, told
 from thalweg.errors import UserError
 from thalweg.fuse import eager
 from thalweg.fuse.eager import Cell
@@ -24,6 +25,7 @@ from thalweg.optim.settings import (
     in_group,
     is_numeric,
     memory,
+    metric,
     number,
     observed,
     resumed,
@@ -41,6 +43,10 @@ from thalweg.optim.sharded import (
 from thalweg.optim.state import Chain, age, age_in, as_real, complete, working
 from thalweg.optim.untraced import UntracedOptimizer
 from thalweg.rules.rule import Rule
+
+
+FLAGS = {"maximize", "nesterov", "amsgrad", "centered", "decoupled_weight_decay"}
+"""Settings of a group that are True or False."""
 
 
 class RuleOptimizer(UntracedOptimizer):
@@ -72,15 +78,20 @@ class RuleOptimizer(UntracedOptimizer):
     def accepted(self, group: Group) -> Group:
         """A group with its settings as it is to hold them; UserError for one outside its range."""
         held = dict(group)
-        for rule in self.chain(group):
+        for name in FLAGS & group.keys():
+            require_flag(name, group[name])
+        plain = {name: number(group[name]) for name in group if name != "params"}
+        for rule in self.chain(plain):
             for name in rule.known():
-                held[name] = in_group(group[name], rule.accepted(name, number(group[name])))
+                held[name] = in_group(group[name], rule.accepted(name, plain[name]))
         return held
 
     def add_param_group(self, param_group: Group) -> None:
         """Adds a group; UserError for a hyperparameter outside its range."""
         if not isinstance(param_group, dict):
-            raise TypeError(f"param_group must be a dict, not {param_group!r:.60}.")
+            raise TypeError(f"param_group must be a dict, not {told(param_group)}.")
+        if "params" not in param_group:
+            raise UserError("a parameter group needs its params, a tensor or several.")
         group = self.accepted({**self.defaults, **param_group})
         scheduled = {name: value for name, value in group.items() if holds_schedule(value)}
         group |= {name: base(value) for name, value in scheduled.items()}
@@ -285,12 +296,12 @@ class RuleOptimizer(UntracedOptimizer):
                     yield local(param), value
 
     def observe(self, validation: float | None = None, training: float | None = None) -> None:
-        """Tells plateau schedules the metric that they watch."""
+        """Tells plateau schedules the metric that they watch; UserError for what is no number."""
+        metrics = {"validation": metric("validation", validation)}
+        metrics["training"] = metric("training", training)
         for index, group in enumerate(self.param_groups):
             for name, value in self.scheduled(index).items():
-                group["memory"][name] = observed(
-                    value, group["memory"][name], validation=validation, training=training
-                )
+                group["memory"][name] = observed(value, group["memory"][name], **metrics)
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Goes on from a saved state: one of ours, or PyTorch's of the optimizer of that name.

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from torch.optim.optimizer import ParamsT
 
 from thalweg import rules
+from thalweg.arguments import require_flag
 from thalweg.errors import UserError
 from thalweg.optim.base import RuleOptimizer
 from thalweg.optim.fused import Group
@@ -316,6 +317,7 @@ def decayed(group: Group, rule: type[Rule], *, beside: bool = False) -> Chain:
 def settings(arguments: dict[str, Any]) -> dict[str, Any]:
     """The defaults of an optimizer, from what its constructor was given."""
     for unbuilt in ("capturable", "differentiable"):
+        require_flag(unbuilt, arguments.get(unbuilt, False))
         if arguments.get(unbuilt):
             raise UserError(f"{unbuilt}=True is not built; leave it out.")
     return {k: v for k, v in arguments.items() if k not in ("self", "params", "__class__")}

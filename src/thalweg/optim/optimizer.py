@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch.optim.optimizer import ParamsT
 
-from thalweg.errors import UserError, suggest
+from thalweg.arguments import require_known
 from thalweg.optim.base import RuleOptimizer
 from thalweg.optim.fused import Group
 from thalweg.optim.state import Chain
-from thalweg.recipes import Recipe
+from thalweg.recipes import Recipe, recipe_of
 
 BACKENDS = ("auto", "eager", "numba", "triton")
 
@@ -19,7 +21,8 @@ class Optimizer(RuleOptimizer):
         recipe = chain(clip_value(1.0), adam(lr=3e-3), tail_average(last=500))
         optimizer = Optimizer(model.parameters(), recipe)
 
-    Each setting of the recipe is a key of the parameter groups.
+    recipe: a recipe, the name of an optimizer, or the path of a recipe file, `*.toml`. Each of its
+    settings is a key of the parameter groups.
 
     backend: "auto" steps with compiled kernels what these can, which is contiguous float32, float64
     and bfloat16 on the CPU (by Numba) and on a GPU (by Triton); the rest is stepped eagerly, which
@@ -27,12 +30,12 @@ class Optimizer(RuleOptimizer):
     rules' arithmetic on whole tensors. Triton steps tensors on the CPU only in its interpreter,
     which serves to test kernels: where TRITON_INTERPRET=1 is set.
 
-    Raises UserError for a setting outside its range, and for an unknown backend.
+    Raises UserError for a setting outside its range, and for an unknown recipe or backend.
     """
 
-    def __init__(self, params: ParamsT, recipe: Recipe, *, backend: str = "auto") -> None:
-        if backend not in BACKENDS:
-            raise UserError(f"no backend is called {backend}; {suggest(backend, BACKENDS)}")
+    def __init__(self, params: ParamsT, recipe: Recipe | str | Path, *, backend: str = "auto") -> None:
+        require_known("backend", backend, BACKENDS)
+        recipe = recipe_of(recipe)
         self.rules: Chain = tuple(type(rule) for rule in recipe.rules)
         super().__init__(params, recipe.settings)
         self.backend = backend

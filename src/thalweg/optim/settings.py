@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from thalweg import arguments
+from thalweg.errors import UserError
 from thalweg.schedules import Schedule
 
 
 def is_several(value: Any) -> bool:
     """Whether a setting is a sequence of numbers, of any kind: a tuple, a list, an array."""
     sequence = isinstance(value, Sequence) and not isinstance(value, str)
-    return sequence or getattr(value, "ndim", 0) == 1
+    return sequence or getattr(value, "ndim", 0) >= 1
 
 
 def is_plain(value: Any) -> bool:
@@ -36,6 +38,16 @@ def number(value: Any) -> Any:
     if isinstance(value, Tensor | np.ndarray) and math.prod(value.shape) == 1:
         return value.item()
     return tuple(map(number, value)) if is_several(value) else value
+
+
+def metric(name: str, value: Any) -> float | None:
+    """What schedules are told; nan where it is larger than a float can be."""
+    if value is None:
+        return None
+    plain = number(value)
+    if isinstance(plain, bool) or not isinstance(plain, Real):
+        raise UserError(f"{name} must be a number, not {arguments.told(value)}.")
+    return arguments.number(plain)
 
 
 def in_group(value: Any, accepted: Any) -> Any:

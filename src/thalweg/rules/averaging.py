@@ -41,11 +41,12 @@ class TailAverage(Rule):
 class WindowAverage(Rule):
     """The exact mean of the last `last` iterates at any moment.
 
-    The end is unknown, so each of them is kept: memory of `last` parameters.
+    The end is unknown, so each of them is kept: memory of `last` parameters, of which there may be
+    10,000.
     """
 
     place = "last"
-    last = Option()
+    last = Option(high=10_000)
     iterates = State(copies="last")
 
     def update(self, g: Value) -> Value:

@@ -27,12 +27,10 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
+from thalweg.arguments import FAR, MOST, number, told
 from thalweg.errors import UserError, suggest
 from thalweg.rules.row import Value
 from thalweg.rules.space import Space
-
-FAR = 10**12
-"""A step behind the end of every schedule."""
 
 Place = Literal["anywhere", "before", "behind", "last"]
 """Where a rule may stand in a chain: before or behind the rule that takes the step, or last."""
@@ -65,24 +63,26 @@ class Hyper(Declared):
         if not isinstance(self.default, tuple):
             return self.one(name, value)
         if not isinstance(value, tuple | list) or len(value) != len(self.default):
-            raise UserError(f"{name} must be {len(self.default)} numbers, not {value!r}.")
+            raise UserError(f"{name} must be {len(self.default)} numbers, not {told(value)}.")
         return tuple(self.one(f"{name}[{i}]", part) for i, part in enumerate(value))
 
     def one(self, name: str, value: Any) -> Any:
         """A number or a schedule; a schedule's base, start and end are its extreme values."""
         if callable(value) and hasattr(value, "base"):
-            for level in (value.base, value(0), value(FAR)):
-                self.check(name, level)
+            self.check(name, value.base)
+            for step in (0, FAR):
+                self.check(name, value(step))
             return value
         if isinstance(value, bool) or not isinstance(value, Real):
-            raise UserError(f"{name} must be a number or a schedule, not {value!r}.")
+            raise UserError(f"{name} must be a number or a schedule, not {told(value)}.")
         self.check(name, value)
         return float(value)
 
     def check(self, name: str, value: Any) -> None:
-        too_high = value >= self.high if self.below else value > self.high
-        if not math.isfinite(value) or value < self.low or too_high:
-            raise UserError(f"{name} must be {self.range()}, not {value}.")
+        held = number(value)
+        too_high = held >= self.high if self.below else held > self.high
+        if not math.isfinite(held) or held < self.low or too_high:
+            raise UserError(f"{name} must be {self.range()}, not {told(value)}.")
 
     def range(self) -> str:
         if math.isinf(self.high):
@@ -94,15 +94,19 @@ class Hyper(Declared):
 class Option(Declared):
     """A positive whole number that shapes a rule's state; the same for all rows that run together.
 
-    default: its value where none is given; without one it must be given.
+    default: its value where none is given; without one it must be given. high: the largest.
     """
 
     default: int | None = None
+    high: int = MOST
 
     def accepted(self, name: str, value: Any) -> int:
         """The value, where this option may take it; UserError where not."""
-        if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 1:
-            raise UserError(f"{name} must be a positive whole number, not {value!r}.")
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if not whole or not 1 <= int(value) <= self.high:
+            raise UserError(
+                f"{name} must be a positive whole number up to {self.high}, not {told(value)}."
+            )
         return int(value)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Real
 from typing import Literal, TypeAlias, get_args
 
+from thalweg.arguments import number, told
 from thalweg.errors import UserError
 
 Scale: TypeAlias = Literal["linear", "log", "log_one_minus"]
@@ -32,9 +32,9 @@ class Space:
     def __post_init__(self) -> None:
         for end in ("low", "high"):
             object.__setattr__(self, end, as_float(getattr(self, end)))
-        if self.scale not in get_args(Scale):
+        if not isinstance(self.scale, str) or self.scale not in get_args(Scale):
             raise UserError(
-                f"the scale of a space is linear, log or log_one_minus, not {self.scale!r}."
+                f"the scale of a space is linear, log or log_one_minus, not {told(self.scale)}."
             )
         if not self.low < self.high:
             raise UserError(f"a space goes from a low to a higher value, not {self.ends}.")
@@ -72,15 +72,12 @@ class Space:
 
 def as_float(end: object) -> float:
     """An end of a space; UserError where it is no finite number."""
-    if isinstance(end, bool) or not isinstance(end, Real):
-        raise UserError(f"the ends of a space are numbers, such as 1e-4 and 0.1, not {end!r}.")
-    try:
-        number = float(end)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise UserError("the ends of a space are finite numbers, such as 1e-4 and 0.1.")
-    return number
+    held = number(end)
+    if not math.isfinite(held):
+        raise UserError(
+            f"the ends of a space are finite numbers, such as 1e-4 and 0.1, not {told(end)}."
+        )
+    return held
 
 
 def log(low: float, high: float) -> Space:
