@@ -603,8 +603,14 @@ def test_rows_combine_in_float64_and_are_rounded_once() -> None:
             "Momentum has no setting momentun; did you mean momentum?",
         ),
         (lambda: rules.Lion(wings=2), "Lion has no setting wings; known are lr, betas."),
-        (lambda: rules.WindowAverage(last=0), "last must be a positive whole number up to 10000, not 0."),
-        (lambda: rules.WindowAverage(last=2.5), "last must be a positive whole number up to 10000, not 2.5."),
+        (
+            lambda: rules.WindowAverage(last=0),
+            "last must be a positive whole number up to 10000, not 0.",
+        ),
+        (
+            lambda: rules.WindowAverage(last=2.5),
+            "last must be a positive whole number up to 10000, not 2.5.",
+        ),
         (lambda: rules.TailAverage(last=3), "TailAverage needs steps, a positive whole number."),
     ],
 )

@@ -8,6 +8,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from thalweg.arguments import require_path
 from thalweg.doctor import diagnosis, doctor
 from thalweg.doctor.diagnosis import diagnose as run_diagnosis
 from thalweg.racing.race import Result
@@ -39,7 +40,7 @@ class Race(Result):
         # Plotly takes a while to import, and training needs none of it.
         from thalweg.report.report import write_report
 
-        place = self.folder / "report.html" if path is None else Path(path)
+        place = self.folder / "report.html" if path is None else require_path("path", path)
         write_report(self.record, place, self.named)
         return place
 
@@ -59,7 +60,7 @@ class Diagnosis(diagnosis.Diagnosis):
         """Writes the report, one HTML file that opens without a network, and says where."""
         from thalweg.report.diagnosis import write_diagnosis
 
-        return write_diagnosis(self, path)
+        return write_diagnosis(self, require_path("path", path))
 
 
 @wraps(run_diagnosis)

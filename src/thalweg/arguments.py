@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Collection
 from numbers import Real
 from pathlib import Path
@@ -19,7 +18,7 @@ LONGEST = 100
 """Characters of a value that are told."""
 
 
-def told(value: object) -> str:
+def short(value: object) -> str:
     """A value in one line, whatever it is; a long one is cut off."""
     try:
         line = " ".join(repr(value).split())
@@ -41,21 +40,21 @@ def number(value: object) -> float:
 def require_whole(name: str, value: object, low: int, high: int = MOST) -> None:
     """UserError unless the value is a whole number from `low` to `high`."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise UserError(f"{name} must be a whole number from {low} to {high}, not {told(value)}.")
+        raise UserError(f"{name} must be a whole number from {low} to {high}, not {short(value)}.")
 
 
 def require_between(name: str, value: object, low: float, high: float) -> None:
     """UserError unless the value is a number above `low` and below `high`."""
     if not low < number(value) < high:
         raise UserError(
-            f"{name} must be a number above {low:g} and below {high:g}, not {told(value)}."
+            f"{name} must be a number above {low:g} and below {high:g}, not {short(value)}."
         )
 
 
 def require_kind(name: str, value: object, kind: type, words: str) -> None:
     """UserError unless the value is of the kind, which is told in words."""
     if not isinstance(value, kind):
-        raise UserError(f"{name} must be {words}, not {told(value)}.")
+        raise UserError(f"{name} must be {words}, not {short(value)}.")
 
 
 def require_flag(name: str, value: object) -> None:
@@ -66,33 +65,33 @@ def require_flag(name: str, value: object) -> None:
 def require_function(name: str, value: object, words: str) -> None:
     """UserError unless the value can be called; the words say how."""
     if not callable(value):
-        raise UserError(f"{name} must be {words}, not {told(value)}.")
+        raise UserError(f"{name} must be {words}, not {short(value)}.")
 
 
 def require_known(kind: str, word: object, known: Collection[str]) -> None:
     """UserError unless the word is one of those known; it suggests one."""
     if not isinstance(word, str) or word not in known:
-        said = word if isinstance(word, str) else told(word)
+        said = word if isinstance(word, str) else short(word)
         raise UserError(f"no {kind} is called {said}; {suggest(said, known)}")
 
 
 def require_text(name: str, value: object) -> None:
     """UserError unless the value is a text that can be shown: not empty, and in one line."""
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
-        raise UserError(f"{name} must be printable text, not {told(value)}.")
+        raise UserError(f"{name} must be printable text, not {short(value)}.")
 
 
 def require_path(name: str, value: object) -> Path:
     """The value as a path; UserError where it is none, or where no file can have it."""
     if not isinstance(value, str | Path):
-        raise UserError(f"{name} must be a path, not {told(value)}.")
+        raise UserError(f"{name} must be a path, not {short(value)}.")
     try:
         str(value).encode()
-        os.stat(value)
+        Path(value).stat()
     except ValueError:
-        raise UserError(f"{name} must be a path of plain characters, not {told(value)}.") from None
+        raise UserError(f"{name} must be a path of plain characters, not {short(value)}.") from None
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         pass  # who reads or writes there says so
     except OSError as error:
-        raise UserError(f"{name} {told(str(value))} cannot be used: {error.strerror}.") from None
+        raise UserError(f"{name} {short(str(value))} cannot be used: {error.strerror}.") from None
     return Path(value)

@@ -32,7 +32,7 @@ from typing import Any
 import tomli_w
 
 from thalweg import rules, schedules
-from thalweg.arguments import require_kind, require_known, require_text, told
+from thalweg.arguments import require_kind, require_known, require_text, short
 from thalweg.errors import UserError, suggest
 from thalweg.rules.rule import Rule
 from thalweg.rules.space import Space
@@ -102,7 +102,7 @@ def spaces_from(table: Any, chain: Sequence[Rule], text: str) -> dict[str, Space
     if not isinstance(table, dict) or not table:
         raise UserError(
             f"line {line(text, 'space')}: space must be a table that says where a setting is tuned,"
-            f" such as lr = [1e-4, 0.1], not {told(table)}."
+            f" such as lr = [1e-4, 0.1], not {short(table)}."
         )
     spaces = {}
     for name, given in table.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from thalweg import recipe_file, rules
-from thalweg.arguments import number, require_known, require_path, require_text, told
+from thalweg.arguments import number, require_known, require_path, require_text, short
 from thalweg.errors import UserError, suggest
 from thalweg.rules.rule import Rule
 from thalweg.rules.space import Space
@@ -47,7 +47,7 @@ class Recipe:
         given = self.rules if isinstance(self.rules, tuple | list) else [self.rules]
         for rule in given:
             if not isinstance(rule, Rule):
-                raise UserError(f"a recipe is made of a tuple of rules, not of {told(rule)}.")
+                raise UserError(f"a recipe is made of a tuple of rules, not of {short(rule)}.")
         stepping = [i for i, rule in enumerate(self.rules) if "lr" in rule.hypers]
         if len(stepping) != 1:
             raise UserError(
@@ -114,7 +114,7 @@ def chain(*parts: Rule | Recipe, name: str = "recipe") -> Recipe:
     flat: list[Rule] = []
     for part in parts:
         if not isinstance(part, Rule | Recipe):
-            raise UserError(f"a chain is made of rules and recipes, not {told(part)}.")
+            raise UserError(f"a chain is made of rules and recipes, not {short(part)}.")
         flat += part.rules if isinstance(part, Recipe) else [part]
     return Recipe(tuple(flat), name)
 
@@ -304,7 +304,7 @@ def recipe_of(given: str | Path | Recipe) -> Recipe:
     if isinstance(given, Recipe):
         return given
     if not isinstance(given, str | Path):
-        raise UserError(f"a recipe is a Recipe, a name, or the path of a file, not {told(given)}.")
+        raise UserError(f"a recipe is a Recipe, a name, or the path of a file, not {short(given)}.")
     return from_file(Path(given)) if str(given).endswith(".toml") else named(str(given))
 
 

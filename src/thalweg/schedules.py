@@ -25,7 +25,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from math import cos, inf, isfinite, pi
 from typing import Any, ClassVar, Literal, Self
 
-from thalweg.arguments import FAR, number, require_known, require_whole, told
+from thalweg.arguments import FAR, number, require_known, require_whole, short
 from thalweg.errors import UserError, suggest
 
 Memory = dict[str, float]
@@ -82,7 +82,7 @@ class Schedule(ABC):
             left_out = value is None and part.default is None
             if not left_out and not part.metadata["holds"](value):
                 wanted = part.metadata["words"]
-                raise UserError(f"{self.kind}: {part.name} must be {wanted}, not {told(value)}.")
+                raise UserError(f"{self.kind}: {part.name} must be {wanted}, not {short(value)}.")
         if self.base == 0 and any(self._levels().values()):
             first, *others = self._levels()
             raise UserError(
@@ -448,7 +448,7 @@ def from_dict(data: Mapping[str, Any]) -> Schedule:
     if not isinstance(data, Mapping) or "schedule" not in data:
         raise UserError(
             'A schedule is a table such as {schedule = "linear", start = 0.003, steps = 2000}, '
-            f"not {told(data)}."
+            f"not {short(data)}."
         )
     kind = data["schedule"]
     require_known("schedule", kind, SCHEDULES)
@@ -466,7 +466,7 @@ def _check_names(schedule: type[Schedule], parts: Mapping[str, Any]) -> None:
     known = [part.name for part in fields(schedule)]
     for name in parts:
         if name not in known:
-            hint = suggest(told(name), known)
+            hint = suggest(short(name), known)
             raise UserError(f"{schedule.kind}: unknown field {name}; {hint}")
     missing = [p.name for p in fields(schedule) if p.default is MISSING and p.name not in parts]
     if missing:

@@ -444,7 +444,7 @@ def visible_margin(seeds: int, entrants: int, alpha: float) -> float:
 
 def _fewest_seeds(level: float) -> int:
     """The least n with 2^-n <= level."""
-    return math.ceil(-math.log2(level))
+    return math.ceil(-math.log2(max(level, SMALLEST)))
 
 
 # One entrant alone

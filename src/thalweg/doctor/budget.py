@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 
+from thalweg.arguments import number, short
 from thalweg.errors import UserError
 
 
@@ -20,6 +21,14 @@ class Looks:
     last: float = 0.0
 
 
+def require_share(budget: object) -> None:
+    """UserError for a budget that is no share, where there is one."""
+    if budget is not None and not 0 < number(budget) < 1:
+        raise UserError(
+            f"budget is a share of the training's time, as 0.03 is, not {short(budget)}."
+        )
+
+
 class Budget:
     """The time that looks take, held against the training's own since the budget was made.
 
@@ -29,8 +38,7 @@ class Budget:
     """
 
     def __init__(self, share: float | None = None) -> None:
-        if share is not None and not 0 < share < 1:
-            raise UserError(f"budget is a share of the training's time, as 0.03 is, not {share!r}.")
+        require_share(share)
         self.share = share
         self.began = perf_counter()
         self.ended: float | None = None

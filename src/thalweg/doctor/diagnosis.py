@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-from thalweg.arguments import require_whole
+from thalweg.arguments import require_flag, require_function, require_whole
 from thalweg.doctor import wording
-from thalweg.doctor.budget import Looks
+from thalweg.doctor.budget import Looks, require_share
 from thalweg.doctor.case import Case
 from thalweg.doctor.course import following
 from thalweg.doctor.criteria import CRITERIA
@@ -82,6 +82,9 @@ def diagnose(
     Raises UserError for a task that cannot be trained, for a recipe with a pre-training, and as
     `Doctor` for the budget.
     """
+    require_flag("try_remedies", try_remedies)
+    require_function("say", say, "a function that takes a text")
+    require_share(budget)
     recipe, task = recipe_of(recipe), find(task)
     require_whole("seed", seed, 0)
     if trial_steps is not None:

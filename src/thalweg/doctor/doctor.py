@@ -10,7 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from thalweg.doctor.diagnosis import Diagnosis, judged, suspicions, told, tried
+from thalweg.arguments import require_kind
+from thalweg.doctor.diagnosis import Diagnosis, judged, suspicions, tried
 from thalweg.doctor.finding import Finding, Suspicion
 from thalweg.doctor.in_use import recipe_in_use
 from thalweg.doctor.objective import plain, samples_in
@@ -63,6 +64,8 @@ class Doctor(Watcher):
 
         Raises UserError before the first step.
         """
+        if coming is not None:
+            require_kind("coming", coming, Iterable, "a list of the next batches")
         if not self.step:
             raise UserError("The doctor has seen no step yet: ask after some of them.")
         recipe, unknown = self.recipe()
@@ -107,6 +110,8 @@ class Doctor(Watcher):
 
 def recorded(model: nn.Module, loss: Score, batches: Sequence[Batch]) -> Task:
     """A task of these batches, to train on four samples of five, and to score by the fifth."""
+    if not all(isinstance(batch, tuple | list) for batch in batches):
+        raise UserError("the coming batches must be tuples of tensors.")
     if len(batches) < FEWEST:
         raise UserError(f"trials need {FEWEST} coming batches or more, not {len(batches)}.")
     if not all(isinstance(x, Tensor) for batch in batches for x in batch):

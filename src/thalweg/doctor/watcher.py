@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.utils.hooks import RemovableHandle
 
-from thalweg.arguments import require_whole
+from thalweg.arguments import require_function, require_kind, require_whole, short
 from thalweg.doctor.budget import Budget
 from thalweg.doctor.case import Case
 from thalweg.doctor.course import RECENT, Course, following
@@ -43,6 +43,9 @@ class Watcher:
         every: int = 10,
         budget: float | None = 0.15,
     ) -> None:
+        require_kind("the model", model, nn.Module, "a torch.nn.Module")
+        require_function("the loss", loss, "a function of (outputs, targets)")
+        require_kind("the optimizer", optimizer, torch.optim.Optimizer, "a torch.optim.Optimizer")
         require_whole("every", every, 1)
         self.model, self.loss, self.optimizer, self.every = model, loss, optimizer, every
         self.budget = Budget(budget)
@@ -76,7 +79,12 @@ class Watcher:
 
     def loading(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """The loader's batches, of which the doctor takes note."""
-        batches = iter(loader)
+        try:
+            batches = iter(loader)
+        except TypeError:
+            raise UserError(
+                f"a loader gives batches one by one, {short(loader)} does not."
+            ) from None
         while True:
             self.begin()
             try:

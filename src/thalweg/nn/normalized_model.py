@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from thalweg.arguments import require_kind, told
+from thalweg.arguments import require_kind, short
 from thalweg.errors import UserError, suggest
 from thalweg.nn.batch_norm import BatchNorm
 
@@ -49,12 +49,12 @@ def with_batch_norm(model: nn.Module, *, but: Collection[str] | None = None) -> 
     """
     require_kind("the model", model, nn.Module, "a torch.nn.Module")
     if but is not None and (isinstance(but, str | bytes) or not isinstance(but, Collection)):
-        raise UserError(f"but must be a list of the names of layers, not {told(but)}.")
+        raise UserError(f"but must be a list of the names of layers, not {short(but)}.")
     layers = {name: m for name, m in model.named_modules() if isinstance(m, Layer)}
     kept = list(layers)[-1:] if but is None else but
     for name in kept:
         if not isinstance(name, str) or name not in layers:
-            said = name if isinstance(name, str) else told(name)
+            said = name if isinstance(name, str) else short(name)
             hint = suggest(said, layers)
             raise UserError(f"the model has no linear or convolutional layer '{said}'; {hint}")
     reasons = {name: why for name, why in left_alone(model) if name not in kept}

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 from torch.optim.optimizer import ParamsT, StateDict
 
-from thalweg.arguments import require_flag, told
+from thalweg.arguments import require_flag, short
 from thalweg.errors import UserError
 from thalweg.fuse import eager
 from thalweg.fuse.eager import Cell
@@ -43,7 +43,6 @@ from thalweg.optim.sharded import (
 from thalweg.optim.state import Chain, age, age_in, as_real, complete, working
 from thalweg.optim.untraced import UntracedOptimizer
 from thalweg.rules.rule import Rule
-
 
 FLAGS = {"maximize", "nesterov", "amsgrad", "centered", "decoupled_weight_decay"}
 """Settings of a group that are True or False."""
@@ -89,7 +88,7 @@ class RuleOptimizer(UntracedOptimizer):
     def add_param_group(self, param_group: Group) -> None:
         """Adds a group; UserError for a hyperparameter outside its range."""
         if not isinstance(param_group, dict):
-            raise TypeError(f"param_group must be a dict, not {told(param_group)}.")
+            raise TypeError(f"param_group must be a dict, not {short(param_group)}.")
         if "params" not in param_group:
             raise UserError("a parameter group needs its params, a tensor or several.")
         group = self.accepted({**self.defaults, **param_group})

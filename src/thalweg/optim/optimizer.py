@@ -33,7 +33,9 @@ class Optimizer(RuleOptimizer):
     Raises UserError for a setting outside its range, and for an unknown recipe or backend.
     """
 
-    def __init__(self, params: ParamsT, recipe: Recipe | str | Path, *, backend: str = "auto") -> None:
+    def __init__(
+        self, params: ParamsT, recipe: Recipe | str | Path, *, backend: str = "auto"
+    ) -> None:
         require_known("backend", backend, BACKENDS)
         recipe = recipe_of(recipe)
         self.rules: Chain = tuple(type(rule) for rule in recipe.rules)

@@ -46,7 +46,7 @@ def metric(name: str, value: Any) -> float | None:
         return None
     plain = number(value)
     if isinstance(plain, bool) or not isinstance(plain, Real):
-        raise UserError(f"{name} must be a number, not {arguments.told(value)}.")
+        raise UserError(f"{name} must be a number, not {arguments.short(value)}.")
     return arguments.number(plain)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
-from numbers import Real
 from types import FrameType
 from typing import Self
 
+from thalweg.arguments import require_between
 from thalweg.errors import UserError
+
+LONGEST = 1e6
+"""Seconds, about as long as an operating system lets a process wait."""
 
 
 class Alarm:
@@ -52,7 +54,6 @@ def require_timeout(seconds: float | None) -> None:
     """UserError for a limit that is none, or that this process cannot keep."""
     if seconds is None:
         return
-    if isinstance(seconds, bool) or not isinstance(seconds, Real) or not 0 < seconds < math.inf:
-        raise UserError(f"timeout must be a number of seconds above 0, not {seconds!r}.")
+    require_between("timeout, in seconds,", seconds, 0, LONGEST)
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
         raise UserError("timeout needs the main thread of Python, on Linux or macOS.")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeGuard
 
 from thalweg import schedules
+from thalweg.arguments import require_flag, require_kind, require_text
 from thalweg.errors import UserError
 from thalweg.racing.draws import quantiles, value_at
 from thalweg.racing.record import Configuration
@@ -59,24 +60,19 @@ class Entrant:
     cooled: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name.strip() or not self.name.isprintable():
-            raise UserError(f"the name of an entrant must be printable text, not {self.name!r}.")
-        self.require("recipe", Recipe, "a Recipe, such as thalweg.adam(lr=0.01)")
-        self.require("space", Mapping, "a dict, such as {'lr': (1e-4, 0.1)}")
-        self.require("cooled", bool, "True or False")
+        require_text("the name of an entrant", self.name)
+        of = f"entrant {self.name}:"
+        require_kind(f"{of} recipe", self.recipe, Recipe, "a Recipe, such as thalweg.adam(lr=0.01)")
+        require_kind(f"{of} space", self.space, Mapping, "a dict, such as {'lr': (1e-4, 0.1)}")
+        require_flag(f"{of} cooled", self.cooled)
         # The record of a race keeps recipes as text, so one that text cannot tell is told now.
         Recipe.from_toml(self.recipe.to_toml())
         try:
             rules = self.recipe.rules
             space = {name: space_of(rules, name, given) for name, given in self.space.items()}
         except UserError as error:
-            raise UserError(f"entrant {self.name}: {error}") from None
+            raise UserError(f"{of} {error}") from None
         object.__setattr__(self, "space", space)
-
-    def require(self, argument: str, kind: type, words: str) -> None:
-        given = getattr(self, argument)
-        if not isinstance(given, kind):
-            raise UserError(f"entrant {self.name}: {argument} must be {words}, not {given!r}.")
 
     @property
     def comes_under_cooling(self) -> bool:

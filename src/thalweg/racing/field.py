@@ -8,6 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from thalweg.arguments import short
 from thalweg.errors import UserError
 from thalweg.racing import wording
 from thalweg.racing.entrants import Entrant, Entry, baseline_entrant, entrant, is_file, tuned, twin
@@ -23,8 +24,14 @@ def entries(argument: str, given: Sequence[Entry | Path] | str) -> list[Entry]:
         return [one.strip() for one in given.split(",") if one.strip()]
     if not isinstance(given, Sequence):
         raise UserError(
-            f"{argument} must be a list of entrants, or names with commas, not {given!r}."
+            f"{argument} must be a list of entrants, or names with commas, not {short(given)}."
         )
+    for one in given:
+        if not isinstance(one, str | Path | Recipe | Entrant):
+            raise UserError(
+                f"{argument}: an entrant is a name, the path of a recipe file, a recipe or an"
+                f" Entrant, not {short(one)}."
+            )
     return [str(one) if isinstance(one, Path) else one for one in given]
 
 

@@ -8,8 +8,8 @@ from dataclasses import fields, replace
 from statistics import mean
 
 from thalweg import statistics
-from thalweg.arguments import require_whole
-from thalweg.errors import UserError, suggest
+from thalweg.arguments import require_known, require_whole
+from thalweg.errors import UserError
 from thalweg.racing import timings
 from thalweg.racing.alarm import Alarm
 from thalweg.racing.cost import Pace, duration, pace
@@ -192,14 +192,14 @@ def pace_alone(task: Task, members: Sequence[Member], watch: Watch) -> Pace:
     return Pace(*(mean(getattr(one, part.name) for one in paces) for part in fields(Pace)))
 
 
-def most_members(entrants: Sequence[Entrant], settings: Settings) -> list[int]:
+def most_members(entrants: Sequence[Entrant], trials: int, seeds: int) -> list[int]:
     """The members of the tuning round and of each part of the final one, if no entrant leaves
     before its seeds end.
     """
     tuned = sum(1 for one in entrants if one.space)
-    looks = statistics.looks(settings.seeds)
+    looks = statistics.looks(seeds)
     fresh = [now - before for before, now in zip((0, *looks), looks, strict=False)]
-    return [tuned * settings.trials, *(len(entrants) * count for count in fresh)]
+    return [tuned * trials, *(len(entrants) * count for count in fresh)]
 
 
 def block_of(way: Way, width: int) -> int:
@@ -220,5 +220,4 @@ def require_lanes(lanes: int | None) -> None:
 
 def require_way(step: str) -> None:
     """UserError for a way of stepping that there is not."""
-    if step not in (MEASURED, *WAYS):
-        raise UserError(f"no step is called {step}; {suggest(step, (MEASURED, *WAYS))}")
+    require_known("step", step, (MEASURED, *WAYS))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tomli_w
 
-from thalweg.arguments import require_whole
+from thalweg.arguments import require_path, require_whole
 from thalweg.errors import UserError, suggest
 from thalweg.racing.record import Plan
 from thalweg.stack.way import WAYS
@@ -29,6 +29,7 @@ def write(plan: Plan, path: Path) -> None:
 
 def read(path: str | Path) -> tuple[str, int, int]:
     """The way, the lanes and the width of a plan; UserError for a file that is none."""
+    path = require_path("plan", path)
     try:
         data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from thalweg.racing.record import Look, Round
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Told in this order: lines at any time; for each round that it began, then for each of its
     blocks the steps and the scores; in the final round a look now and then. Any of these may raise

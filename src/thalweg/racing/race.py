@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from thalweg import tasks
-from thalweg.arguments import require_whole
+from thalweg.arguments import (
+    number,
+    require_flag,
+    require_kind,
+    require_known,
+    require_path,
+    require_whole,
+    short,
+)
 from thalweg.errors import UserError
 from thalweg.racing import cost, plan_file
 from thalweg.racing.alarm import require_timeout
@@ -41,6 +49,16 @@ from thalweg.training.stages import Stage
 
 WIDTH = 32
 """Members in a block, if nobody asks for another number."""
+
+
+MOST_TRIALS = 10_000
+"""Configurations that are drawn in seconds."""
+
+MOST_SEEDS = 1_000
+"""Seeds over which the exact test of two entrants takes seconds."""
+
+LEAST_ALPHA = 1e-12
+"""A risk that some dozens of seeds can have."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +109,8 @@ def race(
         Names and paths may stand in one text, with commas. A name is tuned in the space that
         `thalweg entrants` lists. A recipe or a file races as it stands, its schedules too; a file
         with a `[space]` table, as an `Entrant` with a space, is tuned in that space.
-    trials: configurations tried of each that is tuned. seeds: final seeds of each at most.
+    trials: configurations tried of each that is tuned, up to 10,000. seeds: final seeds of each at
+        most, from 2 to 1,000.
     tune: those of the entrants that are to be tuned in the space that their rules document, beside
         a space of their own. The schedule of an `lr` then gives way to the common cooling, and any
         other setting that follows a schedule is kept.
@@ -100,7 +119,7 @@ def race(
         stages share its steps equally, and each is a training of its own, cooling included.
     cooling: of every lr that is tuned: "linear" (to a hundredth), "cosine", "none", or "tune",
         which tries all three.
-    alpha: in (0, 0.5), the risk that the best entrant is missing from the shortlist.
+    alpha: from 1e-12 to below 0.5, the risk that the best entrant is missing from the shortlist.
     seed: the same seed repeats the race. width: members in a block, which is trained at
         once; 32 if not given.
     step: how they are stepped, "single", "stacked" or "compiled". lanes: processes of one thread
@@ -124,9 +143,11 @@ def race(
     an argument out of range, an unknown name, a task that cannot be trained, and a folder that
     holds another race or cannot be written to.
     """
-    progress = progress or Silent()
-    if not isinstance(runs, str | Path):
-        raise UserError(f"runs must be the path of a folder, not {runs!r}.")
+    progress = Silent() if progress is None else progress
+    require_kind("progress", progress, Progress, "an object with the methods of a Progress")
+    require_flag("pretrain", pretrain)
+    runs = require_path("runs", runs)
+    require_timeout(timeout)
     here = Path.cwd()  # a task may go to another folder
     found = tasks.find(task)
     given = entries("entrants", DEFAULT_ENTRANTS if entrants is None else entrants)
@@ -140,15 +161,14 @@ def race(
     width = WIDTH if width is None else width
     check_arguments(trials, seeds, cooling, alpha, seed, width)
     require_way(step)
-    named = Path(runs) / folder_name(found, name)
+    require_lanes(lanes)
+    named = runs / folder_name(found, name)
     folder = here / named
     tasks.check(found)
     stages = {one.recipe.pretrain: stages_for(found, one.recipe.pretrain) for one in field}
     others = [stage.task for some in stages.values() for stage in some if stage.task is not found]
     for other in others:
         tasks.check(other)
-    require_lanes(lanes)
-    require_timeout(timeout)
     steps = found.total_steps(length_of(found))
     settings = Settings(
         task=found.name,
@@ -214,7 +234,8 @@ def run(
     plan = ledger.plan
     if plan is None:
         recipes = [recipe for _, recipe in drawn.values()]
-        plan = planned(task, recipes, settings, most_members(field, settings), timeout)
+        members = most_members(field, settings.trials, settings.seeds)
+        plan = planned(task, recipes, settings, members, timeout)
         costs: list[Cost] = []
         with suppress(Exception):  # of a model that cannot be made now, nothing is known
             costs = cost.costs(task, {one.name: drawn[one.name, 0][1] for one in field}, timeout)
@@ -233,22 +254,25 @@ def check_arguments(
     trials: int, seeds: int, cooling: str, alpha: float, seed: int, width: int
 ) -> None:
     """Raises UserError for a number out of range and for an unknown cooling."""
-    least = {"trials": (trials, 1), "seeds": (seeds, 2), "seed": (seed, 0), "width": (width, 1)}
-    for name, (value, low) in least.items():
-        require_whole(name, value, low)
-    if isinstance(alpha, bool) or not isinstance(alpha, float | int) or not 0 < alpha < 0.5:
-        raise UserError(f"alpha must be a number above 0 and below 0.5, not {alpha!r}.")
-    if cooling not in (*COOLINGS, "tune"):
-        raise UserError(f"cooling must be none, linear, cosine or tune, not {cooling!r}.")
+    require_whole("trials", trials, 1, MOST_TRIALS)
+    require_whole("seeds", seeds, 2, MOST_SEEDS)
+    require_whole("seed", seed, 0)
+    require_whole("width", width, 1)
+    if not LEAST_ALPHA <= number(alpha) < 0.5:
+        raise UserError(
+            f"alpha must be a number from {LEAST_ALPHA:g} to below 0.5, not {short(alpha)}."
+        )
+    require_known("cooling", cooling, (*COOLINGS, "tune"))
 
 
 def folder_name(task: Task, name: str | None) -> str:
     """The name that was given, or the task's with all but letters, digits, ., _ and - replaced."""
     if name is None:
-        return re.sub(r"[^\w.-]+", "-", task.name).strip(".-")[:80] or "race"
+        plain = re.sub(r"[^\w.-]+", "-", task.name).strip(".-")
+        return plain.encode()[:80].decode(errors="ignore") or "race"
     if not isinstance(name, str) or name in ("", ".", "..") or re.search(r"[/\\\0]", name):
-        raise UserError(f"name must be the name of one folder, without / or \\, not {name!r}.")
-    return name
+        raise UserError(f"name must be the name of one folder, without / or \\, not {short(name)}.")
+    return require_path("name", name).name
 
 
 def pretraining_notes(stages: Mapping[str | None, Sequence[Stage]], steps: int) -> Iterator[str]:

@@ -27,7 +27,7 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from thalweg.arguments import FAR, MOST, number, told
+from thalweg.arguments import FAR, MOST, number, short
 from thalweg.errors import UserError, suggest
 from thalweg.rules.row import Value
 from thalweg.rules.space import Space
@@ -63,7 +63,7 @@ class Hyper(Declared):
         if not isinstance(self.default, tuple):
             return self.one(name, value)
         if not isinstance(value, tuple | list) or len(value) != len(self.default):
-            raise UserError(f"{name} must be {len(self.default)} numbers, not {told(value)}.")
+            raise UserError(f"{name} must be {len(self.default)} numbers, not {short(value)}.")
         return tuple(self.one(f"{name}[{i}]", part) for i, part in enumerate(value))
 
     def one(self, name: str, value: Any) -> Any:
@@ -74,7 +74,7 @@ class Hyper(Declared):
                 self.check(name, value(step))
             return value
         if isinstance(value, bool) or not isinstance(value, Real):
-            raise UserError(f"{name} must be a number or a schedule, not {told(value)}.")
+            raise UserError(f"{name} must be a number or a schedule, not {short(value)}.")
         self.check(name, value)
         return float(value)
 
@@ -82,7 +82,7 @@ class Hyper(Declared):
         held = number(value)
         too_high = held >= self.high if self.below else held > self.high
         if not math.isfinite(held) or held < self.low or too_high:
-            raise UserError(f"{name} must be {self.range()}, not {told(value)}.")
+            raise UserError(f"{name} must be {self.range()}, not {short(value)}.")
 
     def range(self) -> str:
         if math.isinf(self.high):
@@ -105,7 +105,7 @@ class Option(Declared):
         whole = isinstance(value, Integral) and not isinstance(value, bool)
         if not whole or not 1 <= int(value) <= self.high:
             raise UserError(
-                f"{name} must be a positive whole number up to {self.high}, not {told(value)}."
+                f"{name} must be a positive whole number up to {self.high}, not {short(value)}."
             )
         return int(value)
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-from thalweg.arguments import number, told
+from thalweg.arguments import number, short
 from thalweg.errors import UserError
 
 Scale: TypeAlias = Literal["linear", "log", "log_one_minus"]
@@ -34,7 +34,7 @@ class Space:
             object.__setattr__(self, end, as_float(getattr(self, end)))
         if not isinstance(self.scale, str) or self.scale not in get_args(Scale):
             raise UserError(
-                f"the scale of a space is linear, log or log_one_minus, not {told(self.scale)}."
+                f"the scale of a space is linear, log or log_one_minus, not {short(self.scale)}."
             )
         if not self.low < self.high:
             raise UserError(f"a space goes from a low to a higher value, not {self.ends}.")
@@ -75,7 +75,7 @@ def as_float(end: object) -> float:
     held = number(end)
     if not math.isfinite(held):
         raise UserError(
-            f"the ends of a space are finite numbers, such as 1e-4 and 0.1, not {told(end)}."
+            f"the ends of a space are finite numbers, such as 1e-4 and 0.1, not {short(end)}."
         )
     return held
 

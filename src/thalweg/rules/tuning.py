@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from thalweg.arguments import told
+from thalweg.arguments import short
 from thalweg.errors import UserError, suggest
 from thalweg.rules.rule import Hyper, Rule
 from thalweg.rules.space import Space
@@ -65,7 +65,7 @@ def space_of(chain: Iterable[Rule], name: str, given: Any) -> Space:
     """
     known = tunables(chain)
     if not isinstance(name, str) or name not in known:
-        raise UserError(f"no setting {told(name)} can be tuned; {suggest(told(name), known)}")
+        raise UserError(f"no setting {short(name)} can be tuned; {suggest(short(name), known)}")
     if name != "lr" and known[name].scheduled:
         raise UserError(
             f"{name} follows a schedule, which tuning would replace: make it a number, or leave it"
@@ -90,7 +90,7 @@ def read(given: Any, usual: Space | None) -> Space:
             return Space(low, high, scale)
         case {"low": low, "high": high, **rest} if not rest:
             return Space(low, high, scale_of(low, usual))
-    raise UserError(f"it needs a low and a high end, such as [1e-4, 0.1], not {told(given)}.")
+    raise UserError(f"it needs a low and a high end, such as [1e-4, 0.1], not {short(given)}.")
 
 
 def scale_of(low: Any, usual: Space | None) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from thalweg.arguments import require_path, short
 from thalweg.errors import UserError, suggest
 from thalweg.tasks.adding import adding
 from thalweg.tasks.diabetes import diabetes
@@ -41,7 +42,7 @@ def find(task: Task | str) -> Task:
     if isinstance(task, Task):
         return task
     if not isinstance(task, str):
-        raise UserError(f"task must be a thalweg.Task or the name of one, not {task!r}.")
+        raise UserError(f"task must be a thalweg.Task or the name of one, not {short(task)}.")
     return called(task)
 
 
@@ -83,7 +84,7 @@ def task_in_file(path: Path, attribute: str) -> Task:
 
 def load(path: Path) -> ModuleType:
     """Runs the Python file at `path` as a module of its own."""
-    if not path.is_file():
+    if not require_path("the path of a task file", path).is_file():
         raise UserError(f"There is no task file {path}; looked in {Path.cwd()}.")
     # A name of its own, so that a file called random.py does not stand in for the library's.
     spec = importlib.util.spec_from_file_location(f"thalweg_task_file_{path.stem}", path.resolve())

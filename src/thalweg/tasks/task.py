@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, Literal, cast
 
 import torch
@@ -17,6 +17,8 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
 
+from thalweg import arguments
+from thalweg.arguments import MOST, require_kind, require_text, short, word
 from thalweg.errors import UserError
 from thalweg.random_numbers import EVALUATION, RandomStream, drawing, drawing_alike
 from thalweg.tasks.held import held
@@ -108,8 +110,7 @@ class Task:
     shows: str = ""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name.strip():
-            raise UserError(f"A task's name must be a text that is not empty, not {self.name!r}.")
+        require_text("A task's name", self.name)
         if self.metric is not None and self.metric_name == "loss":
             object.__setattr__(self, "metric_name", "metric")
         self._require_makers()
@@ -118,12 +119,13 @@ class Task:
         self._require_budget()
         if self.target is not None and not is_finite_number(self.target):
             raise UserError(
-                f"Task '{self.name}' needs a finite number as its target, not {self.target!r}."
+                f"Task '{self.name}' needs a finite number as its target, not {short(self.target)}."
             )
+        require_kind("A task's curriculum", self.curriculum, Sequence, "a list of difficulties")
         if self.curriculum and not callable(self.difficulty):
             raise UserError(
                 f"Task '{self.name}' has a curriculum, so it needs a function that makes the task"
-                f" of a value, not {self.difficulty!r}; write difficulty=lambda value: ..."
+                f" of a value, not {short(self.difficulty)}; write difficulty=lambda value: ..."
             )
         if callable(self.blocks) is not callable(self.head):
             raise UserError(
@@ -247,6 +249,8 @@ class Task:
                 f"Task '{self.name}' needs further metrics as a dictionary of functions by name,"
                 f" not {a_or_an(type(self.also).__name__)}."
             )
+        for name in (self.metric_name, *self.also):
+            require_text(f"Task '{self.name}': a metric's name", name)
         scores = {"loss": self.loss, "metric": self.score}
         scores |= {f"further metric '{name}'": score for name, score in self.also.items()}
         for what, score in scores.items():
@@ -255,12 +259,6 @@ class Task:
                     f"Task '{self.name}' needs a function of (outputs, targets) as its {what},"
                     f" not {a_or_an(type(score).__name__)}."
                 )
-        for name in (self.metric_name, *self.also):
-            if not isinstance(name, str) or not name.strip():
-                raise UserError(
-                    f"Task '{self.name}' needs a text that is not empty as the name of each metric,"
-                    f" not {name!r}."
-                )
         if self.metric_name in self.also:
             raise UserError(
                 f"Task '{self.name}' has a further metric called '{self.metric_name}', which is the"
@@ -268,9 +266,9 @@ class Task:
             )
 
     def _require_direction(self) -> None:
-        if self.direction not in ("min", "max", None):
+        if self.direction is not None and word(self.direction) not in ("min", "max"):
             raise UserError(
-                f"Task '{self.name}' needs direction 'min' or 'max', not {self.direction!r}."
+                f"Task '{self.name}' needs direction 'min' or 'max', not {short(self.direction)}."
             )
         if self.metric is not None and self.direction is None:
             raise UserError(
@@ -291,10 +289,11 @@ class Task:
                 f" and has {both_or_none}."
             )
         for what in ("batch_size", "epochs", "steps"):
-            number = getattr(self, what)
-            if number is not None and not is_positive_integer(number):
+            value = getattr(self, what)
+            if value is not None and not is_positive_integer(value):
                 raise UserError(
-                    f"Task '{self.name}' needs {what} as a whole number above 0, not {number!r}."
+                    f"Task '{self.name}' needs {what} as a whole number from 1 to {MOST}, not"
+                    f" {short(value)}."
                 )
 
 
@@ -334,7 +333,11 @@ def map_style(name: str, split: object) -> Dataset[Any]:
             f"The {name} split must be a map-style data set with __len__ and __getitem__,"
             f" or a tuple of tensors, not {a_or_an(type(split).__name__)}."
         )
-    if len(split) == 0:
+    try:
+        length = len(split)
+    except Exception as error:
+        raise UserError(f"The {name} split has no length: {error}") from error
+    if length == 0:
         raise UserError(f"The {name} split is empty; give it at least one sample.")
     return cast("Dataset[Any]", split)
 
@@ -357,11 +360,11 @@ def tensor_split(name: str, tensors: tuple[Any, ...]) -> TensorDataset:
 
 
 def is_positive_integer(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) > 0
+    return isinstance(value, Integral) and not isinstance(value, bool) and 0 < int(value) <= MOST
 
 
 def is_finite_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return math.isfinite(arguments.number(value))
 
 
 def a_or_an(noun: str) -> str:

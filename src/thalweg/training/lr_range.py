@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from thalweg.arguments import require_whole
+from thalweg.arguments import number, require_whole
 from thalweg.errors import UserError
 from thalweg.random_numbers import drawing
 from thalweg.recipes import Recipe, recipe_of
@@ -60,14 +60,16 @@ def lr_range(
     `steps` steps on `seeds` fresh seeds, in one stack, and the one that brings the loss lowest is
     suggested.
 
-    Raises UserError for 0 < low < high violated, fewer than ten steps, a task that cannot be
-    trained, a first step that diverges, or when no rate trains.
+    Raises UserError for 0 < low < high violated, fewer than ten steps or more than a million, more
+    than 100 seeds, a task that cannot be trained, a first step that diverges, or when no rate
+    trains.
     Smith 2017 (cyclical learning rates) for the ramp.
     """
+    low, high = number(low), number(high)
     if not 0 < low < high < math.inf:
         raise UserError("lr_range needs 0 < low < high, both finite.")
-    require_whole("steps", steps, 10)
-    require_whole("seeds", seeds, 1)
+    require_whole("steps", steps, 10, 1_000_000)
+    require_whole("seeds", seeds, 1, 100)
     task, recipe = find(task), recipe_of(recipe)
     check(task)
     with failure_in_training(task), drawing(0):

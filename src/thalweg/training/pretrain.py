@@ -25,7 +25,14 @@ from typing import Any, Self
 
 from torch import nn
 
-from thalweg.arguments import require_whole
+from thalweg.arguments import (
+    require_flag,
+    require_function,
+    require_kind,
+    require_path,
+    require_whole,
+    short,
+)
 from thalweg.errors import UserError
 from thalweg.random_numbers import random_numbers_kept
 from thalweg.recipes import PRETRAINING, Recipe, recipe_of
@@ -69,8 +76,11 @@ def by_task(
     or whose model has nothing in common with that of the stage before, and a folder that cannot be
     used.
     """
+    require_arguments(folder, steps, optimizer_state, seed)
+    require_flag("statistics", statistics)
     folder, task = Path(folder).absolute(), find(task)
     values = task.curriculum if curriculum is None else curriculum
+    require_kind("curriculum", values, Sequence, "a list of difficulties")
     stages = [replace(one, buffers=statistics) for one in simpler_first(task, values, steps)]
     return run(stages, recipes_of(recipe, stages), seed, folder, optimizer_state)
 
@@ -116,9 +126,24 @@ def by_network(
 
     Raises UserError where there are no blocks or fewer than two, and as `by_task`.
     """
+    require_arguments(folder, steps, optimizer_state, seed)
+    for name, maker in (("blocks", blocks), ("head", head)):
+        if maker is not None:
+            require_function(name, maker, "a function that makes layers")
     folder, task = Path(folder).absolute(), find(task)
     stages = shallow_first(task, blocks or task.blocks, head or task.head, steps)
     return run(stages, recipes_of(recipe, stages), seed, folder, optimizer_state)
+
+
+def require_arguments(
+    folder: str | Path, steps: Sequence[int] | None, optimizer_state: bool, seed: int
+) -> None:
+    """UserError for one of the arguments of both that cannot be used."""
+    require_path("folder", folder)
+    if steps is not None:
+        require_kind("steps", steps, Sequence, "a list of numbers, one for each stage")
+    require_flag("optimizer_state", optimizer_state)
+    require_whole("seed", seed, 0)
 
 
 def offered(task: Task) -> tuple[str, ...]:
@@ -211,14 +236,14 @@ def shallow_first(
 
 def at_difficulty(task: Task, value: Any) -> Task:
     assert task.difficulty is not None  # asked for only where there is one
-    with failure_as_sentence(f"Task '{task.name}' cannot be made at difficulty {value!r}"):
+    with failure_as_sentence(f"Task '{task.name}' cannot be made at difficulty {short(value)}"):
         made = task.difficulty(value)
     if not isinstance(made, Task):
         raise UserError(
             f"The difficulty of task '{task.name}' must be a function that makes a thalweg.Task,"
             f" not {describe(made)}."
         )
-    return replace(made, name=f"{task.name} at {value}")
+    return replace(made, name=f"{task.name} at {value if isinstance(value, str) else short(value)}")
 
 
 def with_its_data(task: Task) -> Task:

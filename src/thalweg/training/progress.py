@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from thalweg.training.run import Point
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Told that the training began, then its steps, and after some of these an evaluation. A
     KeyboardInterrupt out of any of these stops the training, which can go on from its last

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thalweg.arguments import require_whole
 from thalweg.errors import UserError
 from thalweg.random_numbers import drawing
 from thalweg.recipes import Recipe
@@ -109,7 +108,6 @@ def run(
     folder that cannot be written to; and for a stage that diverges, to which nothing can be handed
     on, or whose file is of another pre-training.
     """
-    require_whole("seed", seed, 0)
     checkpoint = folder / "model.safetensors"
     require_writable(checkpoint)
     if optimizer_state:

@@ -9,8 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from thalweg.arguments import require_whole
-from thalweg.errors import UserError, suggest
+from thalweg.arguments import (
+    require_flag,
+    require_kind,
+    require_known,
+    require_path,
+    require_whole,
+)
+from thalweg.errors import UserError
 from thalweg.random_numbers import drawing
 from thalweg.recipes import Recipe, recipe_of
 from thalweg.stack.batches import length_of
@@ -155,9 +161,12 @@ def train(
     or not pre-trained, for a pre-training that accumulates or has another precision, when nothing
     can be written to `out` or `tensorboard`, and where TensorBoard is wanted and not installed.
     """
+    if progress is not None:
+        require_kind("progress", progress, Progress, "an object with the methods of a Progress")
+    require_flag("pretrain", pretrain)
     # A task's file may change the working directory.
-    out, recipe = Path(out).absolute(), recipe_of(recipe)
-    folder = Path(tensorboard).absolute() if tensorboard else None
+    out, recipe = require_path("out", out).absolute(), recipe_of(recipe)
+    folder = None if tensorboard is None else require_path("tensorboard", tensorboard).absolute()
     task = find(task)
     require_whole("seed", seed, 0)
     settings: dict[str, Any] = {"keep": keep, "patience": patience}
@@ -237,14 +246,11 @@ def learn_alone(
 
 def require_settings(keep: str, patience: int | None, accumulate: int, precision: str) -> None:
     """UserError for a setting of a training that is none."""
-    if keep not in KEEP:
-        raise UserError(f"nothing to keep is called {keep}; {suggest(str(keep), KEEP)}")
+    require_known("choice of parameters to keep", keep, KEEP)
     if patience is not None:
         require_whole("patience", patience, 1)
     require_whole("accumulate", accumulate, 1)
-    if precision not in PRECISIONS:
-        hint = suggest(str(precision), PRECISIONS)
-        raise UserError(f"no precision is called {precision}; {hint}")
+    require_known("precision", precision, PRECISIONS)
 
 
 def require_step(task: Task, accumulate: int) -> None:
