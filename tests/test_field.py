@@ -193,7 +193,7 @@ def test_an_lr_that_is_tuned_without_the_common_cooling_keeps_the_shape_of_its_s
         ({"tune": ["warm.toml"]}, r"tune names 'warm.toml', which does not race; entrants are"),
         ({"tune": "sgd"}, r"tune names 'sgd', which does not race; .* 'a.toml', <Recipe adam>\."),
         ({"tune": [tw.sgd()]}, r"tune names <Recipe sgd>, which does not race"),
-        ({"tune": [5]}, r"tune names 5, which does not race"),
+        ({"tune": [5]}, r"tune: an entrant is a name, .* not 5\."),
         ({"tune": 5}, r"tune must be a list of entrants, or names with commas, not 5"),
         (
             {"entrants": [tw.Entrant("x", tw.sgd()), tw.Entrant("x", tw.adam())]},

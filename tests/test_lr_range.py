@@ -75,8 +75,8 @@ def test_the_same_call_gives_the_same_suggestion_and_leaves_the_random_state() -
         ({"low": 0.0}, "0 < low < high"),
         ({"low": 1.0, "high": 0.1}, "0 < low < high"),
         ({"high": math.inf}, "0 < low < high"),
-        ({"steps": 3}, "steps must be a whole number from 10 to 4294967295"),
-        ({"seeds": 10**20}, "seeds must be a whole number from 1 to 4294967295"),
+        ({"steps": 3}, "steps must be a whole number from 10 to 1000000"),
+        ({"seeds": 10**20}, "seeds must be a whole number from 1 to 100"),
         ({"recipe": "adma"}, "no optimizer is called adma"),
     ],
 )

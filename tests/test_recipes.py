@@ -68,7 +68,8 @@ def settings_for(rule: type[Rule]) -> st.SearchStrategy[Rule]:
         return numbers | scheduled
 
     hypers = {name: one(hyper.default) for name, hyper in rule.hypers.items()}
-    return st.builds(rule, **hypers, **dict.fromkeys(rule.options, steps))
+    options = {name: st.integers(1, min(10**6, one.high)) for name, one in rule.options.items()}
+    return st.builds(rule, **hypers, **options)
 
 
 KINDS = [getattr(rules, name) for name in rules.__all__ if name != "Rule"]
@@ -85,7 +86,7 @@ def any_recipe(draw: st.DrawFn) -> Recipe:
     behind = some(lambda kind: kind.place == "behind") if not front else []
     last = some(lambda kind: kind.place == "last")
     recipe = [*front, draw(settings_for(stepping)), *behind, *last]
-    name = draw(st.text(min_size=1).filter(lambda name: name.isprintable() and name.strip()))
+    name = draw(st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1))
     return Recipe(tuple(recipe), name, draw(st.sampled_from((None, *PRETRAINING))))
 
 

@@ -95,7 +95,7 @@ def test_data_is_made_once() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"name": " "}, "name must be a text that is not empty, not ' '"),
+        ({"name": " "}, "name must be printable text, not ' '"),
         ({"epochs": 2}, "exactly one of epochs and steps as its budget, and has both"),
         ({"steps": None}, "exactly one of epochs and steps as its budget, and has neither"),
         ({"steps": 0}, "'line' needs steps as a whole number from 1 to 4294967295, not 0"),
@@ -537,7 +537,7 @@ def test_a_task_that_is_not_found_gets_a_sentence(
         ("\nraise SystemExit(4)", "line 2 failed: SystemExit: 4"),
         (
             "from thalweg.tasks import Task\nTask(name='', model=1, data=1, loss=1)",
-            "line 2 failed: A task's name must be a text",
+            "line 2 failed: A task's name must be printable text",
         ),
         ("x = 1", "There is no 'task' in .*broken.py, and no task at all"),
     ],

@@ -27,6 +27,11 @@ def short(value: object) -> str:
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
 
 
+def word(value: object) -> str:
+    """A text as it is; anything else in a line."""
+    return value if isinstance(value, str) else short(value)
+
+
 def number(value: object) -> float:
     """The value as a float; nan for what is no number or is larger than a float can be."""
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -68,11 +73,10 @@ def require_function(name: str, value: object, words: str) -> None:
         raise UserError(f"{name} must be {words}, not {short(value)}.")
 
 
-def require_known(kind: str, word: object, known: Collection[str]) -> None:
-    """UserError unless the word is one of those known; it suggests one."""
-    if not isinstance(word, str) or word not in known:
-        said = word if isinstance(word, str) else short(word)
-        raise UserError(f"no {kind} is called {said}; {suggest(said, known)}")
+def require_known(kind: str, value: object, known: Collection[str]) -> None:
+    """UserError unless the value is one of the words that are known; it suggests one."""
+    if not isinstance(value, str) or value not in known:
+        raise UserError(f"no {kind} is called {word(value)}; {suggest(word(value), known)}")
 
 
 def require_text(name: str, value: object) -> None:

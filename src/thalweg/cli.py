@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from thalweg.api import Race, diagnose
+from thalweg.arguments import require_path
 from thalweg.errors import UserError
 from thalweg.racing.plan import MEASURED
 from thalweg.racing.race import folder_name
@@ -118,11 +119,14 @@ def race(
                 progress=progress,
             )
         raced = Race(**vars(result))
-        print(raced.verdict)
-        if raced.winner:
+        try:
             raced.write_winner()
+            report = raced.named / raced.report().name
+        finally:
+            print(raced.verdict)
+        if raced.winner:
             print(f"winner: {raced.named / raced.winner.name}")
-        print(f"report: {raced.named / raced.report().name}")
+        print(f"report: {report}")
     if raced.winner is None:
         raise typer.Exit(1)
 
@@ -218,12 +222,14 @@ def doctor(
     runs: Annotated[Path, typer.Option(help="The folder that holds runs.")] = Path("runs"),
 ) -> None:
     """Why is training slow or unstable, and what would help?"""
+    require_path("runs", runs)
     here = Path.cwd()  # a task may go to another folder
     found = find(task)
     place = runs / folder_name(found, name)
     folder = here / place
     winner = folder / "winner.toml"
     used = recipe or (str(winner) if winner.exists() else "adam")
+    require_path("recipe", used)
     with chdir(here):
         trained = recipe_of(used)
     other = winner.exists() and (here / used).resolve() != winner.resolve()
@@ -241,8 +247,10 @@ def doctor(
                 budget=share,
                 say=say,
             )
-        print(diagnosis)
-        diagnosis.report(folder / page)
+        try:
+            diagnosis.report(folder / page)
+        finally:
+            print(diagnosis)
         print(f"report: {place / page}")
 
 
@@ -290,14 +298,19 @@ def stopping(outcome: str) -> Iterator[None]:
 
 
 def main() -> None:
-    """Runs a verb; bad input is one sentence and exit status 2, work that failed is status 1."""
+    """Runs a verb; bad input is one sentence and exit status 2, work that failed is status 1.
+
+    Where the output is full or closed, the work is done all the same, and then the status is 1.
+    """
     output: Any = Output(sys.stdout)
     try:
         with redirect_stdout(output):
-            try:
-                app()
-            finally:
-                output.flush()
+            app()
     except UserError as error:
         print(f"thalweg: {error}", file=sys.stderr)
         sys.exit(error.status)
+    finally:
+        output.flush()
+        if output.failure:
+            print(f"thalweg: not all output was written: {output.failure}.", file=sys.stderr)
+            sys.exit(1)

@@ -25,7 +25,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from math import cos, inf, isfinite, pi
 from typing import Any, ClassVar, Literal, Self
 
-from thalweg.arguments import FAR, number, require_known, require_whole, short
+from thalweg.arguments import FAR, number, require_known, require_whole, short, word
 from thalweg.errors import UserError, suggest
 
 Memory = dict[str, float]
@@ -466,7 +466,7 @@ def _check_names(schedule: type[Schedule], parts: Mapping[str, Any]) -> None:
     known = [part.name for part in fields(schedule)]
     for name in parts:
         if name not in known:
-            hint = suggest(short(name), known)
+            hint = suggest(word(name), known)
             raise UserError(f"{schedule.kind}: unknown field {name}; {hint}")
     missing = [p.name for p in fields(schedule) if p.default is MISSING and p.name not in parts]
     if missing:

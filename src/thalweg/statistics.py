@@ -5,6 +5,8 @@ seed, so runs are paired. A score that is not finite is a run that diverged: it 
 every run that did not, and two that diverged tie. Everything here rests on ranks, which can take
 that; means cannot.
 
+Infinities, and what rounds to zero, are in order here, whatever a task tells NumPy to do with them.
+
 In the order of reading: the exact signed-rank test; a comparison of two entrants with the interval
 that inverts the test; the looks of a race and the error each may spend; the shortlist; what a race
 can see; and estimates for one entrant alone.
@@ -55,6 +57,7 @@ class SignedRanks:
     p_negative: float
 
 
+@np.errstate(all="ignore")
 def signed_ranks(differences: ArrayLike) -> SignedRanks:
     """The exact signed-rank test, whatever ties, zeros and infinities there are.
 
@@ -146,6 +149,7 @@ class Comparison:
         return self.p_worse <= self.level
 
 
+@np.errstate(all="ignore")
 def compare(a: ArrayLike, b: ArrayLike, direction: Direction, level: float = 0.025) -> Comparison:
     """Compares entrant `a` with entrant `b` by the signed ranks of their differences.
 
@@ -207,8 +211,7 @@ def _gains(a: ArrayLike, b: ArrayLike, direction: Direction) -> Floats:
             f"Paired scores need the same seeds, and here are {first.size} against {second.size}."
         )
     both_diverged = np.isinf(first) & np.isinf(second)
-    with np.errstate(invalid="ignore", over="ignore"):
-        return _without_round_off(np.where(both_diverged, 0.0, first - second))
+    return _without_round_off(np.where(both_diverged, 0.0, first - second))
 
 
 def _goodness(scores: ArrayLike, direction: Direction) -> Floats:
@@ -237,8 +240,7 @@ def _walsh_averages(differences: Floats) -> Floats:
     """
     half = differences / 2
     first, second = _pairs(half.size)
-    with np.errstate(invalid="ignore"):
-        averages = np.sort(half[first] + half[second])
+    averages = np.sort(half[first] + half[second])
     return averages[~np.isnan(averages)]
 
 
@@ -345,6 +347,7 @@ class Shortlist:
     level: float
 
 
+@np.errstate(all="ignore")
 def shortlist(
     scores: Mapping[str, ArrayLike], alive: Sequence[str], level: float, direction: Direction
 ) -> Shortlist:
@@ -386,6 +389,7 @@ def _best_rival(
 # What a race can see
 
 
+@np.errstate(all="ignore")
 def more_seeds_needed(a: ArrayLike, b: ArrayLike, direction: Direction, level: float) -> int | None:
     """About how many more paired seeds would separate `a` and `b`; 0 if they are separate already.
 
@@ -417,12 +421,12 @@ def more_seeds_needed(a: ArrayLike, b: ArrayLike, direction: Direction, level: f
 
 def _share_of_positive_averages(differences: Floats) -> float:
     first, second = np.triu_indices(differences.size, k=1)
-    with np.errstate(invalid="ignore"):
-        averages = differences[first] / 2 + differences[second] / 2
+    averages = differences[first] / 2 + differences[second] / 2
     positive, negative = np.mean(averages > 0), np.mean(averages < 0)
     return float(0.5 + (positive - negative) / 2)
 
 
+@np.errstate(all="ignore")
 def visible_margin(seeds: int, entrants: int, alpha: float) -> float:
     """The margin that a race can see at its last look, in standard deviations of the difference.
 
@@ -459,6 +463,7 @@ class Interval:
     high: float
 
 
+@np.errstate(all="ignore")
 def wilson(count: int, n: int, confidence: float = 0.95) -> Interval:
     """The share count / n and its Wilson score interval (Wilson 1927), all in [0, 1].
 
@@ -474,6 +479,7 @@ def wilson(count: int, n: int, confidence: float = 0.95) -> Interval:
     return Interval(count / n, float(ends.low), float(ends.high))
 
 
+@np.errstate(all="ignore")
 def median_interval(scores: ArrayLike, direction: Direction, confidence: float = 0.95) -> Interval:
     """The median score and its interval between order statistics, whatever the distribution.
 
@@ -501,6 +507,7 @@ def _order_statistics_outside(n: int, confidence: float) -> int:
     return int(np.searchsorted(below, (1 - confidence) / 2, side="right"))
 
 
+@np.errstate(all="ignore")
 def tunability(scores: ArrayLike, budgets: Sequence[int], direction: Direction) -> dict[int, float]:
     """The median best of b configurations for each budget b, by budget: the tunability curve.
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
+
 from thalweg.arguments import require_flag, require_function, require_whole
 from thalweg.doctor import wording
 from thalweg.doctor.budget import Looks, require_share
@@ -145,6 +147,7 @@ def told(
     return Diagnosis(task, recipe, metric, merged(findings), case, unread, looks, share)
 
 
+@np.errstate(all="ignore")
 def suspicions(case: Case) -> list[Suspicion]:
     return [found for criterion in CRITERIA if (found := criterion(case))]
 

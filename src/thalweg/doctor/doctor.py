@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.arguments import require_kind
-from thalweg.doctor.diagnosis import Diagnosis, judged, suspicions, tried
+from thalweg.doctor.diagnosis import Diagnosis, judged, suspicions, told, tried
 from thalweg.doctor.finding import Finding, Suspicion
 from thalweg.doctor.in_use import recipe_in_use
 from thalweg.doctor.objective import plain, samples_in

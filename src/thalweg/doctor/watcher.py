@@ -9,6 +9,7 @@ from statistics import median
 from time import perf_counter
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
@@ -191,6 +192,7 @@ class Watcher:
         self.course.length += 1
         self.hook_forward()
 
+    @np.errstate(all="ignore")
     def measure(self, name: str) -> None:
         """Reads an instrument, or notes why it could not be read."""
         instrument = INSTRUMENTS[name]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from thalweg.arguments import require_kind, short
+from thalweg.arguments import require_kind, short, word
 from thalweg.errors import UserError, suggest
 from thalweg.nn.batch_norm import BatchNorm
 
@@ -54,7 +54,7 @@ def with_batch_norm(model: nn.Module, *, but: Collection[str] | None = None) -> 
     kept = list(layers)[-1:] if but is None else but
     for name in kept:
         if not isinstance(name, str) or name not in layers:
-            said = name if isinstance(name, str) else short(name)
+            said = word(name)
             hint = suggest(said, layers)
             raise UserError(f"the model has no linear or convolutional layer '{said}'; {hint}")
     reasons = {name: why for name, why in left_alone(model) if name not in kept}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from thalweg.arguments import (
     require_kind,
     require_known,
     require_path,
+    require_text,
     require_whole,
     short,
 )
@@ -235,7 +236,9 @@ def run(
     if plan is None:
         recipes = [recipe for _, recipe in drawn.values()]
         members = most_members(field, settings.trials, settings.seeds)
-        plan = planned(task, recipes, settings, members, timeout)
+        # Blocks are as wide as they are asked to be, however few members they have.
+        filled = replace(settings, width=min(settings.width, max(members)))
+        plan = planned(task, recipes, filled, members, timeout)
         costs: list[Cost] = []
         with suppress(Exception):  # of a model that cannot be made now, nothing is known
             costs = cost.costs(task, {one.name: drawn[one.name, 0][1] for one in field}, timeout)
@@ -272,6 +275,7 @@ def folder_name(task: Task, name: str | None) -> str:
         return plain.encode()[:80].decode(errors="ignore") or "race"
     if not isinstance(name, str) or name in ("", ".", "..") or re.search(r"[/\\\0]", name):
         raise UserError(f"name must be the name of one folder, without / or \\, not {short(name)}.")
+    require_text("name", name)
     return require_path("name", name).name
 
 

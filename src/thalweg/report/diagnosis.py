@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import numpy as np
+
 from thalweg.doctor import wording
 from thalweg.doctor.diagnosis import Diagnosis
 from thalweg.doctor.finding import Finding
@@ -32,6 +34,7 @@ class Section:
     symptoms: tuple[Section, ...]
 
 
+@np.errstate(all="ignore")
 def write_diagnosis(diagnosis: Diagnosis, path: str | Path) -> Path:
     """Writes the report of a diagnosis to one HTML file and returns its path.
 

@@ -131,8 +131,7 @@ class Drawing:
         band = []
         for step in steps:
             losses = [as_loss(curve.get(step, math.nan), self.settings) for curve in found]
-            with np.errstate(invalid="ignore"):  # between two runs that diverged
-                quartiles = np.quantile(losses, (0.25, 0.5, 0.75), method="averaged_inverted_cdf")
+            quartiles = np.quantile(losses, (0.25, 0.5, 0.75), method="averaged_inverted_cdf")
             low, median, high = (self.as_score(float(loss)) for loss in quartiles)
             band.append((step, low, median, high))
         return band

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from thalweg.racing.measures import Measures
 from thalweg.racing.record import Record, RunRecord
 from thalweg.racing.repeat import doctor_call
@@ -32,6 +34,7 @@ class Diverged:
     lrs: str
 
 
+@np.errstate(all="ignore")
 def write_report(record: Record, path: str | Path, folder: Path | None = None) -> Path:
     """Writes the report of a record to one HTML file and returns its path.
 

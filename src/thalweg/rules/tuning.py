@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from thalweg.arguments import short
+from thalweg.arguments import short, word
 from thalweg.errors import UserError, suggest
 from thalweg.rules.rule import Hyper, Rule
 from thalweg.rules.space import Space
@@ -65,7 +65,7 @@ def space_of(chain: Iterable[Rule], name: str, given: Any) -> Space:
     """
     known = tunables(chain)
     if not isinstance(name, str) or name not in known:
-        raise UserError(f"no setting {short(name)} can be tuned; {suggest(short(name), known)}")
+        raise UserError(f"no setting {short(name)} can be tuned; {suggest(word(name), known)}")
     if name != "lr" and known[name].scheduled:
         raise UserError(
             f"{name} follows a schedule, which tuning would replace: make it a number, or leave it"

@@ -23,6 +23,7 @@ from thalweg.recipes import Recipe
 from thalweg.schedules import Plateau
 from thalweg.tasks.failure import describe, failure_as_sentence
 from thalweg.tasks.held import is_held
+from thalweg.tasks.reachable import is_own
 from thalweg.tasks.samples import Samples, first_not_finite, rows_not_finite
 from thalweg.tasks.task import Score, Task
 
@@ -335,15 +336,21 @@ def without_gradients() -> Iterator[None]:
 def failure_in_training(task: Task) -> Iterator[None]:
     """The same for a whole training, of which `check` has seen one batch.
 
-    What was raised within this package is a bug of ours, and passes with its traceback.
+    What was raised within this package is a bug of ours, and passes with its traceback. What comes
+    from another library than torch, out of no code of the user's, is not said of the task.
     """
     try:
         yield
     except (Exception, SystemExit) as error:
-        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        if frame.f_globals.get("__name__", "").startswith("thalweg."):
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        modules = [frame.f_globals.get("__name__", "") for frame in frames]
+        package = modules[-1].partition(".")[0]
+        if package == "thalweg":
             raise
-        with failure_as_sentence(f"Task '{task.name}' failed in training"):
+        what_failed = f"Task '{task.name}' failed in training"
+        if package != "torch" and not any(map(is_own, modules)):
+            what_failed = f"Training task '{task.name}' failed in {package}"
+        with failure_as_sentence(what_failed):
             raise
 
 

@@ -1,37 +1,43 @@
-"""Standard output that cannot be written to is one sentence."""
+"""The standard output, which may be full or closed before the work is done."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from contextlib import suppress
+from io import StringIO, TextIOWrapper
 from typing import Any, TextIO
-
-from thalweg.errors import FailedError
 
 
 class Output:
-    """A stream of text; FailedError where its disk is full. A reader that has gone is no matter."""
+    """A stream that notes what failed, and that no further work fails with it.
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
+    failure: why not all could be written; nothing, where it could.
+    """
 
-    def write(self, text: str) -> int:
-        try:
-            return self.stream.write(text)
-        except OSError as error:
-            raise self.failure(error) from None
-
-    def flush(self) -> None:
-        try:
-            self.stream.flush()
-        except OSError as error:
-            raise self.failure(error) from None
-
-    def failure(self, error: OSError) -> Exception:
-        if isinstance(error, BrokenPipeError):
-            return error
-        # Python tries once more to write what is left, in its own end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
-        return FailedError(f"standard output cannot be written: {error.strerror}.")
+    def __init__(self, stream: TextIO | None) -> None:
+        self.failure = "" if stream else "it is closed"
+        self.stream = stream or StringIO()
+        if isinstance(stream, TextIOWrapper):
+            # A path may have characters that the encoding has not.
+            stream.reconfigure(errors="backslashreplace")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        self.attempt(lambda: self.stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self.attempt(self.stream.flush)
+
+    def attempt(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except (OSError, ValueError) as error:  # a ValueError where it was closed
+            why = getattr(error, "strerror", None) or str(error)
+            self.failure = self.failure or why.rstrip(".")
+            # Or what it still holds back would fail again when Python ends.
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())

@@ -32,6 +32,7 @@ from thalweg.arguments import (
     require_path,
     require_whole,
     short,
+    word,
 )
 from thalweg.errors import UserError
 from thalweg.random_numbers import random_numbers_kept
@@ -243,7 +244,7 @@ def at_difficulty(task: Task, value: Any) -> Task:
             f"The difficulty of task '{task.name}' must be a function that makes a thalweg.Task,"
             f" not {describe(made)}."
         )
-    return replace(made, name=f"{task.name} at {value if isinstance(value, str) else short(value)}")
+    return replace(made, name=f"{task.name} at {word(value)}")
 
 
 def with_its_data(task: Task) -> Task:
