@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 from thalweg.errors import UserError, suggest
 
@@ -28,8 +29,9 @@ def short(value: object) -> str:
 
 
 def word(value: object) -> str:
-    """A text as it is; anything else in a line."""
-    return value if isinstance(value, str) else short(value)
+    """A text as it is, where it fits in a line; anything else as `short` tells it."""
+    fits = isinstance(value, str) and value.isprintable() and len(value) <= LONGEST
+    return str(value) if fits else short(value)
 
 
 def number(value: object) -> float:
@@ -56,10 +58,20 @@ def require_between(name: str, value: object, low: float, high: float) -> None:
         )
 
 
-def require_kind(name: str, value: object, kind: type, words: str) -> None:
+def require_kind(name: str, value: object, kind: type | tuple[type, ...], words: str) -> None:
     """UserError unless the value is of the kind, which is told in words."""
     if not isinstance(value, kind):
         raise UserError(f"{name} must be {words}, not {short(value)}.")
+
+
+def require_list(name: str, value: Any, words: str) -> list[Any]:
+    """The value as a list; UserError where it is none, which words tell."""
+    try:
+        if not isinstance(value, str | bytes):
+            return list(value)
+    except TypeError:
+        pass
+    raise UserError(f"{name} must be {words}, not {short(value)}.")
 
 
 def require_flag(name: str, value: object) -> None:
@@ -90,6 +102,8 @@ def require_path(name: str, value: object) -> Path:
     if not isinstance(value, str | Path):
         raise UserError(f"{name} must be a path, not {short(value)}.")
     try:
+        if any(sign < " " for sign in str(value)):
+            raise ValueError
         str(value).encode()
         Path(value).stat()
     except ValueError:

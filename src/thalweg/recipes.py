@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from thalweg import recipe_file, rules
-from thalweg.arguments import number, require_known, require_path, require_text, short
+from thalweg.arguments import number, require_kind, require_known, require_path, require_text, short
 from thalweg.errors import UserError, suggest
 from thalweg.rules.rule import Rule
 from thalweg.rules.space import Space
@@ -44,10 +44,11 @@ class Recipe:
         require_text("the name of a recipe", self.name)
         if self.pretrain is not None:
             require_known("pre-training", self.pretrain, PRETRAINING)
-        given = self.rules if isinstance(self.rules, tuple | list) else [self.rules]
-        for rule in given:
-            if not isinstance(rule, Rule):
-                raise UserError(f"a recipe is made of a tuple of rules, not of {short(rule)}.")
+        require_kind("the rules of a recipe", self.rules, (tuple, list), "a tuple of rules")
+        for rule in self.rules:
+            require_kind(
+                "each of a recipe's rules", rule, Rule, "a rule, such as thalweg.rules.Adam()"
+            )
         stepping = [i for i, rule in enumerate(self.rules) if "lr" in rule.hypers]
         if len(stepping) != 1:
             raise UserError(

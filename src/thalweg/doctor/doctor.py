@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from thalweg.arguments import require_kind
+from thalweg.arguments import require_list
 from thalweg.doctor.diagnosis import Diagnosis, judged, suspicions, told, tried
 from thalweg.doctor.finding import Finding, Suspicion
 from thalweg.doctor.in_use import recipe_in_use
@@ -65,7 +65,7 @@ class Doctor(Watcher):
         Raises UserError before the first step.
         """
         if coming is not None:
-            require_kind("coming", coming, Iterable, "a list of the next batches")
+            coming = require_list("coming", coming, "a list of the next batches")
         if not self.step:
             raise UserError("The doctor has seen no step yet: ask after some of them.")
         recipe, unknown = self.recipe()
@@ -78,7 +78,7 @@ class Doctor(Watcher):
         elif recipe is None:
             findings = [judged(one, untried=unknown) for one in found]
         else:
-            findings = self.tried(found, recipe, list(coming))
+            findings = self.tried(found, recipe, coming)
         return told(type(plain(self.model)).__name__, "loss", self, case, findings)
 
     def recipe(self) -> tuple[Recipe | None, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Self
 
 import torch
@@ -11,8 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from thalweg.arguments import require_flag
+from thalweg.arguments import number, require_between, require_flag, require_whole, short
 from thalweg.errors import UserError
+
+MOST_FEATURES = 2**24
+"""Channels of a layer: more than any has, and few enough to be held."""
 
 
 class BatchNorm(_BatchNorm):
@@ -33,11 +37,31 @@ class BatchNorm(_BatchNorm):
     and checkpoints. Where several processes train one model (`torch.distributed`), the batch is
     that of all processes together, on any device, for two messages forward and two backward.
 
-    Raises UserError for inputs of another shape, and for a batch of one value a channel, which has
-    no deviation from its mean to normalize by.
+    Raises UserError for arguments out of range, for inputs of another shape, and for a batch of one
+    value a channel, which has no deviation from its mean to normalize by.
     """
 
     frozen = False
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        require_whole("num_features", num_features, 1, MOST_FEATURES)
+        require_between("eps", eps, 0, math.inf)
+        if momentum is not None and not 0 <= number(momentum) <= 1:
+            raise UserError(
+                f"momentum must be a number from 0 to 1, or None, not {short(momentum)}."
+            )
+        require_flag("affine", affine)
+        require_flag("track_running_stats", track_running_stats)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
 
     def freeze(self, frozen: bool = True) -> Self:
         """Keeps the running statistics as they are, and normalizes by them, in training too.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from thalweg.arguments import require_kind, short, word
+from thalweg.arguments import require_kind, require_list, word
 from thalweg.errors import UserError, suggest
 from thalweg.nn.batch_norm import BatchNorm
 
@@ -48,10 +48,8 @@ def with_batch_norm(model: nn.Module, *, but: Collection[str] | None = None) -> 
     Raises UserError for a name in `but` that is not that of such a layer.
     """
     require_kind("the model", model, nn.Module, "a torch.nn.Module")
-    if but is not None and (isinstance(but, str | bytes) or not isinstance(but, Collection)):
-        raise UserError(f"but must be a list of the names of layers, not {short(but)}.")
     layers = {name: m for name, m in model.named_modules() if isinstance(m, Layer)}
-    kept = list(layers)[-1:] if but is None else but
+    kept = list(layers)[-1:] if but is None else require_list("but", but, "a list of layers' names")
     for name in kept:
         if not isinstance(name, str) or name not in layers:
             said = word(name)
@@ -107,9 +105,9 @@ def normalized(layer: nn.Module) -> nn.Module:
     assert isinstance(layer, Layer)
     layer.bias = None
     norm = (
-        UnitNorm(layer.out_features)
+        UnitNorm(int(layer.out_features))
         if isinstance(layer, nn.Linear)
-        else BatchNorm(layer.out_channels)
+        else BatchNorm(int(layer.out_channels))
     )
     together = nn.Sequential(layer, norm.to(layer.weight.device, layer.weight.dtype))
     return together.train(layer.training)

@@ -412,8 +412,8 @@ def now(group: Group, scheduled: Mapping[str, Any], name: str, ahead: int) -> An
     value, schedule = number(group[name]), scheduled.get(name)
     if not is_numeric(value):
         raise UserError(
-            f"{name} of a parameter group must be a number, not {value!r}; a schedule is given to"
-            " the optimizer, or to its add_param_group."
+            f"{name} of a parameter group must be a number, not {short(value)}; a schedule is given"
+            " to the optimizer, or to its add_param_group."
         )
     step, kept = group.get("step_count", 0) + ahead, group.get("memory", {}).get(name)
     return at(value, schedule, step, kept)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from thalweg import rules
+from thalweg.arguments import short
 from thalweg.errors import UserError
 from thalweg.optim.settings import number
 from thalweg.optim.sharded import local
@@ -157,7 +158,7 @@ def brief(value: Any) -> str:
     """A value in few words."""
     if isinstance(value, Tensor):
         return f"a tensor of {value.dtype} of the shape {tuple(value.shape)}"
-    text = repr(value)
+    text = short(value)
     return text if len(text) <= 60 else f"a {type(value).__name__}"
 
 

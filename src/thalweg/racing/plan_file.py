@@ -16,7 +16,7 @@ from thalweg.arguments import require_path, require_whole
 from thalweg.errors import UserError, suggest
 from thalweg.racing.record import Plan
 from thalweg.stack.way import WAYS
-from thalweg.whole_file import write_text
+from thalweg.whole_file import require_replaceable, write_text
 
 KEYS = ("way", "lanes", "width")
 
@@ -31,6 +31,7 @@ def read(path: str | Path) -> tuple[str, int, int]:
     """The way, the lanes and the width of a plan; UserError for a file that is none."""
     path = require_path("plan", path)
     try:
+        require_replaceable(path)  # a device may have no end
         data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"the plan {path} cannot be read: {error.strerror}.") from None

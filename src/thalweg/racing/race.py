@@ -158,7 +158,7 @@ def race(
     if plan is not None:
         if (step, lanes, width) != (MEASURED, None, None):
             raise UserError("a plan gives step, lanes and width: give either it or these.")
-        step, lanes, width = plan_file.read(here / plan)
+        step, lanes, width = plan_file.read(here / require_path("plan", plan))
     width = WIDTH if width is None else width
     check_arguments(trials, seeds, cooling, alpha, seed, width)
     require_way(step)

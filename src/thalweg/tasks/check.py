@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from thalweg.arguments import require_kind
 from thalweg.errors import UserError
 from thalweg.random_numbers import drawing
 from thalweg.recipes import Recipe
@@ -60,6 +61,7 @@ def check(task: Task) -> None:
     outputs without a dimension of samples, a metric that is not one number or remembers what it has
     seen, and a ranked one that is not a number.
     """
+    require_kind("task", task, Task, "a thalweg.Task")
     with drawing(0):
         with failure_as_sentence(f"The data of task '{task.name}' failed"):
             given = task.given

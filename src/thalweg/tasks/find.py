@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from thalweg.arguments import require_path, short
+from thalweg.arguments import require_path, short, word
 from thalweg.errors import UserError, suggest
 from thalweg.tasks.adding import adding
 from thalweg.tasks.diabetes import diabetes
@@ -58,7 +58,7 @@ def called(name: str) -> Task:
     tasks = {task.name: task for task in BUNDLED}
     if name not in tasks:
         raise UserError(
-            f"There is no bundled task '{name}'; {suggest(name, tasks)}"
+            f"There is no bundled task '{word(name)}'; {suggest(name, tasks)}"
             " Your own is path/to/file.py:task."
         )
     return tasks[name]

@@ -281,7 +281,8 @@ def require_one_each(what: str, given: Sequence[Any], stages: Sequence[Any]) -> 
 
 def shares(task: Task, count: int) -> list[int]:
     """The task's budget in so many equal shares, the last with what is left over."""
-    total = task.total_steps(length_of(task))
+    with failure_as_sentence(f"The data of task '{task.name}' failed"):
+        total = task.total_steps(length_of(task))
     return [total // count] * (count - 1) + [total - total // count * (count - 1)]
 
 
