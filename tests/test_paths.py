@@ -99,7 +99,7 @@ task = replace(saddle, steps=8, loss=loss)
     ("command", "output", "words"),
     [
         (f"race mine.py:task {SHORT}", os.devnull, "was deleted or replaced"),
-        ("tasks", "/dev/full", "standard output cannot be written: No space left"),
+        ("tasks", "/dev/full", "not all output was written: No space left"),
     ],
 )
 def test_what_goes_wrong_on_the_way_has_exit_status_1(

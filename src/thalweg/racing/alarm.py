@@ -7,11 +7,11 @@ import threading
 from types import FrameType
 from typing import Self
 
-from thalweg.arguments import require_between
+from thalweg.arguments import number, short
 from thalweg.errors import UserError
 
-LONGEST = 1e6
-"""Seconds, about as long as an operating system lets a process wait."""
+SHORTEST, LONGEST = 0.1, 1e6
+"""Seconds: no step is done sooner, and about so long an operating system lets a process wait."""
 
 
 class Alarm:
@@ -54,6 +54,10 @@ def require_timeout(seconds: float | None) -> None:
     """UserError for a limit that is none, or that this process cannot keep."""
     if seconds is None:
         return
-    require_between("timeout, in seconds,", seconds, 0, LONGEST)
+    if not SHORTEST <= number(seconds) <= LONGEST:
+        raise UserError(
+            f"timeout must be a number of seconds from {SHORTEST} to {LONGEST:.0f}, not"
+            f" {short(seconds)}."
+        )
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
         raise UserError("timeout needs the main thread of Python, on Linux or macOS.")

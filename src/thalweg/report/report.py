@@ -53,7 +53,7 @@ def write_report(record: Record, path: str | Path, folder: Path | None = None) -
         pictures=pictures(Measures(record), judged),
         levels=levels(judged),
         diverged=list(diverged(record)),
-        seen_by_doctor=Path(path).with_name("doctor.html").is_file(),
+        seen_by_doctor=(Path(path).parent / "doctor.html").is_file(),
         doctor=doctor_call(record, folder),
     )
 
