@@ -11,6 +11,7 @@ import weakref
 from collections import UserList
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -488,9 +489,16 @@ def test_a_named_optimizer_steps_as_its_recipe(name: str) -> None:
     settings = {"lr": 0.01} if name in ("SGD",) else {}
     alone = getattr(optim, name)(parameters(), **settings)
     by_recipe = optim.Optimizer(parameters(), RECIPES[key]())
-    train(alone, range(20))
-    train(by_recipe, range(20))
+    by_name = optim.Optimizer(parameters(), key)
+    for each in (alone, by_recipe, by_name):
+        train(each, range(20))
     agree(parameters_of(alone), parameters_of(by_recipe))
+    agree(parameters_of(by_name), parameters_of(by_recipe))
+
+
+def test_an_optimizer_is_made_of_a_recipe_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(RECIPES["adam"](lr=0.3).to_toml())
+    assert optim.Optimizer(parameters(), tmp_path / "mine.toml").param_groups[0]["lr"] == 0.3
 
 
 def test_every_named_recipe_has_its_optimizer() -> None:

@@ -790,9 +790,34 @@ def test_what_cannot_be_raced_gets_a_sentence_and_leaves_no_trace(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_width_above_the_members_takes_no_memory(tmp_path: Path) -> None:
+    raced = short(tmp_path, replace(SADDLE, steps=2), trials=1, seeds=2, width=2**32 - 1)
+    assert "width = 2\n" in (raced.folder / "plan.toml").read_text()
+
+
+def test_a_task_may_tell_numpy_to_raise(tmp_path: Path) -> None:
+    def strict() -> Data:
+        np.seterr(all="raise")
+        return SADDLE.data()
+
+    expected = short(tmp_path / "lax", trials=2, seeds=4)
+    with np.errstate():
+        raced = short(tmp_path / "strict", replace(SADDLE, data=strict), trials=2, seeds=4)
+        raced.report()
+    assert raced.record.looks == expected.record.looks
+    assert raced.best == expected.best
+
+
 @pytest.mark.parametrize(
     ("name", "folder"),
-    [("<script>", "script"), ("../x", "x"), ("a b/c", "a-b-c"), ("...", "race"), ("é_1", "é_1")],
+    [
+        ("<script>", "script"),
+        ("../x", "x"),
+        ("a b/c", "a-b-c"),
+        ("...", "race"),
+        ("é_1", "é_1"),
+        ("\U00020000" * 90, "\U00020000" * 20),
+    ],
 )
 def test_a_tasks_name_never_leaves_the_folder(tmp_path: Path, name: str, folder: str) -> None:
     with pytest.raises(KeyboardInterrupt):

@@ -207,6 +207,8 @@ def test_a_schedule_stays_where_it_ended(schedule: Schedule, last: int, end: flo
 def test_one_cycle_may_have_a_single_step_and_may_reach_its_peak_at_once() -> None:
     assert schedules.one_cycle(0.3, 10, pct_start=0.1)(0) == 0.3
     assert 0 < schedules.one_cycle(0.3, 1)(0) <= 0.3
+    late = schedules.one_cycle(0.3, 2**32 - 1, pct_start=1 - 2**-53)
+    assert late(2**32 - 2) == late(2**33) == pytest.approx(late(0) / 1e4)
 
 
 @thorough

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from sysconfig import get_paths
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch.func import functional_call, grad, hessian, stack_module_state, vmap
 from torch.nn import functional as F
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
+import thalweg
 from thalweg.errors import UserError
 from thalweg.tasks import Data, Task, bundled, check, find
 from thalweg.tasks import landscapes as land
@@ -409,6 +411,24 @@ def test_a_bug_of_ours_in_training_keeps_its_traceback() -> None:
     told = pytest.raises(UserError, match="Task 'line' failed in training: RuntimeError: mat1")
     with told, failure_in_training(linear_task()):
         linear_model()(torch.ones(2, 4))
+
+
+BROKEN = """
+calls = []
+def loss(outputs, targets):
+    calls.append(1)
+    if len(calls) > 4:
+        raise AttributeError("module has no core")
+    return ((outputs - targets) ** 2).mean()
+"""
+
+
+def test_a_task_is_not_blamed_for_a_library_that_breaks(tmp_path: Path) -> None:
+    library: dict[str, Any] = {"__name__": "elsewhere.printing"}
+    exec(compile(BROKEN, f"{get_paths()['purelib']}/elsewhere/printing.py", "exec"), library)
+    words = "^Training task 'line' failed in elsewhere: AttributeError: module has no core$"
+    with pytest.raises(UserError, match=words):
+        thalweg.train(linear_task(loss=library["loss"]), "sgd", out=tmp_path / "model.safetensors")
 
 
 def test_check_leaves_the_random_state_alone() -> None:

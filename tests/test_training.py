@@ -429,7 +429,7 @@ def test_an_average_is_kept_with_batch_norm_statistics_of_its_own(
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"keep": "last"}, "nothing to keep is called last; known are end, best"),
+        ({"keep": "last"}, "no choice of parameters to keep is called last; known are end"),
         ({"patience": 0}, "patience must be a whole number from 1"),
         ({"accumulate": 0}, "accumulate must be a whole number from 1"),
         ({"accumulate": 16}, "accumulate must be at most 15, the batches of pulled's whole budget"),

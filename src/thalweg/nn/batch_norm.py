@@ -50,8 +50,8 @@ class BatchNorm(_BatchNorm):
         momentum: float | None = 0.1,
         affine: bool = True,
         track_running_stats: bool = True,
-        device: Any = None,
-        dtype: Any = None,
+        *arguments: Any,
+        **named: Any,
     ) -> None:
         require_whole("num_features", num_features, 1, MOST_FEATURES)
         require_between("eps", eps, 0, math.inf)
@@ -61,7 +61,9 @@ class BatchNorm(_BatchNorm):
             )
         require_flag("affine", affine)
         require_flag("track_running_stats", track_running_stats)
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, *arguments, **named
+        )
 
     def freeze(self, frozen: bool = True) -> Self:
         """Keeps the running statistics as they are, and normalizes by them, in training too.
