@@ -200,8 +200,11 @@ def test_a_pair_of_ends_is_a_space_on_the_documented_scale_or_else_on_a_plain_on
             {"space": {"lr": (0, 1)}},
             "lr: a space on the log scale begins above 0, not at 0; on the",
         ),
-        ({"space": {"lr": ("a", 1)}}, "lr: the ends of a space are numbers, such as 1e-4 and 0.1"),
-        ({"space": {"lr": (True, 2)}}, "lr: the ends of a space are numbers"),
+        (
+            {"space": {"lr": ("a", 1)}},
+            "lr: the ends of a space are finite numbers, such as 1e-4 and 0.1",
+        ),
+        ({"space": {"lr": (True, 2)}}, "lr: the ends of a space are finite numbers"),
         ({"space": {"lr": (0.1, math.inf)}}, "lr: the ends of a space are finite numbers"),
         ({"space": {"lr": (0.1, 10**400)}}, "lr: the ends of a space are finite numbers"),
         ({"space": {"lr": (5e-324, 1e308)}}, "lr: a space from 4.94066e-324 to 1e+308 cannot be"),
@@ -238,7 +241,7 @@ def test_a_wrong_argument_of_an_entrant_gets_a_sentence(
         ((1, 2, "lin"), "the scale of a space is linear, log or log_one_minus, not 'lin'."),
         ((1, 2, []), "the scale of a space is linear, log or log_one_minus, not []."),
         ((math.nan, 2), "the ends of a space are finite numbers"),
-        (([1], 2), "the ends of a space are numbers, such as 1e-4 and 0.1, not [1]."),
+        (([1], 2), "the ends of a space are finite numbers, such as 1e-4 and 0.1, not [1]."),
         ((-1e308, 1e308, "linear"), "a space from -1e+308 to 1e+308 cannot be searched"),
     ],
 )

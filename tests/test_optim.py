@@ -6,7 +6,6 @@ import copy
 import io
 import math
 import pickle
-import signal
 import weakref
 from collections import UserList
 from collections.abc import Callable, Iterator
@@ -628,7 +627,7 @@ class InterruptedCopying(TorchFunctionMode):
     ) -> Any:
         if func is Tensor.copy_ and not self.interrupted:
             self.interrupted = True
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt
         return func(*args, **(kwargs or {}))
 
 
