@@ -75,6 +75,13 @@ def test_nothing_is_read_more_than_twice_but_a_few_samples() -> None:
     assert samples.asked == 0
 
 
+def test_what_takes_long_to_read_is_read_again_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("thalweg.tasks.held.PATIENCE", 0.0)
+    samples = Samples(plain, length=1000)
+    assert isinstance(held(samples), Held)
+    assert samples.asked < 1100
+
+
 def test_tensors_stay_where_they_are() -> None:
     dataset = TensorDataset(torch.randn(5, 2), torch.randn(5))
     assert held(dataset) is dataset
