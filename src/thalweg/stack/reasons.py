@@ -18,6 +18,8 @@ REASONS = {
     ".item()": "a number is taken out of a tensor",
     "data pointer": "the values of a tensor are taken out of it",
     "dynamic shape": "the shape of a tensor depends on the values of another",
+    "differently shaped": "the shape of a tensor depends on the values of another",
+    "out= or view ops": "a result is written into a tensor that was there before",
     "inplace arithmetic": "a member's values are written into a tensor that all members share",
     "the broadcast shape": "a member's values are written into a tensor that all members share",
     "inplace randomness": "random numbers are drawn into a tensor that all members share",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -35,6 +36,10 @@ from thalweg.tasks.task import Task
 
 ALIGNED = 16
 """Numbers; a parameter begins at a multiple of so many in its row, which matrix products like."""
+
+# What an operation costs that vmap runs member by member is measured; PyTorch's words for it ask
+# whoever reads them to report it.
+warnings.filterwarnings("ignore", message="There is a performance drop")
 
 
 class Stacked(Population):
