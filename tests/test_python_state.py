@@ -42,6 +42,16 @@ def raced(task: Task, folder: Path, **changes: Any) -> Any:
     return tw.race(task, **{**given, **changes}, runs=folder).record
 
 
+class Slot:
+    __slots__ = ("passes",)
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def count(self) -> None:
+        self.passes += 1
+
+
 class Stateful(nn.Linear):
     """Does something with its own state before it answers."""
 
@@ -56,10 +66,17 @@ class Stateful(nn.Linear):
         self.mean = torch.zeros(())
         self.scale: Tensor | None = None
         self.kept: Any = None
+        self.slot = Slot()
 
     def forward(self, x: Tensor) -> Tensor:
         self.change(self, x)
         return super().forward(x)
+
+
+class Generated(Stateful):
+    def __init__(self) -> None:
+        super().__init__(lambda *_: next(self.numbers))
+        self.numbers = (i for i in range(10**9))
 
 
 class InTrain(Stateful):
@@ -114,6 +131,12 @@ CARRIED: dict[str, tuple[Task, str]] = {
     "a class": (task_of(lambda: Stateful(counted_by_class)), "Stateful.total"),
     "a variable of the file": (task_of(lambda: Stateful(lambda *_: count_call())), "changes calls"),
     "its own generator": (task_of(lambda: Stateful(lambda m, _: m.own.random())), "Stateful.own"),
+    "a slot": (task_of(lambda: Stateful(lambda m, _: m.slot.count())), "changes Slot.passes at"),
+    "an iterator": (task_of(Generated), "read from Generated.numbers"),
+    "a function within": (
+        task_of(lambda: Stateful(lambda *_: (lambda: count_call())())),
+        "changes calls at every call, which all members share",
+    ),
     "in train()": (task_of(InTrain), "changes InTrain.passes"),
     "the first batch": (task_of(ByTheFirst), "keeps something of the first batch"),
     "a loss": (

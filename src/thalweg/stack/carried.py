@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
+from io import IOBase
+from itertools import zip_longest
 from types import FunctionType
 from typing import Any
 
@@ -19,7 +20,7 @@ from thalweg.stack.batches import Batches
 from thalweg.stack.population import initial_model
 from thalweg.stack.reading import Batch
 from thalweg.stack.single import kept_buffers
-from thalweg.tasks.reachable import CONTAINERS, reachable
+from thalweg.tasks.reachable import CONTAINERS, Named, reachable
 from thalweg.tasks.task import Task
 
 LARGE = 2**20
@@ -36,9 +37,9 @@ def carried(task: Task) -> str:
     """What members would share in a stack, or not have at all, in words; "" for nothing.
 
     A fresh model is run, with its loss, twice on one batch and then on another, and a second model
-    on that one alone. Something is carried where NumPy or Python draw random numbers, where an
-    attribute or variable is another after the second run than after the first, and where outputs
-    differ that should not.
+    on that one alone. Something is carried where NumPy or Python draw random numbers, where there
+    is an iterator, where an attribute or variable is another after the second run than after the
+    first, and where outputs differ that should not.
     """
     batches = Batches(task, seeds=[0])
     (one,), (other,) = batches.each(), batches.each()
@@ -46,13 +47,17 @@ def carried(task: Task) -> str:
     once, drawn = run(task, model, one)
     if drawn:
         return f"the model or its loss draws random numbers from {' and '.join(drawn)}"
-    before = variables(task, model)
+    if iterator := next((name for name, x in reached(task, model) if is_iterator(x)), ""):
+        return f"the model or its loss may read from {iterator}, which is an iterator"
+    before, elsewhere = variables(task, model), variables(task, fresh)
     again, _ = run(task, model, one)
-    pairs = itertools.zip_longest(before, variables(task, model), fillvalue=("", ""))
-    for old, new in pairs:
-        if old != new:
-            name = (new[0] or old[0]).split("[")[0]
-            return f"the model or its loss changes {name} at every call"
+    if shared := changed(elsewhere, variables(task, fresh)):
+        return (
+            f"the model or its loss changes {shared} at every call, which all members share, so"
+            " that one may depend on those before it; keep it in the model"
+        )
+    if own := changed(before, variables(task, model)):
+        return f"the model or its loss changes {own} at every call"
     if not alike(once, again):
         return "the model or its loss gives something else when it is called again"
     if not alike(run(task, model, other)[0], run(task, fresh, other)[0]):
@@ -72,13 +77,30 @@ def run(task: Task, model: nn.Module, batch: Batch) -> tuple[Made, list[str]]:
         return (outputs, loss, evaluated), drawn_from(before, states(before))
 
 
-def variables(task: Task, model: nn.Module) -> list[tuple[str, Any]]:
-    """What the model and the loss can reach, beside parameters and buffers, as it stands."""
-    found = [*reachable(model, "the model"), *reachable(task.loss, "the loss")]
-    return [(name, value_of(value)) for name, value in found]
+def reached(task: Task, model: nn.Module) -> list[Named]:
+    """What the model and the loss can reach, beside parameters and buffers."""
+    return [*reachable(model, "the model"), *reachable(task.loss, "the loss")]
 
 
-PLAIN = (bool, int, float, complex, str, bytes, np.generic, Enum, itertools.count, type(None))
+def is_iterator(value: Any) -> bool:
+    """Whether what it gives cannot be known without taking it; a file is seldom read."""
+    return isinstance(value, Iterator) and not isinstance(value, IOBase)
+
+
+def variables(task: Task, model: nn.Module) -> list[Named]:
+    """What is reached, as it stands."""
+    return [(name, value_of(value)) for name, value in reached(task, model)]
+
+
+def changed(before: Sequence[Named], after: Sequence[Named]) -> str:
+    """The first variable that is another; "" for none."""
+    for old, new in zip_longest(before, after, fillvalue=("", "")):
+        if old != new:
+            return (new[0] or old[0]).split("[")[0]
+    return ""
+
+
+PLAIN = (bool, int, float, complex, str, bytes, np.generic, Enum, type(None))
 """Types whose values their texts tell apart."""
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import sysconfig
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
@@ -15,6 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from thalweg.checksum import checksum
+from thalweg.tasks.reachable import variables_of
 
 LIBRARIES = {"site-packages", "dist-packages"}
 PLACES = {Path(sysconfig.get_path("stdlib")), Path(__file__).parents[1]}
@@ -90,11 +90,7 @@ def parts_of_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
         code = function.__code__
         yield "code", list(instructions(code, function.__doc__))
         yield "defaults", (function.__defaults__, function.__kwdefaults__)
-        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-            with suppress(ValueError):  # nothing is in it yet
-                yield name, cell.cell_contents
-        for name in sorted(names_in(code) & function.__globals__.keys()):
-            yield name, function.__globals__[name]
+        yield from variables_of(function)
 
 
 def instructions(code: CodeType, doc: str | None = None) -> Iterator[Any]:
@@ -105,12 +101,6 @@ def instructions(code: CodeType, doc: str | None = None) -> Iterator[Any]:
             yield from instructions(constant)
         elif constant != doc:
             yield constant
-
-
-def names_in(code: CodeType) -> set[str]:
-    """Names that may be those of globals."""
-    inner = (names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType))
-    return set(code.co_names).union(*inner)
 
 
 def is_own(value: FunctionType | type) -> bool:

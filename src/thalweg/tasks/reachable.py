@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dis import get_instructions
 from functools import partial
-from types import FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,9 @@ CONTAINERS = (list, tuple, set, frozenset, deque)
 
 STRUCTURE = ("_parameters", "_buffers", "_modules", "training")
 """What PyTorch itself keeps of a layer, of which only the layers within are looked at."""
+
+LOADING = ("LOAD_GLOBAL", "LOAD_NAME")
+"""Instructions that look a name up among globals."""
 
 Named = tuple[str, Any]
 
@@ -58,7 +61,7 @@ def parts(value: Any, name: str) -> Iterator[Named]:
     elif isinstance(value, partial):
         yield from ((name, part) for part in (value.func, value.args, value.keywords))
     elif isinstance(value, FunctionType):
-        yield from referred(value)
+        yield from variables_of(value) if is_own(value.__module__) else ()
     elif not isinstance(value, Tensor | np.ndarray | type | ModuleType):
         yield from attributes(value)
 
@@ -76,16 +79,27 @@ def attributes(value: Any) -> Iterator[Named]:
             yield f"{kind.__name__}.{name}", part
     for base in kind.__mro__:
         for name, part in vars(base).items() if is_own(base.__module__) else ():
-            if not name.startswith("__") or isinstance(part, FunctionType):
+            if isinstance(part, MemberDescriptorType):  # one of __slots__
+                yield f"{base.__name__}.{name}", getattr(value, name, None)
+            elif not name.startswith("__") or isinstance(part, FunctionType):
                 yield f"{base.__name__}.{name}", part
 
 
-def referred(function: FunctionType) -> Iterator[Named]:
-    """The variables outside that a function refers to."""
-    if is_own(function.__module__):
-        with suppress(ValueError):  # one of them has no value yet
-            variables = inspect.getclosurevars(function)
-            yield from {**variables.globals, **variables.nonlocals}.items()
+def variables_of(function: FunctionType) -> Iterator[Named]:
+    """The variables outside that a function refers to, or one that is made within it."""
+    code = function.__code__
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+        with suppress(ValueError):  # nothing is in it yet
+            yield name, cell.cell_contents
+    for name in sorted(names_in(code) & function.__globals__.keys()):
+        yield name, function.__globals__[name]
+
+
+def names_in(code: CodeType) -> set[str]:
+    """Names of globals."""
+    inner = (names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType))
+    loaded = (one.argval for one in get_instructions(code) if one.opname in LOADING)
+    return set(loaded).union(*inner)
 
 
 def is_own(module: str | None) -> bool:
