@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from sysconfig import get_paths
 from types import ModuleType
@@ -128,6 +129,7 @@ def test_data_is_made_once() -> None:
         ),
         ({"metric_name": " "}, "a metric's name must be printable text, not ' '"),
         ({"also": {3: F.l1_loss}}, "a metric's name must be printable text, not 3"),
+        ({"also": {"low": F.l1_loss}}, "called 'low', as the ends of an interval are called in"),
     ],
 )
 def test_a_task_that_cannot_be_used_is_refused(changes: dict[str, Any], sentence: str) -> None:
@@ -194,6 +196,49 @@ class BadBackward(torch.autograd.Function):
         raise RuntimeError("no way back")
 
 
+class Centred(nn.Module):
+    """A loss with numbers of its own to train."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.centre = nn.Parameter(torch.ones(1))
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.mse_loss(outputs - self.centre, targets)
+
+
+CENTRED = Centred()
+NUMBERS = count(1)
+
+
+class Unlisted(nn.Linear):
+    """Keeps a layer where PyTorch does not look for it."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 1)
+        self.layers = [nn.Linear(3, 3)]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(self.layers[0](inputs))
+
+
+class Sloped(nn.Linear):
+    """Gives the slope along its inputs too."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        with torch.enable_grad():
+            free = inputs.clone().requires_grad_()
+            out = super().forward(free).tanh()
+            (slope,) = torch.autograd.grad(out.sum(), free, create_graph=True)
+        return out + slope.sum(1, keepdim=True)
+
+
+def differentiable_data() -> Data:
+    x = torch.linspace(-1, 1, 24).reshape(8, 3).requires_grad_()
+    split = (x, torch.ones(8, 1))
+    return Data(split, split, split)
+
+
 def one_tensor_a_sample() -> Data:
     split: Any = [torch.ones(3), torch.ones(3)]
     return Data(split, split, split)
@@ -231,6 +276,9 @@ def ragged_samples() -> Data:
         ({"loss": lambda _o, _t: None}, "must be one number for all samples, not of type NoneType"),
         ({"loss": lambda o, t: (o - t).mean().item()}, "must be a scalar tensor, .* of type float"),
         ({"model": lambda: Detached(3, 1)}, "loss of task 'line' does not depend on"),
+        ({"loss": Centred()}, r"tensor of shape \[1\] that is no parameter of the model, so it"),
+        ({"loss": lambda o, t: CENTRED(o, t)}, "no parameter of the model, so it would nev"),
+        ({"model": Unlisted}, r"tensor of shape \[3, 3\] that is no .* go into an nn.ModuleList"),
         (
             {"model": lambda: Unconnected(3, 1), "loss": lambda o, _: (o.requires_grad_()).mean()},
             "loss of task 'line' does not depend on",
@@ -277,12 +325,28 @@ def ragged_samples() -> Data:
             {"also": {"gap": lambda o, t: o - t}},
             "further validation metric 'gap' of task 'line' must be one",
         ),
+        ({"also": {"gap": lambda o, t: o.sub_(t).norm()}}, "'gap' .* changes the outputs or targ"),
+        ({"also": {"gap": lambda _o, _t: 10**400}}, "'gap' .* is no number that can be used: Over"),
     ],
 )
 def test_check_says_in_one_sentence_what_is_wrong(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence) as caught:
         check(linear_task(**changes))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": lambda: Sloped(3, 1)},
+        {"data": differentiable_data},
+        {"loss": Centred().requires_grad_(False)},
+        {"loss": lambda o, t: F.mse_loss(o, t) * next(NUMBERS), "metric": F.mse_loss},
+    ],
+    ids=["slopes in the model", "inputs with gradients", "a frozen loss", "a loss that grows"],
+)
+def test_check_takes_what_may_be_trained(changes: dict[str, Any]) -> None:
+    check(linear_task(**changes, direction="min"))
 
 
 class Listed(Dataset[Any]):

@@ -23,7 +23,7 @@ from thalweg.random_numbers import drawing
 from thalweg.recipes import Recipe
 from thalweg.schedules import Plateau
 from thalweg.tasks.failure import describe, failure_as_sentence
-from thalweg.tasks.held import is_held
+from thalweg.tasks.held import is_held, same
 from thalweg.tasks.reachable import is_own
 from thalweg.tasks.samples import Samples, first_not_finite, rows_not_finite
 from thalweg.tasks.task import Score, Task
@@ -94,8 +94,8 @@ def make_model(task: Task) -> nn.Module:
     if shared is not None:
         raise UserError(
             f"The model function of task '{task.name}' gives the same '{shared}' at every call, so"
-            " every training would change it for the next; make it anew, or give a copy, such as"
-            " model=lambda: copy.deepcopy(pretrained)."
+            " what one training does to it the next would begin with; make it anew, or give a copy,"
+            " such as model=lambda: copy.deepcopy(pretrained)."
         )
     return model
 
@@ -169,6 +169,7 @@ def check_loss(task: Task, model: nn.Module, batch: list[Any]) -> None:
         )
     if not loss.requires_grad:
         raise UserError(unconnected(task))
+    require_none_beside(task, model, batch, loss)
     with failure_as_sentence(f"The backward pass of task '{task.name}' failed"):
         gradients = torch.autograd.grad(loss, trainable(model), allow_unused=True)
     reached = [gradient.to_dense() for gradient in gradients if gradient is not None]
@@ -179,6 +180,40 @@ def check_loss(task: Task, model: nn.Module, batch: list[Any]) -> None:
             f"The loss of task '{task.name}' is finite at the initial weights, but its gradient is"
             " not: look for sqrt(0), log(0) or 0/0 on the way to the loss."
         )
+
+
+def require_none_beside(task: Task, model: nn.Module, batch: list[Any], loss: Tensor) -> None:
+    """UserError for a trainable tensor that is not the model's, of which nobody would know.
+
+    One that a call makes, as for gradients by the inputs, is another at the next call.
+    """
+    given = [x for x in tree_leaves(batch) if isinstance(x, Tensor)]
+    own = {id(x) for x in chain(model.parameters(), given, *map(leaves, given))}
+    beside = {id(x): x for x in leaves(loss) if id(x) not in own}
+    if not beside:
+        return
+    again = task.loss(model(*batch[:-1]), batch[-1])
+    for x in leaves(again):
+        if id(x) in beside:
+            raise UserError(
+                f"The loss of task '{task.name}' depends on a trainable tensor {describe(x)} that"
+                " is no parameter of the model, so it would never be trained: make it a part of the"
+                " model, which may give it to the loss among its outputs (layers in a list go into"
+                " an nn.ModuleList), or freeze it with requires_grad_(False)."
+            )
+
+
+def leaves(x: Tensor) -> Iterator[Tensor]:
+    """The tensors that a backward pass from this one ends in."""
+    waiting, seen = [x.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() == "torch::autograd::AccumulateGrad":
+            yield node.variable  # type: ignore[attr-defined]
+        waiting += [before for before, _ in node.next_functions]
 
 
 def require_taken(task: Task, samples: Samples) -> None:
@@ -226,7 +261,8 @@ def check_metrics(task: Task, model: nn.Module, samples: Samples) -> None:
         require_taken(task, samples)
         for name, score in task.scores.items():
             ranked = name == task.metric_name
-            what = f"{split} metric" if ranked else f"further {split} metric '{name}'"
+            ranking = "loss" if task.metric is None else "metric"
+            what = f"{split} {ranking}" if ranked else f"further {split} metric '{name}'"
             try:
                 value = check_metric(task, what, score, outputs, targets)
             except UserError as error:
@@ -262,15 +298,21 @@ def predictions(task: Task, model: nn.Module, samples: Samples) -> tuple[Any, An
 
 def check_metric(task: Task, what: str, score: Score, outputs: Any, targets: Any) -> float:
     """A metric's value, which must be the same when it is asked again."""
-    values = []
-    for _ in range(2):
-        value = run_score(task, what, score, outputs, targets)
-        values.append(float(value))
-    once, again = values
+    given = outputs, targets
+    kept = tree_map(torch.clone, given)
+    with failure_as_sentence(f"The {what} of task '{task.name}' is no number that can be used"):
+        once = float(run_score(task, what, score, *given))
+        if not same(kept, given):
+            raise UserError(
+                f"The {what} of task '{task.name}' changes the outputs or targets that it is given;"
+                " take a copy within, such as outputs.clone()."
+            )
+        again = float(run_score(task, what, score, *given))
     if not (math.isclose(once, again, rel_tol=1e-4) or (math.isnan(once) and math.isnan(again))):
         raise UserError(
             f"The {what} of task '{task.name}' is {once:.6g} and then {again:.6g} for the same"
-            " outputs: it must remember nothing from one call to the next."
+            " outputs, so it remembers something from one call to the next: give a metric that does"
+            " not, beside such a loss too."
         )
     return once
 

@@ -30,6 +30,9 @@ Loss = Callable[[Any, Any], Tensor]
 Score = Callable[[Any, Any], Any]
 """`score(outputs, targets)`: a scalar tensor or a number, better as the task says."""
 
+INTERVAL = {"low", "high"}
+"""Names of columns beside a metric's."""
+
 Split = Dataset[Any] | tuple[Tensor, ...]
 
 
@@ -259,6 +262,11 @@ class Task:
                     f"Task '{self.name}' needs a function of (outputs, targets) as its {what},"
                     f" not {a_or_an(type(score).__name__)}."
                 )
+        if taken := INTERVAL & self.also.keys():
+            raise UserError(
+                f"Task '{self.name}' has a further metric called '{min(taken)}', as the ends of an"
+                " interval are called in the table of a race; give it another name."
+            )
         if self.metric_name in self.also:
             raise UserError(
                 f"Task '{self.name}' has a further metric called '{self.metric_name}', which is the"
