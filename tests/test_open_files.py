@@ -130,7 +130,6 @@ class Mapped(Samples):
 
 ONE_PROCESS = {
     OpenFile: "an open file",
-    OpenedAtTheFirst: "an open file",
     Within: "an open file",
     Numbered: "an open file",
     Database: "an open database",
@@ -140,7 +139,7 @@ ONE_PROCESS = {
 
 @pytest.mark.parametrize("kind", ONE_PROCESS)
 def test_what_cannot_be_opened_anew_is_read_in_one_process(kind: Any, path: Path) -> None:
-    found = shareable(kind(path), "The data")
+    found = shareable(kind(path), "The data", lambda: kind(path))
     assert isinstance(found, InOneProcess)
     assert found.line == (
         f"The data hold {ONE_PROCESS[kind]} that forked processes cannot share, so they are read in"
@@ -148,28 +147,39 @@ def test_what_cannot_be_opened_anew_is_read_in_one_process(kind: Any, path: Path
     )
 
 
-def test_what_can_be_opened_anew_is_and_what_can_be_shared_stays(path: Path) -> None:
-    anew = shareable(OpenedAnew(path), "The data")
-    assert isinstance(anew, Reopened)
-    assert anew.line.endswith("cannot share, so each process opens them anew.")
-    for dataset in (Samples(path), Mapped(path)):
-        assert shareable(dataset, "The data") is dataset
+@pytest.mark.parametrize("kind", [OpenedAnew, OpenedAtTheFirst])
+def test_what_can_be_opened_anew_is(kind: Any, path: Path) -> None:
+    found = shareable(kind(path), "The data", lambda: kind(path))
+    assert isinstance(found, Reopened)
+    assert found.line.endswith("cannot share, so each process opens them anew.")
 
 
-def task_of(train: Dataset[Any], test: Dataset[Any]) -> Task:
+@pytest.mark.parametrize("kind", [Samples, Mapped])
+def test_what_can_be_shared_stays(kind: Any, path: Path) -> None:
+    dataset = kind(path)
+    assert shareable(dataset, "The data", lambda: kind(path)) is dataset
+
+
+def task_of(kind: Callable[[Path], Samples], path: Path) -> Task:
     x = torch.ones(8, 4)
-    data = Data(train, (x, x[:, :1]), test)
-    return Task("mine", lambda: nn.Linear(4, 1), lambda: data, F.mse_loss, batch_size=16, steps=8)
+    return Task(
+        "mine",
+        lambda: nn.Linear(4, 1),
+        lambda: Data(kind(path), (x, x[:, :1]), kind(path)),
+        F.mse_loss,
+        batch_size=16,
+        steps=8,
+    )
 
 
-@pytest.mark.parametrize("kind", [OpenFile, OpenedAnew])
+@pytest.mark.parametrize("kind", [OpenFile, OpenedAnew, OpenedAtTheFirst])
 def test_a_race_in_lanes_reads_what_one_process_reads(
     kind: Callable[[Path], Samples], path: Path, tmp_path: Path
 ) -> None:
     given: dict[str, Any] = {"entrants": "sgd,adam", "trials": 2, "seeds": 3, "step": "single"}
     runs = []
     for name, one, lanes in (("one", Samples, 1), ("two", kind, 2)):
-        task = task_of(one(path), one(path))
+        task = task_of(one, path)
         runs.append(tw.race(task, **given, lanes=lanes, name=name, runs=tmp_path).record)
     plain, shared = (sorted(record.runs, key=str) for record in runs)
     assert plain == shared
@@ -187,9 +197,9 @@ def test_a_training_with_workers_reads_what_one_process_reads(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    plain = tw.train(task_of(Samples(path), Samples(path)), "adam", out=tmp_path / "plain")
+    plain = tw.train(task_of(Samples, path), "adam", out=tmp_path / "plain")
     monkeypatch.setattr(reading, "PATIENCE", 0.0)
     monkeypatch.setattr(reading, "SLOW", 0.0)
     with pytest.warns(UserWarning, match="The training data of task 'mine' hold an open file"):
-        found = tw.train(task_of(kind(path), kind(path)), "adam", out=tmp_path / "found")
+        found = tw.train(task_of(kind, path), "adam", out=tmp_path / "found")
     assert found.run == plain.run

@@ -6,7 +6,7 @@ import os
 import pickle
 import stat
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -54,10 +54,11 @@ class InOneProcess(Dataset[Any]):
         return self.dataset[i]
 
 
-def shareable(dataset: Dataset[Any], called: str) -> Dataset[Any]:
+def shareable(dataset: Dataset[Any], called: str, anew: Callable[[], Dataset[Any]]) -> Dataset[Any]:
     """The data set as processes that are forked from this one may read it.
 
-    called: what it is called in a sentence.
+    called: what it is called in a sentence. anew: makes it once more, since one that opens a file
+    at its first sample can be pickled before.
     """
     if sys.platform != "linux" or is_held(dataset) or isinstance(dataset, Reopened | InOneProcess):
         return dataset
@@ -69,13 +70,12 @@ def shareable(dataset: Dataset[Any], called: str) -> Dataset[Any]:
     if not found:
         return dataset
     told = f"{called} hold {found} that forked processes cannot share, so"
-    try:
-        pickled = pickle.dumps(dataset)
-        if opens_its_own(pickled, dataset):
-            return Reopened(dataset, pickled, f"{told} each process opens them anew.")
-    except Exception:
-        # It cannot be pickled, or its copy cannot be read.
-        pass
+    makers: list[Callable[[], Dataset[Any]]] = [lambda: dataset, anew]
+    for make in makers:
+        with suppress(Exception):  # it cannot be pickled, or its copy cannot be read
+            pickled = pickle.dumps(make())
+            if opens_its_own(pickled, dataset):
+                return Reopened(dataset, pickled, f"{told} each process opens them anew.")
     return InOneProcess(dataset, f"{told} they are read in one process, and races have one lane.")
 
 

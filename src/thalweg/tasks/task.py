@@ -69,7 +69,8 @@ class Task:
     name: what the task is called in commands, files and reports.
     model: makes a fresh model; its initial weights come from the global random numbers of torch,
         NumPy or Python, which are seeded for each member, as they are in training.
-    data: makes the data; called once a process, by `given`, and draws the same every time.
+    data: makes the data, the same every time, in what it draws too. It is called once, and again
+        for data that hold files open.
     loss: `loss(outputs, targets)`, a scalar to descend, the mean over a mini-batch.
     metric: `metric(outputs, targets)` over a whole split, one number, what entrants are ranked by;
         the loss where it is not given. It is asked without gradients, and of one model at a time.
@@ -138,6 +139,9 @@ class Task:
     @cached_property
     def given(self) -> Data:
         """The data, made at the first use and kept."""
+        return self._made()
+
+    def _made(self) -> Data:
         with drawing(0):
             data = self.data()
         if not isinstance(data, Data):
@@ -155,13 +159,14 @@ class Task:
         Test data are read where they are checked and where they are scored, and not kept.
         """
         given = self.given
-        splits = {
-            "training": held(given.train),
-            "validation": held(given.validation),
-            "test": given.test,
-        }
-        called = f"data of task '{self.name}'"
-        return Data(*(shareable(split, f"The {what} {called}") for what, split in splits.items()))
+        of = f"data of task '{self.name}'"
+        return Data(
+            shareable(held(given.train), f"The training {of}", lambda: self._made().train),
+            shareable(
+                held(given.validation), f"The validation {of}", lambda: self._made().validation
+            ),
+            shareable(given.test, f"The test {of}", lambda: self._made().test),
+        )
 
     @property
     def in_one_process(self) -> bool:
