@@ -293,7 +293,7 @@ def ragged_samples() -> Data:
         ),
         (
             {"model": Averaged, "loss": lambda o, t: (o - t.mean()) ** 2},
-            r"outputs of task 'line' must have one entry for each of the \d samples .* \[\]\.$",
+            r"outputs of task 'line' must have one entry for each of the \d samples .* \[\]: leave",
         ),
         (
             {"metric": lambda o, t: o - t, "direction": "min"},

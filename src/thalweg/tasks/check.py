@@ -57,9 +57,9 @@ def check(task: Task) -> None:
     Raises `UserError`, one sentence, for data that cannot be made or has another shape than
     (inputs..., target), a sample that cannot be read, is of another shape or holds what is not
     finite and is not taken, a model that fails, is not made anew or has nothing to train, a loss
-    that is no finite scalar or does not reach the parameters, a gradient that is not finite,
-    outputs without a dimension of samples, a metric that is not one number or remembers what it has
-    seen, and a ranked one that is not a number.
+    that is no finite scalar, does not reach the parameters or reaches trainable tensors that are
+    none, a gradient that is not finite, outputs without a dimension of samples, a metric that is
+    not one number, remembers what it has seen or changes it, and a ranked one that is not a number.
     """
     require_kind("task", task, Task, "a thalweg.Task")
     with drawing(0):
@@ -323,7 +323,8 @@ def check_outputs(task: Task, outputs: Any, samples: int) -> None:
         if not isinstance(output, Tensor) or output.shape[:1] != (samples,):
             raise UserError(
                 f"The outputs of task '{task.name}' must have one entry for each of the {samples}"
-                f" samples in their first dimension; one is {describe(output)}."
+                f" samples in their first dimension, and one is {describe(output)}: leave it out of"
+                " what the model returns, or expand it to one entry a sample."
             )
 
 
