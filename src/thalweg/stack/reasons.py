@@ -49,6 +49,6 @@ def place(error: BaseException) -> str:
     """The last line of the task's own code on the way to the error, if there is one."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         file = frame.f_code.co_filename
-        if is_own(frame.f_globals.get("__name__")) and not file.startswith("<"):
+        if is_own(frame.f_globals.get("__name__", "")) and not file.startswith("<"):
             return f" ({Path(file).name}, line {line})"
     return ""

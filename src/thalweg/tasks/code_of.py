@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-import sysconfig
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any
 
@@ -14,11 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from thalweg.checksum import checksum
-from thalweg.tasks.reachable import variables_of
-
-LIBRARIES = {"site-packages", "dist-packages"}
-PLACES = {Path(sysconfig.get_path("stdlib")), Path(__file__).parents[1]}
-"""Of Python's own library, and of this package."""
+from thalweg.tasks.reachable import is_own, variables_of
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
@@ -101,17 +94,3 @@ def instructions(code: CodeType, doc: str | None = None) -> Iterator[Any]:
             yield from instructions(constant)
         elif constant != doc:
             yield constant
-
-
-def is_own(value: FunctionType | type) -> bool:
-    """Whether a function or a class is a person's own, and not a library's."""
-    if isinstance(value, FunctionType):
-        file = Path(value.__code__.co_filename)
-    elif value.__module__ == "__main__":
-        return True
-    else:
-        found = getattr(sys.modules.get(value.__module__), "__file__", None)
-        if found is None:  # one of Python's own
-            return False
-        file = Path(found)
-    return not LIBRARIES & set(file.parts) and not PLACES & set(file.parents)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import sysconfig
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dis import get_instructions
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
 from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
@@ -24,6 +26,10 @@ CONTAINERS = (list, tuple, set, frozenset, deque)
 
 STRUCTURE = ("_parameters", "_buffers", "_modules", "training")
 """What PyTorch itself keeps of a layer, of which only the layers within are looked at."""
+
+LIBRARIES = {"site-packages", "dist-packages"}
+PLACES = {Path(sysconfig.get_path("stdlib")), Path(__file__).parents[1]}
+"""Of Python's own library, and of this package."""
 
 LOADING = ("LOAD_GLOBAL", "LOAD_NAME")
 """Instructions that look a name up among globals."""
@@ -61,7 +67,7 @@ def parts(value: Any, name: str) -> Iterator[Named]:
     elif isinstance(value, partial):
         yield from ((name, part) for part in (value.func, value.args, value.keywords))
     elif isinstance(value, FunctionType):
-        yield from variables_of(value) if is_own(value.__module__) else ()
+        yield from variables_of(value) if is_own(value) else ()
     elif not isinstance(value, Tensor | np.ndarray | type | ModuleType):
         yield from attributes(value)
 
@@ -78,7 +84,7 @@ def attributes(value: Any) -> Iterator[Named]:
         if not layer or name not in STRUCTURE:
             yield f"{kind.__name__}.{name}", part
     for base in kind.__mro__:
-        for name, part in vars(base).items() if is_own(base.__module__) else ():
+        for name, part in vars(base).items() if is_own(base) else ():
             if isinstance(part, MemberDescriptorType):  # one of __slots__
                 yield f"{base.__name__}.{name}", getattr(value, name, None)
             elif not name.startswith("__") or isinstance(part, FunctionType):
@@ -102,9 +108,17 @@ def names_in(code: CodeType) -> set[str]:
     return set(loaded).union(*inner)
 
 
-def is_own(module: str | None) -> bool:
-    """Whether a module comes with the task, and not with a library."""
-    module = module or ""
-    root, file = module.split(".")[0], getattr(sys.modules.get(module), "__file__", None)
-    library = root in sys.stdlib_module_names or root == "thalweg"
-    return not library and "site-packages" not in (file or "")
+def is_own(value: FunctionType | type | str) -> bool:
+    """Whether a function, a class or a module, by its name, is a person's own, and no library's."""
+    if isinstance(value, FunctionType):
+        return is_own_file(value.__code__.co_filename)
+    name = value if isinstance(value, str) else value.__module__
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return is_own_file(file) if file else name.split(".")[0] not in sys.stdlib_module_names
+
+
+@lru_cache
+def is_own_file(name: str) -> bool:
+    file = Path(name)
+    within_library = LIBRARIES & set(file.parts) or PLACES & set(file.parents)
+    return not within_library and not name.startswith("<frozen ")
