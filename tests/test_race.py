@@ -734,6 +734,22 @@ def test_a_schedule_that_an_entrant_brings_gives_way_to_the_common_one(tmp_path:
     assert kinds == {"linear"}
 
 
+def test_a_model_that_gives_its_buffer_another_shape_in_evaluation_races(tmp_path: Path) -> None:
+    class Fading(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(4, 1)
+            self.register_buffer("before", torch.zeros(1, 4))
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            if self.before.shape != inputs.shape:
+                self.before = torch.zeros_like(inputs)
+            self.before = 0.5 * self.before + inputs.detach()
+            return super().forward(self.before)
+
+    task = replace(NET, model=Fading, batch_size=4)
+    assert short(tmp_path, task, step="single", seeds=2, trials=1).record.finished
+
+
 def test_a_model_that_does_not_stack_races_one_by_one_and_says_why(tmp_path: Path) -> None:
     class Recurrent(nn.Module):
         def __init__(self) -> None:

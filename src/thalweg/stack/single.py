@@ -166,11 +166,13 @@ def sound(loss: float, gradients: Sequence[Tensor], stepped: Sequence[Tensor]) -
 
 @contextmanager
 def kept_buffers(model: nn.Module) -> Iterator[None]:
-    """Gives the model its buffers back when the block ends."""
-    kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    """Gives the model its buffers back when the block ends, also those that it has replaced."""
+    buffers = dict(model.named_buffers(remove_duplicate=False))
+    kept = [buffer.clone() for buffer in buffers.values()]
     try:
         yield
     finally:
         with torch.no_grad():
-            for name, buffer in kept.items():
-                model.get_buffer(name).copy_(buffer)
+            for (name, buffer), value in zip(buffers.items(), kept, strict=True):
+                owner, _, own_name = name.rpartition(".")
+                setattr(model.get_submodule(owner), own_name, buffer.copy_(value))
