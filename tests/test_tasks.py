@@ -222,6 +222,15 @@ class Unlisted(nn.Linear):
         return super().forward(self.layers[0](inputs))
 
 
+class Late(nn.Linear):
+    """Makes a parameter when it is called, which is after its optimizer was made."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if not hasattr(self, "scale"):
+            self.scale = nn.Parameter(torch.ones(2, 1, 1))
+        return super().forward(inputs) * self.scale.mean()
+
+
 class Sloped(nn.Linear):
     """Gives the slope along its inputs too."""
 
@@ -276,9 +285,13 @@ def ragged_samples() -> Data:
         ({"loss": lambda _o, _t: None}, "must be one number for all samples, not of type NoneType"),
         ({"loss": lambda o, t: (o - t).mean().item()}, "must be a scalar tensor, .* of type float"),
         ({"model": lambda: Detached(3, 1)}, "loss of task 'line' does not depend on"),
-        ({"loss": Centred()}, r"tensor of shape \[1\] that is no parameter of the model, so it"),
-        ({"loss": lambda o, t: CENTRED(o, t)}, "no parameter of the model, so it would nev"),
+        (
+            {"loss": Centred()},
+            r"tensor of shape \[1\] that is no parameter of a fresh model, so it",
+        ),
+        ({"loss": lambda o, t: CENTRED(o, t)}, "no parameter of a fresh model, so it would"),
         ({"model": Unlisted}, r"tensor of shape \[3, 3\] that is no .* go into an nn.ModuleList"),
+        ({"model": lambda: Late(3, 1)}, r"tensor of shape \[2, 1, 1\] that is no parameter of a f"),
         (
             {"model": lambda: Unconnected(3, 1), "loss": lambda o, _: (o.requires_grad_()).mean()},
             "loss of task 'line' does not depend on",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from numbers import Real
@@ -155,6 +155,7 @@ def try_loss(task: Task, model: nn.Module, samples: Samples, numbers: Sequence[i
 
 def check_loss(task: Task, model: nn.Module, batch: list[Any]) -> None:
     *_, targets = batch
+    known = [x for x in (*model.parameters(), *tree_leaves(batch)) if isinstance(x, Tensor)]
     outputs = run_model(task, model.train(), "train", batch)
     loss = run_score(task, "loss", task.loss, outputs, targets)
     if not isinstance(loss, Tensor):
@@ -169,7 +170,7 @@ def check_loss(task: Task, model: nn.Module, batch: list[Any]) -> None:
         )
     if not loss.requires_grad:
         raise UserError(unconnected(task))
-    require_none_beside(task, model, batch, loss)
+    require_none_beside(task, known, loss, lambda: task.loss(model(*batch[:-1]), targets))
     with failure_as_sentence(f"The backward pass of task '{task.name}' failed"):
         gradients = torch.autograd.grad(loss, trainable(model), allow_unused=True)
     reached = [gradient.to_dense() for gradient in gradients if gradient is not None]
@@ -182,24 +183,23 @@ def check_loss(task: Task, model: nn.Module, batch: list[Any]) -> None:
         )
 
 
-def require_none_beside(task: Task, model: nn.Module, batch: list[Any], loss: Tensor) -> None:
-    """UserError for a trainable tensor that is not the model's, of which nobody would know.
+def require_none_beside(
+    task: Task, known: Sequence[Tensor], loss: Tensor, again: Callable[[], Tensor]
+) -> None:
+    """UserError for a trainable tensor that no optimizer is given.
 
-    One that a call makes, as for gradients by the inputs, is another at the next call.
+    known: the model's parameters and what it is given. again: makes the loss once more; what a call
+    makes, as for gradients by the inputs, is another tensor at the next.
     """
-    given = [x for x in tree_leaves(batch) if isinstance(x, Tensor)]
-    own = {id(x) for x in chain(model.parameters(), given, *map(leaves, given))}
+    own = {id(x) for x in chain(known, *map(leaves, known))}
     beside = {id(x): x for x in leaves(loss) if id(x) not in own}
-    if not beside:
-        return
-    again = task.loss(model(*batch[:-1]), batch[-1])
-    for x in leaves(again):
+    for x in leaves(again()) if beside else ():
         if id(x) in beside:
             raise UserError(
                 f"The loss of task '{task.name}' depends on a trainable tensor {describe(x)} that"
-                " is no parameter of the model, so it would never be trained: make it a part of the"
-                " model, which may give it to the loss among its outputs (layers in a list go into"
-                " an nn.ModuleList), or freeze it with requires_grad_(False)."
+                " is no parameter of a fresh model, so it would never be trained: make it a part of"
+                " the model, which may give it to the loss among its outputs (layers in a list go"
+                " into an nn.ModuleList), or freeze it with requires_grad_(False)."
             )
 
 
