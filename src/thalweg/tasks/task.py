@@ -71,7 +71,8 @@ class Task:
         NumPy or Python, which are seeded for each member, as they are in training.
     data: makes the data, the same every time, in what it draws too. It is called once, and again
         for data that hold files open.
-    loss: `loss(outputs, targets)`, a scalar to descend, the mean over a mini-batch.
+    loss: `loss(outputs, targets)`, a scalar to descend, the mean over a mini-batch. It has nothing
+        to train: all parameters are the model's.
     metric: `metric(outputs, targets)` over a whole split, one number, what entrants are ranked by;
         the loss where it is not given. It is asked without gradients, and of one model at a time.
         One that adds up what it has seen until a `reset()`, as those of torchmetrics do, is asked
