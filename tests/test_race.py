@@ -715,6 +715,17 @@ def test_a_race_in_which_all_diverged_ends_without_a_winner(tmp_path: Path) -> N
     assert not (result.folder / "winner.toml").exists()
 
 
+def test_a_start_that_no_seed_changes_is_told(tmp_path: Path) -> None:
+    def seeded() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Linear(4, 1)
+
+    found = short(tmp_path / "one", replace(NET, model=seeded), [SGD, SLOW])
+    assert any("Every seed begins with the same weights" in line for line in found.verdict.limits)
+    found = short(tmp_path / "many", NET, [SGD, SLOW])
+    assert not any("same weights" in line for line in found.verdict.limits)
+
+
 def test_a_winning_value_at_the_edge_is_named(tmp_path: Path) -> None:
     best = Entrant("sgd", recipes.sgd(), {"lr": log(1e-5, 1e-1)})
     record = short(tmp_path, NET, entrants=[best, SLOW], trials=32).record

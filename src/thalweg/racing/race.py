@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from thalweg import tasks
 from thalweg.arguments import (
     number,
@@ -41,6 +43,7 @@ from thalweg.racing.rounds import Rounds
 from thalweg.racing.verdict import Verdict, verdict
 from thalweg.recipes import Recipe
 from thalweg.stack.batches import length_of
+from thalweg.stack.population import initial_model
 from thalweg.stack.way import way_of
 from thalweg.tasks.check import check_recipe
 from thalweg.tasks.task import Task
@@ -225,7 +228,7 @@ def run(
     """Measures what the race will cost, says so, and runs what is left of it."""
     _, reason = way_of(task)
     notes = [reason[0].upper() + reason[1:]] if reason else []
-    notes += [*task.sharing, *alike(field)]
+    notes += [*task.sharing, *alike(field), *one_start(task)]
     about = {one.name: told(one, settings.cooling) for one in field}
     # What a name stands for is listed elsewhere, and what is not tuned is in the verdict.
     own = [about[one.name] for one in field if one.space and not by_name(one)]
@@ -277,6 +280,16 @@ def folder_name(task: Task, name: str | None) -> str:
         raise UserError(f"name must be the name of one folder, without / or \\, not {short(name)}.")
     require_text("name", name)
     return require_path("name", name).name
+
+
+def one_start(task: Task) -> Iterator[str]:
+    """A line where seeds do not change the weights that a training begins with."""
+    first, second = (initial_model(task, seed).parameters() for seed in (0, 1))
+    if all(map(torch.equal, first, second)):
+        yield (
+            "Every seed begins with the same weights, so the verdict speaks of this start alone;"
+            " seeds change the order of the data, and what training draws at random."
+        )
 
 
 def pretraining_notes(stages: Mapping[str | None, Sequence[Stage]], steps: int) -> Iterator[str]:
