@@ -115,6 +115,7 @@ def test_a_training_that_fails_counts_as_diverged_and_the_race_goes_on(
     assert wild[0].reason in limit
     assert sum(line.startswith("wild with lr") for line in told.lines) == trials
     assert not any(run.failed for run in found.record.runs if run.entrant != "wild")
+    assert not any("lanes failed" in line for line in told.lines)
 
 
 def test_a_training_that_fails_once_changes_nothing(tmp_path: Path) -> None:
@@ -193,3 +194,23 @@ def test_where_trainings_fail_from_the_first_on_a_sentence_says_why(tmp_path: Pa
 
     with pytest.raises(UserError, match="too large"):
         short(task(raises, after_the_check), tmp_path)
+
+
+class Fragile(nn.Linear):
+    """It raises once its weights have changed."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 1)
+        self.first = self.weight.detach().clone()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.weight.equal(self.first):
+            raises()
+        return super().forward(x)
+
+
+def test_a_task_that_is_mended_before_a_run_is_on_record_is_no_other_race(tmp_path: Path) -> None:
+    net = task(raises)
+    with pytest.raises(UserError, match="too large"):
+        short(replace(net, model=Fragile), tmp_path, [CALM, CALMER])
+    assert short(net, tmp_path, [CALM, CALMER]).record.finished

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -156,3 +158,139 @@ def test_random_draws_do_not_make_a_race_another_one(tmp_path: Path) -> None:
     assert short(tmp_path, noisy(), **given).record.finished
     with pytest.raises(UserError, match="with other training data"):
         short(tmp_path, noisy(last=1.0), **given)
+
+
+class Flips(Dataset[Any]):
+    """Samples that are turned around now and then, by a generator of their own."""
+
+    def __init__(self, share: float, seed: int | None = None) -> None:
+        self.share, self.inputs = share, torch.randn(64, 4, generator=torch.manual_seed(3))
+        self.own = np.random.default_rng(seed) if seed is not None else None
+
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, i: int) -> Any:
+        flips = (self.own or np.random.default_rng()).random() < self.share
+        return self.inputs[i].flip(0) if flips else self.inputs[i], self.inputs[i].sum()[None]
+
+
+def drawn_with(share: float, seed: int | None) -> Task:
+    data = Data(Flips(share, seed), Flips(share, seed), Flips(share, seed))
+    return replace(NET, data=lambda: data)
+
+
+weights: dict[int, float] = {}
+square = 2.0
+
+
+def weighted(outputs: Tensor, targets: Tensor) -> Tensor:
+    """It remembers a weight for each number of samples, and its name is used as an attribute."""
+    return weights.setdefault(len(outputs), 1.0) * (outputs - targets).square().mean()
+
+
+class Best:
+    """A metric that notes the least that it has seen."""
+
+    def __init__(self) -> None:
+        self.least = 1e9
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        value = F.l1_loss(outputs, targets)
+        self.least = min(self.least, float(value))
+        return value
+
+
+class Numbered(nn.Linear):
+    made = 0
+
+    def __init__(self) -> None:
+        super().__init__(4, 1)
+        Numbered.made += 1
+        self.number = Numbered.made
+
+    def extra_repr(self) -> str:
+        return f"number {self.number}"
+
+
+def scored(metric: Any) -> Task:
+    return replace(NET, metric=metric, metric_name="m", direction="min", also={})
+
+
+UNCHANGED: dict[str, Task] = {
+    "rare draws of its own": drawn_with(0.02, 0),
+    "draws without a seed": drawn_with(0.5, None),
+    "a memory of sizes": scored(weighted),
+    "a memory of the best": scored(Best()),
+    "a numbered model": replace(NET, model=Numbered),
+}
+
+
+@pytest.mark.parametrize("what", UNCHANGED)
+def test_what_changes_by_itself_does_not_make_a_race_another_one(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {"trials": 1, "seeds": 2, "step": "single"}
+    first = short(tmp_path, UNCHANGED[what], **given)
+    monkeypatch.setattr(f"{__name__}.square", 3.0)
+    assert short(tmp_path, UNCHANGED[what], **given).record == first.record
+
+
+def test_data_that_no_longer_fit_into_memory_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_anew() -> Task:
+        return drawn_with(0.0, 0)
+
+    assert read_anew().splits.train is not read_anew().given.train
+    first = short(tmp_path, read_anew(), trials=1, seeds=2)
+    monkeypatch.setattr("thalweg.tasks.held.free_memory", lambda: 0)
+    assert short(tmp_path, read_anew(), trials=1, seeds=2).record == first.record
+
+
+def in_a_module(limit: float) -> Callable[..., Tensor]:
+    module = ModuleType("own_metrics")
+    module.__file__ = str(Path(__file__).with_name("own_metrics.py"))
+    sys.modules[module.__name__] = module
+    exec(f"def far(out): return float(out.mean() > {limit})", vars(module))
+    return lambda out, y: F.mse_loss(out, y) + module.far(out)
+
+
+def in_a_class(limit: float) -> Any:
+    class Far:
+        most = limit
+
+        def __call__(self, out: Tensor, y: Tensor) -> Tensor:
+            return F.mse_loss(out, y) + (out.mean() > self.most)
+
+    return Far()
+
+
+class Slotted:
+    __slots__ = ("limit",)
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+
+    def __call__(self, out: Tensor, y: Tensor) -> Tensor:
+        return F.mse_loss(out, y) + (out.mean() > self.limit)
+
+
+def behind_a_cache(limit: float) -> Callable[..., Tensor]:
+    @functools.lru_cache
+    def most() -> float:
+        return limit
+
+    return lambda out, y: F.mse_loss(out, y) + (out.mean() > most())
+
+
+def in_a_path(limit: float) -> Callable[..., Tensor]:
+    path = Path(f"{limit}")
+    return lambda out, y: F.mse_loss(out, y) + (out.mean() > float(str(path)))
+
+
+@pytest.mark.parametrize("metric", [in_a_module, in_a_class, Slotted, behind_a_cache, in_a_path])
+def test_a_metric_is_followed_wherever_its_constants_are(metric: Any, tmp_path: Path) -> None:
+    short(tmp_path, scored(metric(100.0)), trials=1, seeds=2, step="single")
+    with pytest.raises(UserError, match="with another metric under"):
+        short(tmp_path, scored(metric(200.0)), trials=1, seeds=2, step="single")

@@ -11,14 +11,15 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from test_diagnosis import LINE
 from thalweg import recipes
 from thalweg.errors import UserError
 from thalweg.stack.member import Member
 from thalweg.stack.stacked import Stacked
-from thalweg.tasks import Task, find
+from thalweg.tasks import Data, Task, find
 from thalweg.training.lr_range import lr_range
 
 
@@ -122,3 +123,22 @@ def test_adams_suggestion_does_not_depend_on_the_unit_of_the_loss(factor: float)
 def test_no_rate_that_trains_is_said() -> None:
     with pytest.raises(UserError, match=r"no learning rate .* trains ravine"):
         lr_range("ravine", recipes.sgd(), low=1e3, high=1e6)
+
+
+class Strict(nn.Linear):
+    """It raises where its outputs are large."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = super().forward(x)
+        if outputs.abs().max() > 100:
+            raise ValueError("the outputs are too large")
+        return outputs
+
+
+def test_rates_at_which_a_model_raises_are_rates_that_do_not_train() -> None:
+    inputs = torch.linspace(-1, 1, 64).view(32, 2)
+    data = Data(*[(inputs, inputs.sum(1, keepdim=True))] * 3)
+    task = Task("strict", lambda: Strict(2, 1), lambda: data, F.mse_loss, batch_size=8, steps=50)
+    found = lr_range(task, "sgd", steps=40)
+    assert 0.05 < found.suggestion < 1.5
+    assert math.isinf(max(found.tried.items())[1])

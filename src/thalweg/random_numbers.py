@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar
@@ -81,6 +81,40 @@ def drawing(seed: int) -> Iterator[None]:
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.manual_seed_all(seed)
         yield
+
+
+OWN: dict[type, tuple[Callable[..., Any], Callable[..., object], Callable[..., object]]] = {
+    np.random.Generator: (
+        lambda own: own.bit_generator.state,
+        lambda own, state: setattr(own.bit_generator, "state", state),
+        lambda own, seed: setattr(own.bit_generator, "state", type(own.bit_generator)(seed).state),
+    ),
+    np.random.RandomState: (
+        np.random.RandomState.get_state,
+        np.random.RandomState.set_state,
+        np.random.RandomState.seed,
+    ),
+    random.Random: (random.Random.getstate, random.Random.setstate, random.Random.seed),
+    torch.Generator: (
+        torch.Generator.get_state,
+        torch.Generator.set_state,
+        torch.Generator.manual_seed,
+    ),
+}
+"""How the state of a generator of somebody's own is read and put, and how it is seeded."""
+
+
+@contextmanager
+def drawing_too(own: Sequence[Any], seed: int) -> Iterator[None]:
+    """These generators, of the types in `OWN`, draw from a seed within, and go on as before."""
+    before = [OWN[type(one)][0](one) for one in own]
+    try:
+        for one in own:
+            OWN[type(one)][2](one, seed)
+        yield
+    finally:
+        for one, state in zip(own, before, strict=True):
+            OWN[type(one)][1](one, state)
 
 
 def stream_seed(seed: int, *purpose: int) -> int:

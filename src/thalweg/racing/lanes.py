@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import current_process, get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any, Self
@@ -28,7 +29,7 @@ Work = Callable[[Any, Watch], Any]
 """`work(piece, watch)`: what a lane does with a piece, telling how far it is."""
 
 GRACE = 1.0
-"""Seconds in which a process that has closed its pipe ends."""
+"""Seconds in which a process that has closed its pipe, or whose time is up, ends."""
 
 TOLD_EVERY = 0.25
 """Seconds between a lane's words on how far it is."""
@@ -62,7 +63,8 @@ class Made:
 class Lanes:
     """`count` lanes that do one kind of work; one alone is this process, with all its threads.
 
-    timeout: seconds without a word after which work is given up; never, if not given.
+    timeout: seconds without a word after which work fails, and a lane whose work does not let go
+        even then is ended `GRACE` seconds later; never, if not given.
     """
 
     def __init__(self, work: Work, count: int, timeout: float | None = None) -> None:
@@ -92,14 +94,7 @@ class Lanes:
         self, pieces: Sequence[Any], watch: Callable[[int, int, int], None]
     ) -> Iterator[tuple[int, Made]]:
         for place, piece in enumerate(pieces):
-            with Alarm(self.timeout) as alarm:
-
-                def told(*words: int, place: int = place, alarm: Alarm = alarm) -> None:
-                    alarm.put_off()
-                    watch(place, *words)
-
-                what = made(self.work, piece, told)
-            yield place, what
+            yield place, made(self.work, piece, partial(watch, place), self.timeout)
 
     def shared(
         self, pieces: Sequence[Any], watch: Callable[[int, int, int], None]
@@ -116,7 +111,7 @@ class Lanes:
             for lane in list(busy):
                 if lane.connection in heard:
                     told = lane.hear()
-                elif self.timeout is not None and lane.silence > self.timeout:
+                elif self.timeout is not None and lane.silence > self.timeout + GRACE:
                     told = lane.give_up(self.timeout)
                 else:
                     continue
@@ -131,24 +126,25 @@ class Lanes:
         """Seconds until one of them will have been silent for too long."""
         if self.timeout is None:
             return None
-        return max(0.0, self.timeout - max(lane.silence for lane in busy))
+        return max(0.0, self.timeout + GRACE - max(lane.silence for lane in busy))
 
     def replace(self, ended: Lane) -> None:
         self.lanes.remove(ended)
         self.add()
 
     def add(self) -> None:
-        self.lanes.append(Lane(self.work, [lane.connection for lane in self.lanes]))
+        inherited = [lane.connection for lane in self.lanes]
+        self.lanes.append(Lane(self.work, inherited, self.timeout))
 
 
 class Lane:
     """A process that does one piece after the other."""
 
-    def __init__(self, work: Work, others: Sequence[Connection]) -> None:
+    def __init__(self, work: Work, others: Sequence[Connection], timeout: float | None) -> None:
         context = get_context("fork")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(
-            target=serve, args=(work, theirs, [self.connection, *others]), daemon=True
+            target=serve, args=(work, theirs, [self.connection, *others], timeout), daemon=True
         )
         with forking():
             self.process.start()
@@ -198,7 +194,9 @@ def death(status: int | None) -> str:
     return f"its process ended with status {status}"
 
 
-def serve(work: Work, connection: Connection, inherited: Sequence[Connection]) -> None:
+def serve(
+    work: Work, connection: Connection, inherited: Sequence[Connection], timeout: float | None
+) -> None:
     """The life of a lane; it ends with the process that it was forked from."""
     begin()
     # Its own processes read ahead, which a daemon may not have.
@@ -209,7 +207,7 @@ def serve(work: Work, connection: Connection, inherited: Sequence[Connection]) -
     torch.set_num_threads(1)
     with suppress(EOFError, ConnectionError):
         while True:
-            connection.send(made(work, connection.recv(), seldom(connection.send)))
+            connection.send(made(work, connection.recv(), seldom(connection.send), timeout))
 
 
 def seldom(tell: Callable[[tuple[int, ...]], None]) -> Watch:
@@ -225,8 +223,15 @@ def seldom(tell: Callable[[tuple[int, ...]], None]) -> Watch:
     return watch
 
 
-def made(work: Work, piece: Any, watch: Watch) -> Made:
+def made(work: Work, piece: Any, watch: Callable[..., None], timeout: float | None) -> Made:
+    """What becomes of a piece in this process; its work fails where it is silent for too long."""
+
+    def told(*words: int) -> None:
+        alarm.put_off()
+        watch(*words)
+
     try:
-        return Made(work(piece, watch))
+        with Alarm(timeout) as alarm:
+            return Made(work(piece, told))
     except (Exception, SystemExit) as error:
         return Made(failure=last_words(error))

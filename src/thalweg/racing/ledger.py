@@ -14,7 +14,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Self, TypeAlias
@@ -39,7 +39,7 @@ from thalweg.training.run import Point
 FILE = "ledger.sqlite"
 APPLICATION = 0x7468616C
 """What SQLite keeps in a file to tell whose it is: "thal" in ASCII."""
-VERSION = 4
+VERSION = 5
 
 Key: TypeAlias = tuple[str, int, int]
 """A member within a round: entrant, configuration, seed."""
@@ -210,6 +210,13 @@ class Ledger:
 
     def close(self) -> None:
         self.connection.close()
+
+    def withdraw(self) -> None:
+        """Closes a ledger, and deletes one that holds no run, so that it holds up no other race."""
+        with closing(self), suppress(UserError, OSError):
+            self.require_in_place()
+            if self.one("SELECT count(*) FROM runs") == 0:
+                (self.folder / FILE).unlink()
 
     # What is written
 

@@ -9,7 +9,7 @@ from statistics import mean
 
 from thalweg import statistics
 from thalweg.arguments import require_known, require_whole
-from thalweg.errors import UserError
+from thalweg.errors import FailedError, UserError
 from thalweg.racing import timings
 from thalweg.racing.alarm import Alarm
 from thalweg.racing.cost import Pace, duration, pace
@@ -174,7 +174,7 @@ def side_by_side(
         made = [made for _, made in all_lanes.run([None] * lanes)]
     for one in made:
         if one.failure:
-            raise RuntimeError(one.failure)
+            raise FailedError(one.failure)
     slowest: Pace = max((one.value for one in made), key=lambda one: one.block(settings.steps))
     return slowest
 

@@ -205,8 +205,10 @@ def race(
             ledger.add_notes(pretraining_notes(stages, steps))
             run(found, settings, field, drawn, ledger, named, progress, timeout)
         record = ledger.read()
-    finally:
-        ledger.close()
+    except BaseException:
+        ledger.withdraw()
+        raise
+    ledger.close()
     judged = verdict(record)
     best = drawn[judged.best, record.chosen[judged.best]][1] if judged.best else None
     return Result(record, judged, best, folder, named)

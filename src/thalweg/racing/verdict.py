@@ -86,7 +86,7 @@ class Verdict:
 
     def _terminal_table(self) -> Table:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
-        longest = max(len(row.entrant) for row in self.rows)
+        longest = max(len("entrant"), *(len(row.entrant) for row in self.rows))
         table.add_column("entrant", overflow="fold", width=min(longest, NAME_WIDTH))
         better = wording.better(self.direction).replace(" better", "\nbetter")
         for heading in (f"{self.metric}\n{better}", *TERMINAL_COLUMNS):

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
+from collections.abc import Iterator, Set
+from decimal import Decimal
+from enum import Enum
+from fractions import Fraction
+from functools import cached_property, partial
+from pathlib import PurePath
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from thalweg.checksum import checksum
-from thalweg.tasks.reachable import is_own, variables_of
+from thalweg.tasks.reachable import is_own, named, variables_of
 
-PLAIN = (type(None), bool, int, float, complex, str, bytes)
+NUMBERS = (bool, int, float, complex, Decimal, Fraction, range)
+PLAIN = (type(None), *NUMBERS, str, bytes, Enum, PurePath, torch.dtype, torch.device)
+"""Types whose values their texts tell apart."""
 
 
 def code_of(value: object) -> dict[str, str]:
     """Checksums of the code and the constants behind a function or an object, by their places.
 
-    Followed are the globals that it names, its closure, its defaults and its attributes but for
-    private ones. Of what comes from a library the name counts.
+    Followed are the variables that it refers to, through modules too, its defaults, its attributes
+    and its class's, but for private ones and those that its own code stores. Of what comes from a
+    library the name counts.
     """
     return dict(told("", value, {}))
 
@@ -32,7 +47,8 @@ def told(place: str, value: Any, seen: dict[int, Any]) -> Iterator[tuple[str, st
     elif isinstance(value, Tensor):
         yield place, checksum([value])
     elif isinstance(value, np.ndarray | np.generic):
-        yield place, checksum([str(value.dtype), repr(value.tolist())])
+        plain = repr(value.tolist()) if value.dtype.hasobject else value.tobytes()
+        yield place, checksum([str(value.dtype), value.shape, plain])
     elif id(value) not in seen:
         seen[id(value)] = value
         if isinstance(value, list | tuple | set | frozenset | dict):
@@ -45,15 +61,14 @@ def told(place: str, value: Any, seen: dict[int, Any]) -> Iterator[tuple[str, st
 
 def within(collection: Any, seen: dict[int, Any]) -> str:
     """One checksum of all that a collection holds: what is added to it changes it as a whole."""
-    if isinstance(collection, set | frozenset):
-        collection = sorted(collection, key=repr)
-    items = collection.items() if isinstance(collection, dict) else enumerate(collection)
-    return checksum([repr([pair for key, x in items for pair in told(repr(key), x, seen)])])
+    items = collection.items() if isinstance(collection, dict) else collection
+    parts = [repr(list(told("", item, seen))) for item in items]
+    return checksum(sorted(parts) if isinstance(collection, set | frozenset) else parts)
 
 
 def name_of(value: Any) -> str:
-    named = value if isinstance(value, type | FunctionType | BuiltinFunctionType) else type(value)
-    return f"{named.__module__}.{named.__qualname__}"
+    titled = value if isinstance(value, type | FunctionType | BuiltinFunctionType) else type(value)
+    return f"{titled.__module__}.{titled.__qualname__}"
 
 
 def parts_of(value: Any) -> Iterator[tuple[str, Any]]:
@@ -66,14 +81,48 @@ def parts_of(value: Any) -> Iterator[tuple[str, Any]]:
         yield from parts_of_function(value)
     elif isinstance(value, type):
         for kind in filter(is_own, value.__mro__):
-            parts = ((name, getattr(x, "__func__", x)) for name, x in vars(kind).items())
-            yield from ((name, x) for name, x in parts if isinstance(x, FunctionType))
+            yield from constants(kind)
     elif isinstance(value, nn.Module) or is_own(type(value)):
         yield "class", type(value)
-        kept = dict(getattr(value, "__dict__", {}))
-        for registered in ("_parameters", "_buffers", "_modules"):
-            kept |= kept.get(registered, {})
-        yield from ((name, x) for name, x in kept.items() if not name.startswith("_"))
+        yield from attributes(value)
+    elif hasattr(value, "__wrapped__"):
+        yield "wrapped", value.__wrapped__
+
+
+def constants(kind: type) -> Iterator[tuple[str, Any]]:
+    """A class's functions, and the values that nothing is stored in place of."""
+    stored = stored_by(kind)
+    for name, value in vars(kind).items():
+        function = function_of(value)
+        if isinstance(function, FunctionType) or not (name.startswith("_") or name in stored):
+            yield name, function
+
+
+def function_of(value: Any) -> Any:
+    """The function behind what stands in a class; another value as it is."""
+    if isinstance(value, property):
+        return value.fget
+    return value.func if isinstance(value, cached_property) else getattr(value, "__func__", value)
+
+
+def attributes(value: Any) -> Iterator[tuple[str, Any]]:
+    """Of an object, but for private ones and those that its methods store."""
+    kept = dict(getattr(value, "__dict__", {}))
+    for registered in ("_parameters", "_buffers", "_modules"):
+        kept |= kept.get(registered, {})
+    kinds = list(filter(is_own, type(value).__mro__))
+    members = [item for kind in kinds for item in vars(kind).items()]
+    slots = [name for name, member in members if isinstance(member, MemberDescriptorType)]
+    kept |= {name: getattr(value, name) for name in slots if hasattr(value, name)}
+    stored = set().union(*(stored_by(kind, but="__init__") for kind in kinds))
+    yield from ((n, x) for n, x in kept.items() if not n.startswith("_") and n not in stored)
+
+
+def stored_by(kind: type, but: str = "") -> set[str]:
+    """The attributes that functions of a class store, but for those of one name."""
+    functions = (function_of(value) for name, value in vars(kind).items() if name != but)
+    codes = (function.__code__ for function in functions if isinstance(function, FunctionType))
+    return set().union(*(named(code, "STORE_ATTR") for code in codes))
 
 
 def parts_of_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
@@ -83,7 +132,19 @@ def parts_of_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
         code = function.__code__
         yield "code", list(instructions(code, function.__doc__))
         yield "defaults", (function.__defaults__, function.__kwdefaults__)
-        yield from variables_of(function)
+        stored = named(code, "STORE_GLOBAL", "STORE_DEREF")
+        for name, value in variables_of(function):
+            if name not in stored:
+                yield from behind(name, value, named(code, "LOAD_ATTR", "LOAD_METHOD"))
+
+
+def behind(name: str, value: Any, names: Set[str]) -> Iterator[tuple[str, Any]]:
+    """A variable; of a module, those of its variables that are named."""
+    if not isinstance(value, ModuleType):
+        yield name, value
+    elif is_own(value.__name__):
+        for inner in sorted(names & vars(value).keys()):
+            yield from behind(f"{name}.{inner}", vars(value)[inner], names - {inner})
 
 
 def instructions(code: CodeType, doc: str | None = None) -> Iterator[Any]:

@@ -31,9 +31,6 @@ LIBRARIES = {"site-packages", "dist-packages"}
 PLACES = {Path(sysconfig.get_path("stdlib")), Path(__file__).parents[1]}
 """Of Python's own library, and of this package."""
 
-LOADING = ("LOAD_GLOBAL", "LOAD_NAME")
-"""Instructions that look a name up among globals."""
-
 Named = tuple[str, Any]
 
 
@@ -97,15 +94,16 @@ def variables_of(function: FunctionType) -> Iterator[Named]:
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
         with suppress(ValueError):  # nothing is in it yet
             yield name, cell.cell_contents
-    for name in sorted(names_in(code) & function.__globals__.keys()):
-        yield name, function.__globals__[name]
+    loaded, imported = named(code, "LOAD_GLOBAL", "LOAD_NAME"), named(code, "IMPORT_NAME")
+    for known, names in ((function.__globals__, loaded - {"__file__"}), (sys.modules, imported)):
+        yield from ((name, known[name]) for name in sorted(names & known.keys()))
 
 
-def names_in(code: CodeType) -> set[str]:
-    """Names of globals."""
-    inner = (names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType))
-    loaded = (one.argval for one in get_instructions(code) if one.opname in LOADING)
-    return set(loaded).union(*inner)
+def named(code: CodeType, *operations: str) -> set[str]:
+    """The names with which code, and what is defined in it, does one of these operations."""
+    inner = (named(x, *operations) for x in code.co_consts if isinstance(x, CodeType))
+    own = {one.argval for one in get_instructions(code) if one.opname in operations}
+    return own.union(*inner)
 
 
 def is_own(value: FunctionType | type | str) -> bool:

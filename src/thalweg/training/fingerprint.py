@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
-from torch.utils.data import Dataset
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import Dataset, TensorDataset
 
 from thalweg.checksum import checksum
-from thalweg.random_numbers import drawing
+from thalweg.random_numbers import OWN, drawing, drawing_too
 from thalweg.stack.batches import fetch
 from thalweg.tasks.check import failure_in_training, trainable
 from thalweg.tasks.code_of import code_of
 from thalweg.tasks.failure import failure_as_sentence
 from thalweg.tasks.held import is_held, sample
+from thalweg.tasks.reachable import reachable
 from thalweg.tasks.task import Score, Task
 
 SPREAD = 32
@@ -36,9 +38,9 @@ def fingerprint(tasks: Sequence[Task]) -> Fingerprint:
     """What can be told of the tasks' data, models, losses and metrics.
 
     Of data that are held it is a checksum of all, of others their length and one of some samples.
-    Of a model it is the structure, and what it does to a batch, with its gradients; of losses and
-    metrics the code and the constants. What is drawn at random, by PyTorch, NumPy or Python, leaves
-    it as it is.
+    Of a model it is the structure, and what it does to a batch, with its gradients, so that a race
+    goes on when a model that failed late is mended; of losses and metrics the code and the
+    constants. What is drawn at random leaves it as it is, and what they change from call to call.
     """
     each = []
     for task in tasks:
@@ -57,7 +59,7 @@ def traits(task: Task) -> dict[str, Any]:
     splits = task.splits
     scores = {task.metric_name: task.score, **task.also}
     loss, metrics = code_of(task.loss), codes_of(scores)
-    once, again = seen(task), seen(task)
+    (once, one), (again, other) = seen(task), seen(task)
     return {
         "other training data": contents(task, "training", splits.train),
         "other validation data": contents(task, "validation", splits.validation),
@@ -66,7 +68,7 @@ def traits(task: Task) -> dict[str, Any]:
         "another direction": task.better,
         "another loss": unchanged(loss, code_of(task.loss)),
         "another metric": unchanged(metrics, codes_of(scores)),
-        "another model": once.pop("structure"),
+        "another model": structure(one, other),
         EFFECT: {name: values for name, values in once.items() if alike(values, again[name])},
     }
 
@@ -79,32 +81,39 @@ def codes_of(scores: Mapping[str, Score]) -> dict[str, str]:
     }
 
 
-def contents(task: Task, name: str, dataset: Dataset[Any]) -> str:
-    """A checksum of the samples that are held, or of some, spread evenly."""
-    if is_held(dataset):
-        return checksum(tree_leaves(dataset.tensors))
+def contents(task: Task, name: str, dataset: Dataset[Any]) -> dict[str, Any]:
+    """Checksums of the samples that are held, and of some, spread evenly, but for what is drawn.
+
+    Data that were held may not be when the memory is taken, so that some count then.
+    """
+    if type(dataset) is TensorDataset:
+        return {"all": checksum(tree_leaves(dataset.tensors))}
     length = len(dataset)  # type: ignore[arg-type]  # Data has made sure of one
-    numbers = sorted({i * (length - 1) // (SPREAD - 1) for i in range(SPREAD)})
-    parts = [str(length)]
-    for i in numbers:
-        with failure_as_sentence(f"Sample {i} of the {name} data of task '{task.name}' failed"):
-            parts += fixed(dataset, i)
-    return checksum(parts)
-
-
-def fixed(dataset: Dataset[Any], i: int) -> Iterator[str]:
-    """Checksums of a sample's parts, without those that are drawn at random."""
     readings = []
-    for _ in range(2):
-        with drawing(i):
-            readings.append(tree_leaves(sample(dataset, i)))
-    for once, again in zip(*readings, strict=True):
-        kept, now = checksum([once]), checksum([again])
-        yield kept if kept == now else "drawn at random"
+    own = [x for _, x in reachable(dataset, "") if type(x) in OWN]
+    for i in sorted({i * (length - 1) // (SPREAD - 1) for i in range(SPREAD)}):
+        with failure_as_sentence(f"Sample {i} of the {name} data of task '{task.name}' failed"):
+            readings.append([read(dataset, i, own) for _ in range(2)])
+    columns: dict[str, list[str]] = {}
+    drawn = set()
+    for once, again in readings:
+        for part, (kept, now) in enumerate(zip(once, again, strict=True)):
+            columns.setdefault(f"part {part}", []).append(kept)
+            if kept != now:
+                drawn.add(f"part {part}")
+    told = {part: checksum(column) for part, column in columns.items() if part not in drawn}
+    held = {"all": checksum(tree_leaves(dataset.tensors))} if is_held(dataset) else {}
+    return {"length": length, **told, **held}
 
 
-def seen(task: Task) -> dict[str, Any]:
-    """The structure of a model, and what it does to the first batch."""
+def read(dataset: Dataset[Any], i: int, own: Sequence[Any]) -> list[str]:
+    """Checksums of a sample's parts. own: its generators, which draw from a seed too."""
+    with drawing(i), drawing_too(own, i):
+        return [checksum([part]) for part in tree_leaves(sample(dataset, i))]
+
+
+def seen(task: Task) -> tuple[dict[str, Any], nn.Module]:
+    """What a model does to the first batch, and the model."""
     train = task.splits.train
     first = torch.arange(min(task.batch_size, len(train)))  # type: ignore[arg-type]
     with drawing(0):
@@ -115,18 +124,37 @@ def seen(task: Task) -> dict[str, Any]:
         gradients = torch.autograd.grad(loss, trainable(model), allow_unused=True)
         with torch.no_grad():
             evaluated = model.eval()(*inputs)
-            # Whatever they say: what a call changes of a metric is no constant of it.
-            with suppress(Exception):
-                task.metrics(evaluated, targets)
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    kinds = [(n, x.dtype, tuple(x.shape), x.requires_grad) for n, x in tensors.items()]
+            ask(task, evaluated, targets)
     return {
-        # Functions and objects are shown with their addresses.
-        "structure": checksum([repr(kinds), re.sub(r" at 0x[0-9a-f]+", "", repr(model))]),
         "loss": [loss.item()],
         "gradients": [norm(gradient) for gradient in gradients if gradient is not None],
         "outputs": [norm(x) for x in tree_leaves((outputs, evaluated)) if isinstance(x, Tensor)],
-    }
+    }, model
+
+
+def structure(one: nn.Module, other: nn.Module) -> str:
+    """A checksum of what models made alike have in common; both are there, so that no identity of
+    an object in the one is given again in the other.
+    """
+    tensors = {**dict(one.named_parameters()), **dict(one.named_buffers())}
+    kinds = [(n, x.dtype, tuple(x.shape), x.requires_grad) for n, x in tensors.items()]
+    # Functions and objects are shown with their addresses.
+    lines, others = (re.sub("0x[0-9a-fA-F]+", "", repr(x)).splitlines() for x in (one, other))
+    same = [line for line, there in zip(lines, others, strict=False) if line == there]
+    return checksum([repr(kinds), *same])
+
+
+def ask(task: Task, outputs: Any, targets: Any) -> None:
+    """Calls the loss and the metrics on this many samples, and on half: what that changes of them,
+    such as what they keep for each number of samples, is no constant of theirs.
+    """
+    half = tree_map(lambda x: x[: (len(x) + 1) // 2], (outputs, targets))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for samples in ((outputs, targets), half):
+            for score in (task.loss, *task.scores.values()):
+                with suppress(Exception):  # whatever they say
+                    score(*samples)
 
 
 def norm(x: Tensor) -> float:
@@ -135,10 +163,9 @@ def norm(x: Tensor) -> float:
     return float(torch.linalg.vector_norm(numbers))
 
 
-def unchanged(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, str]:
-    """A checksum of what a call leaves as it is, under the version of Python that compiled it."""
-    kept = sorted(item for item in before.items() if item in after.items())
-    return {"{}.{}".format(*sys.version_info): checksum([repr(kept)])}
+def unchanged(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, Any]:
+    """What a call leaves as it is, under the version of Python that compiled it."""
+    return {"{}.{}".format(*sys.version_info): dict(before.items() & after.items())}
 
 
 def alike(before: Any, now: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,8 +31,8 @@ class LRRange:
     """What a range test found.
 
     suggestion: the rate to begin with. lrs, losses: the ramp, a rate a step and the smoothed
-    training loss there, until it diverged. tried: the loss that each tried rate came to, infinite
-    where it diverged.
+    training loss there, until it diverged or failed. tried: the loss that each tried rate came to,
+    infinite where it diverged or failed.
     """
 
     suggestion: float
@@ -96,7 +97,12 @@ def ramp(
     smoothed = 0.0
     for i in range(steps):
         group["lr"] = low * (high / low) ** (i / (steps - 1))
-        (loss,) = alone.step()
+        try:
+            (loss,) = alone.step()
+        except Exception:
+            if not losses:
+                raise
+            break
         (divergence,) = alone.diverged
         if divergence and not losses:
             raise UserError(
@@ -112,6 +118,24 @@ def ramp(
 
 
 def try_rates(
+    task: Task, recipe: Recipe, lrs: Sequence[float], steps: int, seeds: int
+) -> dict[float, float]:
+    """What each constant rate comes to, in one stack, or, where that raises, each alone."""
+    with suppress(Exception):
+        return try_together(task, recipe, lrs, steps, seeds)
+    tried = dict.fromkeys(lrs, math.inf)
+    errors = []
+    for lr in lrs:
+        try:
+            tried |= try_together(task, recipe, [lr], steps, seeds)
+        except Exception as error:
+            errors.append(error)
+    if len(errors) == len(lrs):
+        raise errors[0]
+    return tried
+
+
+def try_together(
     task: Task, recipe: Recipe, lrs: Sequence[float], steps: int, seeds: int
 ) -> dict[float, float]:
     """The mean loss over the last fifth of a short training at each constant rate."""
