@@ -78,6 +78,13 @@ def test_constants_of_a_metric_that_no_first_batch_shows_are_seen(tmp_path: Path
             short(tmp_path, other, trials=1, seeds=2, name=name)
 
 
+def test_a_further_metric_that_is_added_is_another_race(tmp_path: Path) -> None:
+    short(tmp_path, NET, trials=1, seeds=2, name="my net")
+    more = replace(NET, also={**NET.also, "huber": F.huber_loss})
+    with pytest.raises(UserError, match=r"with other metrics under .* --name 'my net-2'\.$"):
+        short(tmp_path, more, trials=1, seeds=2, name="my net")
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

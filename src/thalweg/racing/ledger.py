@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import shlex
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -457,11 +458,11 @@ def sentence(folder: Path, error: sqlite3.DatabaseError) -> str:
 
 
 def fresh_name(folder: Path) -> str:
-    """The folder's name with the first number behind it that is free."""
+    """The folder's name with the first number behind it that is free, as a shell takes it."""
     number = 2
     while folder.with_name(f"{folder.name}-{number}").exists():
         number += 1
-    return f"{folder.name}-{number}"
+    return shlex.quote(f"{folder.name}-{number}")
 
 
 def sum_of(table: str, rows: Iterable[object]) -> int:

@@ -66,6 +66,7 @@ def traits(task: Task) -> dict[str, Any]:
         "other test data": contents(task, "test", splits.test),
         "another batch size": task.batch_size,
         "another direction": task.better,
+        "other metrics": sorted(scores),
         "another loss": unchanged(loss, code_of(task.loss)),
         "another metric": unchanged(metrics, codes_of(scores)),
         "another model": structure(one, other),
