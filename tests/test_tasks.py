@@ -515,6 +515,11 @@ def test_a_task_is_not_blamed_for_a_library_that_breaks(
         )
 
 
+def test_gradients_that_are_switched_off_are_told() -> None:
+    with torch.no_grad(), pytest.raises(UserError, match=r"Gradients are switched off, so task"):
+        check(find("saddle"))
+
+
 def test_check_leaves_the_random_state_alone() -> None:
     torch.manual_seed(1)
     expected = torch.rand(1)

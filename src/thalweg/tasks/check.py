@@ -62,6 +62,11 @@ def check(task: Task) -> None:
     not one number, remembers what it has seen or changes it, and a ranked one that is not a number.
     """
     require_kind("task", task, Task, "a thalweg.Task")
+    if not torch.is_grad_enabled():
+        raise UserError(
+            f"Gradients are switched off, so task '{task.name}' cannot be trained: call"
+            " torch.set_grad_enabled(True), or leave the block of torch.no_grad()."
+        )
     with drawing(0):
         with failure_as_sentence(f"The data of task '{task.name}' failed"):
             given = task.given
