@@ -42,9 +42,11 @@ def drawn_from(before: States, after: States) -> list[str]:
 
 
 def plain(state: Any) -> Any:
-    """A generator's state in lists and numbers, which can be compared, and written as JSON."""
+    """A generator's state in lists, dictionaries and numbers: it can be compared, and is JSON."""
     if isinstance(state, torch.Tensor | np.ndarray):
         return state.tolist()
+    if isinstance(state, dict):
+        return {name: plain(part) for name, part in state.items()}
     return [plain(part) for part in state] if isinstance(state, tuple) else state
 
 

@@ -63,8 +63,8 @@ class Made:
 class Lanes:
     """`count` lanes that do one kind of work; one alone is this process, with all its threads.
 
-    timeout: seconds without a word after which work fails, and a lane whose work does not let go
-        even then is ended `GRACE` seconds later; never, if not given.
+    timeout: seconds without a word after which work fails; never, if not given. A lane whose work
+        goes on all the same is ended `GRACE` seconds later.
     """
 
     def __init__(self, work: Work, count: int, timeout: float | None = None) -> None:
@@ -85,8 +85,8 @@ class Lanes:
         """The place of each piece and what was made of it, in the order in which they are done.
 
         Pieces and what is made of them are pickled on their way. watch: told the place of a piece
-        in work, and what the work tells of it. Work fails that raises, that exits, that is silent
-        for too long, and whose lane dies.
+        in work, and what the work tells of it. Work fails where it raises, exits or is silent for
+        too long, and where its lane dies.
         """
         return self.done_here(pieces, watch) if self.count == 1 else self.shared(pieces, watch)
 

@@ -59,7 +59,7 @@ def planned(
     stored, measured = timings.read(settings), timings.Timings()
     known = comparable(stored, ways)
     plans: list[Plan] = []
-    failures: list[str] = []
+    remarks: list[str] = []
     untried: list[str] = []
     spent = a_member = 0.0  # seconds of measuring, so far and for a member
     for way, lanes in ways:
@@ -84,7 +84,7 @@ def planned(
             except Exception as error:
                 if way == "single" and lanes == 1:
                     raise
-                failures.append(f" {name} failed ({last_words(error)}).")
+                remarks.append(f" {name} failed ({last_words(error)}).")
                 continue
             measured[name] = found
         a_member = found.measuring / block
@@ -93,12 +93,12 @@ def planned(
     if not plans:
         open_settings = replace(settings, step=MEASURED, lanes=None)
         plan = planned(task, recipes, open_settings, rounds, timeout)
-        return replace(plan, why=plan.why + "".join(failures))
+        return replace(plan, why=plan.why + "".join(remarks))
     timings.write(settings, stored | measured)
     best = min(plans, key=lambda plan: plan.seconds)
     if untried:
-        failures.append(f" Not tried, as measuring would take too long: {', '.join(untried)}.")
-    return replace(best, why=reason(best, plans, measured) + "".join(failures))
+        remarks.append(f" Not tried, as measuring would take too long: {', '.join(untried)}.")
+    return replace(best, why=reason(best, plans, measured) + "".join(remarks))
 
 
 def comparable(stored: timings.Timings, ways: Sequence[tuple[Way, int]]) -> timings.Timings:

@@ -241,7 +241,7 @@ def run(
     if plan is None:
         recipes = [recipe for _, recipe in drawn.values()]
         members = most_members(field, settings.trials, settings.seeds)
-        # Blocks are as wide as they are asked to be, however few members they have.
+        # A block with fewer members is filled up to its width, which takes memory.
         filled = replace(settings, width=min(settings.width, max(members)))
         plan = planned(task, recipes, filled, members, timeout)
         costs: list[Cost] = []

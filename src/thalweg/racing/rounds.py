@@ -212,9 +212,9 @@ class Rounds:
             ((_, again),) = lanes.run([("tuning", well[:1])])
             failure = again.failure
         if failure:
-            all_of_them = "Every training" if not well else "A training that ended well before"
+            which = "A training that ended well before" if well else "Every training"
             raise FailedError(
-                f"{all_of_them} of task '{self.task.name}' fails: {failure}. No failure is on"
+                f"{which} of task '{self.task.name}' fails: {failure}. No failure is on"
                 " record; the same command goes on when this is mended."
             )
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
-from enum import Enum
 from io import IOBase
 from itertools import zip_longest
 from types import FunctionType
@@ -15,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from thalweg.random_numbers import drawing, drawn_from, plain, states
+from thalweg.random_numbers import OWN, drawing, drawn_from, plain, states
 from thalweg.stack.batches import Batches
 from thalweg.stack.population import initial_model
 from thalweg.stack.reading import Batch
 from thalweg.stack.single import kept_buffers
-from thalweg.tasks.reachable import CONTAINERS, Named, reachable
+from thalweg.tasks.reachable import CONTAINERS, PLAIN, Named, reachable
 from thalweg.tasks.task import Task
 
 LARGE = 2**20
@@ -100,26 +98,17 @@ def changed(before: Sequence[Named], after: Sequence[Named]) -> str:
     return ""
 
 
-PLAIN = (bool, int, float, complex, str, bytes, np.generic, Enum, type(None))
-"""Types whose values their texts tell apart."""
-
-
 def value_of(value: Any) -> Any:
     """Something that is equal as long as the value is."""
+    for kind, (state, *_) in OWN.items():
+        if isinstance(value, kind):
+            return plain(state(value))
     match value:
         case Tensor() | np.ndarray():
             return contents(value)
-        case random.Random():
-            return value.getstate()
-        case np.random.Generator():
-            return repr(value.bit_generator.state)
-        case np.random.RandomState():
-            return plain(value.get_state())
-        case torch.Generator():
-            return plain(value.get_state())
         case nn.Module() | FunctionType() | type():
             return id(value)
-        case _ if isinstance(value, PLAIN):
+        case _ if isinstance(value, (np.generic, *PLAIN)):
             return repr(value)
     return type(value), len(value) if isinstance(value, (Mapping, *CONTAINERS)) else 0
 

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Set
-from decimal import Decimal
-from enum import Enum
-from fractions import Fraction
 from functools import cached_property, partial
-from pathlib import PurePath
 from types import (
     BuiltinFunctionType,
     CodeType,
@@ -19,15 +15,10 @@ from types import (
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from thalweg.checksum import checksum
-from thalweg.tasks.reachable import is_own, named, variables_of
-
-NUMBERS = (bool, int, float, complex, Decimal, Fraction, range)
-PLAIN = (type(None), *NUMBERS, str, bytes, Enum, PurePath, torch.dtype, torch.device)
-"""Types whose values their texts tell apart."""
+from thalweg.tasks.reachable import PLAIN, is_own, named, variables_of
 
 
 def code_of(value: object) -> dict[str, str]:

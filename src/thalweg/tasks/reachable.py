@@ -7,13 +7,17 @@ import sysconfig
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from decimal import Decimal
 from dis import get_instructions
+from enum import Enum
+from fractions import Fraction
 from functools import lru_cache, partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 MOST_ITEMS = 1000
@@ -21,6 +25,10 @@ MOST_ITEMS = 1000
 
 MOST = 50_000
 """Objects that are looked at."""
+
+NUMBERS = (bool, int, float, complex, Decimal, Fraction, range)
+PLAIN = (type(None), *NUMBERS, str, bytes, Enum, PurePath, torch.dtype, torch.device)
+"""Types whose values their texts tell apart."""
 
 CONTAINERS = (list, tuple, set, frozenset, deque)
 
