@@ -8,12 +8,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset, TensorDataset
@@ -296,8 +297,51 @@ def in_a_path(limit: float) -> Callable[..., Tensor]:
     return lambda out, y: F.mse_loss(out, y) + (out.mean() > float(str(path)))
 
 
-@pytest.mark.parametrize("metric", [in_a_module, in_a_class, Slotted, behind_a_cache, in_a_path])
+class Private:
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+
+    def __call__(self, out: Tensor, y: Tensor) -> Tensor:
+        return F.mse_loss(out, y) + (out.mean() > self._limit)
+
+
+def in_a_librarys_object(limit: float) -> Callable[..., Tensor]:
+    settings = SimpleNamespace(limit=limit)
+    return lambda out, y: F.mse_loss(out, y) + (out.mean() > settings.limit)
+
+
+def in_a_view(limit: float) -> Callable[..., Tensor]:
+    settings = MappingProxyType({"limit": limit})
+    return lambda out, y: F.mse_loss(out, y) + (out.mean() > settings["limit"])
+
+
+def in_a_scaler(limit: float) -> Callable[..., float]:
+    scaler = StandardScaler().fit(np.array([[0.0], [limit]]))
+    return lambda out, y: float(F.mse_loss(out, y) + scaler.inverse_transform(out).mean())
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        in_a_module,
+        in_a_class,
+        Slotted,
+        Private,
+        behind_a_cache,
+        in_a_path,
+        in_a_librarys_object,
+        in_a_view,
+        in_a_scaler,
+    ],
+)
 def test_a_metric_is_followed_wherever_its_constants_are(metric: Any, tmp_path: Path) -> None:
     short(tmp_path, scored(metric(100.0)), trials=1, seeds=2, step="single")
     with pytest.raises(UserError, match="with another metric under"):
         short(tmp_path, scored(metric(200.0)), trials=1, seeds=2, step="single")
+
+
+def test_a_metric_may_hold_objects_within_objects_without_end(tmp_path: Path) -> None:
+    nested: list[Any] = []
+    for _ in range(5_000):
+        nested = [nested]
+    short(tmp_path, scored(lambda out, y: F.mse_loss(out, y) * len(nested)), trials=1, seeds=2)

@@ -5,8 +5,10 @@ and the same bits again.
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -101,6 +103,18 @@ def count_call() -> None:
     calls += 1
 
 
+def count_in_a_module() -> Callable[..., None]:
+    module = ModuleType("own_counts")
+    module.__file__ = str(Path(__file__).with_name("own_counts.py"))
+    sys.modules[module.__name__] = module
+    module.calls = 0  # type: ignore[attr-defined]
+
+    def count(*_: object) -> None:
+        module.calls += 1
+
+    return count
+
+
 def counting_loss() -> Callable[[Tensor, Tensor], Tensor]:
     passes = 0
 
@@ -130,6 +144,10 @@ CARRIED: dict[str, tuple[Task, str]] = {
     "a tensor": (task_of(lambda: Stateful(averaged)), "Stateful.mean"),
     "a class": (task_of(lambda: Stateful(counted_by_class)), "Stateful.total"),
     "a variable of the file": (task_of(lambda: Stateful(lambda *_: count_call())), "changes calls"),
+    "a variable of a module": (
+        task_of(lambda: Stateful(count_in_a_module())),
+        "changes module.calls at every call",
+    ),
     "its own generator": (task_of(lambda: Stateful(lambda m, _: m.own.random())), "Stateful.own"),
     "a slot": (task_of(lambda: Stateful(lambda m, _: m.slot.count())), "changes Slot.passes at"),
     "an iterator": (task_of(Generated), "read from Generated.numbers"),

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property, partial
-from types import (
-    BuiltinFunctionType,
-    CodeType,
-    FunctionType,
-    MemberDescriptorType,
-    MethodType,
-    ModuleType,
-)
+from itertools import chain
+from types import BuiltinFunctionType, CodeType, FunctionType, MemberDescriptorType, MethodType
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
 from thalweg.checksum import checksum
-from thalweg.tasks.reachable import PLAIN, is_own, named, variables_of
+from thalweg.tasks.reachable import CONTAINERS, PLAIN, is_own, named, variables_of
+
+DEEPEST = 100
+"""Objects within objects, below Python's own limit."""
 
 
 def code_of(value: object) -> dict[str, str]:
     """Checksums of the code and the constants behind a function or an object, by their places.
 
     Followed are the variables that it refers to, through modules too, its defaults, its attributes
-    and its class's, but for private ones and those that its own code stores. Of what comes from a
-    library the name counts.
+    and its class's, but for those that its own code stores later. Of what comes from a library the
+    name counts, and what it is pickled as.
     """
     return dict(told("", value, {}))
 
 
-def told(place: str, value: Any, seen: dict[int, Any]) -> Iterator[tuple[str, str]]:
+def told(place: str, value: Any, seen: dict[int, Any], depth: int = 0) -> Iterator[tuple[str, str]]:
     """seen: by id, so that nothing is followed twice; kept, so that no id is given again."""
     if isinstance(value, PLAIN):
         yield place, repr(value)
@@ -42,18 +41,24 @@ def told(place: str, value: Any, seen: dict[int, Any]) -> Iterator[tuple[str, st
         yield place, checksum([str(value.dtype), value.shape, plain])
     elif id(value) not in seen:
         seen[id(value)] = value
-        if isinstance(value, list | tuple | set | frozenset | dict):
-            yield place, within(value, seen)
-            return
-        yield place, name_of(value)
-        for name, part in parts_of(value):
-            yield from told(f"{place}.{name}", part, seen)
+        if depth == DEEPEST:
+            yield place, name_of(value)
+        elif isinstance(value, (*CONTAINERS, Mapping)):
+            yield place, within(value, seen, depth + 1)
+        else:
+            yield place, name_of(value)
+            for name, part in parts_of(value):
+                yield from told(f"{place}.{name}", part, seen, depth + 1)
 
 
-def within(collection: Any, seen: dict[int, Any]) -> str:
+def within(collection: Any, seen: dict[int, Any], depth: int) -> str:
     """One checksum of all that a collection holds: what is added to it changes it as a whole."""
-    items = collection.items() if isinstance(collection, dict) else collection
-    parts = [repr(list(told("", item, seen))) for item in items]
+    mapping = isinstance(collection, Mapping)
+    items = chain.from_iterable(collection.items()) if mapping else collection
+    parts = [
+        repr(item) if isinstance(item, PLAIN) else repr(list(told("", item, seen, depth)))
+        for item in items
+    ]
     return checksum(sorted(parts) if isinstance(collection, set | frozenset) else parts)
 
 
@@ -78,6 +83,17 @@ def parts_of(value: Any) -> Iterator[tuple[str, Any]]:
         yield from attributes(value)
     elif hasattr(value, "__wrapped__"):
         yield "wrapped", value.__wrapped__
+    else:
+        yield from pickled(value)
+
+
+def pickled(value: Any) -> Iterator[tuple[str, Any]]:
+    """What a library's object is made of, where it is data alone, which can be pickled."""
+    with suppress(Exception):
+        pickle.dumps(value)
+        made = value.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
+        if isinstance(made, tuple):
+            yield "made of", [list(x) if isinstance(x, Iterator) else x for x in made]
 
 
 def constants(kind: type) -> Iterator[tuple[str, Any]]:
@@ -85,7 +101,7 @@ def constants(kind: type) -> Iterator[tuple[str, Any]]:
     stored = stored_by(kind)
     for name, value in vars(kind).items():
         function = function_of(value)
-        if isinstance(function, FunctionType) or not (name.startswith("_") or name in stored):
+        if isinstance(function, FunctionType) or not (name.startswith("__") or name in stored):
             yield name, function
 
 
@@ -97,7 +113,7 @@ def function_of(value: Any) -> Any:
 
 
 def attributes(value: Any) -> Iterator[tuple[str, Any]]:
-    """Of an object, but for private ones and those that its methods store."""
+    """Of an object, but for those that its methods store, and private ones of a library's class."""
     kept = dict(getattr(value, "__dict__", {}))
     for registered in ("_parameters", "_buffers", "_modules"):
         kept |= kept.get(registered, {})
@@ -105,8 +121,11 @@ def attributes(value: Any) -> Iterator[tuple[str, Any]]:
     members = [item for kind in kinds for item in vars(kind).items()]
     slots = [name for name, member in members if isinstance(member, MemberDescriptorType)]
     kept |= {name: getattr(value, name) for name in slots if hasattr(value, name)}
-    stored = set().union(*(stored_by(kind, but="__init__") for kind in kinds))
-    yield from ((n, x) for n, x in kept.items() if not n.startswith("_") and n not in stored)
+    own = set().union(*map(stored_by, kinds))
+    later = set().union(*(stored_by(kind, but="__init__") for kind in kinds))
+    for name, part in kept.items():
+        if name not in later and (name in own or not name.startswith("_")):
+            yield name, part
 
 
 def stored_by(kind: type, but: str = "") -> set[str]:
@@ -126,16 +145,7 @@ def parts_of_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
         stored = named(code, "STORE_GLOBAL", "STORE_DEREF")
         for name, value in variables_of(function):
             if name not in stored:
-                yield from behind(name, value, named(code, "LOAD_ATTR", "LOAD_METHOD"))
-
-
-def behind(name: str, value: Any, names: Set[str]) -> Iterator[tuple[str, Any]]:
-    """A variable; of a module, those of its variables that are named."""
-    if not isinstance(value, ModuleType):
-        yield name, value
-    elif is_own(value.__name__):
-        for inner in sorted(names & vars(value).keys()):
-            yield from behind(f"{name}.{inner}", vars(value)[inner], names - {inner})
+                yield name, value
 
 
 def instructions(code: CodeType, doc: str | None = None) -> Iterator[Any]:

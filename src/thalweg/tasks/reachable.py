@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import sysconfig
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
 from decimal import Decimal
 from dis import get_instructions
@@ -99,12 +99,23 @@ def attributes(value: Any) -> Iterator[Named]:
 def variables_of(function: FunctionType) -> Iterator[Named]:
     """The variables outside that a function refers to, or one that is made within it."""
     code = function.__code__
+    inner = named(code, "LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM")
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
         with suppress(ValueError):  # nothing is in it yet
-            yield name, cell.cell_contents
+            yield from behind(name, cell.cell_contents, inner)
     loaded, imported = named(code, "LOAD_GLOBAL", "LOAD_NAME"), named(code, "IMPORT_NAME")
     for known, names in ((function.__globals__, loaded - {"__file__"}), (sys.modules, imported)):
-        yield from ((name, known[name]) for name in sorted(names & known.keys()))
+        for name in sorted(names & known.keys()):
+            yield from behind(name, known[name], inner)
+
+
+def behind(name: str, value: Any, names: Set[str]) -> Iterator[Named]:
+    """A variable; of a module, those of its variables that are named."""
+    if not isinstance(value, ModuleType):
+        yield name, value
+    elif is_own(value.__name__):
+        for inner in sorted(names & vars(value).keys()):
+            yield from behind(f"{name}.{inner}", vars(value)[inner], names - {inner})
 
 
 def named(code: CodeType, *operations: str) -> set[str]:
