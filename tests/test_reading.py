@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from thalweg.errors import UserError
 from thalweg.stack import reading
 from thalweg.stack.batches import Batches, order
 from thalweg.stack.member import Member
+from thalweg.stack.single import Single
 from thalweg.stack.way import populate
 from thalweg.tasks import Data, Task
 from thalweg.training.progress import Silent
@@ -83,6 +85,19 @@ def test_batches_are_the_same_to_the_bit_in_whichever_process(
     assert torch.equal(here, ahead)
     only, _ = batches_of(drawing(), [5], 6)
     assert torch.equal(only[:, 0], here[:, 1])
+
+
+def test_a_model_that_writes_into_its_inputs_changes_those_of_no_other_member() -> None:
+    class Centring(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x[:, 1:] -= 0.5
+            return super().forward(x[:, 1:])
+
+    task = replace(drawing(), model=lambda: Centring(1, 1))
+    alike = Single(task, [Member(recipes.sgd(), 0), Member(recipes.sgd(), 0)])
+    for _ in range(3):
+        one, other = alike.step()
+        assert one == other
 
 
 def test_every_step_and_seed_draws_other_numbers_and_leaves_the_rest_alone() -> None:

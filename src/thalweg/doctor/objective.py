@@ -18,6 +18,7 @@ from thalweg.doctor.conditions import Conditions
 from thalweg.doctor.derivatives import derivative
 from thalweg.errors import UserError
 from thalweg.optim.sharded import is_sharded
+from thalweg.stack.batches import copied
 from thalweg.stack.reading import Batch
 from thalweg.tasks.check import trainable
 from thalweg.tasks.failure import describe, failure_as_sentence
@@ -117,7 +118,8 @@ class Objective:
 
     def outputs(self, model: Callable[..., Any], batch: Batch) -> Any:
         with failure_as_sentence(f"The model failed in {self.conditions.precision}"):
-            return model(*batch[:-1])
+            # A model may write into what it is given, and batches are looked at again.
+            return model(*copied(batch[:-1]))
 
     def loss_of(self, outputs: Any, batch: Batch) -> Tensor:
         """The loss of outputs; UserError where it is no scalar."""

@@ -15,7 +15,7 @@ from torch import nn
 
 from thalweg.random_numbers import drawing
 from thalweg.recipes import Recipe
-from thalweg.stack.batches import in_order, length_of
+from thalweg.stack.batches import copied, in_order, length_of
 from thalweg.stack.member import Member
 from thalweg.stack.rows import Tensors
 from thalweg.stack.single import Single
@@ -234,7 +234,7 @@ def keep_order(alone: Single) -> None:
     count = len(alone.members)
     begins = [place * len(batches) // count for place in range(count)]
     each = [cycle(batches[begin:] + batches[:begin]) for begin in begins]
-    alone.batches.each = lambda: [next(own) for own in each]  # type: ignore[method-assign]
+    alone.batches.each = lambda: [copied(next(own)) for own in each]  # type: ignore[method-assign]
 
 
 def down(task: Task, start: float, end: float) -> float:

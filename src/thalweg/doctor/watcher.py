@@ -25,6 +25,7 @@ from thalweg.doctor.steps import StepWatch
 from thalweg.doctor.stopwatch import Part, Stopwatch, wait
 from thalweg.errors import UserError
 from thalweg.recipes import Recipe
+from thalweg.stack.batches import copied
 from thalweg.stack.reading import Batch
 from thalweg.tasks.task import Score
 
@@ -93,7 +94,7 @@ class Watcher:
             except StopIteration:
                 return
             self.end("data")
-            self.course.batches.append(batch)
+            self.course.batches.append(copied(batch))
             yield batch
 
     # What it has to say

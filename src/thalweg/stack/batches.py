@@ -88,12 +88,12 @@ class Batches:
         self.places = self.places[places]
 
     def each(self) -> list[Batch]:
-        """The members' next batches."""
+        """The members' next batches, each its own, since models may write into what they get."""
         if is_held(self.data):
             _, numbers = next(self.numbers)
             return [fetch(self.data, own) for own in numbers[self.places]]
         by_seed = [next(self.read) for _ in self.seeds]
-        return [by_seed[place] for place in self.places]
+        return [copied(by_seed[place]) for place in self.places]
 
     def together(self) -> Batch:
         """The members' next batches in one, each `[members, B, ...]`."""
@@ -135,6 +135,12 @@ def evaluation_batches(task: Task, dataset: Dataset[Any]) -> Iterator[Batch]:
     length = len(dataset)  # type: ignore[arg-type]  # Data has made sure of one
     parts = math.ceil(length / (EVALUATED * task.batch_size))
     return in_order(dataset, math.ceil(length / parts))
+
+
+def copied(batch: Batch) -> Batch:
+    """The batch in tensors of its own."""
+    copy: Batch = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, batch)
+    return copy
 
 
 def joined(parts: Sequence[Any], dim: int = 0) -> Any:
