@@ -58,6 +58,27 @@ def test_the_suggestion_is_the_best_of_those_tried() -> None:
     assert found.tried[found.suggestion] == min(found.tried.values())
 
 
+def test_a_ramp_that_is_misled_by_an_early_batch_does_not_keep_the_suggestion_low() -> None:
+    """Of inputs that are not centred: the first batch has the lowest loss of the ramp."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(96, 4, generator=generator)
+    y = x @ torch.tensor([[1.0], [-2.0], [0.5], [0.0]]) + 0.3 * torch.randn(
+        96, 1, generator=generator
+    )
+    split = (x - 3, y)
+    task = Task(
+        "off-centre",
+        lambda: nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1)),
+        lambda: Data(split, split, split),
+        F.mse_loss,
+        batch_size=16,
+        steps=100,
+    )
+    found = lr_range(task, recipes.sgd())
+    assert found.lrs[found.losses.index(min(found.losses))] < 1e-4
+    assert 1e-3 < found.suggestion < max(found.tried)
+
+
 def test_a_diverging_rate_is_tried_and_counts_as_infinite() -> None:
     found = lr_range("ravine", recipes.sgd())
     assert math.isinf(max(found.tried.values()))

@@ -22,6 +22,9 @@ from thalweg.tasks.task import Task
 FACTORS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """The rates that are tried, relative to what the ramp suggests."""
 
+HIGHER = (3.0, 10.0, 30.0, 100.0)
+"""Those that are tried where the highest was the best, relative to it."""
+
 SMOOTHING = 0.9
 """The ramp's loss is averaged with this memory."""
 
@@ -59,7 +62,8 @@ def lr_range(
     loss is lowest, the ramp has seen the largest rate that trains. A ramp is too hasty to say how
     far below it to begin, so that is tried: constant rates from 0.003 to 3 times this one train for
     `steps` steps on `seeds` fresh seeds, in one stack, and the one that brings the loss lowest is
-    suggested.
+    suggested. Where that is the highest, the ramp was misled by batches that happen to differ, and
+    higher ones are tried, up to `high`.
 
     Raises UserError for 0 < low < high violated, fewer than ten steps or more than a million, more
     than 100 seeds, a task that cannot be trained, a first step that diverges, or when no rate
@@ -77,13 +81,14 @@ def lr_range(
         lrs, losses = ramp(task, recipe, low, high, steps)
         word = lrs[losses.index(min(losses))]
         tried = try_rates(task, recipe, [word * factor for factor in FACTORS], steps, seeds)
-    suggestion = min(tried, key=lambda lr: tried[lr])
-    if math.isinf(tried[suggestion]):
+        while (best := min(tried, key=tried.__getitem__)) == max(tried) and best < high:
+            tried |= try_rates(task, recipe, [best * factor for factor in HIGHER], steps, seeds)
+    if math.isinf(tried[best]):
         raise UserError(
             f"no learning rate from {min(tried):.2g} to {max(tried):.2g} trains {task.name} with "
             f"{recipe.name}; try a lower low than {low:g}."
         )
-    return LRRange(suggestion, tuple(lrs), tuple(losses), tried)
+    return LRRange(best, tuple(lrs), tuple(losses), tried)
 
 
 def ramp(
