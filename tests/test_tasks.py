@@ -472,6 +472,33 @@ def test_a_metric_that_needs_every_class_is_asked_of_a_whole_split() -> None:
         check(replace(task, data=line_of(torch.zeros(100))))
 
 
+class Slow(TensorDataset):
+    """Of which the look at a split, in the test, has time for a batch alone."""
+
+    def __getitem__(self, i: int) -> Any:
+        torch.rand(())
+        return super().__getitem__(i)
+
+
+def test_a_metric_that_refuses_a_part_of_a_split_is_asked_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def of_both(outputs: Tensor, targets: Tensor) -> Tensor:
+        if targets.max() == targets.min():
+            raise ValueError("only one class")
+        return F.mse_loss(outputs, targets)
+
+    def slow(classes: Tensor) -> Callable[[], Data]:
+        split = Slow(*line_of(classes)().train.tensors)  # type: ignore[attr-defined]
+        return lambda: Data(split, split, split)
+
+    monkeypatch.setattr(sys.modules[check.__module__], "PATIENCE", 0.0)
+    task = linear_task(data=slow(torch.arange(40) == 33), metric=of_both, direction="min")
+    check(replace(task, batch_size=4))
+    with pytest.raises(UserError, match="only one class"):
+        check(replace(task, batch_size=4, data=slow(torch.zeros(40))))
+
+
 def test_a_sample_of_another_shape_is_told_by_its_number() -> None:
     def samples(split: str) -> Any:
         return [(torch.ones(2 if (i, split) == (33, odd) else 3), torch.ones(1)) for i in range(40)]

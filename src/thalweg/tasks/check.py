@@ -35,7 +35,7 @@ BATCHES, ENOUGH_SECONDS = 16, 0.5
 """Training batches that the loss is tried on, and seconds after which there are no more."""
 
 TOGETHER = 8
-"""Batches that are evaluated at once."""
+"""Batches that are evaluated at once, of data that are in memory."""
 
 PATIENCE = 3.0
 """Seconds for a look at a split; what it has not come to by then is not looked at."""
@@ -74,8 +74,8 @@ def check(task: Task) -> None:
         samples = Samples(task, "train", given.train)
         try_loss(task, model, samples, samples.drawn()[0])
         check_training(task, model, Samples(task, "train", task.splits.train))
-        check_metrics(task, model, Samples(task, "validation", task.splits.validation))
-        check_metrics(task, model, Samples(task, "test", given.test))
+        for split, dataset in (("validation", task.splits.validation), ("test", given.test)):
+            check_metrics(task, model, Samples(task, split, dataset), PATIENCE)
 
 
 def check_recipe(task: Task, recipe: Recipe) -> None:
@@ -255,14 +255,15 @@ def not_taken(samples: Samples, number: int) -> UserError:
     )
 
 
-def check_metrics(task: Task, model: nn.Module, samples: Samples) -> None:
+def check_metrics(task: Task, model: nn.Module, samples: Samples, patience: float) -> None:
     """Every metric on a split: a part of it may not have what a metric needs, such as each class.
 
-    What entrants are ranked by must be a number on validation data.
+    What entrants are ranked by must be a number on validation data. patience: in seconds; the whole
+    split is read where a metric refuses a part.
     """
     split = samples.split
     with without_gradients():
-        outputs, targets, whole = predictions(task, model.eval(), samples)
+        outputs, targets, whole = predictions(task, model.eval(), samples, patience)
         require_taken(task, samples)
         for name, score in task.scores.items():
             ranked = name == task.metric_name
@@ -273,7 +274,10 @@ def check_metrics(task: Task, model: nn.Module, samples: Samples) -> None:
             except UserError as error:
                 if samples.odd and ("NaN" in str(error) or "infinity" in str(error)):
                     raise not_taken(samples, min(samples.odd)) from error
-                raise
+                if whole or not isinstance(error.__cause__, ValueError):
+                    raise
+                check_metrics(task, model, samples, math.inf)
+                return
             if ranked and not math.isfinite(value) and samples.odd:
                 raise not_taken(samples, min(samples.odd))
             if ranked and math.isnan(value) and whole and split == "validation":
@@ -284,11 +288,13 @@ def check_metrics(task: Task, model: nn.Module, samples: Samples) -> None:
                 )
 
 
-def predictions(task: Task, model: nn.Module, samples: Samples) -> tuple[Any, Any, bool]:
+def predictions(
+    task: Task, model: nn.Module, samples: Samples, patience: float
+) -> tuple[Any, Any, bool]:
     """A model's outputs, the targets, and whether they are those of the whole split."""
     parts = []
-    until = perf_counter() + PATIENCE
-    drawn = samples.drawn(TOGETHER)
+    until = perf_counter() + patience
+    drawn = samples.drawn(TOGETHER if is_held(samples.dataset) else 1)
     for numbers in drawn:
         batch = samples.batch(numbers)
         outputs = run_model(task, model, samples.split, batch)
