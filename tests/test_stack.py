@@ -539,6 +539,13 @@ class Drawing(Asking):
         return out
 
 
+class Masked(Drawing):
+    """Rules out a class, by a logit that is not finite."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(super().forward(x), (0, 1), value=-torch.inf)
+
+
 class Marking(Asking):
     """Writes into a tensor that is no buffer."""
 
@@ -614,6 +621,11 @@ def test_models_that_vmap_cannot_take_run_one_by_one_and_say_why(model: type[nn.
     assert isinstance(population, Single)
     after(population, 2)
     assert population.diverged == [None, None]
+
+
+def test_outputs_that_are_not_finite_hide_no_others_that_a_stack_gives_otherwise() -> None:
+    task = tiny(Masked, loss=lambda out, y: F.cross_entropy(out, (y[:, 0] > 0).long()))
+    assert REASONS[Drawing] in way_of(task)[1]
 
 
 def test_what_vmap_does_member_by_member_is_no_warning() -> None:

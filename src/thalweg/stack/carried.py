@@ -127,7 +127,13 @@ def contents(value: Tensor | np.ndarray[Any, Any]) -> Any:
 def alike(some: Made, others: Made) -> bool:
     """Whether all tensors are the same but for round-off."""
     pairs = zip(tree_leaves(some), tree_leaves(others), strict=True)
-    return all(
-        torch.equal(x, y) or (x - y).double().norm() <= TOLERANCE * y.double().norm()
-        for x, y in pairs
-    )
+    return all(torch.equal(x, y) or not differ(x, y, TOLERANCE) for x, y in pairs)
+
+
+def differ(x: Tensor, y: Tensor, tolerance: float) -> bool:
+    """Whether two tensors differ by more than this, relative to the norm of what is finite."""
+    finite = x.isfinite()
+    if not torch.equal(finite, y.isfinite()):
+        return True
+    x, y = x[finite].double(), y[finite].double()
+    return bool((x - y).norm() > tolerance * y.norm())

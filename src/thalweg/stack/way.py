@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, Subset
 
 from thalweg import recipes
 from thalweg.random_numbers import drawing
-from thalweg.stack.carried import carried
+from thalweg.stack.carried import carried, differ
 from thalweg.stack.compiled import Compiled
 from thalweg.stack.member import Member
 from thalweg.stack.population import Population, initial_model
@@ -70,8 +70,7 @@ def require_equal(stacked: Stacked, single: Single, data: Dataset[Any]) -> None:
     """
     for (made, _), (alone, _) in zip(stacked.outputs(data), single.outputs(data), strict=True):
         for one, other in zip(tree_leaves(made), tree_leaves(alone), strict=True):
-            differ = (one - other).double().norm() > 1e-2 * other.double().norm()
-            if differ and stacked.draws_as_alone:
+            if stacked.draws_as_alone and differ(one, other, 1e-2):
                 raise UnstackableError(
                     "the model gives other outputs in a stack; it may keep tensors that are neither"
                     " parameters nor buffers"
