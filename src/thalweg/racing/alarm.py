@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import signal
 import threading
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Self
 
 from thalweg.arguments import number, short
-from thalweg.errors import UserError
+from thalweg.errors import FailedError, UserError
 
 SHORTEST, LONGEST = 0.1, 1e6
 """Seconds: no step is done sooner, and about so long an operating system lets a process wait."""
 
 
+class SilentError(BaseException):
+    """Work was silent for too long. No `except Exception` in the work takes it for its own."""
+
+
 class Alarm:
-    """Raises TimeoutError in the block, again and again, `seconds` after it was last put off.
+    """FailedError where the block goes on for `seconds` after the alarm was last put off.
 
     Where no seconds are given there is no limit. The main thread alone can have one.
     """
@@ -29,10 +33,12 @@ class Alarm:
             self.put_off()
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.seconds is not None:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, self.before)
+        if isinstance(error, SilentError):
+            raise FailedError(str(error)).with_traceback(trace) from None
 
     def put_off(self) -> None:
         if self.seconds is not None:
@@ -40,10 +46,16 @@ class Alarm:
 
     def ring(self, _: int, frame: FrameType | None) -> None:
         assert self.seconds is not None
-        while frame and frame.f_globals.get("__name__") != "importlib._bootstrap":
+        while frame and not must_end(frame):
             frame = frame.f_back
-        if frame is None:  # an import that is broken off stays half done
-            raise TimeoutError(too_long(self.seconds))
+        if frame is None:
+            raise SilentError(too_long(self.seconds))
+
+
+def must_end(frame: FrameType) -> bool:
+    """An import that is broken off stays half done; what is raised in `__del__` is lost."""
+    importing = frame.f_globals.get("__name__") == "importlib._bootstrap"
+    return importing or frame.f_code.co_name == "__del__"
 
 
 def too_long(seconds: float) -> str:

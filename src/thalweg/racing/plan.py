@@ -11,7 +11,7 @@ from thalweg import statistics
 from thalweg.arguments import require_known, require_whole
 from thalweg.errors import FailedError, UserError
 from thalweg.racing import timings
-from thalweg.racing.alarm import Alarm
+from thalweg.racing.alarm import Alarm, SilentError
 from thalweg.racing.cost import Pace, duration, pace
 from thalweg.racing.entrants import Entrant
 from thalweg.racing.failure import last_words
@@ -163,8 +163,12 @@ def side_by_side(
         return pace(task, members, settings.width, way, watch)
 
     def measured_here() -> Pace:
-        with Alarm(timeout) as alarm:
-            return measured(None, lambda *_: alarm.put_off())
+        try:
+            with Alarm(timeout) as alarm:
+                return measured(None, lambda *_: alarm.put_off())
+        except FailedError as error:
+            failed = f"Task '{task.name}' failed in training"
+            raise FailedError(f"{failed}: {last_words(error)}.") from error
 
     if lanes == 1:
         return measured_here()
@@ -181,11 +185,12 @@ def side_by_side(
 
 def pace_alone(task: Task, members: Sequence[Member], watch: Watch) -> Pace:
     """The mean pace of those that can be trained, one by one; where none can, the first's error."""
-    paces, errors = [], []
+    paces: list[Pace] = []
+    errors: list[BaseException] = []
     for member in members:
         try:
             paces.append(pace(task, [member], 1, "single", watch))
-        except Exception as error:
+        except (Exception, SilentError) as error:
             errors.append(error)
     if not paces:
         raise errors[0]
