@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch.utils.data import Dataset
 import thalweg as tw
 from thalweg.racing import plan_file
 from thalweg.stack import reading
-from thalweg.tasks import Data, Task
+from thalweg.tasks import Data, Task, sharing
 from thalweg.tasks.sharing import InOneProcess, Reopened, shareable
 
 pytestmark = [
@@ -110,6 +111,14 @@ class Socket(Samples):
         self.ends = socket.socketpair()
 
 
+class ByThread(Samples):
+    def open(self) -> None:
+        self.reader = ThreadPoolExecutor(1)
+
+    def bytes_of(self, i: int) -> bytes:
+        return self.reader.submit(super().bytes_of, i).result()
+
+
 class OpenedAnew(OpenFile):
     """As data sets are written that workers are to read which are not forked."""
 
@@ -134,11 +143,15 @@ ONE_PROCESS = {
     Numbered: "an open file",
     Database: "an open database",
     Socket: "an open socket",
+    ByThread: "a running thread or a lock",
 }
 
 
 @pytest.mark.parametrize("kind", ONE_PROCESS)
-def test_what_cannot_be_opened_anew_is_read_in_one_process(kind: Any, path: Path) -> None:
+def test_what_cannot_be_opened_anew_is_read_in_one_process(
+    kind: Any, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "PATIENCE", 1.0)
     found = shareable(kind(path), "The data", lambda: kind(path))
     assert isinstance(found, InOneProcess)
     assert found.line == (

@@ -129,8 +129,8 @@ def race(
     step: how they are stepped, "single", "stacked" or "compiled". lanes: processes of one thread
         each that train blocks side by side, or 1 with all threads. The quickest of both, if not
         given; `plan.toml` in the folder says what was chosen.
-        Lanes are forked: a data set that holds a file open is unpickled in each, or, where that
-        opens none anew, keeps the race in one lane.
+        Lanes are forked: a data set that holds a file open, or is read by a thread, is unpickled in
+        each, or, where that opens none anew, keeps the race in one lane.
     plan: such a file, to be followed in step, lanes and width.
     timeout: seconds without a step after which a training is given up; never, if not given.
     name: of the folder in `runs` that keeps the ledger and `winner.toml`; the task's if not given.

@@ -9,14 +9,21 @@ import sys
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
+import torch
 from torch.utils.data import Dataset
 
+from thalweg.forked import begin, forking
 from thalweg.random_numbers import drawing
 from thalweg.tasks.held import is_held, same, sample
 from thalweg.tasks.reachable import reachable
+
+PATIENCE = 5.0
+"""Seconds in which a forked process must read a sample, beside ten times what it takes here."""
 
 OPEN_FILES = ("h5py", "lmdb", "netCDF4", "tables")
 """Packages whose objects are open files, though they do not say so."""
@@ -85,7 +92,35 @@ def held_open(dataset: Dataset[Any]) -> str:
         if found := open_thing(value):
             return found
     with drawing(0):
-        return "an open file" if moved(dataset) else ""
+        if moved(dataset):
+            return "an open file"
+        return "" if read_in_fork(dataset) else "a running thread or a lock"
+
+
+def read_in_fork(dataset: Dataset[Any]) -> bool:
+    """Whether a process that is forked from this one comes to the end of reading a sample.
+
+    One that waits for a thread does not: no thread goes on in a fork.
+    """
+
+    def read() -> None:
+        begin()
+        torch.set_num_threads(1)
+        with suppress(Exception):  # who asks for the sample is told
+            dataset[last // 3]
+
+    last = len(dataset) - 1  # type: ignore[arg-type]
+    began = perf_counter()
+    dataset[last]
+    patience = PATIENCE + 10 * (perf_counter() - began)
+    process = get_context("fork").Process(target=read, daemon=True)
+    with forking():
+        process.start()
+    process.join(patience)
+    read_to_end = not process.is_alive()
+    process.kill()
+    process.join()
+    return read_to_end
 
 
 def open_thing(value: Any) -> str:
