@@ -429,6 +429,21 @@ def test_what_is_not_finite_in_the_data_may_stand_where_it_is_masked(split: str)
         check(linear_task(data=data, model=lambda: Filled(3, 1), loss=masked, batch_size=4))
 
 
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_what_is_masked_may_stand_at_the_beginning_of_the_data(split: str) -> None:
+    def unknown_first() -> Data:
+        given = vars(linear_data(40)) | {split: linear_data(40).train}
+        inputs, targets = (x.clone() for x in given[split].tensors)
+        targets[:30] = math.nan
+        return Data(**given | {split: (inputs, targets)})
+
+    def masked(outputs: Tensor, targets: Tensor) -> Tensor:
+        known = targets.isfinite()
+        return F.mse_loss(outputs[known], targets[known])
+
+    check(linear_task(data=unknown_first, loss=masked, batch_size=16))
+
+
 def line_of(classes: Tensor) -> Callable[[], Data]:
     x = torch.linspace(-1, 1, 3 * len(classes)).reshape(-1, 3)
     return lambda: Data(*[(x, classes.float().unsqueeze(1))] * 3)

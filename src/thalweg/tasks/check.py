@@ -224,8 +224,10 @@ def leaves(x: Tensor) -> Iterator[Tensor]:
 def require_taken(task: Task, samples: Samples) -> None:
     """UserError for a sample with a value that is not finite, from which no result comes back."""
     odd = sorted(samples.odd)
+    # Where data are sorted, a batch of the first ones may hold nothing but such values.
+    whole_first = sorted(range(len(samples)), key=samples.odd.__contains__) if odd else []
     for number in odd[:: math.ceil(len(odd) / TRIED) or 1]:
-        others = (other for other in range(len(samples)) if other != number)
+        others = (other for other in whole_first if other != number)
         batch = samples.batch([number, *islice(others, samples.size - 1)])
         try:
             if samples.split == "train":
