@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -72,6 +73,14 @@ def fails(piece: str, watch: Any) -> str:
     if piece == "hangs":
         watch(1, 1)
         time.sleep(600)
+    while piece == "hangs and tries again":
+        with suppress(Exception):
+            time.sleep(600)
+    if piece == "raises in a circle":
+        error = ValueError("the model failed.")
+        raise error from error
+    if piece == "raises in colours":
+        raise ValueError("\n\x1b[31mthe\tmodel\x1b[0m failed.\nFor long.")
     return piece
 
 
@@ -79,10 +88,13 @@ HERE = r"\(test_lanes.py, line \d+\)"
 
 FAILURES = {
     "raises": rf"the model failed {HERE}",
+    "raises in a circle": rf"ValueError: the model failed {HERE}",
+    "raises in colours": rf"ValueError: the model failed {HERE}",
     "exits": rf"SystemExit: 0 {HERE}",
     "is gone": "its process ended with status 3",
     "is killed": "its process was killed by SIGKILL, most likely for want of memory",
-    "hangs": rf"it took no step for 0.5 s|TimeoutError: it took no step for 0.5 s {HERE}",
+    "hangs": rf"it took no step for 0.5 s {HERE}",
+    "hangs and tries again": rf"it took no step for 0.5 s {HERE}",
 }
 
 

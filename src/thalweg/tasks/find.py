@@ -16,6 +16,7 @@ from thalweg.errors import UserError, suggest
 from thalweg.tasks.adding import adding
 from thalweg.tasks.diabetes import diabetes
 from thalweg.tasks.digits import digits, digits_conv, digits_deep
+from thalweg.tasks.failure import first_words
 from thalweg.tasks.landscapes import landscapes
 from thalweg.tasks.task import Task
 from thalweg.tasks.topics import topics
@@ -117,5 +118,6 @@ def failure_as_sentence(path: Path) -> Iterator[None]:
         if lines:
             place += f", line {lines[-1]}"
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        what = error.msg if isinstance(error, SyntaxError) else error  # its text has the line too
+        # The text of a SyntaxError has the line too.
+        what = error.msg if isinstance(error, SyntaxError) else first_words(error)
         raise UserError(f"The task file {place} failed: {kind}{what}") from error
