@@ -160,7 +160,7 @@ def test_a_file_written_by_hand() -> None:
         ),
         (
             '[[rules]]\nrule = "SGD"\n\n[[rules]]\nrule = "WindowAverage"\nlast = 3.5',
-            "line 6: last must be a positive whole number up to 10000, not 3.5.",
+            "line 6: last must be a whole number from 1 to 10000, not 3.5.",
         ),
         (
             '[[rules]]\nrule = "ClipNorm"',

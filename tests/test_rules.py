@@ -605,11 +605,11 @@ def test_rows_combine_in_float64_and_are_rounded_once() -> None:
         (lambda: rules.Lion(wings=2), "Lion has no setting wings; known are lr, betas."),
         (
             lambda: rules.WindowAverage(last=0),
-            "last must be a positive whole number up to 10000, not 0.",
+            "last must be a whole number from 1 to 10000, not 0.",
         ),
         (
             lambda: rules.WindowAverage(last=2.5),
-            "last must be a positive whole number up to 10000, not 2.5.",
+            "last must be a whole number from 1 to 10000, not 2.5.",
         ),
         (lambda: rules.TailAverage(last=3), "TailAverage needs steps, a positive whole number."),
     ],

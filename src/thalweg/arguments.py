@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from thalweg.errors import UserError, suggest
 
@@ -44,10 +46,17 @@ def number(value: object) -> float:
         return math.nan
 
 
-def require_whole(name: str, value: object, low: int, high: int = MOST) -> None:
-    """UserError unless the value is a whole number from `low` to `high`."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+def plain(value: Any) -> Any:
+    """A number of NumPy's as one of Python's own, as files and texts hold it; all else as it is."""
+    return value.item() if isinstance(value, np.number) else value
+
+
+def require_whole(name: str, value: Any, low: int, high: int = MOST) -> int:
+    """The value as an int; UserError unless it is a whole number from `low` to `high`."""
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or not low <= int(value) <= high:
         raise UserError(f"{name} must be a whole number from {low} to {high}, not {short(value)}.")
+    return int(value)
 
 
 def require_between(name: str, value: object, low: float, high: float) -> None:
@@ -76,7 +85,7 @@ def require_list(name: str, value: Any, words: str) -> list[Any]:
 
 def require_flag(name: str, value: object) -> None:
     """UserError unless the value is a truth value."""
-    require_kind(name, value, bool, "True or False")
+    require_kind(name, value, (bool, np.bool_), "True or False")
 
 
 def require_function(name: str, value: object, words: str) -> None:

@@ -13,7 +13,7 @@ from thalweg.errors import UserError, suggest
 from thalweg.rules.rule import Rule
 from thalweg.rules.space import Space
 from thalweg.schedules import Schedule
-from thalweg.whole_file import require_replaceable
+from thalweg.whole_file import read_text
 
 Setting: TypeAlias = "float | Schedule"
 Pair: TypeAlias = "tuple[Setting, Setting]"
@@ -317,13 +317,9 @@ def from_file(path: Path) -> Recipe:
 def file_with_space(path: Path) -> tuple[Recipe, dict[str, Space]]:
     """The recipe in a file, and where a race is to tune it."""
     require_path("the path of a recipe file", path)
+    text = read_text("the recipe file", path)
     try:
-        require_replaceable(path)  # a device may have no end
-        recipe, space = Recipe.with_space(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"The recipe file {path} cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise UserError(f"The recipe file {path} is no text in UTF-8.") from None
+        recipe, space = Recipe.with_space(text)
     except UserError as error:
         raise UserError(f"{path}, {error}") from None
     return replace(recipe, name=path.stem) if recipe.name == "recipe" else recipe, space

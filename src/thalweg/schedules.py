@@ -25,7 +25,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from math import cos, inf, isfinite, pi
 from typing import Any, ClassVar, Literal, Self
 
-from thalweg.arguments import FAR, number, require_known, require_whole, short, word
+from thalweg.arguments import FAR, number, plain, require_known, require_whole, short, word
 from thalweg.errors import UserError, suggest
 
 Memory = dict[str, float]
@@ -78,7 +78,8 @@ class Schedule(ABC):
 
     def __post_init__(self) -> None:
         for part in fields(self):
-            value = getattr(self, part.name)
+            value = plain(getattr(self, part.name))
+            object.__setattr__(self, part.name, value)
             left_out = value is None and part.default is None
             if not left_out and not part.metadata["holds"](value):
                 wanted = part.metadata["words"]
@@ -107,7 +108,7 @@ class Schedule(ABC):
 
     def __call__(self, step: int) -> float:
         """The value at a step from 0 to 10^12, as long as no metric has been observed."""
-        require_whole("step", step, 0, FAR)
+        step = require_whole("step", step, 0, FAR)
         return self.base * self.factor(step)
 
     def memory(self) -> Memory:

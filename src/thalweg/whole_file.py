@@ -10,6 +10,9 @@ from tempfile import TemporaryFile
 
 from thalweg.errors import UserError
 
+LARGEST = 1_000_000
+"""Bytes of a file that a person writes, who needs some hundred."""
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -40,6 +43,22 @@ def write_text(path: Path, text: str) -> None:
             unfinished.write_text(text, encoding="utf-8")
     except OSError as error:
         raise unwritable(path, error) from error
+
+
+def read_text(what: str, path: Path) -> str:
+    """The text of a file that a person writes; UserError where it cannot be read, or is none.
+
+    what: what the file is called in messages, such as "the plan".
+    """
+    try:
+        require_replaceable(path)  # a device may have no end
+        if path.stat().st_size > LARGEST:
+            raise UserError(f"{what} {path} is too large: it may have {LARGEST} bytes.")
+        return path.read_text(encoding="utf-8-sig")  # some editors put a mark before the text
+    except OSError as error:
+        raise UserError(f"{what} {path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{what} {path} is no text in UTF-8.") from None
 
 
 def require_writable(path: Path) -> None:

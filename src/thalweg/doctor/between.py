@@ -49,7 +49,7 @@ def between(task: Task, one: State, other: State, *, points: int = 11) -> Betwee
     points: on the line, ends included, at least 3. Cost: a pass over the training data for each.
     Raises UserError for fewer points.
     """
-    require_whole("points", points, 3)
+    points = require_whole("points", points, 3)
     model = initial_model(task, seed=0)
     names = [n for n, p in model.named_parameters() if p.requires_grad]
     a, b = flattened(one, names), flattened(other, names)

@@ -88,9 +88,9 @@ def diagnose(
     require_function("say", say, "a function that takes a text")
     require_share(budget)
     recipe, task = recipe_of(recipe), find(task)
-    require_whole("seed", seed, 0)
+    seed = require_whole("seed", seed, 0)
     if trial_steps is not None:
-        require_whole("trial_steps", trial_steps, 1)
+        trial_steps = require_whole("trial_steps", trial_steps, 1)
     if recipe.pretrain:
         raise UserError("the doctor watches one training; give a recipe without its pre-training.")
     check(task)

@@ -71,7 +71,7 @@ def extremes(
     Sources: Lanczos 1950; Parlett, The Symmetric Eigenvalue Problem, 1998.
     """
     require_tolerance(tolerance)
-    require_whole("steps", steps, FEWEST)
+    steps = require_whole("steps", steps, FEWEST)
     run = Lanczos(curvature, curvature.gaussian(1, seed))
     places = [PLACES[end] for end in ends]
     while True:

@@ -89,8 +89,8 @@ def minima(
     twice. Raises UserError as `train` does, and where fewer than two seeds come to an end.
     """
     task, recipe = find(task), recipe_of(recipe)
-    require_whole("seeds", seeds, 2)
-    require_whole("points", points, 3)
+    seeds = require_whole("seeds", seeds, 2)
+    points = require_whole("points", points, 3)
     check(task)
     members = [Member(recipe, seed) for seed in range(seeds)]
     with failure_in_training(task), drawing(0):

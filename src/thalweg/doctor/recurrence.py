@@ -41,7 +41,7 @@ def recurrence(weight: Float[Tensor, "n n"], steps: int = 50) -> Recurrence:
     square or not finite, and for fewer than 2 steps.
     Source: Pascanu, Mikolov and Bengio 2013.
     """
-    require_whole("steps", steps, 2)
+    steps = require_whole("steps", steps, 2)
     if weight.ndim != 2 or weight.shape[0] != weight.shape[1]:
         raise UserError(f"A recurrent matrix is square; this one is {list(weight.shape)}.")
     matrix = weight.detach().double().cpu()

@@ -119,8 +119,8 @@ def spectrum(curvature: Curvature, *, probes: int = 10, steps: int = 64, seed: i
     Raises UserError for fewer probes or steps than 2. Sources: Golub and Welsch 1969; Lin, Saad and
     Yang 2016; Ghorbani, Krishnan and Xiao 2019.
     """
-    require_whole("probes", probes, 2)
-    require_whole("steps", steps, 2)
+    probes = require_whole("probes", probes, 2)
+    steps = require_whole("steps", steps, 2)
     steps = min(steps, curvature.size)
     starts = curvature.signs(probes, seed)
     rows = []

@@ -43,8 +43,8 @@ def spikes(
 
     Raises UserError for a window below `fewest`, and for a threshold that is not above 0.
     """
-    require_whole("fewest", fewest, 2)
-    require_whole("window", window, fewest)
+    fewest = require_whole("fewest", fewest, 2)
+    window = require_whole("window", window, fewest)
     if not threshold > 0:
         raise UserError(f"threshold must be above 0, not {threshold!r}.")
     series = np.asarray(values, dtype=np.float64)

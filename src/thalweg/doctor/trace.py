@@ -38,7 +38,7 @@ def trace(
     diagonal A. probes: at least 2, each a product. Raises UserError for fewer, and for a tolerance
     outside (0, 1). Source: Hutchinson 1990.
     """
-    require_whole("probes", probes, 2)
+    probes = require_whole("probes", probes, 2)
     require_tolerance(tolerance)
     products = curvature.probed(probes, seed)
     each = torch.cat([(vectors * made).sum(1) for vectors, made in products]).double()
@@ -58,7 +58,7 @@ def diagonal_share(
     probes: at least 3, each a product. Raises UserError for fewer, and for a tolerance outside
     (0, 1). Source: Bekas, Kokiopoulou and Saad 2007, for the diagonal.
     """
-    require_whole("probes", probes, 3)
+    probes = require_whole("probes", probes, 3)
     require_tolerance(tolerance)
     diagonals, sizes = [], []
     for vectors, made in curvature.probed(probes, seed):

@@ -48,7 +48,7 @@ class Watcher:
         require_kind("the model", model, nn.Module, "a torch.nn.Module")
         require_function("the loss", loss, "a function of (outputs, targets)")
         require_kind("the optimizer", optimizer, torch.optim.Optimizer, "a torch.optim.Optimizer")
-        require_whole("every", every, 1)
+        every = require_whole("every", every, 1)
         self.model, self.loss, self.optimizer, self.every = model, loss, optimizer, every
         self.budget = Budget(budget)
         self.course = Course()

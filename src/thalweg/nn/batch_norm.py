@@ -53,7 +53,7 @@ class BatchNorm(_BatchNorm):
         *arguments: Any,
         **named: Any,
     ) -> None:
-        require_whole("num_features", num_features, 1, MOST_FEATURES)
+        num_features = require_whole("num_features", num_features, 1, MOST_FEATURES)
         require_between("eps", eps, 0, math.inf)
         if momentum is not None and not 0 <= number(momentum) <= 1:
             raise UserError(

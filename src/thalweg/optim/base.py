@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 from torch.optim.optimizer import ParamsT, StateDict
 
-from thalweg.arguments import require_flag, short
+from thalweg.arguments import require_flag, short, word
 from thalweg.errors import UserError
 from thalweg.fuse import eager
 from thalweg.fuse.eager import Cell
 from thalweg.optim.fused import Fusing, Group, ParamWithGrad, by_chain, kernel_for
-from thalweg.optim.loading import copied, dictionary, fitted
+from thalweg.optim.loading import A_STATE, copied, dictionary, fitted
 from thalweg.optim.settings import (
     at,
     base,
@@ -323,6 +323,11 @@ class RuleOptimizer(UntracedOptimizer):
         ]
         try:
             super().load_state_dict(dictionary(state_dict))
+        except UserError:
+            raise
+        except (TypeError, ValueError, RuntimeError) as error:  # such as a tensor for a flag
+            why = word(str(error))
+            raise UserError(f"{A_STATE}; this one cannot be read: {why}.") from error
         finally:
             for hook in hooks:
                 hook.remove()

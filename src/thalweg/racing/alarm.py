@@ -62,10 +62,8 @@ def too_long(seconds: float) -> str:
     return f"it took no step for {seconds:g} s"
 
 
-def require_timeout(seconds: float | None) -> None:
-    """UserError for a limit that is none, or that this process cannot keep."""
-    if seconds is None:
-        return
+def require_timeout(seconds: float) -> float:
+    """The limit as a float; UserError for one that is none, or that this process cannot keep."""
     if not SHORTEST <= number(seconds) <= LONGEST:
         raise UserError(
             f"timeout must be a number of seconds from {SHORTEST} to {LONGEST:.0f}, not"
@@ -73,3 +71,4 @@ def require_timeout(seconds: float | None) -> None:
         )
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
         raise UserError("timeout needs the main thread of Python, on Linux or macOS.")
+    return float(seconds)

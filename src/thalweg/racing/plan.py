@@ -212,15 +212,15 @@ def block_of(way: Way, width: int) -> int:
     return 1 if way == "single" else width
 
 
-def require_lanes(lanes: int | None) -> None:
-    """UserError for a number of lanes that this process cannot have."""
-    if lanes is not None:
-        require_whole("lanes", lanes, 1)
-        if lanes > most_lanes():
-            raise UserError(
-                f"{lanes} lanes cannot be had: this process has {most_lanes()}, one for each thread"
-                " of PyTorch's, and one alone on a GPU and where Python does not fork safely."
-            )
+def require_lanes(lanes: int) -> int:
+    """The number as an int; UserError for one of lanes that this process cannot have."""
+    lanes = require_whole("lanes", lanes, 1)
+    if lanes > most_lanes():
+        raise UserError(
+            f"{lanes} lanes cannot be had: this process has {most_lanes()}, one for each thread of"
+            " PyTorch's, and one alone on a GPU and where Python does not fork safely."
+        )
+    return lanes
 
 
 def require_way(step: str) -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import tomli_w
 
-from thalweg.arguments import require_path, require_whole
-from thalweg.errors import UserError, suggest
+from thalweg.arguments import require_known, require_path, require_whole
+from thalweg.errors import UserError
 from thalweg.racing.record import Plan
 from thalweg.stack.way import WAYS
-from thalweg.whole_file import require_replaceable, write_text
+from thalweg.whole_file import read_text, write_text
 
 KEYS = ("way", "lanes", "width")
 
@@ -30,20 +30,15 @@ def write(plan: Plan, path: Path) -> None:
 def read(path: str | Path) -> tuple[str, int, int]:
     """The way, the lanes and the width of a plan; UserError for a file that is none."""
     path = require_path("plan", path)
+    text = read_text("the plan", path)
     try:
-        require_replaceable(path)  # a device may have no end
-        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"the plan {path} cannot be read: {error.strerror}.") from None
+        data = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"the plan {path} is no TOML: {error}.") from None
     if set(data) != set(KEYS):
         found = ", ".join(data) or "nothing"
         raise UserError(f"the plan {path} must give way, lanes and width, and gives {found}.")
-    if data["way"] not in list(WAYS):
-        raise UserError(
-            f"the plan {path}: no way is {data['way']}; {suggest(str(data['way']), WAYS)}"
-        )
+    require_known(f"way in the plan {path}", data["way"], WAYS)
     for key in ("lanes", "width"):
         require_whole(f"{key} in the plan {path}", data[key], 1)
     return data["way"], data["lanes"], data["width"]

@@ -151,7 +151,7 @@ def race(
     require_kind("progress", progress, Progress, "an object with the methods of a Progress")
     require_flag("pretrain", pretrain)
     runs = require_path("runs", runs)
-    require_timeout(timeout)
+    timeout = None if timeout is None else require_timeout(timeout)
     here = Path.cwd()  # a task may go to another folder
     found = tasks.find(task)
     given = entries("entrants", DEFAULT_ENTRANTS if entrants is None else entrants)
@@ -163,9 +163,14 @@ def race(
             raise UserError("a plan gives step, lanes and width: give either it or these.")
         step, lanes, width = plan_file.read(here / require_path("plan", plan))
     width = WIDTH if width is None else width
-    check_arguments(trials, seeds, cooling, alpha, seed, width)
+    trials = require_whole("trials", trials, 1, MOST_TRIALS)
+    seeds = require_whole("seeds", seeds, 2, MOST_SEEDS)
+    seed = require_whole("seed", seed, 0)
+    width = require_whole("width", width, 1)
+    alpha = require_risk(alpha)
+    require_known("cooling", cooling, (*COOLINGS, "tune"))
     require_way(step)
-    require_lanes(lanes)
+    lanes = None if lanes is None else require_lanes(lanes)
     named = runs / folder_name(found, name)
     folder = here / named
     tasks.check(found)
@@ -258,19 +263,13 @@ def run(
     Rounds(task, settings, field, drawn, ledger, progress, plan, timeout).run()
 
 
-def check_arguments(
-    trials: int, seeds: int, cooling: str, alpha: float, seed: int, width: int
-) -> None:
-    """Raises UserError for a number out of range and for an unknown cooling."""
-    require_whole("trials", trials, 1, MOST_TRIALS)
-    require_whole("seeds", seeds, 2, MOST_SEEDS)
-    require_whole("seed", seed, 0)
-    require_whole("width", width, 1)
+def require_risk(alpha: float) -> float:
+    """The risk as a float; UserError for one that is none, or less than some seeds can have."""
     if not LEAST_ALPHA <= number(alpha) < 0.5:
         raise UserError(
             f"alpha must be a number from {LEAST_ALPHA:g} to below 0.5, not {short(alpha)}."
         )
-    require_known("cooling", cooling, (*COOLINGS, "tune"))
+    return float(alpha)
 
 
 def folder_name(task: Task, name: str | None) -> str:

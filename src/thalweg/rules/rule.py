@@ -21,13 +21,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
-from thalweg.arguments import FAR, MOST, number, short
+from thalweg.arguments import FAR, MOST, number, require_whole, short
 from thalweg.errors import UserError, suggest
 from thalweg.rules.row import Value
 from thalweg.rules.space import Space
@@ -102,12 +102,7 @@ class Option(Declared):
 
     def accepted(self, name: str, value: Any) -> int:
         """The value, where this option may take it; UserError where not."""
-        whole = isinstance(value, Integral) and not isinstance(value, bool)
-        if not whole or not 1 <= int(value) <= self.high:
-            raise UserError(
-                f"{name} must be a positive whole number up to {self.high}, not {short(value)}."
-            )
-        return int(value)
+        return require_whole(name, value, 1, self.high)
 
 
 @dataclass(frozen=True)

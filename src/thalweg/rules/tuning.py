@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from thalweg.arguments import short, word
+from thalweg.arguments import number, short, word
 from thalweg.errors import UserError, suggest
 from thalweg.rules.rule import Hyper, Rule
 from thalweg.rules.space import Space
@@ -96,4 +96,4 @@ def read(given: Any, usual: Space | None) -> Space:
 def scale_of(low: Any, usual: Space | None) -> Any:
     if usual:
         return usual.scale
-    return "log" if isinstance(low, int | float) and low > 0 else "linear"
+    return "log" if number(low) > 0 else "linear"

@@ -61,7 +61,7 @@ def generated_sequences(length: int) -> Data:
 
 def adding_problem(length: int = 50) -> Task:
     """The problem on sequences of `length` numbers, 2 or more; the longer, the harder."""
-    require_whole("length", length, 2)
+    length = require_whole("length", length, 2)
     return Task(
         name="adding",
         model=RecurrentNetwork,

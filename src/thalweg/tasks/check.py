@@ -72,7 +72,7 @@ def check(task: Task) -> None:
             given = task.given
         model = make_model(task)
         samples = Samples(task, "train", given.train)
-        try_loss(task, model, samples, samples.drawn()[0])
+        try_loss(task, model, samples, next(samples.drawn()))
         check_training(task, model, Samples(task, "train", task.splits.train))
         for split, dataset in (("validation", task.splits.validation), ("test", given.test)):
             check_metrics(task, model, Samples(task, split, dataset), PATIENCE)
@@ -130,14 +130,18 @@ def made_model(task: Task) -> nn.Module:
             f"The model of task '{task.name}' has no trainable parameters;"
             " at least one needs requires_grad=True."
         )
+    if any(parameter.is_inference() for parameter in trainable(model)):
+        raise UserError(
+            f"The model of task '{task.name}' was made in torch.inference_mode, so it cannot be"
+            " trained: make it outside of it, or give copy.deepcopy(model)."
+        )
     return model
 
 
 def check_training(task: Task, model: nn.Module, samples: Samples) -> None:
     """The loss on more batches, since what one has may be rare, and a look at all samples."""
     began = perf_counter()
-    _, *others = samples.drawn()
-    for count, numbers in enumerate(others):
+    for count, numbers in enumerate(islice(samples.drawn(), 1, None)):
         spent = perf_counter() - began
         if count < BATCHES and spent < ENOUGH_SECONDS and len(numbers) == samples.size:
             try_loss(task, model, samples, numbers)
@@ -294,19 +298,19 @@ def predictions(
     task: Task, model: nn.Module, samples: Samples, patience: float
 ) -> tuple[Any, Any, bool]:
     """A model's outputs, the targets, and whether they are those of the whole split."""
-    parts = []
+    parts, seen = [], 0
     until = perf_counter() + patience
-    drawn = samples.drawn(TOGETHER if is_held(samples.dataset) else 1)
-    for numbers in drawn:
+    for numbers in samples.drawn(TOGETHER if is_held(samples.dataset) else 1):
         batch = samples.batch(numbers)
         outputs = run_model(task, model, samples.split, batch)
         check_outputs(task, outputs, len(numbers))
         parts.append((outputs, batch[-1]))
+        seen += len(numbers)
         if perf_counter() > until:
             break
     with failure_as_sentence(f"The outputs and targets of {samples.of} cannot be joined"):
         outputs, targets = tree_map(lambda *each: torch.cat(each), *parts)
-    return outputs, targets, len(parts) == len(drawn)
+    return outputs, targets, seen == len(samples)
 
 
 def check_metric(task: Task, what: str, score: Score, outputs: Any, targets: Any) -> float:

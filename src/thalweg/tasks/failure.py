@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from thalweg.errors import UserError
@@ -43,7 +44,10 @@ def first_words(error: BaseException) -> str:
 
 
 def describe(value: Any) -> str:
-    """A tensor by its shape, anything else by its type."""
+    """A tensor by its shape, one of a lone number and an array by the type too, else the type."""
     if isinstance(value, Tensor):
-        return f"of shape {list(value.shape)}"
+        lone = "" if value.ndim else f" and type {value.dtype}"
+        return f"of shape {list(value.shape)}{lone}"
+    if isinstance(value, np.ndarray):
+        return f"of type ndarray and shape {list(value.shape)}"
     return f"of type {type(value).__name__}"

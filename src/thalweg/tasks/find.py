@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -88,15 +89,16 @@ def load(path: Path) -> ModuleType:
     if not require_path("the path of a task file", path).is_file():
         raise UserError(f"There is no task file {path}; looked in {Path.cwd()}.")
     # A name of its own, so that a file called random.py does not stand in for the library's.
-    spec = importlib.util.spec_from_file_location(f"thalweg_task_file_{path.stem}", path.resolve())
-    assert spec is not None and spec.loader is not None  # there is one for every .py file
+    loader = SourceFileLoader(f"thalweg_task_file_{path.stem}", str(path.resolve()))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec is not None  # there is one for every loader of files
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickle look classes up there
     folder = str(path.resolve().parent)
     sys.path.insert(0, folder)
     try:
         with failure_as_sentence(path):
-            spec.loader.exec_module(module)
+            loader.exec_module(module)
     finally:
         sys.path.remove(folder)
     if folder not in sys.path:

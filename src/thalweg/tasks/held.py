@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -22,6 +23,9 @@ UNTOLD = 4 * 2**30
 
 TRIED = 32
 """Samples that are read twice before all are."""
+
+ENDLESS = 100
+"""Times a training's samples, behind which most samples would be read for nothing."""
 
 PATIENCE = 5.0
 """Seconds for reading samples again."""
@@ -45,9 +49,10 @@ def is_held(dataset: Dataset[Any]) -> TypeGuard[TensorDataset | Held]:
     return type(dataset) in (TensorDataset, Held)
 
 
-def held(dataset: Dataset[Any]) -> Dataset[Any]:
+def held(dataset: Dataset[Any], used: float = math.inf) -> Dataset[Any]:
     """The data set read into memory, where that changes no batch; else the data set itself.
 
+    used: how many samples a training takes; a data set `ENDLESS` times as long is not read.
     That is so where the whole takes no more than `SHARE` of the memory that is free, reading draws
     no random numbers (from torch, NumPy or Python), samples are the same when they are read again,
     and all are tensors or numbers of one shape and type, in the CPU's memory.
@@ -55,6 +60,8 @@ def held(dataset: Dataset[Any]) -> Dataset[Any]:
     if is_held(dataset):
         return dataset
     length = len(dataset)  # type: ignore[arg-type]  # Data has made sure of one
+    if length > ENDLESS * used:
+        return dataset
     few = min(TRIED, length)
     try:
         with random_numbers_kept():
@@ -94,8 +101,11 @@ def reads_alike(dataset: Dataset[Any], whole: Held) -> bool:
 
 
 def sample(dataset: Dataset[Any], i: int) -> tuple[Any, ...]:
-    """A batch of this sample alone."""
-    return tuple(default_collate([dataset[i]]))
+    """A batch of this sample alone; ValueError for what is no tuple (inputs..., target)."""
+    found = dataset[i]
+    if not isinstance(found, tuple | list) or len(found) < 2:
+        raise ValueError("a sample is no tuple (inputs..., target)")
+    return tuple(default_collate([found]))
 
 
 def put(i: int, tensor: Tensor, alone: Tensor) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -33,20 +33,21 @@ class Samples:
         self.size = min(task.batch_size, len(self))
         self.odd: set[int] = set()
         if is_held(dataset):
+            self.require_dense(dataset.tensors)
             self.odd.update(*map(rows_not_finite, tree_leaves(dataset.tensors)))
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]  # Data has made sure that there is one
 
-    def drawn(self, times: int = 1) -> list[list[int]]:
+    def drawn(self, times: int = 1) -> Iterator[list[int]]:
         """The numbers of batches, in an order that is random, as in training, and always the same.
 
         times: how many batches are taken as one. The last one may be smaller.
         """
         size = self.size * times
         generator = torch.Generator().manual_seed(0)
-        order = torch.randperm(len(self), generator=generator).tolist()
-        return [order[i : i + size] for i in range(0, len(order), size)]
+        order = torch.randperm(len(self), generator=generator)
+        return (order[i : i + size].tolist() for i in range(0, len(order), size))
 
     def batch(self, numbers: Sequence[int]) -> list[Any]:
         """These samples as one batch: a list of the model's arguments and the target.
@@ -60,17 +61,28 @@ class Samples:
             batch = list(default_collate(samples))
         except Exception as error:
             raise UserError(self.unlike(numbers, samples)) from error
+        self.require_dense(batch)
         for x in tree_leaves(batch):
             self.odd.update(numbers[row] for row in rows_not_finite(x))
         return batch
+
+    def require_dense(self, batch: Sequence[Any]) -> None:
+        """UserError for a tensor whose numbers do not all lie in memory."""
+        for x in tree_leaves(batch):
+            if isinstance(x, Tensor) and (x.layout != torch.strided or x.is_meta):
+                found = "on the device meta, which keeps none" if x.is_meta else f"{x.layout}"
+                raise UserError(
+                    f"The samples of {self.of} must be dense tensors of numbers, not {found}."
+                )
 
     def sample(self, number: int) -> tuple[Any, ...]:
         with failure_as_sentence(f"Sample {number} of {self.of} failed"):
             sample = self.dataset[number]
         if not isinstance(sample, tuple | list) or len(sample) < 2:
+            short = f"of length {len(sample)}" if isinstance(sample, tuple | list) else ""
             raise UserError(
                 f"Sample {number} of {self.of} must be a tuple (inputs..., target), not"
-                f" {describe(sample)}."
+                f" {short or describe(sample)}."
             )
         return tuple(sample)
 

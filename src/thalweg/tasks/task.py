@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
-from numbers import Integral
 from typing import Any, Literal, cast
 
 import torch
@@ -18,9 +17,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
 
 from thalweg import arguments
-from thalweg.arguments import MOST, require_kind, require_text, short, word
+from thalweg.arguments import require_list, require_text, require_whole, short, word
 from thalweg.errors import UserError
 from thalweg.random_numbers import EVALUATION, RandomStream, drawing, drawing_alike
+from thalweg.tasks.failure import describe
 from thalweg.tasks.held import held
 from thalweg.tasks.sharing import InOneProcess, Reopened, shareable
 
@@ -32,6 +32,9 @@ Score = Callable[[Any, Any], Any]
 
 INTERVAL = {"low", "high"}
 """Names of columns beside a metric's."""
+
+MOST_SAMPLES = 10**8
+"""Samples whose numbers take less than a gigabyte."""
 
 Split = Dataset[Any] | tuple[Tensor, ...]
 
@@ -122,11 +125,15 @@ class Task:
         self._require_scores()
         self._require_direction()
         self._require_budget()
-        if self.target is not None and not is_finite_number(self.target):
-            raise UserError(
-                f"Task '{self.name}' needs a finite number as its target, not {short(self.target)}."
-            )
-        require_kind("A task's curriculum", self.curriculum, Sequence, "a list of difficulties")
+        if self.target is not None:
+            if not math.isfinite(arguments.number(self.target)):
+                raise UserError(
+                    f"Task '{self.name}' needs a finite number as its target, not"
+                    f" {short(self.target)}."
+                )
+            object.__setattr__(self, "target", float(self.target))
+        curriculum = require_list("A task's curriculum", self.curriculum, "a list of difficulties")
+        object.__setattr__(self, "curriculum", curriculum)
         if self.curriculum and not callable(self.difficulty):
             raise UserError(
                 f"Task '{self.name}' has a curriculum, so it needs a function that makes the task"
@@ -160,9 +167,10 @@ class Task:
         Test data are read where they are checked and where they are scored, and not kept.
         """
         given = self.given
+        used = math.inf if self.steps is None else self.steps * self.batch_size
         of = f"data of task '{self.name}'"
         return Data(
-            shareable(held(given.train), f"The training {of}", lambda: self._made().train),
+            shareable(held(given.train, used), f"The training {of}", lambda: self._made().train),
             shareable(
                 held(given.validation), f"The validation {of}", lambda: self._made().validation
             ),
@@ -304,11 +312,9 @@ class Task:
             )
         for what in ("batch_size", "epochs", "steps"):
             value = getattr(self, what)
-            if value is not None and not is_positive_integer(value):
-                raise UserError(
-                    f"Task '{self.name}' needs {what} as a whole number from 1 to {MOST}, not"
-                    f" {short(value)}."
-                )
+            if value is not None:
+                whole = require_whole(f"Task '{self.name}': {what}", value, 1)
+                object.__setattr__(self, what, whole)
 
 
 def number(score: Score, outputs: Any, targets: Any) -> float:
@@ -353,12 +359,21 @@ def map_style(name: str, split: object) -> Dataset[Any]:
         raise UserError(f"The {name} split has no length: {error}") from error
     if length == 0:
         raise UserError(f"The {name} split is empty; give it at least one sample.")
+    if length > MOST_SAMPLES:
+        raise UserError(
+            f"The {name} split has {length} samples, and no more than {MOST_SAMPLES} can be"
+            " shuffled: let its __len__ say how many an epoch has."
+        )
     return cast("Dataset[Any]", split)
 
 
 def tensor_split(name: str, tensors: tuple[Any, ...]) -> TensorDataset:
-    if not all(isinstance(item, Tensor) and item.ndim > 0 for item in tensors):
-        raise UserError(f"The {name} split is a tuple, so its items must be tensors [N, ...].")
+    for item in tensors:
+        if not isinstance(item, Tensor) or item.ndim == 0:
+            raise UserError(
+                f"The {name} split is a tuple, so its items must be tensors [N, ...], and one is"
+                f" {describe(item)}."
+            )
     lengths = [len(item) for item in tensors]
     if len(set(lengths)) > 1:
         raise UserError(
@@ -371,14 +386,6 @@ def tensor_split(name: str, tensors: tuple[Any, ...]) -> TensorDataset:
             f" it has {len(tensors)}."
         )
     return TensorDataset(*tensors)
-
-
-def is_positive_integer(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and 0 < int(value) <= MOST
-
-
-def is_finite_number(value: object) -> bool:
-    return math.isfinite(arguments.number(value))
 
 
 def a_or_an(noun: str) -> str:

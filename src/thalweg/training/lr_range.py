@@ -73,8 +73,8 @@ def lr_range(
     low, high = number(low), number(high)
     if not 0 < low < high < math.inf:
         raise UserError("lr_range needs 0 < low < high, both finite.")
-    require_whole("steps", steps, 10, 1_000_000)
-    require_whole("seeds", seeds, 1, 100)
+    steps = require_whole("steps", steps, 10, 1_000_000)
+    seeds = require_whole("seeds", seeds, 1, 100)
     task, recipe = find(task), recipe_of(recipe)
     check(task)
     with failure_in_training(task), drawing(0):

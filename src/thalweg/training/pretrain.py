@@ -28,7 +28,7 @@ from torch import nn
 from thalweg.arguments import (
     require_flag,
     require_function,
-    require_kind,
+    require_list,
     require_path,
     require_whole,
     short,
@@ -77,11 +77,13 @@ def by_task(
     or whose model has nothing in common with that of the stage before, and a folder that cannot be
     used.
     """
-    require_arguments(folder, steps, optimizer_state, seed)
+    require_path("folder", folder)
+    require_flag("optimizer_state", optimizer_state)
     require_flag("statistics", statistics)
+    seed = require_whole("seed", seed, 0)
     folder, task = Path(folder).absolute(), find(task)
     values = task.curriculum if curriculum is None else curriculum
-    require_kind("curriculum", values, Sequence, "a list of difficulties")
+    values = require_list("curriculum", values, "a list of difficulties")
     stages = [replace(one, buffers=statistics) for one in simpler_first(task, values, steps)]
     return run(stages, recipes_of(recipe, stages), seed, folder, optimizer_state)
 
@@ -127,24 +129,15 @@ def by_network(
 
     Raises UserError where there are no blocks or fewer than two, and as `by_task`.
     """
-    require_arguments(folder, steps, optimizer_state, seed)
+    require_path("folder", folder)
+    require_flag("optimizer_state", optimizer_state)
+    seed = require_whole("seed", seed, 0)
     for name, maker in (("blocks", blocks), ("head", head)):
         if maker is not None:
             require_function(name, maker, "a function that makes layers")
     folder, task = Path(folder).absolute(), find(task)
     stages = shallow_first(task, blocks or task.blocks, head or task.head, steps)
     return run(stages, recipes_of(recipe, stages), seed, folder, optimizer_state)
-
-
-def require_arguments(
-    folder: str | Path, steps: Sequence[int] | None, optimizer_state: bool, seed: int
-) -> None:
-    """UserError for one of the arguments of both that cannot be used."""
-    require_path("folder", folder)
-    if steps is not None:
-        require_kind("steps", steps, Sequence, "a list of numbers, one for each stage")
-    require_flag("optimizer_state", optimizer_state)
-    require_whole("seed", seed, 0)
 
 
 def offered(task: Task) -> tuple[str, ...]:
@@ -254,10 +247,10 @@ def with_its_data(task: Task) -> Task:
 
 def stages_of(task: Task, tasks: Sequence[Task], steps: Sequence[int] | None) -> list[Stage]:
     """A stage for each of the tasks, with its steps."""
-    budgets = shares(task, len(tasks)) if steps is None else list(steps)
+    wanted = shares(task, len(tasks)) if steps is None else steps
+    budgets = require_list("steps", wanted, "a list of numbers, one for each stage")
     require_one_each("steps", budgets, tasks)
-    for budget in budgets:
-        require_whole("each stage's steps", budget, 1)
+    budgets = [require_whole("each stage's steps", budget, 1) for budget in budgets]
     return [
         Stage(replace(stage, epochs=None, steps=budget), before)
         for stage, budget, before in zip(

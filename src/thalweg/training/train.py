@@ -168,10 +168,13 @@ def train(
     out, recipe = require_path("out", out).absolute(), recipe_of(recipe)
     folder = None if tensorboard is None else require_path("tensorboard", tensorboard).absolute()
     task = find(task)
-    require_whole("seed", seed, 0)
+    seed = require_whole("seed", seed, 0)
+    patience = None if patience is None else require_whole("patience", patience, 1)
+    accumulate = require_whole("accumulate", accumulate, 1)
+    require_known("choice of parameters to keep", keep, KEEP)
+    require_known("precision", precision, PRECISIONS)
     settings: dict[str, Any] = {"keep": keep, "patience": patience}
     settings |= {"accumulate": accumulate, "precision": precision}
-    require_settings(**settings)
     check(task)
     check_recipe(task, recipe)
     if pretrain:
@@ -242,15 +245,6 @@ def learn_alone(
         unfinished.unlink(missing_ok=True)
     require_finite(task, alone)
     return curve
-
-
-def require_settings(keep: str, patience: int | None, accumulate: int, precision: str) -> None:
-    """UserError for a setting of a training that is none."""
-    require_known("choice of parameters to keep", keep, KEEP)
-    if patience is not None:
-        require_whole("patience", patience, 1)
-    require_whole("accumulate", accumulate, 1)
-    require_known("precision", precision, PRECISIONS)
 
 
 def require_step(task: Task, accumulate: int) -> None:
