@@ -277,6 +277,40 @@ def test_what_cannot_be_used_is_named(wrong: Callable[[], object], sentence: str
         wrong()
 
 
+def lines(**changes: Any) -> tw.Task:
+    def data() -> tw.Data:
+        inputs = torch.linspace(-1, 1, 12).reshape(12, 1)
+        return tw.Data(*((inputs[i : i + 4], inputs[i : i + 4]) for i in (0, 4, 8)))
+
+    given = {"target": 0.5, "steps": 4, "batch_size": 4, **changes}
+    return tw.Task("lines", lambda: nn.Linear(1, 1), data, mse_loss, **given)
+
+
+def test_numbers_of_numpy_are_taken_as_those_of_python_are() -> None:
+    plain = {"trials": 1, "seeds": 2, "seed": 0, "width": 4, "lanes": 1}
+    as_numpy = {name: np.uint8(number) for name, number in plain.items()}
+    floats = {"alpha": np.float32(0.25), "timeout": np.float32(100)}
+    ours = lines(target=np.float32(0.5), steps=np.int64(4), batch_size=np.uint8(4))
+    for task, numbers in ((ours, as_numpy | floats), (lines(), plain | {"alpha": 0.25})):
+        raced = tw.race(task, ["sgd", "adam"], **numbers, name="numpy", step="single")
+    assert raced.record.finished
+    kept = {"patience": np.int64(3), "accumulate": np.int8(2), "seed": np.int16(1)}
+    assert tw.train(ours, "sgd", out="numpy", **kept).kept
+    assert tw.lr_range(ours, "sgd", steps=np.int64(20), seeds=np.int64(1)).suggestion > 0
+    assert tw.diagnose(ours, seed=np.int64(1), trial_steps=np.uint8(4), try_remedies=np.False_)
+    assert lines(steps=None, epochs=np.uint8(200)).total_steps(8) == 400
+    cooled = schedules.linear(np.float32(0.5), np.float16(0.25), steps=np.int64(3))
+    assert repr(cooled) == repr(schedules.linear(0.5, 0.25, steps=3))
+    assert tw.Recipe.from_toml(tw.sgd(lr=cooled).to_toml()) == tw.sgd(lr=cooled)
+    assert lines(curriculum=np.linspace(1, 2, 3), difficulty=lambda _: PLAIN).curriculum == (
+        1,
+        1.5,
+        2,
+    )
+    ends = {"eps": (np.float32(0.25), np.float32(0.5))}
+    assert tw.Entrant("a", tw.adam(), ends).space["eps"].scale == "log"
+
+
 READS = """
 import sys, torch
 from torch import nn

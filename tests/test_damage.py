@@ -120,6 +120,12 @@ def test_a_damaged_toml_file_is_told_where_it_cannot_be_read(tmp_path: Path, nam
     path = short(tmp_path).folder / name
     read: Callable[[Path], Any] = plan_file.read if name == "plan.toml" else recipe_of
     assert refused(path, 100, lambda: read(path)) > 30
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as editors on Windows begin a text
+    read(path)
+    with path.open("ab") as file:
+        file.truncate(2**40)  # which takes no room on the disk
+    with pytest.raises(UserError, match="is too large"):
+        read(path)
     for text in ("a = " + "[" * 3000, "a = " + "9" * 5000, "way = [1]\nlanes = true\nwidth = 1"):
         path.write_text(text)
         with pytest.raises(UserError):

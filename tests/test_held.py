@@ -6,6 +6,7 @@ import math
 import random
 from collections import namedtuple
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import mse_loss
 from torch.utils._pytree import tree_flatten
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
@@ -64,6 +66,22 @@ def test_held_batches_are_what_default_collate_makes_of_the_samples(
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     one = default_collate([dataset[7]])
     torch.testing.assert_close(one, default_collate([made(7)]), rtol=0, atol=0)
+
+
+def test_samples_that_go_on_for_ever_are_not_read_for_a_few_steps() -> None:
+    samples = Samples(plain, length=10_000)
+    split = TensorDataset(*(torch.ones(4, 1) for _ in range(2)))
+    task = Task(
+        name="endless",
+        model=lambda: nn.Linear(2, 1),
+        data=lambda: Data(samples, split, split),
+        loss=mse_loss,
+        batch_size=4,
+        steps=3,
+    )
+    assert task.splits.train is samples
+    assert samples.asked == 0
+    assert isinstance(replace(task, steps=30).splits.train, Held)
 
 
 def test_nothing_is_read_more_than_twice_but_a_few_samples() -> None:

@@ -94,6 +94,21 @@ DAMAGED: list[tuple[Callable[[], RuleOptimizer], Callable[[State], None], str]] 
         put("param_groups", 0, "memory", value=[1]),
         "memory of group 0 of the state has to be",
     ),
+    (
+        cooled,
+        put("param_groups", 0, "memory", "lr", "best", value=[]),
+        "memory of group 0 of the state has to be",
+    ),
+    (
+        momentum,
+        put("param_groups", 0, "dampening", value=torch.zeros(2)),
+        "the state of an optimizer is a dictionary with the keys state and param_groups; this one",
+    ),
+    (
+        adam,
+        put("param_groups", 0, "params", 0, value=torch.zeros(2)),
+        "the state of an optimizer is a dictionary with the keys state and param_groups; this one",
+    ),
     (adam, put("state", 0, value=[1, 2]), "the state of parameter 0 has to be a dictionary"),
     (
         adam,

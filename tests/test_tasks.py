@@ -149,7 +149,9 @@ class Stream(IterableDataset[Tensor]):
         (3, "train split must be a map-style data set .* not an int"),
         ((torch.ones(3), torch.ones(2)), r"unequal lengths \(3, 2\)"),
         ((torch.ones(3),), "needs two tensors or more, .* it has 1"),
-        ((torch.ones(3), "labels"), "its items must be tensors"),
+        ((torch.ones(3), "labels"), r"must be tensors \[N, ...\], and one is of type str"),
+        ((torch.ones(3), np.ones(3)), r"and one is of type ndarray and shape \[3\]\."),
+        (range(10**12), "train split has 1000000000000 samples, and no more than 100000000 can"),
         ((torch.ones(0), torch.ones(0)), "train split is empty"),
     ],
 )
@@ -258,6 +260,20 @@ def wider_test_inputs() -> Data:
     return Data(seen, seen, (torch.ones(8, 4), torch.ones(8, 1)))
 
 
+def targets_left_out() -> Data:
+    split, bare = (torch.ones(8, 3), torch.ones(8, 1)), [(torch.ones(3),)] * 8
+    return Data(split, bare, split)  # type: ignore[arg-type]
+
+
+def made_of(x: Tensor) -> Callable[[], Data]:
+    return lambda: Data(*3 * [(x, torch.ones(8, 1))])
+
+
+def made_for_inference() -> nn.Module:
+    with torch.inference_mode():
+        return nn.Linear(3, 1)
+
+
 def ragged_samples() -> Data:
     split: Any = [(torch.ones(2), torch.ones(1)), (torch.ones(3), torch.ones(1))]
     return Data(split, split, split)
@@ -269,6 +285,19 @@ def ragged_samples() -> Data:
         ({"data": failing}, r"data of task 'line' failed: FileNotFoundError: .*digits.csv$"),
         ({"data": dict}, "data function of task 'line' must return a thalweg.tasks.Data, not a di"),
         ({"data": one_tensor_a_sample}, r"must be a tuple \(inputs..., target\), not of shape"),
+        ({"data": targets_left_out}, "Sample . of the validation split .* not of length 1"),
+        (
+            {"data": made_of(torch.ones(8, 3).to_sparse())},
+            "must be dense tensors of numbers",
+        ),
+        (
+            {"data": made_of(torch.ones(8, 3, device="meta"))},
+            "numbers, not on the device meta",
+        ),
+        (
+            {"model": made_for_inference},
+            "of task 'line' was made in torch.inference_mode",
+        ),
         ({"data": ragged_samples}, "samples of the train split of task 'line' do not stack"),
         ({"model": failing}, "model of task 'line' cannot be made: FileNotFoundError"),
         ({"model": dict}, "must return a torch.nn.Module, not of type dict"),
@@ -306,7 +335,7 @@ def ragged_samples() -> Data:
         ),
         (
             {"model": Averaged, "loss": lambda o, t: (o - t.mean()) ** 2},
-            r"outputs of task 'line' must have one entry for each of the \d samples .* \[\]: leave",
+            r"outputs of task 'line' must have one entry for each of the \d samples .* \[\] and",
         ),
         (
             {"metric": lambda o, t: o - t, "direction": "min"},
@@ -657,6 +686,12 @@ def test_a_users_task_is_found_in_a_file(users_file: Path, attribute: str) -> No
     check(task)
     find(f"{users_file}:{attribute}")
     assert sys.path == [*folders, str(users_file.parent)]
+
+
+def test_a_link_to_a_file_of_another_name_is_a_users_file_too(users_file: Path) -> None:
+    stored = users_file.rename(users_file.with_name("5f3a"))
+    users_file.symlink_to(stored)
+    assert find(f"{users_file}:mine").name == "mine"
 
 
 @pytest.mark.parametrize(

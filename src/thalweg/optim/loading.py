@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from thalweg import rules
+from thalweg.arguments import number as plain
 from thalweg.arguments import short
 from thalweg.errors import UserError
 from thalweg.optim.settings import number
@@ -95,8 +96,17 @@ def check_group(optimizer: RuleOptimizer, group: Any, where: str, saved: Any) ->
         raise UserError(f"{where} has {found}: it was saved by another optimizer than {kind}.")
     optimizer.accepted({**optimizer.defaults, **saved, **optimizer.fixed})
     check_number(f"step_count of {where}", saved.get("step_count", 0))
-    if not isinstance(saved.get("memory") or {}, Mapping):
-        raise UserError(f"memory of {where} has to be a dictionary, not {brief(saved['memory'])}.")
+    kept = saved.get("memory") or {}
+    if not isinstance(kept, Mapping) or not all(map(is_memory, kept.values())):
+        raise UserError(f"memory of {where} has to be what schedules keep, not {brief(kept)}.")
+
+
+def is_memory(kept: Any) -> bool:
+    """Whether it is numbers by name, or such for each of a pair, as schedules remember them."""
+    return all(
+        isinstance(part, Mapping) and not any(math.isnan(plain(x)) for x in part.values())
+        for part in (kept if isinstance(kept, list) else [kept])
+    )
 
 
 def effective(settings: Mapping[str, Any]) -> set[str]:

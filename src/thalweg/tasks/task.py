@@ -133,7 +133,7 @@ class Task:
                 )
             object.__setattr__(self, "target", float(self.target))
         curriculum = require_list("A task's curriculum", self.curriculum, "a list of difficulties")
-        object.__setattr__(self, "curriculum", curriculum)
+        object.__setattr__(self, "curriculum", tuple(curriculum))
         if self.curriculum and not callable(self.difficulty):
             raise UserError(
                 f"Task '{self.name}' has a curriculum, so it needs a function that makes the task"
