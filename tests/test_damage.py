@@ -76,6 +76,14 @@ def test_a_damaged_ledger_is_told_or_does_no_harm(tmp_path: Path, stop: int) -> 
     assert refused(tmp_path / "net" / FILE, 30, raced, expected) > 7
 
 
+def test_a_ledger_with_damaged_text_is_told_in_one_line(tmp_path: Path) -> None:
+    short(tmp_path, NET, ["sgd", "adam"], trials=1, seeds=2)
+    path = tmp_path / "net" / FILE
+    path.write_bytes(path.read_bytes().replace(b"step_seconds_low", b"step_seconds_lo\xff"))
+    with pytest.raises(UserError, match=r"is damaged \([^\n]*\); race under another name"):
+        short(tmp_path, NET, ["sgd", "adam"], trials=1, seeds=2)
+
+
 def test_a_damaged_unfinished_training_is_told_or_does_no_harm(tmp_path: Path) -> None:
     task, out = small(steps=20), tmp_path / "model"
 

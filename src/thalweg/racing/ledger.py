@@ -20,6 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Self, TypeAlias
 
+from thalweg.arguments import word
 from thalweg.checksum import checksum
 from thalweg.errors import FailedError, UserError
 from thalweg.racing.record import (
@@ -180,7 +181,7 @@ class Ledger:
             self.sum = self.sum_of_rows(SUMMED)
             kept = self.connection.execute("SELECT sum FROM checksum").fetchall()
         except (sqlite3.Error, ValueError, OverflowError, MemoryError) as error:
-            raise self.damaged(str(error)) from error
+            raise self.damaged(word(str(error))) from error
         if problems != [("ok",)] or kept != [(hexadecimal(self.sum),)]:
             raise self.damaged("a checksum is wrong")
 
@@ -448,8 +449,8 @@ def sentence(folder: Path, error: sqlite3.DatabaseError) -> str:
         )
     if name in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
         return (
-            f"{folder / FILE} is no ledger of thalweg, or is damaged ({error}); race under another"
-            f" name: --name {fresh_name(folder)}."
+            f"{folder / FILE} is no ledger of thalweg, or is damaged ({word(str(error))}); race under"
+            f" another name: --name {fresh_name(folder)}."
         )
     return (
         f"The ledger in {folder} cannot be written ({error}): make room on the disk or let the"
