@@ -232,7 +232,7 @@ def test_lanes_share_the_data_that_were_read_before(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ("way = 1", "must give way, lanes and width, and gives way"),
-        ('way = "stacke"\nlanes = 1\nwidth = 2', "no way is stacke; did you mean stacked"),
+        ('way = "stacke"\nlanes = 1\nwidth = 2', "is called stacke; did you mean stacked"),
         ('way = "single"\nlanes = 0\nwidth = 2', "lanes in the plan .* must be a whole number"),
         ('way = "single"\nlanes = 99\nwidth = 2', "99 lanes cannot be had: this process has 2"),
         ("way", "is no TOML"),

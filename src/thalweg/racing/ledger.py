@@ -449,8 +449,8 @@ def sentence(folder: Path, error: sqlite3.DatabaseError) -> str:
         )
     if name in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
         return (
-            f"{folder / FILE} is no ledger of thalweg, or is damaged ({word(str(error))}); race under"
-            f" another name: --name {fresh_name(folder)}."
+            f"{folder / FILE} is no ledger of thalweg, or is damaged ({word(str(error))}); race"
+            f" under another name: --name {fresh_name(folder)}."
         )
     return (
         f"The ledger in {folder} cannot be written ({error}): make room on the disk or let the"
