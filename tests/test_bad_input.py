@@ -247,6 +247,11 @@ def test_any_value_of_any_option_is_taken_or_refused_without_a_traceback(
     assert isinstance(outcome.exception, SystemExit | UserError), outcome.exception
 
 
+def test_an_empty_recipe_is_not_the_usual_one() -> None:
+    outcome = CliRunner().invoke(cli.app, ["doctor", "task.py:task", "--recipe", ""])
+    assert "no optimizer is called ''" in str(outcome.exception)
+
+
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
@@ -257,6 +262,7 @@ def test_any_value_of_any_option_is_taken_or_refused_without_a_traceback(
         (lambda: tw.race(TASK, runs="x" * 300), r"runs 'xxx.*\.\.\. cannot be used: File name too"),
         (lambda: tw.race(TASK, timeout=5e-324), "timeout must be a number of seconds from 0.1 to"),
         (lambda: tw.train(TASK, "adam", out=3), "out must be a path, not 3"),
+        (lambda: tw.train(TASK, ""), "no optimizer is called ''; known are sgd"),
         (lambda: tw.train(TASK, "zero.toml"), "zero.toml cannot be read: it is no regular file"),
         (lambda: tw.diagnose(TASK, say=3), "say must be a function that takes a text, not 3"),
         (lambda: tw.lr_range(TASK, "sgd", low="a"), "lr_range needs 0 < low < high"),

@@ -31,9 +31,9 @@ def short(value: object) -> str:
 
 
 def word(value: object) -> str:
-    """A text as it is, where it fits in a line; anything else as `short` tells it."""
-    fits = isinstance(value, str) and value.isprintable() and len(value) <= LONGEST
-    return str(value) if fits else short(value)
+    """A text as it is, where it can be seen in a line; anything else as `short` tells it."""
+    seen = isinstance(value, str) and value.strip() and value.isprintable()
+    return str(value) if seen and len(str(value)) <= LONGEST else short(value)
 
 
 def number(value: object) -> float:

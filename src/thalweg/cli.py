@@ -228,7 +228,8 @@ def doctor(
     place = runs / folder_name(found, name)
     folder = here / place
     winner = folder / "winner.toml"
-    used = recipe or (str(winner) if winner.exists() else "adam")
+    usual = str(winner) if winner.exists() else "adam"
+    used = usual if recipe is None else recipe
     require_path("recipe", used)
     with chdir(here):
         trained = recipe_of(used)
