@@ -14,6 +14,10 @@ class Counting:
     """The mean squared error, which counts gradient evaluations, and stops at one of them."""
 
     def __init__(self, stop: int | None = None) -> None:
+        self.begin(stop)
+
+    def begin(self, stop: int | None) -> None:
+        # What a method stores is no constant: with another stop it is the same loss.
         self._calls, self._stop = 0, stop
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
