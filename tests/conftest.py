@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from playwright.sync_api import Browser, sync_playwright
+from threadpoolctl import threadpool_limits
 
 from pages import CHROMIUM, FLAGS
 
@@ -16,6 +17,8 @@ from pages import CHROMIUM, FLAGS
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
+
+threadpool_limits(1, "blas")  # a plugin has loaded it before the environment was set
 
 # Kernels of chains that only tests have do not belong among the user's.
 CACHE = Path(__file__).parents[1] / ".cache"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from thalweg.racing.record import (
+    Certainty,
     Configuration,
     Cost,
     Departure,
@@ -18,8 +20,11 @@ from thalweg.racing.record import (
     Record,
     RunRecord,
     Settings,
+    Stop,
 )
+from thalweg.racing.search import Search
 from thalweg.recipes import RECIPES, Recipe
+from thalweg.rules.space import log
 from thalweg.schedules import linear
 from thalweg.statistics import level_at, looks, shortlist
 from thalweg.training.run import Point
@@ -32,7 +37,8 @@ def made_record(
     losses: Mapping[str, float],
     *,
     seeds: int = 40,
-    trials: int = 16,
+    trials: int = 24,
+    tuning_seeds: int = 4,
     noise: float = 1e-2,
     failing: Mapping[str, float] | None = None,
     direction: Literal["min", "max"] = "min",
@@ -41,13 +47,16 @@ def made_record(
     task: str = "digits",
     finished: bool = True,
     edges: Sequence[Edge] = (),
+    stops: Sequence[Stop] = (),
+    certainties: Sequence[Certainty] = (),
 ) -> Record:
     """A race in which each entrant's final loss is `losses[entrant]` with noise of its own.
 
-    failing: by entrant, the share of final runs that diverge; 1 keeps it out of the final.
-    A metric to raise is 1 minus the loss.
+    failing: by entrant, the share of final runs that diverge; 1 keeps it out of the final. stops:
+    who got no further points. Points that are refined lie close to the best lr, which is 0.01 for
+    all. A metric to raise is 1 minus the loss.
     """
-    rng = np.random.default_rng(7)
+    drawn, rng = np.random.default_rng(0), np.random.default_rng(7)
     failing = failing or {}
     sign = 1 if direction == "min" else -1
 
@@ -73,34 +82,61 @@ def made_record(
         test = {"loss": ended, "accuracy": 1 - ended} if opened else {}
         return RunRecord(round_, entrant, index, seed, curve[-1].metric, None, None, curve, test)
 
+    settings = Settings(
+        task=task,
+        metric="loss",
+        direction=direction,
+        target=target,
+        steps=STEPS,
+        entrants=tuple(losses),
+        trials=trials,
+        tuning_seeds=tuning_seeds,
+        seeds=seeds,
+        cooling="linear",
+        baseline=baseline,
+        alpha=0.05,
+        seed=0,
+        width=64,
+        spaces={name: {"lr": log(1e-4, 1)} for name in losses},
+        cooled=tuple(losses),
+    )
+    search = Search([], settings, {})
+    shared = {
+        seed: 2 * noise * drawn.normal() for seed in (*search.seeds.tuning, *search.seeds.further)
+    }
+    stopped = {stop.entrant: stop.trials for stop in stops}
     configurations, runs, chosen = [], [], {}
     for entrant, loss in losses.items():
         never = failing.get(entrant) == 1
-        tried = []
-        for index in range(trials):
-            lr = float(10 ** rng.uniform(-4, 0))
-            configurations.append(
-                Configuration(entrant, index, {"lr": lr}, recipe(entrant, lr).to_toml())
-            )
-            away = abs(math.log10(lr) + 2)
-            tried.append(
-                run("tuning", entrant, index, 1000, loss + 0.1 * away**2, never or lr > 0.5)
-            )
-        runs += tried
-        able = [one for one in tried if one.diverged_step is None]
-        if able:
-            best = min(able, key=lambda one: sign * one.score)
-            chosen[entrant] = best.configuration
+        ended: dict[int, float] = {}
+        fails: set[int] = set()
+        for index in range(stopped.get(entrant, trials)):
+            refined = index >= search.explored
+            away = drawn.uniform(-0.5, 0.5) if refined else drawn.uniform(-2, 2)
+            lr = float(10 ** (away - 2))
+            toml = recipe(entrant, lr).to_toml()
+            configurations.append(Configuration(entrant, index, {"lr": lr}, toml, refined))
+            ended[index] = loss + 0.1 * away**2
+            if never or lr > 0.5:
+                fails.add(index)
+        asked = [(index, search.seed_of(index)) for index in ended]
+        best = sorted(ended.keys() - fails, key=ended.__getitem__)
+        asked += [(index, seed) for index in best[: search.again] for seed in search.seeds.further]
+        for index, seed in asked:
+            noisy = ended[index] + shared[seed] + noise * drawn.normal()
+            runs.append(run("tuning", entrant, index, seed, noisy, index in fails))
+        if best:
+            chosen[entrant] = best[0]
 
     alive, scores, looked = tuple(chosen), {name: [] for name in chosen}, []
     done = 0
     for n in looks(seeds) if alive else ():
         for seed in range(done, n):
-            shared = 2 * noise * rng.normal()
+            of_seed = 2 * noise * rng.normal()
             for entrant in alive:
-                loss = losses[entrant] + shared + noise * rng.normal()
-                fails = rng.uniform() < failing.get(entrant, 0)
-                one = run("final", entrant, chosen[entrant], seed, loss, fails)
+                loss = losses[entrant] + of_seed + noise * rng.normal()
+                lost = rng.uniform() < failing.get(entrant, 0)
+                one = run("final", entrant, chosen[entrant], seed, loss, lost)
                 runs.append(one)
                 scores[entrant].append(one.score)
         done = n
@@ -113,21 +149,6 @@ def made_record(
         if len(alive) == 1:
             break
 
-    settings = Settings(
-        task=task,
-        metric="loss",
-        direction=direction,
-        target=target,
-        steps=STEPS,
-        entrants=tuple(losses),
-        trials=trials,
-        seeds=seeds,
-        cooling="linear",
-        baseline=baseline,
-        alpha=0.05,
-        seed=0,
-        width=64,
-    )
     costs = {
         name: Cost(name, step, 0.99 * step, 1.01 * step, 3e-4, float(i % 3))
         for i, name in enumerate(losses)
@@ -138,14 +159,17 @@ def made_record(
         settings,
         tuple(configurations),
         tuple(runs),
+        tuple(stops),
         chosen,
         tuple(looked),
         costs,
         tuple(edges),
+        tuple(certainties),
         (),
         finished,
         machine,
         f"thalweg race {shlex.quote(task)}",
+        Path("runs") / task,
     )
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import html
+import json
 import os
 import re
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -95,6 +98,9 @@ def test_a_race_ends_with_a_verdict_a_winner_and_a_report_and_is_then_only_redra
     assert Path("runs/saddle/report.html").read_text().startswith("<!doctype html>")
     winner = Recipe.from_toml(Path("runs/saddle/winner.toml").read_text())
     assert winner.name in ("sgd", "adam")
+    told = json.loads(Path("runs/saddle/verdict.json").read_text())
+    assert told["sentence"] in " ".join(first.out.split())
+    assert Recipe.from_toml(told["recipe"]) == winner
 
     Path("runs/saddle/report.html").unlink()
     again = thalweg("race", "saddle", *QUICK)
@@ -124,6 +130,29 @@ def test_recipe_files_race_as_they_stand_unless_they_are_to_be_tuned(thalweg) ->
     assert "mine is tuned in lr (1e-05 to 1), betas[0] (0.5 to 0.99)" in tuned.out
     assert "other races as it stands" not in tuned.out
     assert "sgd races as it stands" in tuned.out
+
+
+def test_tuning_is_added_to_a_race_by_its_name_and_the_command_on_record_repeats_all(
+    thalweg,
+) -> None:
+    task = own_task()
+    assert thalweg("race", task, *QUICK).status == 0
+    added = thalweg("race", task, "--resume", "mine", "--trials", "3")
+    assert added.status == 0, added.err
+    assert "Each entrant was tried with 3 configurations" in added.out
+    assert "Going on in runs/mine" in added.out
+    page = html.unescape(Path("runs/mine/report.html").read_text())
+    (command,) = re.findall(r"<pre><code>(thalweg race .*)</code></pre>", page)
+    winner = Path("runs/mine/winner.toml").read_text()
+    Path("runs").rename("before")
+    for one in command.split(" && "):
+        assert thalweg(*shlex.split(one)[1:]).status == 0
+    assert Path("runs/mine/winner.toml").read_text() == winner
+    repeated = html.unescape(Path("runs/mine/report.html").read_text())
+    assert command in repeated
+    fewer = thalweg("race", task, "--resume", "mine", "--trials", "2")
+    assert (fewer.status, fewer.out) == (2, "")
+    assert "trials 3 and not 2" in fewer.err
 
 
 def test_a_file_that_cannot_be_written_does_not_cost_the_verdict(thalweg) -> None:

@@ -150,14 +150,15 @@ def settings(task: Task, step: str = "measured", lanes: int | None = 1) -> Setti
         12,
         ("sgd", "adam"),
         2,
+        1,
         4,
-        "none",
-        None,
-        0.05,
-        0,
-        2,
-        step,
-        lanes,
+        cooling="none",
+        baseline=None,
+        alpha=0.05,
+        seed=0,
+        width=2,
+        step=step,
+        lanes=lanes,
     )
 
 

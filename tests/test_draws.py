@@ -1,9 +1,11 @@
-"""The configurations that entrants try."""
+"""The configurations that entrants try at first."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from scipy.stats import qmc
 
 import thalweg as tw
+from made_record import made_record
 from thalweg import recipes, rules, schedules
 from thalweg.errors import UserError
 from thalweg.racing import draws
@@ -21,11 +24,13 @@ from thalweg.racing.entrants import (
     DEFAULT_ENTRANTS,
     Entrant,
     baseline_entrant,
-    configurations,
+    cooling_of,
     entrant,
     tuned,
     with_cooling,
 )
+from thalweg.racing.record import Configuration, Edge, Settings
+from thalweg.racing.search import Search, as_it_stands
 from thalweg.recipes import Recipe, from_file
 from thalweg.rules.space import Scale, Space, linear, log, log_one_minus
 from thalweg.rules.tuning import documented
@@ -41,8 +46,28 @@ SPACES = st.one_of(
 )
 
 
-def drawn(names: list[str], trials: int = 16, cooling: str = "none", seed: int = 0):
-    return configurations([entrant(name) for name in names], trials, cooling, {None: 100}, seed)
+def drawn(field: Sequence[str | Entrant], cooling: str = "none") -> list[Configuration]:
+    """The 16 points that each entrant explores, its own settings the first."""
+    some = [entrant(one) for one in field]
+    settings = Settings(
+        task="made",
+        metric="loss",
+        direction="min",
+        target=None,
+        steps=100,
+        entrants=tuple(one.name for one in some),
+        trials=48,
+        tuning_seeds=4,
+        seeds=2,
+        cooling=cooling,
+        baseline=None,
+        alpha=0.05,
+        seed=0,
+        width=4,
+    )
+    found = Search(some, settings, {None: 100}).first_points
+    assert len(found) == 16 * len(field)
+    return found
 
 
 def test_points_are_even_in_every_dimension() -> None:
@@ -76,26 +101,44 @@ def test_drawing_says_nothing(capfd: pytest.CaptureFixture[str], recwarn) -> Non
 def test_entrants_that_share_a_name_try_the_same_quantiles() -> None:
     spaces = {name: entrant(name).space for name in DEFAULT_ENTRANTS}
     by_name: dict[tuple[str, int], set[float]] = {}
-    for (name, index), (configuration, _) in drawn(list(DEFAULT_ENTRANTS)).items():
-        for hyper, value in configuration.values.items():
-            quantile = draws.quantile_of(spaces[name][hyper], value)
-            by_name.setdefault((hyper, index), set()).add(round(quantile, 9))
+    for one in drawn(DEFAULT_ENTRANTS):
+        for hyper, value in one.values.items():
+            quantile = draws.quantile_of(spaces[one.entrant][hyper], value)
+            by_name.setdefault((hyper, one.index), set()).add(round(quantile, 9))
     assert len(by_name) > 16
-    assert all(len(found) == 1 for found in by_name.values())
+    assert all(len(found) == 1 for (_, index), found in by_name.items() if index > 0)
+
+
+def test_the_first_point_is_an_entrants_own_settings() -> None:
+    field = [*DEFAULT_ENTRANTS, Entrant("mine", recipes.adam(lr=0.02), {"lr": log(1e-4, 0.1)})]
+    for one in drawn(field):
+        if one.index == 0:
+            given = recipes.adam(lr=0.02) if one.entrant == "mine" else recipes.named(one.entrant)
+            for name, value in one.values.items():
+                part = re.fullmatch(r"(\w+)\[(\d)\]", name)
+                own = given.settings[part[1]][int(part[2])] if part else given.settings[name]
+                space = documented(given.rules)[name]
+                assert value == pytest.approx(min(max(own, space.low), space.high))
+
+
+def test_settings_beyond_their_space_begin_at_its_nearest_end() -> None:
+    above = Entrant("above", recipes.sgd(lr=10), {"lr": log(1e-3, 1)})
+    below = Entrant("below", recipes.sgd(lr=schedules.cosine(1e-6, steps=9)), {"lr": log(1e-3, 1)})
+    first = [one.values["lr"] for one in drawn([above, below]) if one.index == 0]
+    assert first == pytest.approx([1, 1e-3])
 
 
 def test_an_entrant_tries_the_same_whoever_else_races() -> None:
-    alone, among = drawn(["adam"]), drawn(["sgd", "adam", "lion"])
-    assert all(among[key] == value for key, value in alone.items())
+    among = drawn(["sgd", "adam", "lion"])
+    assert drawn(["adam"]) == [one for one in among if one.entrant == "adam"]
 
 
 def test_every_value_lies_within_its_documented_space() -> None:
-    for (name, _), (configuration, recipe) in drawn(list(recipes.RECIPES), cooling="tune").items():
-        spaces = documented(recipes.named(name).rules)
-        assert configuration.values.keys() == spaces.keys()
-        for hyper, value in configuration.values.items():
+    for one in drawn(list(recipes.RECIPES), cooling="tune"):
+        spaces = documented(recipes.named(one.entrant).rules)
+        assert one.values.keys() == spaces.keys()
+        for hyper, value in one.values.items():
             assert spaces[hyper].low <= value <= spaces[hyper].high
-        assert Recipe.from_toml(configuration.recipe) == recipe
 
 
 @given(SPACES, st.floats(0, 1))
@@ -113,11 +156,18 @@ def test_scales_are_even_in_what_they_say() -> None:
 
 
 def test_a_value_in_the_outermost_twentieth_is_at_the_edge() -> None:
-    space = {"lr": log(1e-4, 1.0), "momentum": linear(0, 1)}
-    found = draws.edges("sgd", space, {"lr": 0.9, "momentum": 0.94})
-    assert [(edge.hyper, edge.value, edge.high) for edge in found] == [("lr", 0.9, 1.0)]
-    assert draws.edges("sgd", space, {"lr": 1.01e-4, "momentum": 0.06})[0].low == 1e-4
-    assert not draws.edges("sgd", space, {"lr": 1e-2, "momentum": 0.5})
+    space = {"lr": log(2e-4, 0.5), "momentum": linear(0, 0.5)}
+    field = [Entrant("mine", recipes.momentum(), space)]
+    record = made_record({"mine": 0.1})
+    search = Search(field, record.settings, {None: 100})
+
+    def found(**values: float) -> list[Edge]:
+        tried = Configuration("mine", 0, values, "")
+        return search.edges(replace(record, configurations=(tried,)), {"mine": 0})
+
+    assert found(lr=0.45, momentum=0.47) == [Edge("mine", "lr", 0.45, 2e-4, 0.5)]
+    assert found(lr=2.01e-4, momentum=0.03)[0].low == 2e-4
+    assert not found(lr=1e-2, momentum=0.25)
 
 
 def test_the_parts_of_a_pair_are_tuned_apart() -> None:
@@ -133,19 +183,16 @@ def test_cooling_ends_where_it_says(cooling: str, end: float) -> None:
 
 
 def test_tuned_cooling_tries_all_three() -> None:
-    tried = [recipe.settings["lr"] for _, recipe in drawn(["sgd"], cooling="tune").values()]
-    kinds = [getattr(lr, "kind", "none") for lr in tried]
+    kinds = [cooling_of(one.recipe) for one in drawn(["sgd"], cooling="tune")]
     assert set(kinds) == set(COOLINGS)
     assert all(4 <= kinds.count(kind) <= 7 for kind in COOLINGS)
 
 
 def test_a_baseline_stays_exactly_as_it_is() -> None:
     mine = recipes.adam(lr=schedules.one_cycle(0.01, steps=100))
-    ((configuration, recipe),) = configurations(
-        [baseline_entrant(mine)], 16, "linear", {None: 100}, 0
-    ).values()
-    assert recipe == mine
-    assert (configuration.entrant, configuration.values) == ("adam (baseline)", {})
+    one = as_it_stands(baseline_entrant(mine))
+    assert Recipe.from_toml(one.recipe) == mine
+    assert (one.entrant, one.values) == ("adam (baseline)", {})
 
 
 def test_a_baseline_file_without_a_name_is_called_after_its_file(tmp_path) -> None:
@@ -164,9 +211,7 @@ def test_a_recipe_is_tuned_in_the_spaces_of_all_its_rules() -> None:
 def test_a_hyperparameter_of_a_users_own_has_a_dimension_too() -> None:
     recipe = recipes.chain(rules.ClipValue(), recipes.sgd(), name="clipped")
     own = Entrant("clipped", recipe, {"lr": log(1e-3, 1), "clip_value": log(0.1, 10)})
-    limits = [
-        c.values["clip_value"] for c, _ in configurations([own], 16, "none", {None: 10}, 0).values()
-    ]
+    limits = [one.values["clip_value"] for one in drawn([own])]
     assert len(set(limits)) == 16
     assert all(0.1 <= limit <= 10 for limit in limits)
 

@@ -15,8 +15,11 @@ from hypothesis import strategies as st
 import thalweg as tw
 from thalweg.api import Race
 from thalweg.errors import UserError
+from thalweg.racing.field import baseline_tuned, entered
 from thalweg.racing.progress import Silent
-from thalweg.recipes import Recipe
+from thalweg.recipe_file import RULES
+from thalweg.recipes import Recipe, recipe_of
+from thalweg.rules.rule import Hyper
 from thalweg.rules.space import Space
 from thalweg.tasks import find
 
@@ -55,7 +58,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def raced(entrants: Any, task: tw.Task | str = SADDLE, **more: Any) -> Race:
-    given = {"trials": 2, "seeds": 2, "width": 4, "step": "single", "lanes": 1}
+    given = {"trials": 2, "tuning_seeds": 1, "seeds": 2, "width": 4, "step": "single", "lanes": 1}
     return tw.race(task, entrants, **given | more)
 
 
@@ -105,12 +108,18 @@ def test_a_verdict_and_its_report_say_how_many_were_tuned() -> None:
     assert none.report().read_text().count("as given") == 2
 
     some = raced(["a.toml", "sgd"], name="some", baseline="b.toml")
-    assert "these 3 recipes, 1 of them tuned, on saddle" in some.verdict.sentence
+    assert "these 4 recipes, 2 of them tuned, on saddle" in some.verdict.sentence
     assert "the tuned under linear cooling to a hundredth" in some.verdict.sentence
     limits = " ".join(some.verdict.limits)
-    assert "Each tuned entrant was tried with 2 configurations on one seed" in limits
+    assert "Each tuned entrant was tried with 2 configurations, and the best 2 again on" in limits
     assert "a raced untuned" in limits
     assert "b (baseline) raced as it is used now" in limits
+    assert (
+        "What tuning alone gains is what b (tuned) gains over b (baseline), the common cooling"
+        " included."
+    ) in limits
+    page = some.report().read_text()
+    assert page.count(">used now<") == page.count(">used now, tuned<") == 1
 
 
 @pytest.mark.usefixtures("files")
@@ -219,6 +228,82 @@ def test_a_schedule_that_tuning_would_replace_is_refused() -> None:
         tw.Entrant("x", pair, {"betas[0]": (0.5, 0.9)})
 
 
+# The baseline, as it stands and tuned
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize("baseline", ["momentum", tw.momentum(), "warm.toml"])
+def test_a_baseline_that_nobody_else_is_races_as_it_stands_and_tuned(
+    baseline: str | Recipe,
+) -> None:
+    told = Told()
+    result = raced(["sgd", "adam"], baseline=baseline, progress=told)
+    name = "warm" if baseline == "warm.toml" else "momentum"
+    now, same = f"{name} (baseline)", f"{name} (tuned)"
+    settings = result.record.settings
+    assert settings.entrants == ("sgd", "adam", same, now)
+    assert (settings.baseline, settings.baseline_tuned) == (now, same)
+    (kept,), tuned = tried(result, now), tried(result, same)
+    assert len(tuned) == len(tried(result, "sgd")) == 2
+    assert kept == recipe_of(baseline)
+    assert all(one.settings["lr"].kind == "linear" for one in tuned)
+    if name == "warm":
+        assert all(one.settings["momentum"] == kept.settings["momentum"] for one in tuned)
+    assert told.lines[-5].startswith(f"{now} races as it stands")
+    assert told.lines[-4] == (
+        f"{same} races beside {now}: it is the same but tuned, and shows what tuning alone gains."
+    )
+
+
+NEAR = tw.Entrant("near", tw.adam(eps=1e-3), {"lr": (1e-3, 1e-2)})
+FULL = tw.Entrant("full", tw.adam(eps=1e-3), {"eps": (1e-8, 1e-2), "lr": (1e-3, 1e-2)})
+WITH_CLIPPING = tw.chain(tw.clip_norm(1.0), tw.adam(), name="clipped")
+
+
+@pytest.mark.parametrize(
+    ("entrants", "baseline", "same"),
+    [
+        (["sgd", "adam"], "adam", "adam"),
+        (["sgd", "adam"], tw.adam(lr=tw.schedules.cosine(0.2, steps=6), betas=(0.5, 0.6)), "adam"),
+        (["adam", "sgd"], tw.adam(eps=1e-3), "adam (tuned)"),
+        ([tw.adam(), "sgd"], tw.adam(), "adam (tuned)"),
+        ([NEAR, "sgd"], tw.adam(eps=1e-3, lr=1.0), "near"),
+        ([NEAR, "sgd"], tw.adam(eps=1e-3, betas=(0.5, 0.6)), "adam (tuned)"),
+        (["adam", FULL, NEAR], tw.adam(eps=1e-4), "full"),
+        (["adam", "sgd"], WITH_CLIPPING, "clipped (tuned)"),
+        (["adamw", "sgd"], "adam", "adam (tuned)"),
+        (["adam"], tw.Recipe(tw.adam().rules, "adam", "by task"), "adam (by task)"),
+        (["adam"], tw.Recipe(tw.adam().rules, "adam", "by network"), "adam (by network) (tuned)"),
+        (["adam"], "sgd", "sgd (tuned)"),
+        ([], "sgd", "sgd (tuned)"),
+    ],
+)
+def test_an_entrant_that_is_tuned_and_like_the_baseline_serves_and_else_one_is_added(
+    entrants: list[Any], baseline: str | Recipe, same: str
+) -> None:
+    field = entered(entrants, [], baseline, ["by task"])
+    names = [one.name for one in field]
+    assert baseline_tuned(field, field[-1]) == same
+    assert len(names) == 2 * len(entrants) + same.endswith("(tuned)") + 1
+    assert field[names.index(same)].space
+    assert not field[-1].space
+
+
+@pytest.mark.usefixtures("files")
+def test_a_baseline_of_which_nothing_can_be_tuned_races_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Fixed(tw.rules.SGD):
+        lr = Hyper(0.1)
+
+    monkeypatch.setitem(RULES, "Fixed", Fixed)
+    told = Told()
+    result = raced(["sgd"], baseline=Recipe((Fixed(),), "fixed"), progress=told)
+    assert result.record.settings.entrants == ("sgd", "fixed (baseline)")
+    assert result.record.settings.baseline_tuned is None
+    assert "tuning alone" not in " ".join((*told.lines, str(result.verdict)))
+
+
 # Winners of earlier races, entrants that are alike, races that are repeated
 
 
@@ -251,7 +336,8 @@ def test_the_command_that_repeats_a_race_says_what_is_tuned() -> None:
     given = {"task": "saddle", "entrants": ["a.toml", "b.toml"], "tune": ["b.toml"]}
     result = raced(**given, trials=1)
     assert result.record.command.startswith(
-        "thalweg race saddle --entrants a.toml,b.toml --tune b.toml --trials 1 --seeds 2"
+        "thalweg race saddle --entrants a.toml,b.toml --tune b.toml --trials 1 --tuning-seeds 1"
+        " --seeds 2"
     )
     named = raced([tw.adam(), "a.toml"], tune=[tw.adam(), Path("a.toml")], name="named")
     assert "entrants=[<Recipe adam>, 'a.toml'], tune=[<Recipe adam>, 'a.toml'], trials=2" in (

@@ -39,7 +39,7 @@ import json, sys
 import torch
 
 HEAVY = (
-    "numba scipy optuna triton sklearn plotly jinja2 rich typer"
+    "numba scipy triton sklearn plotly jinja2 rich typer"
     " torch._dynamo torch._inductor torch.distributed.tensor"
     " thalweg.api thalweg.doctor thalweg.racing thalweg.stack thalweg.tasks thalweg.training"
 ).split()

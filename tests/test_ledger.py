@@ -19,6 +19,7 @@ import pytest
 from thalweg.errors import UserError
 from thalweg.racing.ledger import FILE, Ledger
 from thalweg.racing.record import (
+    Certainty,
     Configuration,
     Cost,
     Departure,
@@ -27,7 +28,9 @@ from thalweg.racing.record import (
     Plan,
     RunRecord,
     Settings,
+    Stop,
 )
+from thalweg.rules.space import log
 from thalweg.training.run import Point
 
 SETTINGS = Settings(
@@ -38,12 +41,16 @@ SETTINGS = Settings(
     steps=10,
     entrants=("sgd", "adam"),
     trials=1,
+    tuning_seeds=4,
     seeds=2,
     cooling="none",
     baseline=None,
     alpha=0.05,
     seed=0,
     width=4,
+    spaces={"sgd": {"lr": log(1e-3, 1.0)}, "adam": {"lr": log(1e-4, 0.1)}},
+    recipes={"sgd": "sgd's recipe", "adam": "adam's recipe"},
+    cooled=("sgd", "adam"),
     fingerprint={"another loss": "abc"},
 )
 CONFIGURATIONS = [
@@ -82,18 +89,29 @@ def test_what_is_written_is_read_by_the_next_process(tmp_path: Path) -> None:
         Cost("sgd", 0.001, 0.0009, 0.0012, 0.0002, 0.0),
         Cost("adam", 0.002, 0.0019, 0.0021, 0.0003, 2.0),
     ]
+    refined = Configuration("sgd", 1, {"lr": 0.2}, "sgd's recipe", refined=True)
+    stop, certainty = Stop("adam", 1, 0.0125), Certainty("sgd", 0.75, 0.125)
     first = opened(tmp_path / "race")
+    first.add_asked(0, [], [("sgd", 0, 3), ("adam", 0, 3)], [])
+    first.add_asked(1, [refined], [("sgd", 1, 2)], [stop])
     first.add_runs([run()])
     first.add_costs(costs, PLAN)
     first.add_choice({"sgd": 0, "adam": 0}, [edge])
     first.add_notes(["a note", "a note"])
     first.add_look(look)
+    first.add_certainties([certainty])
     first.open_seal()
     first.close()
     second = opened(tmp_path / "race")
     record = second.read()
     assert record.settings == SETTINGS
-    assert record.configurations == tuple(CONFIGURATIONS)
+    assert record.configurations == (*CONFIGURATIONS, refined)
+    assert (record.stops, record.certainties) == ((stop,), (certainty,))
+    assert [second.asked(stage) for stage in range(3)] == [
+        [("sgd", 0, 3), ("adam", 0, 3)],
+        [("sgd", 1, 2)],
+        [],
+    ]
     assert record.runs == (run(),)
     assert record.costs == {cost.entrant: cost for cost in costs}
     assert record.chosen == {"sgd": 0, "adam": 0}
@@ -129,6 +147,14 @@ def test_test_scores_stay_sealed_until_the_seal_is_opened(ledger: Ledger) -> Non
     assert ledger.read().runs[0].test == {"loss": 0.75}
 
 
+def test_what_a_stage_asks_for_is_written_whole_or_not_at_all(ledger: Ledger) -> None:
+    refined = Configuration("sgd", 1, {"lr": 0.2}, "sgd's recipe", refined=True)
+    with pytest.raises(UserError):
+        ledger.add_asked(1, [refined, CONFIGURATIONS[0]], [("sgd", 1, 2)], [])
+    assert ledger.configurations() == tuple(CONFIGURATIONS)
+    assert ledger.asked(1) == []
+
+
 def test_a_block_is_written_whole_or_not_at_all(ledger: Ledger) -> None:
     ledger.add_runs([run(seed=1)])
     with pytest.raises(UserError):
@@ -160,9 +186,16 @@ def test_the_ledger_of_another_race_is_left_as_it_is(
 
 def test_another_recipe_under_an_old_name_is_another_race(tmp_path: Path) -> None:
     opened(tmp_path / "race").close()
-    changed = [replace(CONFIGURATIONS[0], recipe="another"), CONFIGURATIONS[1]]
+    changed = replace(SETTINGS, recipes={**SETTINGS.recipes, "sgd": "another"})
     with pytest.raises(UserError, match="another recipe or search space for sgd"):
-        Ledger.open(tmp_path / "race", SETTINGS, changed, MACHINE, COMMAND)
+        opened(tmp_path / "race", changed)
+
+
+def test_another_search_space_under_an_old_name_is_another_race(tmp_path: Path) -> None:
+    opened(tmp_path / "race").close()
+    wider = replace(SETTINGS, spaces={**SETTINGS.spaces, "adam": {"lr": log(1e-4, 1.0)}})
+    with pytest.raises(UserError, match="another recipe or search space for adam"):
+        opened(tmp_path / "race", wider)
 
 
 def test_the_suggested_name_is_free(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def test_a_task_that_changes_the_folder_does_not_move_what_is_written(
         "runs/mine/ledger.sqlite",
         "runs/mine/plan.toml",
         "runs/mine/report.html",
+        "runs/mine/verdict.json",
         "runs/mine/winner.toml",
     ]
     assert "report: runs/mine/report.html\n" in capfd.readouterr().out
@@ -141,5 +142,6 @@ def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
     assert sorted(path.name for path in result.folder.iterdir()) == [
         "ledger.sqlite",
         "plan.toml",
+        "verdict.json",
         "winner.toml",
     ]

@@ -7,6 +7,7 @@ import resource
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page
 
@@ -14,11 +15,13 @@ from made_record import made_record
 from pages import WIDER_THAN_PAGE, needs_chromium, opened, parsed
 from thalweg.errors import UserError
 from thalweg.racing.measures import Measures
-from thalweg.racing.record import Edge, Record
+from thalweg.racing.record import Certainty, Edge, Record, Stop
 from thalweg.racing.repeat import doctor_call
 from thalweg.racing.verdict import verdict
 from thalweg.report import write_report
+from thalweg.report.figure import Picture
 from thalweg.report.pictures import pictures
+from thalweg.report.search import searches
 from thalweg.report.strokes import strokes
 
 MARKUP = "<script>document.title = 'run'</script>"
@@ -31,6 +34,7 @@ RECORD = made_record(
     baseline="sgd",
     failing={"lion": 1, "nadam": 0.3},
     edges=[Edge("sgd", "lr", 2.9, 1e-3, 3.0)],
+    stops=[Stop("lion", 8, 0.02)],
 )
 TWELVE = made_record({f"entrant {i}": 0.1 + 0.01 * i for i in range(12)}, target=0.15, seeds=12)
 
@@ -81,7 +85,7 @@ def test_every_picture_draws_an_entrant_in_its_one_colour() -> None:
     drawn = strokes(RECORD.settings.entrants)
     colour_of = {i: drawn[name].colour for i, name in enumerate(RECORD.settings.entrants)}
     shown = pictures(Measures(RECORD), verdict(RECORD))
-    assert [p.name for p in shown] == ["ends", "curves", "target", "sensitivity", "tunability"]
+    assert [p.name for p in shown] == ["ends", "curves", "target", "tunability"]
     for picture in shown:
         for trace in picture.figure["data"]:
             if "name" in trace:
@@ -105,9 +109,132 @@ def test_band_holds_the_middle_half_of_the_seeds() -> None:
     assert band["y"][half] == pytest.approx((finals[2] + finals[3]) / 2)
 
 
+# The search
+
+
+def search_of(record: Record, entrant: str) -> Picture:
+    return next(p for p in searches(Measures(record), [entrant]) if p.title == entrant)
+
+
+def traces(picture: Picture) -> dict[str, dict[str, list[float]]]:
+    """By name; the band, which has none, under "band"."""
+    return {trace.get("name", "band"): trace for trace in picture.figure["data"]}
+
+
+def test_every_configuration_is_marked_by_what_became_of_it() -> None:
+    drawn = traces(search_of(RECORD, "adam"))
+    rates = {
+        kind: sorted(
+            one.values["lr"]
+            for one in RECORD.configurations
+            if one.entrant == "adam" and one.refined == (kind == "refined")
+            if one.values["lr"] <= 0.5
+        )
+        for kind in ("explored", "refined")
+    }
+    assert len(rates["refined"]) == 16
+    for kind, lrs in rates.items():
+        assert sorted(drawn[kind]["x"]) == lrs
+    every = [one.values["lr"] for one in RECORD.configurations if one.entrant == "adam"]
+    assert sorted(drawn["diverged"]["x"]) == sorted(lr for lr in every if lr > 0.5)
+    assert drawn["chosen"]["x"] == [every[RECORD.chosen["adam"]]]
+    assert len(drawn["tried again"]["x"]) == 3
+
+
+def test_what_was_tried_again_is_drawn_at_its_median_over_the_further_seeds() -> None:
+    chosen = RECORD.chosen["adam"]
+    scores = [
+        run.score
+        for run in RECORD.runs
+        if (run.round, run.entrant, run.configuration) == ("tuning", "adam", chosen)
+    ]
+    assert len(scores) == 5
+    drawn = traces(search_of(RECORD, "adam"))["chosen"]
+    assert drawn["y"] == [pytest.approx(np.median(scores[1:]))]
+
+
+@pytest.mark.parametrize("direction", ["min", "max"])
+def test_the_band_of_the_model_holds_the_curve_that_the_scores_come_from(direction: str) -> None:
+    record = made_record({"sgd": 0.2, "adam": 0.1}, trials=48, direction=direction)
+    drawn = traces(search_of(record, "adam"))
+    model, band = drawn["the model"], drawn["band"]
+    lr, mean = np.array(model["x"]), np.array(model["y"])
+    high, low = np.split(np.array(band["y"]), 2)
+    low = low[::-1]
+    if direction == "max":
+        mean, low, high = 1 - mean, 1 - low, 1 - high
+    assert (lr.min(), lr.max()) == (pytest.approx(1e-4), pytest.approx(1))
+    trained = lr <= 0.5
+    truth = 0.1 + 0.1 * (np.log10(lr) + 2) ** 2
+    assert ((low < truth) & (truth < high))[trained].mean() >= 0.8
+    assert lr[mean.argmin()] == pytest.approx(0.01, rel=0.5)
+    assert (high - mean > mean - low)[trained].mean() >= 0.8, "the scale is logarithmic"
+
+
+def test_the_model_is_drawn_beyond_a_space_that_was_widened() -> None:
+    picture = search_of(RECORD, "adam")
+    assert "shapes" not in picture.figure["layout"]
+    assert max(traces(picture)["the model"]["x"]) == pytest.approx(1)
+    *others, last = RECORD.configurations
+    widened = replace(last, values={"lr": 4.0})
+    wider = replace(RECORD, configurations=(*others, widened))
+    picture = search_of(wider, last.entrant)
+    assert [shape["x0"] for shape in picture.figure["layout"]["shapes"]] == [1]
+    assert max(traces(picture)["the model"]["x"]) == pytest.approx(4)
+
+
+def test_the_search_says_who_was_stopped_and_why() -> None:
+    went_on, ended = search_of(RECORD, "adam").summary, search_of(stopped(), "adam").summary
+    assert went_on.startswith("8 explored, 16 refined and 3 tried again. Chosen: lr 0.00999, ")
+    assert ended.startswith("8 explored and 3 tried again. Chosen: lr 0.00999, ")
+    assert "Stopped" not in went_on
+    assert ended.endswith(
+        " Stopped after 8: the chance that it was better somewhere than the best of all was"
+        " 2\u00a0%."
+    )
+
+
+def stopped() -> Record:
+    return made_record({"sgd": 0.1, "adam": 0.2}, stops=[Stop("adam", 8, 0.02)])
+
+
+def test_high_walls_leave_room_for_the_valleys() -> None:
+    """One loss in a thousand tells nothing of where the others lie."""
+    runs = list(RECORD.runs)
+    runs[0] = replace(runs[0], score=1e9)
+    before, after = (
+        search_of(record, "sgd") for record in (RECORD, replace(RECORD, runs=tuple(runs)))
+    )
+    ranges = [picture.figure["layout"]["yaxis"]["range"] for picture in (before, after)]
+    assert ranges[1] == pytest.approx(ranges[0], abs=0.2)
+    drawn = traces(after)["explored"]
+    assert max(drawn["y"]) < 10 ** ranges[1][1]
+    assert any(text.startswith("1e+09") for text in drawn["text"])
+
+
+def test_an_entrant_whose_lr_was_not_tuned_has_no_search() -> None:
+    spaces = {**RECORD.settings.spaces, "adam": {}}
+    record = replace(RECORD, settings=replace(RECORD.settings, spaces=spaces))
+    shown = [picture.title for picture in searches(Measures(record), record.settings.entrants)]
+    assert shown == [name for name in record.settings.entrants if name != "adam"]
+
+
+def test_the_table_says_what_tuning_cost_and_how_sure_it_is(tmp_path: Path) -> None:
+    sure = (Certainty("sgd", 0.93, 0.0), Certainty("adam", 0.002, 0.15))
+    page = parsed(write_report(replace(stopped(), certainties=sure), tmp_path / "report.html"))
+    words = " ".join(" ".join(page.words).split())
+    assert "With other tuning draws sgd would be named again in 9 of 10 races." in words
+    assert "36 93 % —" in words
+    assert "20 < 1 % 15 %" in words
+
+
+# Every record
+
+
 @pytest.mark.parametrize(
     "record",
     [
+        made_record({"sgd": 0.2, "adam": 0.1}, trials=1),
         made_record({"sgd": 0.2, "adam": 0.1}, finished=False),
         made_record({"sgd": 0.2, "adam": 0.1}, seeds=1),
         made_record({"sgd": 0.2, "adam": 0.1}, failing={"sgd": 1, "adam": 1}, target=0.1),
@@ -115,7 +242,7 @@ def test_band_holds_the_middle_half_of_the_seeds() -> None:
         made_record({"sgd": 0.2, "lion": 0.1}, direction="max", target=0.9),
         replace(made_record({"sgd": 0.2, "lion": 0.1}, finished=False), runs=(), chosen={}),
     ],
-    ids=["unfinished", "one seed", "none trained", "all diverged", "max", "no runs"],
+    ids=["one trial", "unfinished", "one seed", "none trained", "all diverged", "max", "no runs"],
 )
 def test_any_record_has_a_report(record: Record, tmp_path: Path) -> None:
     page = write_report(record, tmp_path / "new" / "report.html")
@@ -125,7 +252,9 @@ def test_any_record_has_a_report(record: Record, tmp_path: Path) -> None:
 def test_nothing_is_drawn_where_nothing_trained(tmp_path: Path) -> None:
     record = made_record({"sgd": 0.2, "adam": 0.1}, failing={"sgd": 1, "adam": 1}, target=0.1)
     assert pictures(Measures(record), verdict(record)) == []
-    assert "Pictures" not in parsed(write_report(record, tmp_path / "report.html")).words
+    words = parsed(write_report(record, tmp_path / "report.html")).words
+    assert "Pictures" not in words
+    assert "The search for each recipe" not in words
 
 
 def test_only_one_that_is_left_alone_is_called_the_best(tmp_path: Path) -> None:
@@ -197,13 +326,20 @@ def desktop(browser: Browser, report: Path) -> tuple[Page, list[str]]:
 
 
 @needs_chromium
-@pytest.mark.parametrize("width", [390, 820, 1400])
-def test_nothing_is_wider_than_the_page(browser: Browser, report: Path, width: int) -> None:
+@pytest.mark.parametrize(("width", "searches_beside"), [(390, 1), (820, 3), (1400, 5)])
+def test_the_page_uses_its_width_and_nothing_is_wider(
+    browser: Browser, report: Path, width: int, searches_beside: int
+) -> None:
     page, wrong = opened(browser, report, width)
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert page.evaluate(WIDER_THAN_PAGE) == []
+    tops = page.evaluate(
+        """() => [...document.querySelectorAll("[aria-labelledby=search] figure")]
+             .map(figure => figure.getBoundingClientRect().top)"""
+    )
+    assert tops.count(min(tops)) == searches_beside
     assert page.evaluate("document.querySelectorAll('table').length") == 2
     assert page.evaluate("document.querySelectorAll('.plot > * .main-svg').length") >= 5
     assert wrong == []
@@ -281,7 +417,7 @@ def test_pictures_are_drawn_and_described(desktop: tuple[Page, list[str]]) -> No
         """() => [...document.querySelectorAll(".plot")].map(
              plot => plot.querySelectorAll(".scatterlayer path[d]").length)"""
     )
-    assert len(marks) == 5
+    assert len(marks) == 4 + len(RECORD.settings.entrants)
     assert all(count >= 5 for count in marks)
     summaries = page.evaluate(
         """() => [...document.querySelectorAll(".plot")].map(
@@ -293,13 +429,14 @@ def test_pictures_are_drawn_and_described(desktop: tuple[Page, list[str]]) -> No
 @needs_chromium
 def test_legend_switches_an_entrant_in_all_pictures(desktop: tuple[Page, list[str]]) -> None:
     page, _ = desktop
-    shown = """() => [...document.querySelectorAll(".plot")].map(plot =>
-      plot.data.filter(t => t.meta === 1).every(t => t.visible !== false))"""
-    assert page.evaluate(shown) == [True] * 5
+    shown = """() =>
+      [...document.querySelectorAll("[aria-labelledby=pictures] .plot")].map(plot =>
+        plot.data.filter(t => t.meta === 1).every(t => t.visible !== false))"""
+    assert page.evaluate(shown) == [True] * 4
     page.locator("label:has([data-entrant='1'])").first.click()
-    assert page.evaluate(shown) == [False] * 5
+    assert page.evaluate(shown) == [False] * 4
     page.locator("label:has([data-entrant='1'])").last.click()
-    assert page.evaluate(shown) == [True] * 5
+    assert page.evaluate(shown) == [True] * 4
 
 
 @needs_chromium

@@ -38,6 +38,8 @@ def test_a_live_table_shows_round_members_best_speed_and_time_left(tmp_path: Pat
             *command,
             "--trials",
             "3",
+            "--tuning-seeds",
+            "1",
             "--seeds",
             "6",
             "--width",
@@ -50,7 +52,7 @@ def test_a_live_table_shows_round_members_best_speed_and_time_left(tmp_path: Pat
         tmp_path,
     )
     assert re.search(
-        r"tuning round: 3 of 6 members done, 3 of 3 in work are alive, "
+        r"tuning round: 3 of 12 members done, 3 of 3 in work are alive, "
         r"[\d,]+ member-steps/s, about \d+ s left at most",
         shown,
     )

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -13,7 +17,8 @@ from scipy import stats
 from made_record import made_record
 from thalweg.racing import wording
 from thalweg.racing.measures import Row
-from thalweg.racing.record import Departure, Edge, Look, Record
+from thalweg.racing.record import Certainty, Departure, Edge, Look, Record, Stop
+from thalweg.racing.search import EXPLORED
 from thalweg.racing.verdict import Verdict, verdict
 from thalweg.recipes import Recipe
 
@@ -255,13 +260,14 @@ def test_further_metrics_stand_beside_as_medians_of_the_runs_that_trained() -> N
     assert table["test_accuracy"] == found.test_also["accuracy"]
 
 
-def test_tunability_is_the_median_best_over_all_choices() -> None:
-    record = made_record({"sgd": 0.3, "adam": 0.1}, trials=8)
-    scores = [
-        math.inf if math.isnan(run.score) else run.score
-        for run in record.runs
-        if run.round == "tuning" and run.entrant == "adam"
-    ]
+def test_tunability_is_the_median_best_over_all_choices_of_what_was_explored() -> None:
+    record = made_record({"sgd": 0.3, "adam": 0.1}, trials=24)
+    firsts = {
+        run.configuration: math.inf if math.isnan(run.score) else run.score
+        for run in reversed(record.runs)
+        if run.round == "tuning" and run.entrant == "adam" and run.configuration < EXPLORED
+    }
+    scores = list(firsts.values())
     curve = dict(verdict(record).tunability["adam"])
     assert list(curve) == [1, 2, 4, 8]
     for budget, score in curve.items():
@@ -417,21 +423,205 @@ def test_a_test_score_that_is_no_number_is_not_called_diverged() -> None:
     assert set(told.values()) == {"not a number"}
 
 
+# What tuning alone gains
+
+
+def credited(losses: dict[str, float], **more: Any) -> Record:
+    """A race whose baseline is `used`, and `adam` the same tuned."""
+    record = made_record(losses, baseline="used", **more)
+    return replace(record, settings=replace(record.settings, baseline_tuned="adam"))
+
+
+def hodges_lehmann(record: Record, entrant: str, other: str) -> float:
+    own, its = finals(record, entrant), finals(record, other)
+    gaps = [own[seed] - its[seed] for seed in own.keys() & its.keys()]
+    averages = [(a + b) / 2 for a, b in itertools.combinations_with_replacement(gaps, 2)]
+    return float(np.median(averages))
+
+
+NUMBER = r"([\d.e-]+)"
+BOTH = re.compile(
+    rf"^Changing from used to nadam (lower|raise)s loss by {NUMBER} \({NUMBER} to {NUMBER}; 99.*?"
+    rf" 12 seeds\): {NUMBER} of it \({NUMBER} to {NUMBER}\) by tuning alone,"
+    rf" and {NUMBER} \({NUMBER} to {NUMBER}; 9.*? seeds\) by changing from adam to nadam\. nadam is"
+)
+
+
+@pytest.mark.parametrize("direction", ["min", "max"])
+@pytest.mark.parametrize("adam", [0.4, 0.13, 0.11])
+def test_a_gain_is_parted_and_its_parts_add_up(
+    adam: float, direction: Literal["min", "max"]
+) -> None:
+    losses = {"used": 0.9, "adam": adam, "nadam": 0.1, "sgd": 0.5}
+    record = credited(losses, direction=direction)
+    judged = verdict(record)
+    found = BOTH.match(judged.sentence)
+    assert found, judged.sentence
+    assert found[1] == {"min": "lower", "max": "raise"}[direction]
+    whole, *_, by_tuning, low, high, by_change, near, far = map(float, found.groups()[1:])
+    assert whole == pytest.approx(abs(hodges_lehmann(record, "used", "nadam")), rel=5e-3)
+    assert by_change == pytest.approx(abs(hodges_lehmann(record, "adam", "nadam")), rel=5e-3)
+    assert f"{by_tuning + by_change:.3g}" == f"{whole:.3g}"
+    assert low <= by_tuning <= high
+    assert near <= by_change <= far
+    told = row(judged, "adam").difference
+    assert told is not None
+    assert sorted(map(abs, (told.low, told.high))) == pytest.approx([near, far], rel=5e-3)
+
+
+def test_where_the_baseline_tuned_is_the_best_tuning_gains_all() -> None:
+    judged = verdict(credited({"used": 0.9, "adam": 0.1, "nadam": 0.2}))
+    assert re.match(
+        r"Changing from used to adam lowers loss by [^:]*, all of it by tuning alone\. adam is",
+        judged.sentence,
+    )
+    assert judged.advice[0].startswith("Use adam (lr ")
+
+
+def test_where_a_change_gains_nothing_beside_tuning_the_family_is_kept_and_tuned() -> None:
+    judged = verdict(credited({"used": 0.9, "adam": 0.1003, "nadam": 0.1, "sgd": 0.5}))
+    assert (judged.best, set(judged.shortlist)) == ("nadam", {"adam", "nadam"})
+    told = (
+        r"lowers loss by [^:]*, all that can be seen of it by tuning alone: adam differs from nadam"
+        r" by \S+ \(-\S+ to \+\S+\), .*, 40 seeds\."
+    )
+    assert re.match(f"Changing from used to nadam {told}", judged.sentence)
+    assert re.match(
+        r"Use adam \(lr [\d.]+\), which is used tuned, or try nadam \(lr [\d.]+\): of those left",
+        judged.advice[0],
+    )
+
+
+def test_tuning_alone_that_gains_nothing_is_given_no_part() -> None:
+    judged = verdict(credited({"used": 0.9, "adam": 0.9, "nadam": 0.1, "sgd": 0.5}))
+    assert re.match(
+        r"Changing from used to nadam lowers loss by [^:]*, and tuning alone gains nothing that can"
+        r" be seen: used differs from adam by \S+ \(-.* to \+",
+        judged.sentence,
+    )
+    assert judged.advice[0].startswith("Use nadam (lr ")
+
+
+def test_parts_that_are_too_small_to_be_seen_are_not_told() -> None:
+    judged = verdict(credited({"used": 0.106, "adam": 0.105, "nadam": 0.1}))
+    assert ", and how much of it is by tuning alone cannot be seen. " in judged.sentence
+
+
+def test_a_baseline_that_is_not_beaten_has_no_gain_to_part() -> None:
+    best = verdict(credited({"used": 0.1, "adam": 0.2, "nadam": 0.3}))
+    assert best.sentence.startswith("Changing from used gains nothing that can be seen. used is")
+    few = verdict(credited({"used": 0.9, "adam": 0.2, "nadam": 0.1}, seeds=4))
+    assert few.sentence.startswith("Changing from used to nadam gains nothing that can be seen:")
+    assert "tuning alone" not in best.sentence + few.sentence
+
+
+@pytest.mark.parametrize(
+    ("failing", "told"),
+    [
+        (
+            {"adam": 1},
+            r"lowers loss by [^:]*; what tuning alone gains is open, because adam diverged in the"
+            r" tuning round\. nadam",
+        ),
+        (
+            {"adam": 0.95},
+            r"lowers loss by [^:]*, and tuning alone gains nothing that can be seen: used differs"
+            r" from adam by runs that diverged, ",
+        ),
+        (
+            {"used": 0.95},
+            r"gains runs that do not diverge, and so does tuning alone\. Changing from adam to"
+            r" nadam lowers loss by 0\.\d+ \(",
+        ),
+        (
+            {"used": 0.95, "adam": 0.95},
+            r"gains runs that do not diverge, and tuning alone gains nothing that can be seen: ",
+        ),
+    ],
+    ids=["never in the final", "mostly", "the baseline", "both"],
+)
+def test_parts_of_a_gain_where_runs_diverge(failing: dict[str, float], told: str) -> None:
+    losses = {"used": 0.9, "adam": 0.2, "nadam": 0.1, "sgd": 0.5}
+    sentence = verdict(credited(losses, failing=failing)).sentence
+    assert re.match(f"Changing from used to nadam {told}", sentence), sentence
+
+
+def test_parts_that_contradict_each_other_get_no_numbers() -> None:
+    """The two that are left lie far apart only on the seeds that the baseline did not run."""
+    record = credited({"used": 0.9, "adam": 0.2, "nadam": 0.1})
+    assert "of it (" in verdict(record).sentence
+    first = {run.seed for run in record.runs if run.entrant == "used" and run.round == "final"}
+    base = made_record({"adam": 0.1, "nadam": 0.1})
+    later = [
+        replace(run, score=run.score + 0.5)
+        if run.entrant == "adam" and run.seed not in first
+        else run
+        for run in base.runs
+        if run.round == "final" and run.entrant != "used"
+    ]
+    used = [run for run in record.runs if run.round == "final" and run.entrant == "used"]
+    looks = (
+        Look(12, 1e-3, ("used", "adam", "nadam"), (Departure("used", "nadam", 1e-4),)),
+        Look(40, 1e-3, ("adam", "nadam"), (Departure("adam", "nadam", 1e-4),)),
+    )
+    tuning = [run for run in record.runs if run.round == "tuning"]
+    record = replace(record, runs=(*tuning, *used, *later), looks=looks)
+    assert ", a part of it by tuning alone and a part by changing from adam to nadam. " in (
+        verdict(record).sentence
+    )
+
+
+def test_limits_say_what_tuning_alone_is() -> None:
+    record = credited({"used": 0.9, "adam": 0.2, "nadam": 0.1})
+    line = "What tuning alone gains is what adam gains over used"
+    for cooled, end in ((("adam",), ", the common cooling included."), ((), ".")):
+        settings = replace(record.settings, cooled=cooled)
+        assert line + end in verdict(replace(record, settings=settings)).limits
+    assert "tuning alone" not in " ".join(verdict(made_record(FIELD, baseline="sgd")).limits)
+
+
 # Where it stops
 
 
 def test_limits_name_the_task_the_budget_the_cooling_and_the_tuning() -> None:
     limits = " ".join(verdict(made_record(FIELD, trials=5)).limits)
     for words in (
-        "on one seed",
         "digits",
         "400 steps",
         "linear cooling",
-        "5 configurations",
+        "Each entrant was tried with 5 configurations, spread over 4 seeds, and the best 3 again on"
+        " 4 further seeds;",
         "40 seeds",
         "5",
     ):
         assert words in limits
+
+
+@pytest.mark.parametrize(
+    ("trials", "tuning_seeds", "words"),
+    [
+        (1, 4, "tried with 1 configuration on one seed;"),
+        (2, 4, "2 configurations, spread over 2 seeds, and the best 2 again on 4 further seeds;"),
+        (6, 1, "tried with 6 configurations, and the best 3 again on 1 further seed;"),
+    ],
+)
+def test_the_smallest_tuning_is_told_as_it_was(trials: int, tuning_seeds: int, words: str) -> None:
+    limits = verdict(made_record(FIELD, trials=trials, tuning_seeds=tuning_seeds)).limits
+    assert words in " ".join(limits)
+
+
+def test_who_got_no_further_configurations_is_told_and_why() -> None:
+    stops = [Stop("momentum", 12, 0.031), Stop("sgd", 8, 0.0), Stop("lion", 12, 0.004)]
+    limits = verdict(made_record(FIELD, stops=stops)).limits
+    (tried,) = [line for line in limits if "was tried with" in line]
+    assert tried.startswith("Each entrant was tried with 24 configurations on average, spread over")
+    (stopped,) = [line for line in limits if line.startswith("No further configurations")]
+    assert stopped == (
+        "No further configurations were tried of sgd after 8, of momentum and lion after 12: the"
+        " chance of each to be better somewhere than the best that was found by then was"
+        f" 3.1{wording.PERCENT} or less."
+    )
+    assert not any("No further" in line for line in verdict(made_record(FIELD)).limits)
 
 
 def test_a_value_at_the_edge_of_its_space_is_named() -> None:
@@ -497,7 +687,7 @@ def test_text_fits_a_terminal_and_shows_every_entrant() -> None:
     assert all(name in text for name in names)
     ran = [record.costs[name] for name in record.chosen]
     ends = [(1e3 * cost.step_seconds_low, 1e3 * cost.step_seconds_high) for cost in ran]
-    assert all(f"{low:.3g} to {high:.3g}" in text for low, high in ends)
+    assert all(f"{low:.3g}-{high:.3g}" in text for low, high in ends)
 
 
 def test_table_is_flat() -> None:
@@ -519,6 +709,19 @@ def test_table_is_flat() -> None:
     }
 
 
+def test_json_holds_the_table_and_numbers_that_all_readers_take() -> None:
+    record = made_record(FIELD, target=1e-9, failing={"sgd": 1, "momentum": 0.9}, seeds=5)
+    judged = verdict(record)
+    told = json.loads(judged.to_json(), parse_constant=lambda name: pytest.fail(name))
+    assert told["sentence"] == judged.sentence
+    assert told["best"] == judged.best
+    for row, flat in zip(told["entrants"], judged.table(), strict=True):
+        assert row.keys() == flat.keys()
+        for name, value in flat.items():
+            finite = not isinstance(value, float) or math.isfinite(value)
+            assert row[name] == (value if finite else None)
+
+
 @pytest.mark.parametrize(
     ("share", "text"),
     [(0.05, "5"), (0.025, "2.5"), (0.95, "95"), (0.975, "97.5"), (0.99987, "99.987"), (0, "0")],
@@ -534,6 +737,21 @@ def test_no_column_of_the_printed_table_is_cut_off() -> None:
     ends = {"step_seconds_low": 1.234, "step_seconds_high": 1.345}
     costs = {name: replace(cost, **ends) for name, cost in record.costs.items()}
     text = str(verdict(replace(record, costs=costs)))
-    assert text.count("1230 to 1340") == 2 or text.count("1230 to 1350") == 2
+    assert text.count("1230-1340") == 2 or text.count("1230-1350") == 2
     assert "a step" in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_where_the_family_is_open_the_verdict_names_the_command_that_adds_trials() -> None:
+    unsure = [Certainty("sgd", 0.4, 0.5), Certainty("adam", 0.6, 0.5)]
+    record = made_record({"sgd": 0.1, "adam": 0.1}, certainties=unsure)
+    command = "`thalweg race digits --resume digits --trials 48`"
+    assert f"More trials may settle it: {command} adds them." in verdict(record).sentence
+    elsewhere = replace(record, folder=Path("my runs/first"))
+    command = "`thalweg race digits --resume first --trials 48 --runs 'my runs'`"
+    assert f"More trials may settle it: {command} adds them." in verdict(elsewhere).sentence
+    called = replace(record, command="thalweg.race(<Task digits>, entrants=['sgd', 'adam'])")
+    command = "`thalweg.race(<Task digits>, resume='digits', trials=48)`"
+    assert f"More trials may settle it: {command} adds them." in verdict(called).sentence
+    most = replace(record, settings=replace(record.settings, trials=501))
+    assert verdict(most).sentence.endswith("of 10 races.")

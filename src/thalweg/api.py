@@ -26,11 +26,14 @@ class Race(Result):
         """The file that holds the winning recipe; none where every entrant diverged."""
         return self.folder / "winner.toml" if self.best else None
 
-    def write_winner(self) -> None:
-        """Writes the winning recipe, where there is one. UserError where it cannot be written."""
-        if self.best is None or self.winner is None:
-            return
-        write_text(self.winner, self.best.to_toml())
+    def write_files(self) -> None:
+        """Writes the verdict as `verdict.json`, and the winning recipe, where there is one.
+
+        UserError where they cannot be written.
+        """
+        write_text(self.folder / "verdict.json", self.verdict.to_json())
+        if self.best is not None and self.winner is not None:
+            write_text(self.winner, self.best.to_toml())
 
     def report(self, path: str | Path | None = None) -> Path:
         """Writes the report, one HTML file that opens without a network, and says where.
@@ -48,7 +51,7 @@ class Race(Result):
 @wraps(run_race)
 def race(*args: Any, **kwargs: Any) -> Race:
     raced = Race(**vars(run_race(*args, **kwargs)))
-    raced.write_winner()
+    raced.write_files()
     return raced
 
 

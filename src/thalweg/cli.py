@@ -57,11 +57,19 @@ def race(
         str, typer.Option(help="Which of these files are tuned too, in their documented space.")
     ] = "",
     trials: Annotated[
-        int, typer.Option(help="Configurations tried of each entrant that is tuned.")
-    ] = 16,
+        int | None,
+        typer.Option(help="Configurations tried of each entrant that is tuned; default: 24."),
+    ] = None,
+    tuning_seeds: Annotated[
+        int,
+        typer.Option(help="Seeds to try them on, and as many to try the best again."),
+    ] = 4,
     seeds: Annotated[int, typer.Option(help="Seeds of the final round, at most.")] = 40,
     baseline: Annotated[
-        str | None, typer.Option(help="What you use now: a recipe file, or an optimizer's name.")
+        str | None,
+        typer.Option(
+            help="What you use now: a recipe file, or a name. It races as it is and tuned."
+        ),
     ] = None,
     pretrain: Annotated[
         bool, typer.Option("--pretrain", help="Race each entrant pre-trained too, on equal steps.")
@@ -92,6 +100,10 @@ def race(
         typer.Option(help="Seconds without a step after which a training is given up."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="The run's name; default: the task's.")] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(help="A run to go on with, as on record; more --trials add tuning to it."),
+    ] = None,
     runs: Annotated[Path, typer.Option(help="The folder that holds runs.")] = Path("runs"),
 ) -> None:
     """Which optimizer, at which settings, trains this task best?"""
@@ -102,8 +114,9 @@ def race(
                 task,
                 entrants=entrants,
                 trials=trials,
+                tuning_seeds=tuning_seeds,
                 seeds=seeds,
-                tune=tune,
+                tune=tune or (),
                 baseline=baseline,
                 pretrain=pretrain,
                 cooling=cooling,
@@ -115,12 +128,13 @@ def race(
                 plan=plan,
                 timeout=timeout,
                 name=name,
+                resume=resume,
                 runs=runs,
                 progress=progress,
             )
         raced = Race(**vars(result))
         try:
-            raced.write_winner()
+            raced.write_files()
             report = raced.named / raced.report().name
         finally:
             print(raced.verdict)

@@ -1,4 +1,4 @@
-"""Which settings are tried: quasi-random points, the same for all who share a hyperparameter.
+"""Quasi-random points, and what values they stand for in a search space.
 
 Each hyperparameter's name has one dimension of the points, whatever entrants race, so that two
 entrants with an `lr` try the same quantiles of their two search spaces.
@@ -6,15 +6,11 @@ entrants with an `lr` try the same quantiles of their two search spaces.
 
 from __future__ import annotations
 
-import logging
 import math
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable
 
-import optuna
+from scipy.stats import qmc
 
-from thalweg.racing.record import Edge
 from thalweg.rules.space import Space
 
 NAMES = (
@@ -33,44 +29,23 @@ NAMES = (
 )
 """The names in the order of their dimensions; the first dimensions are the most even ones."""
 
-EDGE = 0.05
-"""The share of a search space, in quantiles, that counts as its edge, at either end."""
-
 
 def quantiles(count: int, seed: int, names: Iterable[str] = ()) -> list[dict[str, float]]:
     """`count` points of a scrambled Sobol sequence: a number in [0, 1) by hyperparameter name.
 
     names: those beyond `NAMES` that need a dimension too; they come last, in alphabetical order.
     """
-    further = sorted(set(names) - set(NAMES))
-    unit: optuna.distributions.BaseDistribution = optuna.distributions.FloatDistribution(0, 1)
-    space = dict.fromkeys((*NAMES, *further), unit)
-    with quiet_optuna():
-        sampler = optuna.samplers.QMCSampler(qmc_type="sobol", scramble=True, seed=seed)
-        study = optuna.create_study(sampler=sampler)
-        # The sampler learns its space from the first trial, so one is told before it is asked.
-        first = optuna.trial.create_trial(
-            params=dict.fromkeys(space, 0), distributions=space, value=0
-        )
-        study.add_trial(first)
-        return [study.ask(space).params for _ in range(count)]
-
-
-@contextmanager
-def quiet_optuna() -> Iterator[None]:
-    """Optuna without its line a study, and without its remark that the sampler is young."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            yield
-    finally:
-        optuna.logging.set_verbosity(before)
+    every = (*NAMES, *sorted(set(names) - set(NAMES)))
+    whole = max(count - 1, 0).bit_length()  # a power of two, of which SciPy is sure to be even
+    points = qmc.Sobol(len(every), rng=seed).random_base2(whole)[:count]
+    return [dict(zip(every, point.tolist(), strict=True)) for point in points]
 
 
 def value_at(space: Space, quantile: float) -> float:
-    """The value below which a share `quantile` in [0, 1] of the space lies, on its own scale."""
+    """The value below which a share `quantile` of the space lies, on its own scale.
+
+    Below 0 and above 1 the scale goes on beyond the ends of the space.
+    """
     if space.scale == "log":
         return space.low * math.pow(space.high / space.low, quantile)
     if space.scale == "log_one_minus":
@@ -87,12 +62,3 @@ def quantile_of(space: Space, value: float) -> float:
             (1 - space.high) / (1 - space.low)
         )
     return (value - space.low) / (space.high - space.low)
-
-
-def edges(entrant: str, spaces: Mapping[str, Space], values: Mapping[str, float]) -> list[Edge]:
-    """The values that lie in the outermost twentieth of their search space, at either end."""
-    return [
-        Edge(entrant, name, values[name], space.low, space.high)
-        for name, space in spaces.items()
-        if not EDGE < quantile_of(space, values[name]) < 1 - EDGE
-    ]

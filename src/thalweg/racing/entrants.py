@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeGuard
@@ -11,8 +11,6 @@ from typing import Any, TypeAlias, TypeGuard
 from thalweg import schedules
 from thalweg.arguments import require_flag, require_kind, require_text
 from thalweg.errors import UserError
-from thalweg.racing.draws import quantiles, value_at
-from thalweg.racing.record import Configuration
 from thalweg.recipes import Recipe, file_with_space, recipe_of
 from thalweg.rules.space import Space
 from thalweg.rules.tuning import documented, space_of
@@ -150,6 +148,12 @@ def baseline_entrant(given: str | Recipe) -> Entrant:
     return Entrant(f"{titled(recipe.name, recipe)} (baseline)", recipe)
 
 
+def baseline_with_space(baseline: Entrant) -> Entrant:
+    """What a person uses now, tuned in its documented space."""
+    recipe = baseline.recipe
+    return tuned(Entrant(f"{titled(recipe.name, recipe)} (tuned)", recipe))
+
+
 def with_cooling(recipe: Recipe, cooling: str, steps: int) -> Recipe:
     """The recipe with its `lr` under one of `COOLINGS` over `steps` steps.
 
@@ -166,28 +170,7 @@ def with_cooling(recipe: Recipe, cooling: str, steps: int) -> Recipe:
     return recipe.replace(lr=cooled[cooling])
 
 
-def configurations(
-    entrants: Sequence[Entrant],
-    trials: int,
-    cooling: str,
-    steps: Mapping[str | None, int],
-    seed: int,
-) -> dict[tuple[str, int], tuple[Configuration, Recipe]]:
-    """What each entrant tries, by its name and the trial's index from 0.
-
-    steps: that a cooling takes, by the pre-training: those of its last stage. All draw from the
-    same points. Where the cooling is "tune", it is drawn too, as a third of the unit interval each
-    for `COOLINGS`. An entrant without a space has the one configuration 0.
-    """
-    points = quantiles(trials, seed, (name for one in entrants for name in one.space))
-    drawn = {}
-    for one in entrants:
-        for index, point in enumerate(points if one.space else points[:1]):
-            values = {name: value_at(space, point[name]) for name, space in one.space.items()}
-            recipe = one.configured(values)
-            if one.comes_under_cooling:
-                choice = COOLINGS[int(3 * point["cooling"])] if cooling == "tune" else cooling
-                recipe = with_cooling(recipe, choice, steps[recipe.pretrain])
-            configuration = Configuration(one.name, index, values, recipe.to_toml())
-            drawn[one.name, index] = configuration, recipe
-    return drawn
+def cooling_of(recipe: str) -> str:
+    """The cooling of a recipe, given as TOML, by its name in `COOLINGS`."""
+    lr = Recipe.from_toml(recipe).settings["lr"]
+    return lr.kind if isinstance(lr, Schedule) else "none"

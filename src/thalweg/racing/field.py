@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -11,9 +11,20 @@ from typing import Any
 from thalweg.arguments import short
 from thalweg.errors import UserError
 from thalweg.racing import wording
-from thalweg.racing.entrants import Entrant, Entry, baseline_entrant, entrant, is_file, tuned, twin
+from thalweg.racing.entrants import (
+    Entrant,
+    Entry,
+    baseline_entrant,
+    baseline_with_space,
+    entrant,
+    is_file,
+    tuned,
+    twin,
+)
+from thalweg.racing.record import Settings
 from thalweg.racing.repeat import quoted
 from thalweg.recipes import RECIPES, Recipe
+from thalweg.rules.rule import Rule
 from thalweg.rules.tuning import documented, tunables
 from thalweg.schedules import Schedule
 
@@ -43,6 +54,7 @@ def entered(
 ) -> list[Entrant]:
     """All that race, with a twin for each of these pre-trainings, the baseline last.
 
+    Before it comes the same tuned, where nobody else is that and its rules document a space.
     UserError for one to be tuned that does not race, and as `require_different`.
     """
     field = [entrant(one) for one in given]
@@ -53,9 +65,25 @@ def entered(
     plain = [one for one in field if not one.recipe.pretrain]
     field += [twin(one, kind) for kind in pretrainings for one in plain]
     if baseline is not None:
-        field.append(baseline_entrant(baseline))
+        now = baseline_entrant(baseline)
+        if documented(now.recipe.rules) and baseline_tuned(field, now) is None:
+            field.append(baseline_with_space(now))
+        field.append(now)
     require_different(field)
     return field
+
+
+def on_record(settings: Settings) -> list[Entrant]:
+    """All that race, from the settings of a race that has begun."""
+    return [
+        Entrant(
+            name,
+            Recipe.from_toml(settings.recipes[name]),
+            settings.spaces.get(name, {}),
+            cooled=name in settings.cooled,
+        )
+        for name in settings.entrants
+    ]
 
 
 def places(asked: Entry, given: Sequence[Entry]) -> list[int]:
@@ -86,6 +114,31 @@ def apart(field: Sequence[Entrant], given: Sequence[Entry]) -> list[Entrant]:
         else one
         for one, origin in zip(field, given, strict=True)
     ]
+
+
+def baseline_tuned(field: Sequence[Entrant], baseline: Entrant) -> str | None:
+    """The first that is tuned and like the baseline in all else."""
+    its = baseline.recipe
+    for one in field:
+        if one.space and kept(one.recipe, one.space) == kept(its, one.space):
+            return one.name
+    return None
+
+
+def kept(recipe: Recipe, tuned: Container[str]) -> tuple[object, ...]:
+    """All of a recipe but its tuned settings."""
+    values = settings_of(recipe.rules)
+    fixed = {name: value for name, value in values.items() if name not in tuned}
+    return [type(rule) for rule in recipe.rules], fixed, recipe.pretrain
+
+
+def beside_baseline(settings: Settings) -> Iterator[str]:
+    """A line that says who is the baseline tuned."""
+    if settings.baseline_tuned is not None:
+        yield (
+            f"{settings.baseline_tuned} races beside {settings.baseline}: it is the same but tuned,"
+            " and shows what tuning alone gains."
+        )
 
 
 def require_different(field: Sequence[Entrant]) -> None:
@@ -122,15 +175,13 @@ def by_name(one: Entrant) -> bool:
 
 def told(one: Entrant, cooling: str) -> str:
     """What is tuned of an entrant, what it keeps and whether its lr is cooled, in a sentence."""
-    rules = one.recipe.rules
-    values = {name: each.value for name, each in tunables(rules).items()}
-    values |= {name: rule.settings[name] for rule in rules for name in rule.options}
-    kept = [f"{name} {shown(value)}" for name, value in values.items() if name not in one.space]
+    values = settings_of(one.recipe.rules)
+    fixed = [f"{name} {shown(value)}" for name, value in values.items() if name not in one.space]
     if not one.space:
         as_it_stands = "races as it stands, untuned and without the common cooling"
-        return f"{one.name} {as_it_stands}: {', '.join(kept)}."
+        return f"{one.name} {as_it_stands}: {', '.join(fixed)}."
     spaces = [f"{name} ({space.low:g} to {space.high:g})" for name, space in one.space.items()]
-    verbs = [f"keeps {wording.listed(kept)}"] if kept else []
+    verbs = [f"keeps {wording.listed(fixed)}"] if fixed else []
     scheduled = isinstance(values["lr"], Schedule)
     if one.comes_under_cooling:
         instead = " in place of its own schedule" if scheduled else ""
@@ -139,6 +190,12 @@ def told(one: Entrant, cooling: str) -> str:
         own = "with the shape of its own schedule" if scheduled else "without the common cooling"
         verbs.append(f"races {own}")
     return f"{one.name} is tuned in {wording.listed(spaces)}; it {', and '.join(verbs)}."
+
+
+def settings_of(rules: Sequence[Rule]) -> dict[str, Any]:
+    """Every setting of a chain by name, the parts of a pair as `betas[0]` and `betas[1]`."""
+    values = {name: each.value for name, each in tunables(rules).items()}
+    return values | {name: rule.settings[name] for rule in rules for name in rule.options}
 
 
 def shown(value: Any) -> str:

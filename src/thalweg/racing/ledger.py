@@ -3,7 +3,8 @@
 Numbers are REAL columns; SQLite has no not-a-number and keeps NULL in its place. Test scores lie in
 a table that `read` does not open until the race has made its choice. Rows are only ever added, and
 the sum of their checksums is kept beside them: one that is damaged, lost or doubled shows when the
-ledger is opened.
+ledger is opened. Where tuning is added to a race, what follows from it bears the number of that
+tuning, and only the rows of the last one are read.
 """
 
 from __future__ import annotations
@@ -16,41 +17,54 @@ import shlex
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Self, TypeAlias
+from typing import Any, Self
 
 from thalweg.arguments import word
 from thalweg.checksum import checksum
 from thalweg.errors import FailedError, UserError
 from thalweg.racing.record import (
+    Certainty,
     Configuration,
     Cost,
     Departure,
     Edge,
+    Key,
     Look,
     Plan,
     Record,
     Round,
     RunRecord,
     Settings,
+    Stop,
 )
+from thalweg.racing.repeat import whole_call
+from thalweg.rules.space import Space
 from thalweg.training.fingerprint import difference
 from thalweg.training.run import Point
 
 FILE = "ledger.sqlite"
 APPLICATION = 0x7468616C
 """What SQLite keeps in a file to tell whose it is: "thal" in ASCII."""
-VERSION = 5
-
-Key: TypeAlias = tuple[str, int, int]
-"""A member within a round: entrant, configuration, seed."""
+VERSION = 7
 
 TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE configurations (
     entrant TEXT, number INTEGER, vals TEXT NOT NULL, recipe TEXT NOT NULL,
-    PRIMARY KEY (entrant, number)
+    refined INTEGER NOT NULL, PRIMARY KEY (entrant, number)
+);
+CREATE TABLE tunings (
+    number INTEGER PRIMARY KEY, trials INTEGER NOT NULL, kept INTEGER NOT NULL
+);
+CREATE TABLE asked (
+    tuning INTEGER, stage INTEGER, place INTEGER, entrant TEXT NOT NULL,
+    configuration INTEGER NOT NULL, seed INTEGER NOT NULL, PRIMARY KEY (tuning, stage, place)
+);
+CREATE TABLE stops (
+    tuning INTEGER, entrant TEXT, trials INTEGER NOT NULL, chance REAL NOT NULL,
+    PRIMARY KEY (tuning, entrant)
 );
 CREATE TABLE runs (
     id INTEGER PRIMARY KEY, round TEXT NOT NULL, entrant TEXT NOT NULL,
@@ -68,24 +82,46 @@ CREATE TABLE further (
 CREATE TABLE sealed (
     run INTEGER REFERENCES runs, name TEXT, value REAL, PRIMARY KEY (run, name)
 );
-CREATE TABLE chosen (entrant TEXT PRIMARY KEY, configuration INTEGER NOT NULL);
+CREATE TABLE chosen (
+    tuning INTEGER, entrant TEXT, configuration INTEGER NOT NULL, PRIMARY KEY (tuning, entrant)
+);
 CREATE TABLE edges (
-    entrant TEXT, hyper TEXT, value REAL, low REAL, high REAL, PRIMARY KEY (entrant, hyper)
+    tuning INTEGER, entrant TEXT, hyper TEXT, value REAL, low REAL, high REAL,
+    PRIMARY KEY (tuning, entrant, hyper)
 );
-CREATE TABLE looks (seeds INTEGER PRIMARY KEY, level REAL NOT NULL, entrants TEXT NOT NULL);
+CREATE TABLE looks (
+    tuning INTEGER, seeds INTEGER, level REAL NOT NULL, entrants TEXT NOT NULL,
+    PRIMARY KEY (tuning, seeds)
+);
 CREATE TABLE departures (
-    seeds INTEGER REFERENCES looks, entrant TEXT, beaten_by TEXT NOT NULL, p REAL NOT NULL,
-    PRIMARY KEY (seeds, entrant)
+    tuning INTEGER, seeds INTEGER, entrant TEXT, beaten_by TEXT NOT NULL, p REAL NOT NULL,
+    PRIMARY KEY (tuning, seeds, entrant), FOREIGN KEY (tuning, seeds) REFERENCES looks
 );
+CREATE TABLE opened (tuning INTEGER PRIMARY KEY);
 CREATE TABLE costs (
     entrant TEXT PRIMARY KEY, step_seconds REAL, step_seconds_low REAL, step_seconds_high REAL,
     optimizer_seconds REAL, state_per_parameter REAL
+);
+CREATE TABLE certainties (
+    tuning INTEGER, entrant TEXT, named REAL NOT NULL, ahead REAL NOT NULL,
+    PRIMARY KEY (tuning, entrant)
 );
 CREATE TABLE notes (line TEXT PRIMARY KEY);
 CREATE TABLE checksum (sum TEXT NOT NULL);
 """
 SUMMED = ["sqlite_master", *re.findall(r"TABLE (\w+)", TABLES)[:-1]]
 """The tables whose rows are summed: all but the last, which holds the sum."""
+
+COMPARED_APART = ("trials", "earlier", "spaces", "recipes", "cooled", "fingerprint")
+"""The settings that are not just the same or others."""
+
+KEPT = "id <= (SELECT coalesce(max(kept), 0) FROM tunings)"
+"""Which runs were on record when tuning was added last."""
+
+COUNTS = f"""round = 'tuning' OR NOT {KEPT} OR (entrant, configuration) IN (
+    SELECT entrant, configuration FROM chosen WHERE tuning = (SELECT count(*) FROM tunings)
+)"""
+"""Which runs count: final ones from before that only where their configuration is chosen again."""
 
 
 class Ledger:
@@ -106,7 +142,8 @@ class Ledger:
         machine: Mapping[str, str],
         command: str,
     ) -> Self:
-        """The ledger in a folder: a new one, or that of the same race to go on with.
+        """The ledger in a folder: a new one, or that of the same race, with as many trials or
+        fewer, to go on with.
 
         Raises UserError, with the folder as it was, for the ledger of another race, for one that
         another process holds, for a file that is damaged or no ledger of this version, and for a
@@ -114,17 +151,34 @@ class Ledger:
         """
         with failures(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(folder / FILE, timeout=0, isolation_level=None)
-            ledger = cls(folder, connection)
+            ledger = cls.connected(folder)
         try:
             with failures(folder):
                 # A lock that is kept until the connection is closed: one writer.
-                connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+                ledger.connection.execute("PRAGMA locking_mode = EXCLUSIVE")
                 ledger.take(settings, configurations, machine, command)
         except BaseException:
-            connection.close()
+            ledger.close()
             raise
         return ledger
+
+    @classmethod
+    def begun(cls, folder: Path) -> tuple[Settings, str]:
+        """The settings of the race in a folder, and the command that began it.
+
+        Raises UserError where there is none, for one that another process holds, and for a file
+        that is damaged or no ledger of this version.
+        """
+        if not (folder / FILE).is_file():
+            raise UserError(f"{folder} holds no race that could be resumed.")
+        with failures(folder), closing(cls.connected(folder)) as ledger:
+            ledger.require_this_kind()
+            ledger.require_undamaged()
+            return ledger.settings, ledger.fact("command")
+
+    @classmethod
+    def connected(cls, folder: Path) -> Self:
+        return cls(folder, sqlite3.connect(folder / FILE, timeout=0, isolation_level=None))
 
     def take(
         self,
@@ -141,9 +195,9 @@ class Ledger:
                 return
         self.require_this_kind()
         self.require_undamaged()
-        self.require_same(settings, configurations)
-        if not self.finished and json.loads(self.fact("machine")) != dict(machine):
-            self.add_notes(["The runs were made on more than one machine or version."])
+        self.require_same(settings)
+        if not self.finished:
+            self.note_another(machine)
 
     def create(
         self,
@@ -191,18 +245,25 @@ class Ledger:
             f" --name {fresh_name(self.folder)}."
         )
 
-    def require_same(self, settings: Settings, configurations: Sequence[Configuration]) -> None:
-        before, now = json.loads(self.fact("settings")), asdict(settings)
-        for name, value in now.items():
-            kept = tuple(before[name]) if isinstance(value, tuple) else before[name]
-            if name != "fingerprint" and kept != value:
-                raise self.another_race(f"{name} {shown(kept)} and not {shown(value)}")
-        if changed := difference(before["fingerprint"], settings.fingerprint):
+    def require_same(self, settings: Settings) -> None:
+        """UserError for other settings than those on record, more trials of who is tuned apart."""
+        before = self.settings
+        for name in (one.name for one in fields(Settings) if one.name not in COMPARED_APART):
+            kept, given = getattr(before, name), getattr(settings, name)
+            if kept != given:
+                raise self.another_race(f"{name} {shown(kept)} and not {shown(given)}")
+        if changed := difference(before.fingerprint, settings.fingerprint):
             raise self.another_race(f"{changed} under the task's name")
-        kept_configurations = self.configurations()
-        for one in configurations:
-            if one not in kept_configurations:
-                raise self.another_race(f"another recipe or search space for {one.entrant}")
+        for name in settings.entrants:
+            if entered(before, name) != entered(settings, name):
+                raise self.another_race(f"another recipe or search space for {name}")
+        trials, given = before.trials, settings.trials
+        if given < trials or (given > trials and not before.spaces):
+            raise UserError(
+                f"{self.folder} holds a race with trials {trials} and not {given}; trials can only"
+                " be added, and only to entrants that are tuned. Race under another name:"
+                f" --name {fresh_name(self.folder)}."
+            )
 
     def another_race(self, difference: str) -> UserError:
         return UserError(
@@ -248,18 +309,36 @@ class Ledger:
             self.insert("costs", [tuple(asdict(cost).values()) for cost in costs])
             self.insert("facts", [("plan", json.dumps(asdict(plan)))])
 
+    def add_asked(
+        self,
+        stage: int,
+        configurations: Iterable[Configuration],
+        members: Sequence[Key],
+        stops: Iterable[Stop],
+    ) -> None:
+        """Adds what a stage of the tuning round asks for, before it is trained."""
+        with self.transaction():
+            self.insert("configurations", map(written, configurations))
+            self.insert_now("asked", [(stage, place, *key) for place, key in enumerate(members)])
+            self.insert_now("stops", [asdict(stop).values() for stop in stops])
+
     def add_choice(self, chosen: Mapping[str, int], edges: Iterable[Edge]) -> None:
         """Adds each entrant's best configuration, the end of the tuning round."""
         with self.transaction():
-            self.insert("chosen", chosen.items())
-            self.insert("edges", [tuple(asdict(edge).values()) for edge in edges])
+            self.insert_now("chosen", chosen.items())
+            self.insert_now("edges", [asdict(edge).values() for edge in edges])
 
     def add_look(self, look: Look) -> None:
         """Adds a look and those who left at it."""
         with self.transaction():
-            self.insert("looks", [(look.seeds, look.level, json.dumps(look.on))])
+            self.insert_now("looks", [(look.seeds, look.level, json.dumps(look.on))])
             left = [(look.seeds, one.entrant, one.by, one.p) for one in look.left]
-            self.insert("departures", left)
+            self.insert_now("departures", left)
+
+    def add_certainties(self, found: Iterable[Certainty]) -> None:
+        """Adds how sure the tuning of each entrant is."""
+        with self.transaction():
+            self.insert_now("certainties", [asdict(one).values() for one in found])
 
     def add_notes(self, lines: Iterable[str]) -> None:
         """Adds lines that a reader of the verdict should know, each once."""
@@ -267,17 +346,51 @@ class Ledger:
             known = self.notes()
             self.insert("notes", [(line,) for line in dict.fromkeys(lines) if line not in known])
 
+    def note_another(self, machine: Mapping[str, str]) -> None:
+        """Adds a line where this machine is not the one on which the race began."""
+        if json.loads(self.fact("machine")) != dict(machine):
+            self.add_notes(["The runs were made on more than one machine or version."])
+
     def open_seal(self) -> None:
-        """Ends the race: from now on `read` gives the test scores."""
+        """Ends the race: from now on `read` gives the test scores, until tuning is added."""
         with self.transaction():
-            self.insert("facts", [("finished", "yes")])
+            self.insert("opened", [(self.tuning,)])
+
+    def add_tuning(self, trials: int, machine: Mapping[str, str]) -> None:
+        """Begins to tune further, up to so many trials, what has ended.
+
+        All runs are kept; what followed from them is found anew.
+        """
+        with self.transaction():
+            self.insert("tunings", [(self.tuning + 1, trials, self.trained)])
+        self.note_another(machine)
 
     # What is read
 
     @property
+    def settings(self) -> Settings:
+        """Those with which the race began, and the trials that were added."""
+        begun = settings_of(json.loads(self.fact("settings")))
+        added = [trials for (trials,) in self.rows("SELECT trials FROM tunings ORDER BY number")]
+        *earlier, trials = [begun.trials, *added]
+        return replace(begun, trials=trials, earlier=tuple(earlier))
+
+    @property
+    def tuning(self) -> int:
+        """How often tuning was added."""
+        ((count,),) = self.rows("SELECT count(*) FROM tunings")
+        return int(count)
+
+    @property
+    def trained(self) -> int:
+        """The members on record."""
+        ((count,),) = self.rows("SELECT count(*) FROM runs")
+        return int(count)
+
+    @property
     def finished(self) -> bool:
         """Whether the race has ended and the seal was opened."""
-        return self.fact("finished") == "yes"
+        return bool(self.of_now("opened"))
 
     @property
     def plan(self) -> Plan | None:
@@ -286,43 +399,56 @@ class Ledger:
         return Plan(**json.loads(found)) if found else None
 
     def scores(self, round: Round) -> dict[Key, float]:
-        """The members of a round that were trained, with their scores; nan for the diverged."""
-        query = "SELECT entrant, configuration, seed, score FROM runs WHERE round = ? ORDER BY id"
+        """The members of a round that count, with their scores; nan for the diverged."""
+        what = "SELECT entrant, configuration, seed, score FROM runs"
+        query = f"{what} WHERE round = ? AND ({COUNTS}) ORDER BY id"
         return {
             (one, index, seed): number(score) for one, index, seed, score in self.rows(query, round)
         }
 
+    def kept(self) -> set[Key]:
+        """The members that were on record when tuning was added last."""
+        return set(self.rows(f"SELECT entrant, configuration, seed FROM runs WHERE {KEPT}"))
+
     def read(self) -> Record:
         """All of it, the test scores only once the seal was opened."""
-        settings = json.loads(self.fact("settings"))
+        settings = self.settings
         return Record(
-            settings=Settings(**settings | {"entrants": tuple(settings["entrants"])}),
+            settings=settings,
             configurations=self.configurations(),
             runs=self.runs(),
+            stops=tuple(Stop(*row) for row in self.of_now("stops")),
             chosen=self.chosen(),
             looks=self.looks(),
             costs={row[0]: Cost(*row) for row in self.rows("SELECT * FROM costs ORDER BY rowid")},
-            edges=tuple(Edge(*row) for row in self.rows("SELECT * FROM edges ORDER BY rowid")),
+            edges=tuple(Edge(*row) for row in self.of_now("edges")),
+            certainties=tuple(Certainty(*row) for row in self.of_now("certainties")),
             notes=self.notes(),
             finished=self.finished,
             machine=json.loads(self.fact("machine")),
-            command=self.fact("command"),
+            command=whole_call(self.fact("command"), settings),
+            folder=self.folder,
         )
 
     def configurations(self) -> tuple[Configuration, ...]:
         return tuple(
-            Configuration(entrant, number, json.loads(values), recipe)
-            for entrant, number, values, recipe in self.rows(
+            Configuration(entrant, number, json.loads(values), recipe, bool(refined))
+            for entrant, number, values, recipe, refined in self.rows(
                 "SELECT * FROM configurations ORDER BY rowid"
             )
         )
+
+    def asked(self, stage: int) -> list[Key]:
+        """The members of a stage of the tuning round; none before it was asked for them."""
+        asked = self.of_now("asked")
+        return [(one, index, seed) for of, _, one, index, seed in asked if of == stage]
 
     def notes(self) -> tuple[str, ...]:
         return tuple(line for (line,) in self.rows("SELECT line FROM notes ORDER BY rowid"))
 
     def chosen(self) -> dict[str, int]:
         """Each entrant's best configuration; empty until the tuning round has ended."""
-        return dict(self.rows("SELECT * FROM chosen ORDER BY rowid"))
+        return dict(self.of_now("chosen"))
 
     def runs(self) -> tuple[RunRecord, ...]:
         curves = self.curves()
@@ -340,7 +466,7 @@ class Ledger:
                 test=tests.get(run, {}),
             )
             for run, round, entrant, configuration, seed, score, step, reason in self.rows(
-                "SELECT * FROM runs ORDER BY id"
+                f"SELECT * FROM runs WHERE {COUNTS} ORDER BY id"
             )
         )
 
@@ -363,11 +489,11 @@ class Ledger:
     def looks(self) -> tuple[Look, ...]:
         """The looks of the final round so far, in order."""
         left: dict[int, list[Departure]] = {}
-        for seeds, *departure in self.rows("SELECT * FROM departures ORDER BY rowid"):
+        for seeds, *departure in self.of_now("departures"):
             left.setdefault(seeds, []).append(Departure(*departure))
         return tuple(
             Look(seeds, level, tuple(json.loads(on)), tuple(left.get(seeds, ())))
-            for seeds, level, on in self.rows("SELECT * FROM looks ORDER BY seeds")
+            for seeds, level, on in self.of_now("looks")
         )
 
     # How it is done
@@ -410,6 +536,16 @@ class Ledger:
             # As it will be read: SQLite has types of its own.
             kept = self.rows(f"SELECT * FROM {table} WHERE rowid = last_insert_rowid()")
             self.sum += sum_of(table, kept)
+
+    def insert_now(self, table: str, rows: Iterable[Iterable[object]]) -> None:
+        """Adds rows that bear the number of the last tuning."""
+        number = self.tuning
+        self.insert(table, [(number, *row) for row in rows])
+
+    def of_now(self, table: str) -> list[list[Any]]:
+        """The rows of the last tuning, without its number."""
+        query = f"SELECT * FROM {table} WHERE tuning = ? ORDER BY rowid"
+        return [row for _, *row in self.rows(query, self.tuning)]
 
     def sum_of_rows(self, tables: Iterable[str]) -> int:
         return sum(
@@ -474,8 +610,23 @@ def hexadecimal(number: int) -> str:
     return f"{number % 2**64:x}"
 
 
-def written(one: Configuration) -> tuple[str, int, str, str]:
-    return one.entrant, one.index, json.dumps(one.values), one.recipe
+def written(one: Configuration) -> tuple[str, int, str, str, bool]:
+    return one.entrant, one.index, json.dumps(one.values), one.recipe, one.refined
+
+
+def settings_of(kept: dict[str, Any]) -> Settings:
+    spaces = {
+        entrant: {name: Space(**space) for name, space in own.items()}
+        for entrant, own in kept["spaces"].items()
+    }
+    tuples = {name: tuple(kept[name]) for name in ("entrants", "cooled", "earlier")}
+    return Settings(**kept | tuples | {"spaces": spaces})
+
+
+def entered(settings: Settings, entrant: str) -> tuple[object, ...]:
+    """All that an entrant's configurations follow from."""
+    recipe, space = settings.recipes.get(entrant), settings.spaces.get(entrant)
+    return recipe, space, entrant in settings.cooled
 
 
 def shown(value: object) -> str:

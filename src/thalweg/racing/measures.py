@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from thalweg.racing.entrants import cooling_of
 from thalweg.racing.record import Configuration, Cost, Record, RunRecord, Settings
-from thalweg.recipes import Recipe
-from thalweg.schedules import Schedule
 from thalweg.statistics import Interval, compare, median_interval, tunability, wilson
 
 BUDGETS = (1, 2, 4, 8, 16)
@@ -70,7 +69,9 @@ class Row:
     on validation and test data, medians of the runs that did not diverge. wins: of the seeds that
     all entrants have, those on which no other was better; none without such a seed. to_target: none
     where the task has no target. step_seconds: of a lone step, median and interval.
-    state_per_parameter: numbers that the optimizer keeps. values: what was tuned.
+    state_per_parameter: numbers that the optimizer keeps. values: what was tuned. tuning: trainings
+    of the tuning round; 0 for an entrant that was not tuned. named, ahead: as in `Certainty`; none
+    where tuning decided nothing.
     """
 
     entrant: str
@@ -89,6 +90,9 @@ class Row:
     step_seconds: Interval | None
     state_per_parameter: float | None
     values: Mapping[str, float | str]
+    tuning: int
+    named: float | None
+    ahead: float | None
 
 
 class Measures:
@@ -104,6 +108,7 @@ class Measures:
         self.raced = tuple(name for name in self.settings.entrants if name in self.final)
         self.shortlist = tuple(name for name in self.raced if self.beaten_by(name) is None)
         self.tuned = {one.entrant for one in record.configurations if one.values}
+        self.certainties = {one.entrant: one for one in record.certainties}
         self.best = self._best()
 
     def scores(self, entrant: str, seeds: Sequence[int] | None = None) -> list[float]:
@@ -144,6 +149,7 @@ class Measures:
         cost = self.record.costs.get(entrant)
         raced = entrant in self.final
         beaten_by, out_at = self.departure(entrant)
+        sure = self.certainties.get(entrant)
         return Row(
             entrant=entrant,
             shortlisted=entrant in self.shortlist,
@@ -161,6 +167,9 @@ class Measures:
             step_seconds=step_seconds(cost) if cost else None,
             state_per_parameter=cost.state_per_parameter if cost else None,
             values=self.values(entrant),
+            tuning=len(self.tuning_runs(entrant)),
+            named=sure.named if sure else None,
+            ahead=sure.ahead if sure else None,
         )
 
     def median(self, scores: Sequence[float]) -> Interval:
@@ -237,27 +246,45 @@ class Measures:
             return {}
         if "lr" not in chosen.values or self.settings.cooling != "tune":
             return chosen.values
-        lr = Recipe.from_toml(chosen.recipe).settings["lr"]
-        return {**chosen.values, "cooling": lr.kind if isinstance(lr, Schedule) else "none"}
+        return {**chosen.values, "cooling": cooling_of(chosen.recipe)}
 
     def tunability(self) -> dict[str, tuple[tuple[int, float], ...]]:
-        """For each entrant, (b, the median best of b configurations); optimistic tuning scores."""
+        """For each entrant, (b, the median best of b of the configurations that it explored, each
+        trained once); optimistic tuning scores.
+        """
         curves = {}
         for entrant in self.settings.entrants:
-            scores = list(self.tuning_scores(entrant).values())
+            scores = self.explored_scores(entrant)
             budgets = [budget for budget in BUDGETS if budget <= len(scores)]
             if budgets:
                 curve = tunability(scores, budgets, self.settings.direction)
                 curves[entrant] = tuple(curve.items())
         return curves
 
-    def tuning_scores(self, entrant: str) -> dict[int, float]:
-        """The median tuning score of each configuration, by its index; nan where it diverged."""
-        scores: dict[int, list[float]] = {}
+    def explored_scores(self, entrant: str) -> list[float]:
+        """The first score of each configuration that was not refined; nan where it diverged."""
+        tried = self.record.configurations
+        explored = {one.index for one in tried if one.entrant == entrant and not one.refined}
+        firsts: dict[int, float] = {}
         for run in self.record.runs:
-            if run.round == "tuning" and run.entrant == entrant:
-                scores.setdefault(run.configuration, []).append(run.score)
-        return {index: self.median(found).estimate for index, found in sorted(scores.items())}
+            if (run.round, run.entrant) == ("tuning", entrant) and run.configuration in explored:
+                firsts.setdefault(run.configuration, run.score)
+        return list(firsts.values())
+
+    def tuning_scores(self, entrant: str) -> dict[int, float]:
+        """The tuning score of each configuration by its index, the median over the further seeds
+        where it was tried again; nan where it diverged.
+        """
+        scores: dict[int, list[float]] = {}
+        for run in self.tuning_runs(entrant):
+            scores.setdefault(run.configuration, []).append(run.score)
+        # The first score of one that was tried again is good because it was picked for it.
+        again = {index: found[1:] or found for index, found in sorted(scores.items())}
+        return {index: self.median(found).estimate for index, found in again.items()}
+
+    def tuning_runs(self, entrant: str) -> list[RunRecord]:
+        runs = self.record.runs
+        return [run for run in runs if run.round == "tuning" and run.entrant == entrant]
 
     def _trained(self, entrant: str) -> list[RunRecord]:
         """The final runs that did not diverge."""

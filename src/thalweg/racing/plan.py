@@ -13,7 +13,6 @@ from thalweg.errors import FailedError, UserError
 from thalweg.racing import timings
 from thalweg.racing.alarm import Alarm, SilentError
 from thalweg.racing.cost import Pace, duration, pace
-from thalweg.racing.entrants import Entrant
 from thalweg.racing.failure import last_words
 from thalweg.racing.lanes import Lanes, most_lanes, one_thread
 from thalweg.racing.record import Plan, Settings
@@ -197,14 +196,10 @@ def pace_alone(task: Task, members: Sequence[Member], watch: Watch) -> Pace:
     return Pace(*(mean(getattr(one, part.name) for one in paces) for part in fields(Pace)))
 
 
-def most_members(entrants: Sequence[Entrant], trials: int, seeds: int) -> list[int]:
-    """The members of the tuning round and of each part of the final one, if no entrant leaves
-    before its seeds end.
-    """
-    tuned = sum(1 for one in entrants if one.space)
+def most_final_members(entrants: int, seeds: int) -> list[int]:
+    """The members of each part of the final round, if no entrant leaves before its seeds end."""
     looks = statistics.looks(seeds)
-    fresh = [now - before for before, now in zip((0, *looks), looks, strict=False)]
-    return [tuned * trials, *(len(entrants) * count for count in fresh)]
+    return [entrants * (now - before) for before, now in zip((0, *looks), looks, strict=False)]
 
 
 def block_of(way: Way, width: int) -> int:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, suppress
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,25 @@ from thalweg.racing.entrants import (
     DEFAULT_ENTRANTS,
     Entrant,
     Entry,
-    configurations,
 )
-from thalweg.racing.field import alike, by_name, entered, entries, told
+from thalweg.racing.field import (
+    alike,
+    baseline_tuned,
+    beside_baseline,
+    by_name,
+    entered,
+    entries,
+    on_record,
+    told,
+)
 from thalweg.racing.ledger import Ledger
 from thalweg.racing.machine import machine
-from thalweg.racing.plan import MEASURED, most_members, planned, require_lanes, require_way
+from thalweg.racing.plan import MEASURED, most_final_members, planned, require_lanes, require_way
 from thalweg.racing.progress import Progress, Silent
-from thalweg.racing.record import Configuration, Cost, Record, Settings
-from thalweg.racing.repeat import call
+from thalweg.racing.record import Cost, Record, Settings
+from thalweg.racing.repeat import call, usual_folder
 from thalweg.racing.rounds import Rounds
+from thalweg.racing.search import MOST_TRIALS, Search, as_it_stands
 from thalweg.racing.verdict import Verdict, verdict
 from thalweg.recipes import Recipe
 from thalweg.stack.batches import length_of
@@ -54,9 +64,13 @@ from thalweg.training.stages import Stage
 WIDTH = 32
 """Members in a block, if nobody asks for another number."""
 
+TRIALS = 24
+"""Configurations of an entrant, likewise."""
 
-MOST_TRIALS = 10_000
-"""Configurations that are drawn in seconds."""
+WITH_RESUME = ("task", "trials", "timeout", "resume", "runs", "progress")
+"""The arguments of a race that is resumed; all others are on its record."""
+
+MOST_TUNING_SEEDS = 100
 
 MOST_SEEDS = 1_000
 """Seeds over which the exact test of two entrants takes seconds."""
@@ -88,9 +102,10 @@ class Result:
 def race(
     task: Task | str,
     entrants: Sequence[Entry] | None = None,
-    trials: int = 16,
+    trials: int | None = None,
     seeds: int = 40,
     *,
+    tuning_seeds: int = 4,
     tune: Sequence[Entry] = (),
     baseline: str | Recipe | None = None,
     pretrain: bool = False,
@@ -103,6 +118,7 @@ def race(
     plan: str | Path | None = None,
     timeout: float | None = None,
     name: str | None = None,
+    resume: str | None = None,
     runs: str | Path = "runs",
     progress: Progress | None = None,
 ) -> Result:
@@ -113,12 +129,18 @@ def race(
         Names and paths may stand in one text, with commas. A name is tuned in the space that
         `thalweg entrants` lists. A recipe or a file races as it stands, its schedules too; a file
         with a `[space]` table, as an `Entrant` with a space, is tuned in that space.
-    trials: configurations tried of each that is tuned, up to 10,000. seeds: final seeds of each at
-        most, from 2 to 1,000.
+    trials: configurations tried of each that is tuned, up to 1,000, and 24 if not given: at first
+        some that are spread over its space, then those that a model of its scores asks for. One
+        that is unlikely to be the best gets fewer, and the others more. seeds: final seeds of each
+        at most, from 2 to 1,000.
+    tuning_seeds: over which the trials are spread, up to 100; the best three of each entrant are
+        tried again on as many further ones.
     tune: those of the entrants that are to be tuned in the space that their rules document, beside
         a space of their own. The schedule of an `lr` then gives way to the common cooling, and any
         other setting that follows a schedule is kept.
-    baseline: what is used now, a name or the path of a recipe file; it is not tuned.
+    baseline: what is used now, a name, the path of a recipe file or a recipe. It races as it
+        stands, and beside it the same, tuned in its documented space: one of the entrants where one
+        is that. So the verdict tells what tuning alone gains from what a change gains.
     pretrain: whether each entrant also races pre-trained, in every way that the task offers. The
         stages share its steps equally, and each is a training of its own, cooling included.
     cooling: of every lr that is tuned: "linear" (to a hundredth), "cosine", "none", or "tune",
@@ -134,6 +156,8 @@ def race(
     plan: such a file, to be followed in step, lanes and width.
     timeout: seconds without a step after which a training is given up; never, if not given.
     name: of the folder in `runs` that keeps the ledger and `winner.toml`; the task's if not given.
+    resume: such a name of a race that has begun, in place of all but the task, `trials`, `timeout`
+        and `runs`: the rest is on its record.
     progress: is told what happens; first of all what is tuned of each entrant, what it keeps, and
         whether its lr is cooled.
 
@@ -141,12 +165,16 @@ def race(
     fails again and others do not, it counts as diverged, the verdict names it, and the race goes
     on.
     Called again with the same arguments it goes on from the last finished block, and trains
-    nothing if the race has ended.
+    nothing if the race has ended. With more trials it ends first, and then tuning is added to it:
+    the search goes on from all that is on record, and the final round is run anew, but for what it
+    has trained already. The test data are then opened once more, and the verdict says so.
 
     Raises `FailedError`, one sentence, where all trainings fail. Raises `UserError`, likewise, for
     an argument out of range, an unknown name, a task that cannot be trained, and a folder that
     holds another race or cannot be written to.
     """
+    if resume is not None:
+        require_on_record(locals())
     progress = Silent() if progress is None else progress
     require_kind("progress", progress, Progress, "an object with the methods of a Progress")
     require_flag("pretrain", pretrain)
@@ -156,14 +184,21 @@ def race(
     found = tasks.find(task)
     given = entries("entrants", DEFAULT_ENTRANTS if entrants is None else entrants)
     tuning = entries("tune", tune)
-    with chdir(here):
-        field = entered(given, tuning, baseline, offered(found) if pretrain else ())
+    named = runs / folder_name(found, name if resume is None else resume)
+    folder = here / named
+    if resume is None:
+        with chdir(here):
+            field = entered(given, tuning, baseline, offered(found) if pretrain else ())
+    else:
+        kept, command = Ledger.begun(folder)
+        field, trials = on_record(kept), kept.trials if trials is None else trials
     if plan is not None:
         if (step, lanes, width) != (MEASURED, None, None):
             raise UserError("a plan gives step, lanes and width: give either it or these.")
         step, lanes, width = plan_file.read(here / require_path("plan", plan))
     width = WIDTH if width is None else width
-    trials = require_whole("trials", trials, 1, MOST_TRIALS)
+    trials = require_whole("trials", TRIALS if trials is None else trials, 1, MOST_TRIALS)
+    tuning_seeds = require_whole("tuning_seeds", tuning_seeds, 1, MOST_TUNING_SEEDS)
     seeds = require_whole("seeds", seeds, 2, MOST_SEEDS)
     seed = require_whole("seed", seed, 0)
     width = require_whole("width", width, 1)
@@ -171,68 +206,89 @@ def race(
     require_known("cooling", cooling, (*COOLINGS, "tune"))
     require_way(step)
     lanes = None if lanes is None else require_lanes(lanes)
-    named = runs / folder_name(found, name)
-    folder = here / named
     tasks.check(found)
     stages = {one.recipe.pretrain: stages_for(found, one.recipe.pretrain) for one in field}
     others = [stage.task for some in stages.values() for stage in some if stage.task is not found]
     for other in others:
         tasks.check(other)
-    steps = found.total_steps(length_of(found))
-    settings = Settings(
-        task=found.name,
-        metric=found.metric_name,
-        direction=found.better,
-        target=found.target,
-        steps=steps,
-        entrants=tuple(one.name for one in field),
-        trials=trials,
-        seeds=seeds,
-        cooling=cooling,
-        baseline=None if baseline is None else field[-1].name,
-        alpha=alpha,
-        seed=seed,
-        width=width,
-        step=step,
-        lanes=lanes,
-        fingerprint=fingerprint([found, *others]),
-    )
+    of_task: dict[str, Any] = {
+        "task": found.name,
+        "metric": found.metric_name,
+        "direction": found.better,
+        "target": found.target,
+        "steps": found.total_steps(length_of(found)),
+        "fingerprint": fingerprint([found, *others]),
+    }
+    if resume is None:
+        settings = Settings(
+            **of_task,
+            entrants=tuple(one.name for one in field),
+            trials=trials,
+            tuning_seeds=tuning_seeds,
+            seeds=seeds,
+            cooling=cooling,
+            baseline=None if baseline is None else field[-1].name,
+            baseline_tuned=None if baseline is None else baseline_tuned(field, field[-1]),
+            alpha=alpha,
+            seed=seed,
+            width=width,
+            step=step,
+            lanes=lanes,
+            spaces={one.name: one.space for one in field if one.space},
+            recipes={one.name: one.recipe.to_toml() for one in field},
+            cooled=tuple(one.name for one in field if one.comes_under_cooling),
+        )
+        command = call(task, given, tuning, baseline, pretrain, settings)
+    else:
+        settings = replace(kept, **of_task, trials=trials)
     cooled = {kind: some[-1].steps for kind, some in stages.items()}
-    drawn = configurations(field, trials, cooling, cooled, seed)
-    for _, recipe in drawn.values():
-        check_recipe(found, recipe)
-    command = call(task, given, tuning, baseline, pretrain, settings)
-    ledger = Ledger.open(folder, settings, [one for one, _ in drawn.values()], machine(), command)
+    untuned = [as_it_stands(one) for one in field if not one.space]
+    first = [*Search(field, settings, cooled).first_points, *untuned]
+    for one in first:
+        check_recipe(found, Recipe.from_toml(one.recipe))
+    ledger = Ledger.open(folder, settings, first, machine(), command)
     try:
-        if ledger.finished:
+        added = trials > ledger.settings.trials
+        if not ledger.finished:
+            ledger.add_notes(pretraining_notes(stages, settings.steps))
+            run(found, field, cooled, ledger, named, progress, timeout)
+        elif not added:
             progress.say(f"The race in {named} was finished already; it is only drawn again.")
-        else:
-            ledger.add_notes(pretraining_notes(stages, steps))
-            run(found, settings, field, drawn, ledger, named, progress, timeout)
-        record = ledger.read()
+        if added:
+            ledger.add_tuning(trials, machine())
+            run(found, field, cooled, ledger, named, progress, timeout)
+        record = replace(ledger.read(), folder=named)
     except BaseException:
         ledger.withdraw()
         raise
     ledger.close()
     judged = verdict(record)
-    best = drawn[judged.best, record.chosen[judged.best]][1] if judged.best else None
+    best = Recipe.from_toml(judged.recipe) if judged.recipe else None
     return Result(record, judged, best, folder, named)
 
 
-Drawn = Mapping[tuple[str, int], tuple[Configuration, Recipe]]
+def require_on_record(given: Mapping[str, object]) -> None:
+    """UserError for an argument that a race which is resumed has on record."""
+    for name, known in signature(race).parameters.items():
+        if name not in WITH_RESUME and given[name] != known.default:
+            raise UserError(f"resume takes {name} from the race's record: leave {name} out.")
 
 
 def run(
     task: Task,
-    settings: Settings,
     field: Sequence[Entrant],
-    drawn: Drawn,
+    cooled: Mapping[str | None, int],
     ledger: Ledger,
     named: Path,
     progress: Progress,
     timeout: float | None,
 ) -> None:
-    """Measures what the race will cost, says so, and runs what is left of it."""
+    """Measures what the race will cost, says so, and runs what is left of it.
+
+    cooled: the steps that a cooling takes, by the pre-training.
+    """
+    settings = ledger.settings
+    search = Search(field, settings, cooled)
     _, reason = way_of(task)
     notes = [reason[0].upper() + reason[1:]] if reason else []
     notes += [*task.sharing, *alike(field), *one_start(task)]
@@ -240,27 +296,29 @@ def run(
     # What a name stands for is listed elsewhere, and what is not tuned is in the verdict.
     own = [about[one.name] for one in field if one.space and not by_name(one)]
     ledger.add_notes([*notes, *own])
-    for line in (*notes, *about.values()):
+    for line in (*notes, *about.values(), *beside_baseline(settings)):
         progress.say(line)
     plan = ledger.plan
     if plan is None:
-        recipes = [recipe for _, recipe in drawn.values()]
-        members = most_members(field, settings.trials, settings.seeds)
+        recipes = {
+            (one.entrant, one.index): Recipe.from_toml(one.recipe)
+            for one in ledger.configurations()
+        }
+        members = [*search.sizes, *most_final_members(len(field), settings.seeds)]
         # A block with fewer members is filled up to its width, which takes memory.
         filled = replace(settings, width=min(settings.width, max(members)))
-        plan = planned(task, recipes, filled, members, timeout)
+        plan = planned(task, list(recipes.values()), filled, members, timeout)
         costs: list[Cost] = []
         with suppress(Exception):  # of a model that cannot be made now, nothing is known
-            costs = cost.costs(task, {one.name: drawn[one.name, 0][1] for one in field}, timeout)
+            costs = cost.costs(task, {one.name: recipes[one.name, 0] for one in field}, timeout)
         ledger.add_costs(costs, plan)
         progress.say(plan.why)
         progress.say(cost.announcement(plan.seconds))
         progress.say(cost.outlook(settings))
     else:
-        done = len(ledger.scores("tuning")) + len(ledger.scores("final"))
-        progress.say(f"Going on in {named}, where {done} members are done.")
+        progress.say(f"Going on in {named}, where {ledger.trained} members are done.")
     plan_file.write(plan, ledger.folder / "plan.toml")
-    Rounds(task, settings, field, drawn, ledger, progress, plan, timeout).run()
+    Rounds(task, settings, field, search, ledger, progress, plan, timeout).run()
 
 
 def require_risk(alpha: float) -> float:
@@ -275,8 +333,7 @@ def require_risk(alpha: float) -> float:
 def folder_name(task: Task, name: str | None) -> str:
     """The name that was given, or the task's with all but letters, digits, ., _ and - replaced."""
     if name is None:
-        plain = re.sub(r"[^\w.-]+", "-", task.name).strip(".-")
-        return plain.encode()[:80].decode(errors="ignore") or "race"
+        return usual_folder(task.name)
     if not isinstance(name, str) or name in ("", ".", "..") or re.search(r"[/\\\0]", name):
         raise UserError(f"name must be the name of one folder, without / or \\, not {short(name)}.")
     require_text("name", name)

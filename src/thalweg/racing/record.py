@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
+from thalweg.rules.space import Space
 from thalweg.stack.way import Way
 from thalweg.training.run import Point
 
 Round = Literal["tuning", "final"]
+
+Key: TypeAlias = tuple[str, int, int]
+"""A member within a round: entrant, configuration, seed."""
 
 
 @dataclass(frozen=True)
@@ -17,12 +22,17 @@ class Settings:
     """All that decides what a race does; the same settings repeat the same race.
 
     task: its name. metric, direction, target, steps: the task's.
-    entrants: their names in order. trials: configurations tuned an entrant. seeds: final seeds at
-    most. cooling: the schedule of every lr ("none", "linear", "cosine", "tune"). baseline: the
-    entrant that stands for what the person uses now. alpha: the risk that the best entrant is
-    missing from the shortlist. seed: where all other seeds come from. width: members in a block.
+    entrants: their names in order. trials: configurations an entrant that is tuned. tuning_seeds:
+    over which they are spread, and as many again for the best of them. seeds: final seeds at most.
+    cooling: the schedule of every tuned lr ("none", "linear", "cosine", "tune"). baseline: the
+    entrant that stands for what the person uses now. baseline_tuned: the one that is the same but
+    tuned, None where nothing of it can be. alpha: the risk that the best entrant is missing from
+    the shortlist. seed: where all other seeds come from. width: members in a block.
     step: the way of stepping them, "measured" where the race chooses. lanes: processes that train
     blocks side by side, None where the race chooses.
+    spaces: by entrant, where each of its tuned settings is looked for; none for one that is not
+    tuned. recipes: by entrant, the one that it comes with, as TOML. cooled: the entrants whose lr
+    is under the cooling. earlier: the trials after which tuning was added, each time.
     fingerprint: of the task's data, model, loss and metrics; another task under an old name shows.
     """
 
@@ -33,14 +43,20 @@ class Settings:
     steps: int
     entrants: tuple[str, ...]
     trials: int
+    tuning_seeds: int
     seeds: int
     cooling: str
     baseline: str | None
     alpha: float
     seed: int
     width: int
+    baseline_tuned: str | None = None
     step: str = "measured"
     lanes: int | None = None
+    spaces: Mapping[str, Mapping[str, Space]] = field(default_factory=dict)
+    recipes: Mapping[str, str] = field(default_factory=dict)
+    cooled: tuple[str, ...] = ()
+    earlier: tuple[int, ...] = ()
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -65,12 +81,14 @@ class Configuration:
 
     index: its place among the entrant's trials. values: the tuned hyperparameters by name (a pair's
     parts are `betas[0]` and `betas[1]`). recipe: the whole recipe as TOML, cooling included.
+    refined: whether it was asked for because of others' scores, and was no draw.
     """
 
     entrant: str
     index: int
     values: dict[str, float]
     recipe: str
+    refined: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,9 +113,36 @@ class RunRecord:
     test: dict[str, float] = field(default_factory=dict)
 
     @property
+    def member(self) -> Key:
+        return self.entrant, self.configuration, self.seed
+
+    @property
     def failed(self) -> bool:
         """Whether it ended by an error, and not by its numbers."""
         return self.reason is not None and self.diverged_step is None
+
+
+@dataclass(frozen=True)
+class Stop:
+    """An entrant that got no further points after so many trials, and the chance that it was better
+    somewhere than the best that was found.
+    """
+
+    entrant: str
+    trials: int
+    chance: float
+
+
+@dataclass(frozen=True)
+class Certainty:
+    """How sure an entrant's tuning is. named: the chance that it has the best median where all are
+    tuned anew on other draws. ahead: that it is ahead of this race's best where all are tuned
+    twice as much.
+    """
+
+    entrant: str
+    named: float
+    ahead: float
 
 
 @dataclass(frozen=True)
@@ -151,19 +196,26 @@ class Edge:
 
 @dataclass(frozen=True)
 class Record:
-    """A whole race. `chosen` is each entrant's best configuration after the tuning round;
-    `finished` when the final round has ended and the test scores were opened; `notes` are lines a
-    reader of the verdict should know (why members ran one by one); `command` repeats the race.
+    """A whole race. `stops` is who got no further points in tuning; `chosen` is each entrant's best
+    configuration after it; `finished` when the final round has ended and the test scores were
+    opened; `notes` are lines a reader of the verdict should know (why members ran one by one);
+    `command` repeats the race; `folder` keeps it.
+
+    Where tuning was added, all of these are of the last time, and so are the final runs among
+    `runs`: those of what was chosen.
     """
 
     settings: Settings
     configurations: tuple[Configuration, ...]
     runs: tuple[RunRecord, ...]
+    stops: tuple[Stop, ...]
     chosen: dict[str, int]
     looks: tuple[Look, ...]
     costs: dict[str, Cost]
     edges: tuple[Edge, ...]
+    certainties: tuple[Certainty, ...]
     notes: tuple[str, ...]
     finished: bool
     machine: dict[str, str]
     command: str
+    folder: Path

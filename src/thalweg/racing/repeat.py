@@ -4,6 +4,7 @@ the doctor looks at its winner.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,19 @@ from thalweg.racing.entrants import Entry
 from thalweg.racing.record import Record, Settings
 from thalweg.recipes import Recipe
 from thalweg.tasks.task import Task
+
+REPEATED = (
+    "trials",
+    "tuning_seeds",
+    "seeds",
+    "cooling",
+    "alpha",
+    "seed",
+    "width",
+    "step",
+    "lanes",
+)
+"""The settings that a command repeats."""
 
 
 def call(
@@ -29,9 +43,7 @@ def call(
     `<Task net>` being the task of that name.
     """
     further = {
-        name: getattr(settings, name)
-        for name in ("trials", "seeds", "cooling", "alpha", "seed", "width", "step", "lanes")
-        if getattr(settings, name) is not None
+        name: getattr(settings, name) for name in REPEATED if getattr(settings, name) is not None
     }
     given = [task, *([] if baseline is None else [baseline]), *entrants, *tune]
     with_commas = any("," in str(one) for one in (*entrants, *tune))
@@ -40,7 +52,7 @@ def call(
         words += ["--tune", ",".join(map(str, tune))] if tune else []
         words += [] if baseline is None else ["--baseline", str(baseline)]
         words += ["--pretrain"] if pretrain else []
-        words += [word for name, value in further.items() for word in (f"--{name}", str(value))]
+        words += [word for name, value in further.items() for word in (option(name), str(value))]
         return shlex.join(words)
     arguments = [quoted(task), f"entrants=[{', '.join(map(quoted, entrants))}]"]
     arguments += [f"tune=[{', '.join(map(quoted, tune))}]"] if tune else []
@@ -50,21 +62,60 @@ def call(
     return f"thalweg.race({', '.join(arguments)})"
 
 
+def whole_call(command: str, settings: Settings) -> str:
+    """The command that begins a race, and those that add tuning to it."""
+    folder = Path("runs") / usual_folder(settings.task)
+    added = [*settings.earlier, settings.trials][1:]
+    between = " && " if at_command_line(command) else "; "
+    return between.join([command, *(resume_call(command, folder, trials) for trials in added)])
+
+
+def resume_call(command: str, folder: Path, trials: int) -> str:
+    """The command that adds tuning to the race in `folder`, which another command began."""
+    task, runs = task_of(command), str(folder.parent)
+    if at_command_line(command):
+        words = ["thalweg", "race", task, "--resume", folder.name, "--trials", str(trials)]
+        words += [] if runs == "runs" else ["--runs", runs]
+        return shlex.join(words)
+    elsewhere = "" if runs == "runs" else f", runs={runs!r}"
+    return f"thalweg.race({task}, resume={folder.name!r}, trials={trials}{elsewhere})"
+
+
+def usual_folder(task: str) -> str:
+    """A task's name with all but letters, digits, ., _ and - replaced."""
+    plain = re.sub(r"[^\w.-]+", "-", task).strip(".-")
+    return plain.encode()[:80].decode(errors="ignore") or "race"
+
+
 def doctor_call(record: Record, folder: Path) -> str:
     """The command that has the doctor look at the winner of a race in `folder`, for its page there;
     the call from Python where the race was called so.
     """
-    winner = folder / "winner.toml"
-    if record.command.startswith("thalweg race "):
-        task = shlex.split(record.command)[2]
+    winner, task = folder / "winner.toml", task_of(record.command)
+    if at_command_line(record.command):
         words = ["thalweg", "doctor", task, "--recipe", str(winner)]
         words += [] if folder.name == record.settings.task else ["--name", folder.name]
         words += [] if folder.parent == Path("runs") else ["--runs", str(folder.parent)]
         return shlex.join(words)
-    task = record.command.removeprefix("thalweg.race(").partition(", entrants=")[0]
     page = str(folder / "doctor.html")
     return f"thalweg.diagnose({task}, {str(winner)!r}).report({page!r})"
 
 
+def at_command_line(command: str) -> bool:
+    return command.startswith("thalweg race ")
+
+
+def task_of(command: str) -> str:
+    """The task, as a command that begins a race has it."""
+    if at_command_line(command):
+        return shlex.split(command)[2]
+    return command.removeprefix("thalweg.race(").partition(", entrants=")[0]
+
+
 def quoted(given: Task | Entry) -> str:
     return f"<{type(given).__name__} {given.name}>" if hasattr(given, "name") else repr(given)
+
+
+def option(name: str) -> str:
+    """An argument as the command line calls it."""
+    return f"--{name.replace('_', '-')}"

@@ -1,4 +1,4 @@
-"""The rounds of a race: every configuration once, then the best of each entrant over fresh seeds.
+"""The rounds of a race: the search for each entrant's best, then these over fresh seeds.
 
 What is left to do is worked out from the ledger, so that a race that was stopped goes on from its
 last finished block, and does what it would have done.
@@ -7,31 +7,32 @@ last finished block, and does what it would have done.
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import chain, groupby
 
 from thalweg import statistics
 from thalweg.errors import FailedError
 from thalweg.racing import wording
-from thalweg.racing.draws import edges
+from thalweg.racing.certainty import certainties
 from thalweg.racing.entrants import Entrant
+from thalweg.racing.gaussian_process import one_thread
 from thalweg.racing.lanes import Lanes
-from thalweg.racing.ledger import Key, Ledger
+from thalweg.racing.ledger import Ledger
 from thalweg.racing.plan import block_of
 from thalweg.racing.progress import InWork, Progress
 from thalweg.racing.record import (
     Configuration,
     Departure,
-    Edge,
+    Key,
     Look,
     Plan,
     Round,
     RunRecord,
     Settings,
+    Stop,
 )
+from thalweg.racing.search import Search, seeds_from
 from thalweg.recipes import Recipe
 from thalweg.stack.member import Member
 from thalweg.tasks.task import Task
@@ -44,17 +45,31 @@ Block = Sequence[Key]
 
 
 @dataclass(frozen=True)
+class Piece:
+    """A block of one round, and the recipe of each of its members as TOML."""
+
+    round: Round
+    block: Block
+    recipes: Sequence[str]
+
+    @property
+    def members(self) -> list[Member]:
+        pairs = zip(self.recipes, self.block, strict=True)
+        return [Member(Recipe.from_toml(recipe), seed) for recipe, (*_, seed) in pairs]
+
+
+@dataclass(frozen=True)
 class Rounds:
     """A race that is ready to run.
 
-    drawn: what each entrant tries, by its name and the trial's index. timeout: seconds without a
-    step after which a training has failed; none for as long as it takes.
+    search: of the entrants that are tuned. timeout: seconds without a step after which a training
+    has failed; none for as long as it takes.
     """
 
     task: Task
     settings: Settings
     entrants: Sequence[Entrant]
-    drawn: Mapping[tuple[str, int], tuple[Configuration, Recipe]]
+    search: Search
     ledger: Ledger
     progress: Progress
     plan: Plan
@@ -65,50 +80,48 @@ class Rounds:
         with Lanes(self.trained, self.plan.lanes, self.timeout) as lanes:
             chosen = self.ledger.chosen() or self.tune(lanes)
             self.final(chosen, lanes)
+        record = self.ledger.read()
+        if not record.certainties:
+            with one_thread():
+                found = list(certainties(record))
+            self.ledger.add_certainties(found)
         self.ledger.open_seal()
 
     # The tuning round
 
     def tune(self, lanes: Lanes) -> dict[str, int]:
-        """Trains every configuration with the tuning seed; each entrant's best one.
+        """Searches; each entrant's best configuration.
 
         An entrant of which no configuration ended well is not among them.
         """
-        if self.tuning:
-            self.begin("tuning", [one.name for one in self.entrants if one.space], len(self.tuning))
-            self.train("tuning", self.tuning, lanes)
-        scores = self.ledger.scores("tuning")
-        best = {one.name: self.best_configuration(one, scores) for one in self.entrants}
-        chosen = {name: index for name, index in best.items() if index is not None}
-        self.ledger.add_choice(chosen, self.edges(chosen))
+        sizes = self.search.sizes
+        if self.search.field:
+            kept = len(self.ledger.scores("tuning").keys() & self.ledger.kept())
+            self.begin("tuning", list(self.search.field), kept + sum(sizes))
+        for stage in range(len(sizes)):
+            self.train("tuning", self.asked(stage), lanes)
+        record = self.ledger.read()
+        with one_thread():
+            tuned = self.search.chosen(record)
+        chosen = {
+            one.name: 0 if not one.space else tuned[one.name]
+            for one in self.entrants
+            if not one.space or one.name in tuned
+        }
+        self.ledger.add_choice(chosen, self.search.edges(record, tuned))
         return chosen
 
-    @cached_property
-    def tuning(self) -> list[Key]:
-        """The members of the tuning round; an entrant without a space has nothing to choose."""
-        seed = seeds_from(self.settings)[0]
-        tuned = {one.name for one in self.entrants if one.space}
-        return [(name, index, seed) for name, index in self.drawn if name in tuned]
-
-    def best_configuration(self, entrant: Entrant, scores: Mapping[Key, float]) -> int | None:
-        """The index of the best score, the lowest among equals; none if all diverged."""
-        if not entrant.space:
-            return 0
-        own = {
-            index: score
-            for (name, index, _), score in sorted(scores.items())
-            if name == entrant.name and math.isfinite(score)
-        }
-        better = min if self.settings.direction == "min" else max
-        return better(own, key=own.__getitem__) if own else None
-
-    def edges(self, chosen: Mapping[str, int]) -> list[Edge]:
-        return [
-            edge
-            for one in self.entrants
-            if one.name in chosen
-            for edge in edges(one.name, one.space, self.drawn[one.name, chosen[one.name]][0].values)
-        ]
+    def asked(self, stage: int) -> Sequence[Key]:
+        """The members of a stage of the search, which are on record before they are trained."""
+        if members := self.ledger.asked(stage):
+            return members
+        record = self.ledger.read()
+        with one_thread():
+            asked = self.search.asked(stage, record)
+        self.ledger.add_asked(stage, asked.configurations, asked.members, asked.stops)
+        for stop in asked.stops:
+            self.progress.say(stopped(stop))
+        return asked.members
 
     # The final round
 
@@ -116,7 +129,7 @@ class Rounds:
         """Trains the chosen configurations over fresh seeds until one entrant is left on the
         shortlist or the seeds are spent.
         """
-        _, *seeds = seeds_from(self.settings)
+        seeds = seeds_from(self.settings).final
         self.begin("final", list(chosen), len(chosen) * len(seeds))
         looks = {look.seeds: look for look in self.ledger.looks()}
         on, before = tuple(chosen), 0
@@ -156,12 +169,13 @@ class Rounds:
         company whether the race was stopped or not. Those of a block are pre-trained in one way.
         A block that fails is tried once more, when all others are done.
         """
-        done = self.ledger.scores(round)
-        before = len(self.ledger.scores("tuning") | self.ledger.scores("final"))
-        before -= sum(key in done for key in wanted)
+        kept, done = self.ledger.kept(), self.ledger.scores(round)
+        wanted = [key for key in wanted if key not in kept]
+        before = self.ledger.trained - sum(key in done for key in wanted)
         places = {key: 1 + before + place for place, key in enumerate(wanted)}
         size = block_of(self.plan.way, self.plan.width)
-        alike = groupby(wanted, lambda key: self.drawn[key[:2]][1].pretrain)
+        pretrained = {one.name: one.recipe.pretrain for one in self.entrants}
+        alike = groupby(wanted, lambda key: pretrained[key[0]])
         cut = chain.from_iterable(blocks(list(keys), size) for _, keys in alike)
         missing = [[key for key in block if key not in done] for block in cut]
         failed = self.attempt(round, [block for block in missing if block], places, lanes)
@@ -179,7 +193,7 @@ class Rounds:
         """Trains blocks and puts them on record; those that fail, with their last words."""
         failed = []
         in_work = InWork(self.progress, [len(block) for block in wanted])
-        for place, made in lanes.run([(round, block) for block in wanted], in_work.stepped):
+        for place, made in lanes.run(self.pieces(round, wanted), in_work.stepped):
             in_work.ended(place)
             if made.failure:
                 failed.append((wanted[place], made.failure))
@@ -191,7 +205,7 @@ class Rounds:
         """What becomes of a block that has failed: of its members alone, to find who fails."""
         if len(block) == 1:
             return [failed_record(round, block[0], failure)]
-        found = dict(lanes.run([(round, [key]) for key in block]))
+        found = dict(lanes.run(self.pieces(round, [[key] for key in block])))
         return [
             failed_record(round, key, found[place].failure)
             if found[place].failure
@@ -209,7 +223,7 @@ class Rounds:
         if scores and not well:
             return
         if well:
-            ((_, again),) = lanes.run([("tuning", well[:1])])
+            ((_, again),) = lanes.run(self.pieces("tuning", [well[:1]]))
             failure = again.failure
         if failure:
             which = "A training that ended well before" if well else "Every training"
@@ -229,26 +243,34 @@ class Rounds:
         self.progress.block_ended(len(scores), self.best_so_far(round, scores))
 
     def failure_in_words(self, run: RunRecord) -> str:
-        configuration, _ = self.drawn[run.entrant, run.configuration]
-        settings = wording.values(configuration.values)
+        settings = wording.values(self.configurations()[run.member[:2]].values)
         return (
             f"{run.entrant}{f' with {settings}' if settings else ''} failed on seed {run.seed}:"
             f" {run.reason}. It counts as diverged, and the race goes on."
         )
 
-    def trained(self, piece: tuple[Round, Block], watch: Watch) -> list[RunRecord]:
+    def configurations(self) -> dict[tuple[str, int], Configuration]:
+        return {(one.entrant, one.index): one for one in self.ledger.configurations()}
+
+    def pieces(self, round: Round, wanted: Sequence[Block]) -> list[Piece]:
+        """Blocks as a lane needs them, which began before their recipes were known."""
+        known = self.configurations()
+        return [
+            Piece(round, block, [known[name, index].recipe for name, index, _ in block])
+            for block in wanted
+        ]
+
+    def trained(self, piece: Piece, watch: Watch) -> list[RunRecord]:
         """What becomes of a block of members; in a lane."""
-        round, keys = piece
-        members = [Member(self.drawn[name, index][1], seed) for name, index, seed in keys]
         runs = train_members(
             self.task,
-            members,
+            piece.members,
             width=self.plan.width,
             way=self.plan.way,
-            test=round == "final",
+            test=piece.round == "final",
             watch=watch,
         )
-        return [record_of(round, *pair) for pair in zip(keys, runs, strict=True)]
+        return [record_of(piece.round, *pair) for pair in zip(piece.block, runs, strict=True)]
 
     def best_so_far(self, round: Round, scores: Mapping[Key, float]) -> dict[str, float]:
         """Each entrant's best score in the tuning round, its median in the final; nan: diverged."""
@@ -268,9 +290,11 @@ class Rounds:
         }
 
 
-def seeds_from(settings: Settings) -> list[int]:
-    """The seed of the tuning round, and then those of the final round, all different."""
-    return random.Random(settings.seed).sample(range(2**31), settings.seeds + 1)
+def stopped(stop: Stop) -> str:
+    return (
+        f"{stop.entrant} gets no further points after {stop.trials}: its chance to be better"
+        f" somewhere than the best so far is {wording.percent(stop.chance)}."
+    )
 
 
 def blocks(members: Sequence[Key], size: int) -> Iterator[Block]:

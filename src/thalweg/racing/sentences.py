@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from thalweg.racing import wording
-from thalweg.racing.measures import Difference, Measures, Row
-from thalweg.racing.record import RunRecord, Settings
+from thalweg.racing.draws import quantile_of
+from thalweg.racing.gain import gain, gains_by_tuning_alone
+from thalweg.racing.measures import Measures, Row
+from thalweg.racing.record import Record, RunRecord, Settings, Stop
+from thalweg.racing.repeat import resume_call
+from thalweg.racing.search import AGAIN, MOST_TRIALS
 from thalweg.racing.wording import counted, listed
 from thalweg.statistics import Interval, more_seeds_needed, visible_margin
 
 NEARLY_ALL = 0.75
 """With more than this share of the entrants left, a race has no clear winner."""
+
+SURE = 0.8
+"""The chance to be named again with which an entrant is named without reserve."""
 
 CHEAPER = 0.9
 """A step is called cheaper where its time, interval and all, is at most this much of another's."""
@@ -21,9 +29,10 @@ CHEAPER = 0.9
 def sentence(measures: Measures) -> str:
     """Who is the best; against a baseline, a sentence before it says what changing would gain."""
     baseline = measures.settings.baseline
-    if baseline is None or not measures.record.finished:
-        return standing(measures)
-    return f"{gain(measures, baseline)} {standing(measures)}"
+    said = [standing(measures), *tuning_certainty(measures)]
+    if baseline is not None and measures.record.finished:
+        said.insert(0, gain(measures, baseline))
+    return " ".join(said)
 
 
 def standing(measures: Measures) -> str:
@@ -34,10 +43,10 @@ def standing(measures: Measures) -> str:
         runs = counted(len(measures.record.runs), "run")
         return f"The race is not finished: {runs} are on record, and there is no verdict yet."
     if not left:
-        what = lost(measures, settings.entrants)
+        what = wording.lost(measures, settings.entrants)
         return f"There is no clear winner: every configuration of every entrant {what} in tuning."
     if measures.best is None:
-        what = lost(measures, left)
+        what = wording.lost(measures, left)
         return f"There is no clear winner: most runs {what}, whatever the entrant."
     seeds = counted(len(measures.final[measures.best]), "seed")
     recipes = recipes_in_words(measures)
@@ -47,7 +56,42 @@ def standing(measures: Measures) -> str:
         return f"{left[0]} is the best of these {recipes} {ground}."
     if len(left) > NEARLY_ALL * field:
         return f"There is no clear winner among these {recipes} {ground}."
-    return f"{listed(left)} cannot be told apart; the rest are worse ({recipes} {ground})."
+    apart = f"{listed(left)} cannot be told apart; the rest are worse as tuned here"
+    return f"{apart} ({recipes} {ground})."
+
+
+def tuning_certainty(measures: Measures) -> Iterator[str]:
+    """How likely other draws in tuning would name the same entrant, and who else they may name."""
+    if measures.best is None or not measures.certainties:
+        return
+    chances = {name: one.named for name, one in measures.certainties.items()}
+    if chances[measures.best] >= SURE:
+        races = in_ten(chances[measures.best])
+        yield f"With other tuning draws {measures.best} would be named again in {races} races."
+        return
+    names, total = [], 0.0
+    for name in sorted(chances, key=lambda name: -chances[name]):
+        if total < SURE:
+            names.append(name)
+            total += chances[name]
+    yield (
+        f"Which optimizer is best is open: with other tuning draws {listed(names, 'or')} would be"
+        f" named in {in_ten(total)} races.{more_trials(measures.record)}"
+    )
+
+
+def more_trials(record: Record) -> str:
+    """The command that tunes twice as much, where a race can."""
+    twice = 2 * record.settings.trials
+    if twice > MOST_TRIALS:
+        return ""
+    command = resume_call(record.command, record.folder, twice)
+    return f" More trials may settle it: `{command}` adds them."
+
+
+def in_ten(share: float) -> str:
+    """A chance in words; never a certainty."""
+    return f"{min(9, round(10 * share))} of 10" if share < 0.95 else "more than 9 of 10"
 
 
 def recipes_in_words(measures: Measures) -> str:
@@ -94,14 +138,22 @@ def advice(measures: Measures) -> Iterator[str]:
 
 def which(measures: Measures, best: str) -> str:
     """Which recipe to use; what is used now is kept where no change is sure to gain."""
-    values, baseline = measures.values(best), measures.settings.baseline
+    baseline, tuned = measures.settings.baseline, measures.settings.baseline_tuned
     if best == baseline:
         return f"Keep {baseline}."
-    tuned = f"{best} ({wording.values(values)})" if values else best
-    if baseline in measures.shortlist:
-        return f"Keep {baseline}, or try {tuned}: of those left it has the best median."
+    used = with_values(measures, best)
     why = ": of those left it has the best median" if len(measures.shortlist) > 1 else ""
-    return f"Use {tuned}{why}."
+    if baseline in measures.shortlist:
+        return f"Keep {baseline}, or try {used}{why}."
+    if tuned and tuned != best and gains_by_tuning_alone(measures):
+        own = with_values(measures, tuned)
+        return f"Use {own}, which is {baseline} tuned, or try {used}{why}."
+    return f"Use {used}{why}."
+
+
+def with_values(measures: Measures, entrant: str) -> str:
+    values = measures.values(entrant)
+    return f"{entrant} ({wording.values(values)})" if values else entrant
 
 
 def unsafe(measures: Measures, best: str) -> Iterator[str]:
@@ -109,50 +161,6 @@ def unsafe(measures: Measures, best: str) -> Iterator[str]:
     found = measures.diverged(best)
     if found.count:
         yield f"{found.count} of {counted(found.n, 'seed')} of {best} diverged."
-
-
-def gain(measures: Measures, baseline: str) -> str:
-    """What changing from the baseline would gain: to the best, or else to who beat the baseline."""
-    best, metric = measures.best, measures.settings.metric
-    if baseline not in measures.final:
-        return f"What you use now, {baseline}, {lost(measures, [baseline])} in the tuning round."
-    if best is None or baseline == best:
-        return f"Changing from {baseline} gains nothing that can be seen."
-    for other in (best, measures.beaten_by(baseline)):
-        found = measures.difference(baseline, other)
-        if found and worse(found, measures.settings):
-            return gain_in_words(measures, baseline, other, found)
-    found = measures.difference(baseline, best)
-    assert found is not None, "all entrants of the final round share its first seeds"
-    return (
-        f"Changing from {baseline} to {best} gains nothing that can be seen: {metric} differs "
-        f"by {difference_in_words(found)}."
-    )
-
-
-def gain_in_words(measures: Measures, baseline: str, other: str | None, found: Difference) -> str:
-    if math.isinf(found.estimate):
-        return f"Changing from {baseline} to {other} gains runs that do not diverge."
-    verb = "lowers" if measures.settings.direction == "min" else "raises"
-    metric = measures.settings.metric
-    return f"Changing from {baseline} to {other} {verb} {metric} by {size_in_words(found)}."
-
-
-def worse(found: Difference, settings: Settings) -> bool:
-    """Whether the whole interval lies on the side of what is worse."""
-    return found.low > 0 if settings.direction == "min" else found.high < 0
-
-
-def difference_in_words(found: Difference) -> str:
-    return f"{wording.difference(found)}, {wording.level(found)}"
-
-
-def size_in_words(found: Difference) -> str:
-    """The size of a difference that is there, and its interval, without the sign."""
-    near, far = sorted((abs(found.low), abs(found.high)))
-    reach = "or more" if math.isinf(far) else f"to {far:.3g}"
-    size = f"{abs(found.estimate):.3g} ({near:.3g} {reach}"
-    return f"{size}; {wording.level(found)})"
 
 
 def beside(measures: Measures, best: str, others: list[str]) -> Iterator[str]:
@@ -221,31 +229,104 @@ def limits(measures: Measures) -> Iterator[str]:
         f"This speaks of these {recipes} on {settings.task}, {counted(settings.steps, 'step')} "
         f"each{cooling_in_words(measures)}, and not of the optimizers as such."
     )
-    if measures.tuned:
-        entrant = "entrant" if all_tuned(measures) else "tuned entrant"
-        yield (
-            f"Each {entrant} was tried with {counted(settings.trials, 'configuration')} on one "
-            "seed; what a smaller budget would have given is the tunability curve's business, in "
-            "optimistic scores."
-        )
+    yield from tuning(measures)
     if settings.baseline is not None:
         yield f"{settings.baseline} raced as it is used now, with its own settings and schedule."
+    if settings.baseline_tuned is not None:
+        cooled = settings.baseline_tuned in settings.cooled
+        yield (
+            f"What tuning alone gains is what {settings.baseline_tuned} gains over"
+            f" {settings.baseline}{', the common cooling included' if cooled else ''}."
+        )
     yield from as_given(measures)
     if record.finished and len(measures.raced) > 1:
         yield reach(settings, len(measures.raced))
     for name in settings.entrants:
         if record.finished and name not in measures.final:
-            what = lost(measures, [name])
+            what = wording.lost(measures, [name])
             yield f"{name} {what} with every configuration in tuning, and was not in the final."
     for name in settings.entrants:
         yield from failed(measures, name)
     yield from against_the_choice(measures)
+    yield from opened_again(settings)
     for edge in record.edges:
         yield (
             f"The best {edge.hyper} of {edge.entrant}, {edge.value:.4g}, lies at the edge of its "
             f"search space {edge.low:g} to {edge.high:g}: widen it and race again."
         )
+    yield from widened(measures)
     yield from record.notes
+
+
+def tuning(measures: Measures) -> Iterator[str]:
+    """How many configurations were tried, on which seeds, and who got no further ones."""
+    if not measures.tuned:
+        return
+    settings, stops = measures.settings, measures.record.stops
+    entrant = "entrant" if all_tuned(measures) else "tuned entrant"
+    seeds = min(settings.trials, settings.tuning_seeds)
+    yield (
+        f"Each {entrant} was tried with {counted(settings.trials, 'configuration')}"
+        f"{' on average' if uneven(measures) else ''}"
+        f"{f', spread over {seeds} seeds' if seeds > 1 else ''}"
+        f"{tried_again(settings)}; what a smaller budget would have given is the tunability curve's"
+        " business, in optimistic scores."
+    )
+    if stops:
+        yield stopped(stops)
+
+
+def uneven(measures: Measures) -> bool:
+    """Whether some entrants were tried with more configurations than others."""
+    tried = Counter(one.entrant for one in measures.record.configurations if one.values)
+    return len(set(tried.values())) > 1
+
+
+def opened_again(settings: Settings) -> Iterator[str]:
+    """A line that says how often the test data were opened, where that was more than once."""
+    if settings.earlier:
+        trials = counted(settings.earlier[-1], "trial")
+        yield (
+            f"The test data were opened {len(settings.earlier) + 1} times, the last time after"
+            f" tuning was added to a race of {trials}: who added it may have been led by what they"
+            " said before."
+        )
+
+
+def tried_again(settings: Settings) -> str:
+    if settings.trials == 1:
+        return " on one seed"
+    best = min(AGAIN, settings.trials)
+    further = counted(settings.tuning_seeds, "further seed")
+    return f", and the best {best} again on {further}"
+
+
+def stopped(stops: Iterable[Stop]) -> str:
+    """Who got no further configurations, and why."""
+    by_trials: dict[int, list[str]] = {}
+    for stop in stops:
+        by_trials.setdefault(stop.trials, []).append(stop.entrant)
+    told = [f"{listed(names)} after {trials}" for trials, names in sorted(by_trials.items())]
+    chance = wording.percent(max(stop.chance for stop in stops))
+    return (
+        f"No further configurations were tried of {', of '.join(told)}: the chance of each"
+        f" to be better somewhere than the best that was found by then was {chance} or less."
+    )
+
+
+def widened(measures: Measures) -> Iterator[str]:
+    """The chosen values that lie beyond their search space, which was widened for them."""
+    for entrant, spaces in measures.settings.spaces.items():
+        chosen = measures.chosen(entrant)
+        for hyper, value in chosen.values.items() if chosen else ():
+            space = spaces[hyper]
+            # A value at an end may be off by round-off.
+            if abs(quantile_of(space, value) - 0.5) > 0.5 + 1e-9:
+                yield (
+                    f"The best {hyper} of {entrant}, {value:.4g}, lies beyond its search space"
+                    f" {space.low:g} to {space.high:g}, which was widened, since the best lay at"
+                    " its edge."
+                )
 
 
 def as_given(measures: Measures) -> Iterator[str]:
@@ -259,17 +340,6 @@ def as_given(measures: Measures) -> Iterator[str]:
 def failures(measures: Measures, entrants: Iterable[str]) -> list[RunRecord]:
     """The runs of these entrants that ended by an error."""
     return [run for run in measures.record.runs if run.failed and run.entrant in entrants]
-
-
-def lost(measures: Measures, entrants: Iterable[str]) -> str:
-    """What became of runs of these entrants that have no score."""
-    without = [
-        run
-        for run in measures.record.runs
-        if run.entrant in entrants and not math.isfinite(run.score)
-    ]
-    words = {"failed" if run.failed else "diverged" for run in without}
-    return " or ".join(sorted(words)) or "diverged"
 
 
 def failed(measures: Measures, entrant: str) -> Iterator[str]:

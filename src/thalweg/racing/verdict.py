@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,14 +26,15 @@ WIDTH = 100
 """Columns of the printed verdict."""
 
 
-NAME_WIDTH = 18
+NAME_WIDTH = 17
 """Columns of the printed table in which an entrant's name is not broken."""
 
 TERMINAL_COLUMNS = (
     "test",
     "minus\nbest",
     "interval",
-    "wins",
+    "tuning\nruns",
+    "ahead,\ntuned\ntwice",
     "diverged",
     "to target\n(missed)",
     "a step\n(ms)",
@@ -84,6 +86,23 @@ class Verdict:
         """A flat row for each entrant, best first: `pandas.DataFrame(verdict.table())`."""
         return [flat(row) for row in self.rows]
 
+    def to_json(self) -> str:
+        """All that is said and measured, as JSON; a number that is not finite is null."""
+        told = {
+            "sentence": self.sentence,
+            "advice": self.advice,
+            "limits": self.limits,
+            "best": self.best,
+            "shortlist": self.shortlist,
+            "metric": self.metric,
+            "direction": self.direction,
+            "recipe": self.recipe,
+            "entrants": [
+                {name: held(value) for name, value in row.items()} for row in self.table()
+            ],
+        }
+        return json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
     def _terminal_table(self) -> Table:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
         longest = max(len("entrant"), *(len(row.entrant) for row in self.rows))
@@ -106,7 +125,7 @@ class Verdict:
             if alone
             else ", at the level of the shortlist"
         )
-        return f"{shared}{level}. Wins count on the seeds that all ran."
+        return f"{shared}{level}."
 
 
 def verdict(record: Record) -> Verdict:
@@ -150,10 +169,11 @@ def terminal_cells(row: Row) -> tuple[str, ...]:
         wording.test_score(row),
         minus_best,
         between,
-        f"{row.wins.count}/{row.wins.n}" if row.wins else "—",
+        f"{row.tuning}" if row.tuning else "—",
+        wording.chance(row.ahead) if row.difference else "—",
         f"{row.diverged.count}/{row.diverged.n}",
         reached(row.to_target),
-        wording.milliseconds_between(row.step_seconds, "") or "—",
+        wording.milliseconds_between(row.step_seconds, "").replace(" to ", "-") or "—",
     )
 
 
@@ -196,8 +216,16 @@ def flat(row: Row) -> dict[str, Any]:
         "missed_target": target.missed if target else None,
         **ends("step_seconds", row.step_seconds),
         "state_per_parameter": row.state_per_parameter,
+        "tuning_runs": row.tuning,
+        "named_with_other_draws": row.named,
+        "ahead_with_twice_the_tuning": row.ahead,
         **row.values,
     }
+
+
+def held(value: Any) -> Any:
+    """A value that JSON has."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def ends(name: str, found: Interval | None) -> dict[str, float | None]:

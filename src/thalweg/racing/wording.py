@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from thalweg.racing.measures import Difference, Row, Share, ToTarget
+from thalweg.racing.measures import Difference, Measures, Row, Share, ToTarget
 from thalweg.statistics import Interval
 
 COOLINGS = {
@@ -45,10 +45,10 @@ def better(direction: str) -> str:
     return "lower is better" if direction == "min" else "higher is better"
 
 
-def listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str], conjunction: str = "and") -> str:
     """A; A and B; A, B and C."""
     *front, last = names
-    return f"{', '.join(front)} and {last}" if front else last
+    return f"{', '.join(front)} {conjunction} {last}" if front else last
 
 
 def counted(count: int, noun: str) -> str:
@@ -60,6 +60,15 @@ def percent(share: float) -> str:
     left = min(share, 1 - share)
     digits = max(0, -math.floor(math.log10(left)) - 1) if left > 0 else 0
     return f"{round(100 * share, digits):.12g}{PERCENT}"
+
+
+def chance(share: float | None) -> str:
+    """In whole percent, as well as repetitions can tell it; never a certainty."""
+    if share is None:
+        return "—"
+    whole = round(100 * share)
+    sign = {0: "<\u00a0", 100: ">\u00a0"}.get(whole, "")
+    return f"{sign}{min(max(whole, 1), 99)}{PERCENT}"
 
 
 def interval(found: Interval) -> str:
@@ -151,3 +160,14 @@ def values(tuned: Mapping[str, float | str]) -> str:
 
 def setting(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.4g}"
+
+
+def lost(measures: Measures, entrants: Iterable[str]) -> str:
+    """What became of runs of these entrants that have no score."""
+    without = [
+        run
+        for run in measures.record.runs
+        if run.entrant in entrants and not math.isfinite(run.score)
+    ]
+    words = {"failed" if run.failed else "diverged" for run in without}
+    return " or ".join(sorted(words)) or "diverged"

@@ -34,8 +34,6 @@ def pictures(measures: Measures, verdict: Verdict) -> list[Picture]:
         if measures.settings.target is not None:
             found.append(drawn.target())
     if any(math.isfinite(run.score) for run in measures.record.runs if run.round == "tuning"):
-        if any("lr" in one.values for one in measures.record.configurations):
-            found.append(drawn.sensitivity())
         found.append(drawn.tunability())
     return found
 
@@ -88,7 +86,7 @@ class Drawing:
         """The validation metric against the step: median and quartiles over seeds."""
         figure = go.Figure()
         shown: list[float] = []
-        foremost = {*self.measures.shortlist, self.settings.baseline}
+        foremost = {*self.measures.shortlist, self.settings.baseline, self.settings.baseline_tuned}
         bands = {
             name: self.band(self.measures.final[name].values()) for name in self.measures.raced
         }
@@ -164,50 +162,8 @@ class Drawing:
         summary += f": {', '.join(told)}." if told else "; here all did."
         return Picture("target", "Steps to the target", summary, jsonable(figure))
 
-    def sensitivity(self) -> Picture:
-        """The tuning score of every configuration against its lr, the chosen one ringed."""
-        figure = go.Figure()
-        scores = {name: self.measures.tuning_scores(name) for name in self.settings.entrants}
-        finite = [s for found in scores.values() for s in found.values() if math.isfinite(s)]
-        worst = (max if self.settings.direction == "min" else min)(finite, default=math.nan)
-        for name in self.settings.entrants:
-            tried = [
-                (one.values["lr"], scores[name][one.index], one.index)
-                for one in self.measures.record.configurations
-                if one.entrant == name and "lr" in one.values and one.index in scores[name]
-            ]
-            tried.sort()
-            chosen = self.measures.record.chosen.get(name)
-            trained = [(lr, score, index) for lr, score, index in tried if math.isfinite(score)]
-            figure.add_scatter(
-                x=[lr for lr, *_ in trained],
-                y=[score for _, score, _ in trained],
-                marker={
-                    "size": [15 if index == chosen else 7 for *_, index in trained],
-                    "opacity": [1 if index == chosen else 0.7 for *_, index in trained],
-                },
-                **self.trace(name, "markers"),
-                hovertemplate="%{y:.4g} at lr %{x:.3g}",
-            )
-            lost = [lr for lr, score, _ in tried if not math.isfinite(score)]
-            if lost and finite:
-                figure.add_scatter(
-                    x=lost,
-                    y=[worst] * len(lost),
-                    **self.trace(name, "markers", symbol="x-thin-open"),
-                    hovertemplate="diverged at lr %{x:.3g}",
-                )
-        lay_out(figure, "lr", f"tuning {self.metric}", finite)
-        figure.update_xaxes(type="log", dtick=1, tickformat="~e", tickangle=0)
-        summary = (
-            f"The tuning {self.settings.metric} of every configuration against its lr; the other "
-            "tuned settings vary too. The large mark is the one that was chosen; a thin cross at "
-            "the worst end is a configuration that diverged."
-        )
-        return Picture("sensitivity", "Sensitivity to lr", summary, jsonable(figure))
-
     def tunability(self) -> Picture:
-        """The median best of b configurations against b."""
+        """The median best of b explored configurations against b."""
         figure = go.Figure()
         shown: list[float] = []
         for name, curve in self.verdict.tunability.items():
@@ -218,13 +174,13 @@ class Drawing:
                 **self.trace(name, "lines+markers"),
                 hovertemplate="%{y:.4g}, the best of %{x}",
             )
-        lay_out(figure, "configurations tried", f"tuning {self.metric}", shown)
+        lay_out(figure, "trainings", f"tuning {self.metric} (optimistic)", shown)
         budgets = sorted({b for curve in self.verdict.tunability.values() for b, _ in curve})
         figure.update_xaxes(type="log", tickvals=budgets)
         summary = (
-            "How good the best of so many configurations was, the median over all choices of them. "
-            "These are tuning scores, and so optimistic: the final round's fresh seeds are what "
-            "the verdict rests on."
+            "Optimistic: the score of the best of so many trainings, each of another configuration "
+            "that was explored; the median over all choices of them. What is picked for its score "
+            "has had luck: the verdict rests on the fresh seeds of the final round."
         )
         return Picture("tunability", "What tuning buys", summary, jsonable(figure))
 

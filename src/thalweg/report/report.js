@@ -2,6 +2,7 @@
 "use strict";
 
 const PRINTED_WIDTH = 660;
+const PRINTED_SMALL = 200;
 const plots = [...document.querySelectorAll(".plot")];
 
 for (const plot of plots) {
@@ -32,7 +33,10 @@ for (const folded of document.querySelectorAll("details")) {
 }
 
 addEventListener("beforeprint", () => {
-  for (const plot of plots) Plotly.relayout(plot, { width: PRINTED_WIDTH });
+  for (const plot of plots) {
+    const small = plot.closest(".small-multiples");
+    Plotly.relayout(plot, { width: small ? PRINTED_SMALL : PRINTED_WIDTH });
+  }
 });
 
 addEventListener("afterprint", () => {

@@ -15,6 +15,7 @@ from thalweg.racing.repeat import doctor_call
 from thalweg.racing.verdict import Verdict, verdict
 from thalweg.report.page import write_page
 from thalweg.report.pictures import pictures
+from thalweg.report.search import searches
 from thalweg.report.strokes import strokes
 
 
@@ -41,7 +42,7 @@ def write_report(record: Record, path: str | Path, folder: Path | None = None) -
     All of it comes from the record, but for the way to the doctor's report on the winner. folder:
     the race's, with the winner; the file's own if not given. Raises as `write_page`.
     """
-    judged = verdict(record)
+    judged, measures = verdict(record), Measures(record)
     folder = folder or Path(path).parent
     return write_page(
         path,
@@ -50,7 +51,8 @@ def write_report(record: Record, path: str | Path, folder: Path | None = None) -
         settings=record.settings,
         verdict=judged,
         strokes=strokes(record.settings.entrants),
-        pictures=pictures(Measures(record), judged),
+        pictures=pictures(measures, judged),
+        searches=searches(measures, [row.entrant for row in judged.rows]),
         levels=levels(judged),
         diverged=list(diverged(record)),
         seen_by_doctor=(Path(path).parent / "doctor.html").is_file(),
