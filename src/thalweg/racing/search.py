@@ -49,11 +49,10 @@ MOST_TRIALS = 1_000
 AGAIN = 3
 """Configurations of each entrant that are tried again."""
 
-HOPE = 0.05
-"""The chance to be better somewhere than the best that was found with which an entrant goes on,
-once all were refined a first time.
+HOPE, SURELY = 0.05, 2
+"""The chance to be better somewhere than the best that was found with which an entrant goes on, and
+how often it is refined all the same: a model of fewer points is too sure of itself.
 """
-
 
 EDGE = 0.05
 """The share of a search space, in quantiles, that counts as its edge, at either end."""
@@ -147,7 +146,7 @@ class Search:
             candidates = one.candidates(generator, *self.box(one))
             curves = one.model.draws(candidates, CURVES, generator)
             chance = float((curves.min(axis=1) < best).mean())
-            if (stage > 1 or added) and chance < HOPE:
+            if (stage > SURELY or added) and chance < HOPE:
                 asked.stops.append(Stop(one.entrant, len(one.points), chance))
             else:
                 going_on.append((one, candidates, curves))
