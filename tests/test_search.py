@@ -458,7 +458,7 @@ def test_who_always_diverges_stops_whatever_the_size_of_the_losses(factor: float
 
     done = Simulated(named("a", "wild", "b"), losses)
     (stop,) = [stop for stop in done.record.stops if stop.entrant == "wild"]
-    assert stop.trials < 16
+    assert stop.trials <= 16
     assert done.search.chosen(done.record).keys() == {"a", "b"}
 
 
@@ -577,8 +577,8 @@ def test_one_with_weight_decay_tries_the_best_of_what_it_is_without() -> None:
 
     done = Simulated([entrant("adam"), entrant("adamw"), entrant("nadam")], losses)
     tried = [values for values in done.values("adamw") if values["weight_decay"] == 1e-4]
-    adam = done.search.chosen(done.record)["adam"]
-    assert [one["lr"] for one in tried] == [done.values("adam")[adam]["lr"]]
+    again = [index for name, index, _ in done.asked[-1].members if name == "adam"]
+    assert [one["lr"] for one in tried] == [done.values("adam")[again[0]]["lr"]]
     chosen = done.search.chosen(done.record)["adamw"]
     assert done.values("adamw")[chosen] == tried[0]
     assert len(done.seeds("adamw", -1)) == 3 * 4
