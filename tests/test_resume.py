@@ -96,7 +96,7 @@ def test_the_best_by_now_run_the_same_final_seeds_and_are_looked_at_anew(
 def test_an_entrant_that_had_stopped_is_looked_at_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "SURELY", 1)  # so short a race would stop nobody
+    monkeypatch.setattr(search, "ALL_REFINED", 1)  # so short a race would stop nobody
     (stop,) = begun(tmp_path, seed=0).record.stops
     record = resumed(tmp_path).record
     assert (record.stops, stop.entrant) == ((), "adam")

@@ -2,15 +2,15 @@
 
 The search is repeated on curves that the true losses may be, drawn from each entrant's model: at
 random points, then where what is drawn from all that is known by then is the least; the best few
-are tried again, and one of these is chosen. Two repetitions on one curve differ by luck alone, and
-so does the next race from this one: its entrants come to the losses of this one's final round and
-such a difference, on other seeds.
+are tried again, and one of these is chosen. Two repetitions on one curve differ by luck alone. The
+next race differs from this one by such luck too: what an entrant comes to there is its loss in the
+final round of this race, plus the difference of two repetitions, plus the error of the seeds.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from statistics import median
 
 import numpy as np
@@ -19,7 +19,7 @@ from thalweg.racing.gaussian_process import JITTER, Array, Setting, normal
 from thalweg.racing.landscape import Landscape, Scale
 from thalweg.racing.measures import Measures, as_loss
 from thalweg.racing.record import Certainty, Record
-from thalweg.racing.search import AGAIN, EXPLORED, REFINEMENTS, parts
+from thalweg.racing.search import AGAIN, REFINEMENTS, exploring, parts
 
 REPEATED = 200
 """Repetitions of the tuning round."""
@@ -33,20 +33,26 @@ def certainties(record: Record) -> Iterator[Certainty]:
     measures = Measures(record)
     if measures.best is None or not record.settings.spaces:
         return
+    scale = Scale.of(record)
+    known = {name: Landscape(name, record, scale) for name in record.settings.spaces}
     generator = np.random.default_rng(record.settings.seed)
-    same, twice = repeated(measures, 1, generator), repeated(measures, 2, generator)
+    same, twice = (repeated(measures, scale, known, more, generator) for more in (1, 2))
     named = np.argmin(list(same.values()), axis=0)
     for place, name in enumerate(same):
         ahead = (twice[name] < twice[measures.best]).mean()
         yield Certainty(name, float((named == place).mean()), float(ahead))
 
 
-def repeated(measures: Measures, more: int, generator: np.random.Generator) -> dict[str, Array]:
+def repeated(
+    measures: Measures,
+    scale: Scale,
+    known: Mapping[str, Landscape],
+    more: int,
+    generator: np.random.Generator,
+) -> dict[str, Array]:
     """By entrant, what it comes to in repetitions with `more` times the trials, on the scale of the
-    models: [REPEATED].
+    models: [REPEATED]. known: of those that were tuned.
     """
-    record = measures.record
-    scale = Scale.of(record)
     every = sorted({seed for runs in measures.final.values() for seed in runs})
     # The final round of this race and that of the next one both err: half the seeds err as much.
     seeds = generator.choice(every, (REPEATED, max(1, len(every) // 2)))
@@ -54,8 +60,8 @@ def repeated(measures: Measures, more: int, generator: np.random.Generator) -> d
     for name in measures.raced:
         losses = final_losses(measures, name, seeds)
         found[name] = np.log(losses - scale.floor)
-        if name in record.settings.spaces:
-            found[name] = found[name] + changes(Landscape(name, record, scale), more, generator)
+        if name in known:
+            found[name] = found[name] + changes(known[name], more, generator)
     return found
 
 
@@ -101,7 +107,7 @@ class Repetition:
         """What curves [count, m] come to where the search finds them the least: [count]."""
         count = len(curves)
         rows = np.arange(count)[:, None]
-        explored = min(trials, max(EXPLORED, trials // 3))
+        explored = exploring(trials)
         tried = self.generator.integers(len(self.covariance), size=(count, explored))
         scores = curves[rows, tried] + self.noisy(tried.shape)
         for size in filter(None, parts(trials - explored, REFINEMENTS)):

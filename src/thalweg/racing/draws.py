@@ -30,14 +30,18 @@ NAMES = (
 """The names in the order of their dimensions; the first dimensions are the most even ones."""
 
 
+ROUND_OFF = 1e-9
+"""By how much, in quantiles, a value at the end of its space may seem to lie beyond it."""
+
+
 def quantiles(count: int, seed: int, names: Iterable[str] = ()) -> list[dict[str, float]]:
     """`count` points of a scrambled Sobol sequence: a number in [0, 1) by hyperparameter name.
 
     names: those beyond `NAMES` that need a dimension too; they come last, in alphabetical order.
     """
     every = (*NAMES, *sorted(set(names) - set(NAMES)))
-    whole = max(count - 1, 0).bit_length()  # a power of two, of which SciPy is sure to be even
-    points = qmc.Sobol(len(every), rng=seed).random_base2(whole)[:count]
+    power = max(count - 1, 0).bit_length()  # the points are even where they are a power of two
+    points = qmc.Sobol(len(every), rng=seed).random_base2(power)[:count]
     return [dict(zip(every, point.tolist(), strict=True)) for point in points]
 
 

@@ -40,7 +40,7 @@ JITTER = 1e-6
 """Added to variances, so that round-off leaves them positive."""
 
 
-def one_thread() -> threadpool_limits:
+def one_blas_thread() -> threadpool_limits:
     """Linear algebra as it is quickest on small matrices, and with the same bits on any machine."""
     return threadpool_limits(1, "blas")
 

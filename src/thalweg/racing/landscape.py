@@ -15,19 +15,16 @@ from thalweg.racing.gaussian_process import Array, GaussianProcess
 from thalweg.racing.measures import as_loss
 from thalweg.racing.record import Configuration, Record, RunRecord
 
-GOOD, DEEPER = 0.15, 0.3
-"""How far below the best loss the floor is put: this share of the way from there to the loss that
-this share of the explored points keeps under.
-"""
+GOOD = 0.15
+"""The share of the explored points that counts as good."""
 
-CURVES = 256
-"""Curves that are drawn from a model: a chance is a share of them."""
+DEEPER = 0.3
+"""How far the floor lies below the best loss, in distances from there to the worst good one."""
 
 EVERYWHERE, NEARBY, NEAR = 128, 64, 0.1
 """Points at which curves are drawn: over the whole space, and around the best one, with this
 deviation in units of the space.
 """
-
 
 LEARNED = 256
 """Runs that a model learns from, the best ones: more would take it long."""
@@ -48,7 +45,7 @@ class Scale:
     @classmethod
     def of(cls, record: Record) -> Scale:
         """The scale for what is on record."""
-        explored = {(one.entrant, one.index) for one in record.configurations if not one.refined}
+        explored = {one.key for one in record.configurations if not one.refined}
         runs = [run for run in record.runs if math.isfinite(run.score)]
         losses = [as_loss(run.score, record.settings) for run in runs]
         first = [

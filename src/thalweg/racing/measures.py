@@ -237,7 +237,7 @@ class Measures:
     def configuration(self, entrant: str, index: int) -> Configuration:
         """One of those that the entrant tried."""
         tried = self.record.configurations
-        return next(one for one in tried if (one.entrant, one.index) == (entrant, index))
+        return next(one for one in tried if one.key == (entrant, index))
 
     def values(self, entrant: str) -> Mapping[str, float | str]:
         """What was tuned, as in the chosen configuration: the cooling too, where it was."""

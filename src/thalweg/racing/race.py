@@ -139,8 +139,8 @@ def race(
         a space of their own. The schedule of an `lr` then gives way to the common cooling, and any
         other setting that follows a schedule is kept.
     baseline: what is used now, a name, the path of a recipe file or a recipe. It races as it
-        stands, and beside it the same, tuned in its documented space: one of the entrants where one
-        is that. So the verdict tells what tuning alone gains from what a change gains.
+        stands. Beside it races the same recipe, tuned in its documented space; one of the entrants
+        serves, where it is that. The verdict then says which part of a gain is by tuning alone.
     pretrain: whether each entrant also races pre-trained, in every way that the task offers. The
         stages share its steps equally, and each is a training of its own, cooling included.
     cooling: of every lr that is tuned: "linear" (to a hundredth), "cosine", "none", or "tune",
@@ -156,8 +156,8 @@ def race(
     plan: such a file, to be followed in step, lanes and width.
     timeout: seconds without a step after which a training is given up; never, if not given.
     name: of the folder in `runs` that keeps the ledger and `winner.toml`; the task's if not given.
-    resume: such a name of a race that has begun, in place of all but the task, `trials`, `timeout`
-        and `runs`: the rest is on its record.
+    resume: the name of a race that has begun. The task, `trials`, `timeout`, `runs` and `progress`
+        may be given with it; all else is taken from its record.
     progress: is told what happens; first of all what is tuned of each entrant, what it keeps, and
         whether its lr is cooled.
 
@@ -300,10 +300,7 @@ def run(
         progress.say(line)
     plan = ledger.plan
     if plan is None:
-        recipes = {
-            (one.entrant, one.index): Recipe.from_toml(one.recipe)
-            for one in ledger.configurations()
-        }
+        recipes = {one.key: Recipe.from_toml(one.recipe) for one in ledger.configurations()}
         members = [*search.sizes, *most_final_members(len(field), settings.seeds)]
         # A block with fewer members is filled up to its width, which takes memory.
         filled = replace(settings, width=min(settings.width, max(members)))

@@ -90,6 +90,10 @@ class Configuration:
     recipe: str
     refined: bool = False
 
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.entrant, self.index
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -124,8 +128,8 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class Stop:
-    """An entrant that got no further points after so many trials, and the chance that it was better
-    somewhere than the best that was found.
+    """An entrant that got no further configurations. trials: how many it had got. chance: that it
+    was better somewhere than the best that was found.
     """
 
     entrant: str
@@ -196,7 +200,7 @@ class Edge:
 
 @dataclass(frozen=True)
 class Record:
-    """A whole race. `stops` is who got no further points in tuning; `chosen` is each entrant's best
+    """A whole race. `stops` is who got no further configurations; `chosen` is each entrant's best
     configuration after it; `finished` when the final round has ended and the test scores were
     opened; `notes` are lines a reader of the verdict should know (why members ran one by one);
     `command` repeats the race; `folder` keeps it.

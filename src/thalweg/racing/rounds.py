@@ -16,7 +16,7 @@ from thalweg.errors import FailedError
 from thalweg.racing import wording
 from thalweg.racing.certainty import certainties
 from thalweg.racing.entrants import Entrant
-from thalweg.racing.gaussian_process import one_thread
+from thalweg.racing.gaussian_process import one_blas_thread
 from thalweg.racing.lanes import Lanes
 from thalweg.racing.ledger import Ledger
 from thalweg.racing.plan import block_of
@@ -82,7 +82,7 @@ class Rounds:
             self.final(chosen, lanes)
         record = self.ledger.read()
         if not record.certainties:
-            with one_thread():
+            with one_blas_thread():
                 found = list(certainties(record))
             self.ledger.add_certainties(found)
         self.ledger.open_seal()
@@ -101,7 +101,7 @@ class Rounds:
         for stage in range(len(sizes)):
             self.train("tuning", self.asked(stage), lanes)
         record = self.ledger.read()
-        with one_thread():
+        with one_blas_thread():
             tuned = self.search.chosen(record)
         chosen = {
             one.name: 0 if not one.space else tuned[one.name]
@@ -116,7 +116,7 @@ class Rounds:
         if members := self.ledger.asked(stage):
             return members
         record = self.ledger.read()
-        with one_thread():
+        with one_blas_thread():
             asked = self.search.asked(stage, record)
         self.ledger.add_asked(stage, asked.configurations, asked.members, asked.stops)
         for stop in asked.stops:
@@ -250,7 +250,7 @@ class Rounds:
         )
 
     def configurations(self) -> dict[tuple[str, int], Configuration]:
-        return {(one.entrant, one.index): one for one in self.ledger.configurations()}
+        return {one.key: one for one in self.ledger.configurations()}
 
     def pieces(self, round: Round, wanted: Sequence[Block]) -> list[Piece]:
         """Blocks as a lane needs them, which began before their recipes were known."""
@@ -292,8 +292,8 @@ class Rounds:
 
 def stopped(stop: Stop) -> str:
     return (
-        f"{stop.entrant} gets no further points after {stop.trials}: its chance to be better"
-        f" somewhere than the best so far is {wording.percent(stop.chance)}."
+        f"{stop.entrant} gets no further configurations after {stop.trials}: its chance to be"
+        f" better somewhere than the best so far is {wording.percent(stop.chance)}."
     )
 
 

@@ -28,7 +28,7 @@ import numpy as np
 from thalweg.racing.draws import quantile_of, quantiles, value_at
 from thalweg.racing.entrants import COOLINGS, Entrant, cooling_of, with_cooling
 from thalweg.racing.gaussian_process import Array
-from thalweg.racing.landscape import CURVES, Landscape, Scale
+from thalweg.racing.landscape import Landscape, Scale
 from thalweg.racing.measures import as_loss
 from thalweg.racing.record import Configuration, Edge, Key, Record, Settings, Stop
 from thalweg.rules.space import Space
@@ -38,10 +38,14 @@ from thalweg.schedules import Schedule
 EXPLORED = 8
 """Points of each entrant that explore: a third of its trials, where that is more."""
 
-REFINEMENTS, TOGETHER = 4, 64
-"""Times at which further points are asked for, at least, and those that are asked for at a time, of
-all entrants, at most.
-"""
+REFINEMENTS = 4
+"""The fewest stages in which further points are asked for."""
+
+TOGETHER = 64
+"""The most points, of all entrants, that one of these stages asks for."""
+
+CURVES = 256
+"""Curves that are drawn from a model: a chance is a share of them."""
 
 MOST_TRIALS = 1_000
 """Configurations of an entrant that a search of minutes can ask for."""
@@ -49,9 +53,12 @@ MOST_TRIALS = 1_000
 AGAIN = 3
 """Configurations of each entrant that are tried again."""
 
-HOPE, SURELY = 0.05, 2
-"""The chance to be better somewhere than the best that was found with which an entrant goes on, and
-how often it is refined all the same: a model of fewer points is too sure of itself.
+HOPE = 0.05
+"""An entrant stops where its chance to be better somewhere than the best so far is below this."""
+
+ALL_REFINED = 2
+"""Stages in which all entrants are refined before one may stop: a model of fewer points is too sure
+of itself.
 """
 
 EDGE = 0.05
@@ -89,7 +96,7 @@ class Search:
     def explored(self) -> int:
         """Points of an entrant that explore, which the race began with."""
         trials, *_ = *self.settings.earlier, self.settings.trials
-        return min(trials, max(EXPLORED, trials // 3))
+        return exploring(trials)
 
     @property
     def again(self) -> int:
@@ -146,7 +153,7 @@ class Search:
             candidates = one.candidates(generator, *self.box(one))
             curves = one.model.draws(candidates, CURVES, generator)
             chance = float((curves.min(axis=1) < best).mean())
-            if (stage > SURELY or added) and chance < HOPE:
+            if (stage > ALL_REFINED or added) and chance < HOPE:
                 asked.stops.append(Stop(one.entrant, len(one.points), chance))
             else:
                 going_on.append((one, candidates, curves))
@@ -207,14 +214,18 @@ class Search:
     def try_again(self, record: Record) -> Asked:
         """The best few of each entrant, on further seeds."""
         scale, asked = Scale.of(record), Asked()
-        configurations = {(one.entrant, one.index): one for one in record.configurations}
+        configurations = {one.key: one for one in record.configurations}
         known = {name: Landscape(name, record, scale) for name in self.field}
         for name, own in known.items():
             indices = list(own.expected)[: self.again]
-            others = [(*first(known[other]), other) for other in self.without_decay(name)]
-            expected, best, other = min(others, default=(math.inf, 0, ""))
-            if len(indices) > 1 and expected < own.expected[indices[-1]]:
-                found = self.as_without_decay(own, configurations[other, best])
+            others = [
+                (expected, (other, index))
+                for other in self.without_decay(name)
+                for index, expected in known[other].expected.items()
+            ]
+            expected, best = min(others, default=(math.inf, None))
+            if best and len(indices) > 1 and expected < own.expected[indices[-1]]:
+                found = self.as_without_decay(own, configurations[best])
                 asked.configurations.append(found)
                 indices[-1] = found.index
             if len(indices) > 1:
@@ -250,7 +261,7 @@ class Search:
 
     def edges(self, record: Record, chosen: Mapping[str, int]) -> list[Edge]:
         """The chosen values that lie at the edge of where they may be looked for, at either end."""
-        values = {(one.entrant, one.index): one.values for one in record.configurations}
+        values = {one.key: one.values for one in record.configurations}
         found = [
             (name, hyper, value, self.widest(name, hyper))
             for name, index in chosen.items()
@@ -314,6 +325,11 @@ def seeds_from(settings: Settings) -> Seeds:
     return Seeds(every[:count], every[count : 2 * count], every[2 * count :])
 
 
+def exploring(trials: int) -> int:
+    """How many of an entrant's trials explore."""
+    return min(trials, max(EXPLORED, trials // 3))
+
+
 def usual(one: Entrant) -> dict[str, float]:
     """Where the settings lie that the recipe comes with, the nearest of its space."""
     known = tunables(one.recipe.rules)
@@ -328,13 +344,6 @@ def usual(one: Entrant) -> dict[str, float]:
 def as_it_stands(one: Entrant) -> Configuration:
     """The one configuration of an entrant that is not tuned."""
     return Configuration(one.name, 0, {}, one.recipe.to_toml())
-
-
-def first(known: Landscape) -> tuple[float, int]:
-    """What the model expects of the best configuration, and its index."""
-    return min(
-        ((expected, index) for index, expected in known.expected.items()), default=(math.inf, 0)
-    )
 
 
 def least(candidates: Array, curves: Array, count: int) -> Iterator[Array]:

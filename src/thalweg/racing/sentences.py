@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from thalweg.racing import wording
-from thalweg.racing.draws import quantile_of
+from thalweg.racing.draws import ROUND_OFF, quantile_of
 from thalweg.racing.gain import gain, gains_by_tuning_alone
 from thalweg.racing.measures import Measures, Row
 from thalweg.racing.record import Record, RunRecord, Settings, Stop
@@ -320,8 +320,7 @@ def widened(measures: Measures) -> Iterator[str]:
         chosen = measures.chosen(entrant)
         for hyper, value in chosen.values.items() if chosen else ():
             space = spaces[hyper]
-            # A value at an end may be off by round-off.
-            if abs(quantile_of(space, value) - 0.5) > 0.5 + 1e-9:
+            if abs(quantile_of(space, value) - 0.5) > 0.5 + ROUND_OFF:
                 yield (
                     f"The best {hyper} of {entrant}, {value:.4g}, lies beyond its search space"
                     f" {space.low:g} to {space.high:g}, which was widened, since the best lay at"

@@ -173,7 +173,7 @@ def terminal_cells(row: Row) -> tuple[str, ...]:
         wording.chance(row.ahead) if row.difference else "—",
         f"{row.diverged.count}/{row.diverged.n}",
         reached(row.to_target),
-        wording.milliseconds_between(row.step_seconds, "").replace(" to ", "-") or "—",
+        wording.milliseconds_between(row.step_seconds, unit="", to="-") or "—",
     )
 
 

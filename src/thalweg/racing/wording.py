@@ -131,11 +131,11 @@ def milliseconds(seconds: float) -> str:
     return f"{thousandths(seconds)} ms"
 
 
-def milliseconds_between(found: Interval | None, unit: str = " ms") -> str:
+def milliseconds_between(found: Interval | None, unit: str = " ms", to: str = " to ") -> str:
     """The ends of an interval, such as 1.21 to 1.24 ms; nothing where there are none."""
     if found is None or math.isinf(found.low):
         return ""
-    return f"{thousandths(found.low)} to {thousandths(found.high)}{unit}"
+    return f"{thousandths(found.low)}{to}{thousandths(found.high)}{unit}"
 
 
 def thousandths(seconds: float) -> str:

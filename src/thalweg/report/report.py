@@ -78,7 +78,7 @@ def diverged(record: Record) -> Iterator[Diverged]:
         if not math.isfinite(run.score):
             reason = run.reason or "its metric is not a number"
             kinds.setdefault((run.entrant, run.round, reason), []).append(run)
-    rates = {(one.entrant, one.index): one.values.get("lr") for one in record.configurations}
+    rates = {one.key: one.values.get("lr") for one in record.configurations}
     order = record.settings.entrants.index
     for entrant, round_, reason in sorted(kinds, key=lambda kind: (order(kind[0]), kind[1])):
         runs = kinds[entrant, round_, reason]

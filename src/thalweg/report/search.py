@@ -10,7 +10,7 @@ import numpy as np
 from plotly import graph_objects as go
 
 from thalweg.racing import wording
-from thalweg.racing.draws import value_at
+from thalweg.racing.draws import ROUND_OFF, value_at
 from thalweg.racing.gaussian_process import Array
 from thalweg.racing.landscape import Landscape, Scale
 from thalweg.racing.measures import Measures, as_loss
@@ -30,9 +30,6 @@ WALLS = 0.9
 """The axis of scores reaches e times as far above the floor of the models as the loss that this
 share of all trainings keeps under: higher walls would leave no room for the valleys.
 """
-
-ROUND_OFF = 1e-9
-"""By how much a value at the end of its space may seem to lie beyond it."""
 
 ROOM = 0.06
 """Free room at either end of an axis, as a share of it."""
@@ -187,7 +184,7 @@ class Searches:
         return told
 
     def again(self, one: Configuration) -> bool:
-        return self.trainings[one.entrant, one.index] > 1
+        return self.trainings[one.key] > 1
 
     def drawn(self, losses: Array, ends: Array) -> list[float]:
         """Losses as scores; those beyond the ends of the scale at its end."""
