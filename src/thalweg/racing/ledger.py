@@ -1,29 +1,23 @@
-"""The record of all that happens in a race: one SQLite file, one writer, one transaction a block.
+"""The record of all that happens in a race: one checked file, one writer, one transaction a block.
 
 Numbers are REAL columns; SQLite has no not-a-number and keeps NULL in its place. Test scores lie in
-a table that `read` does not open until the race has made its choice. Rows are only ever added, and
-the sum of their checksums is kept beside them: one that is damaged, lost or doubled shows when the
-ledger is opened. Where tuning is added to a race, what follows from it bears the number of that
-tuning, and only the rows of the last one are read.
+a table that `read` does not open until the race has made its choice. Where tuning is added to a
+race, what follows from it bears the number of that tuning, and only the rows of the last one are
+read.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import re
-import shlex
-import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict, astuple, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from thalweg.arguments import word
-from thalweg.checksum import checksum
-from thalweg.errors import FailedError, UserError
+from thalweg.errors import UserError
+from thalweg.racing.checked_file import CheckedFile, under_another_name
 from thalweg.racing.record import (
     Certainty,
     Configuration,
@@ -45,8 +39,6 @@ from thalweg.training.fingerprint import difference
 from thalweg.training.run import Point
 
 FILE = "ledger.sqlite"
-APPLICATION = 0x7468616C
-"""What SQLite keeps in a file to tell whose it is: "thal" in ASCII."""
 VERSION = 7
 
 TABLES = """
@@ -107,10 +99,7 @@ CREATE TABLE certainties (
     PRIMARY KEY (tuning, entrant)
 );
 CREATE TABLE notes (line TEXT PRIMARY KEY);
-CREATE TABLE checksum (sum TEXT NOT NULL);
 """
-SUMMED = ["sqlite_master", *re.findall(r"TABLE (\w+)", TABLES)[:-1]]
-"""The tables whose rows are summed: all but the last, which holds the sum."""
 
 COMPARED_APART = ("trials", "earlier", "spaces", "recipes", "cooled", "fingerprint")
 """The settings that are not just the same or others."""
@@ -124,14 +113,11 @@ COUNTS = f"""round = 'tuning' OR NOT {KEPT} OR (entrant, configuration) IN (
 """Which runs count: final ones from before that only where their configuration is chosen again."""
 
 
-class Ledger:
+class Ledger(CheckedFile):
     """The ledger of one race, held by one process until it is closed. Made by `Ledger.open`."""
 
-    def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
-        self.folder = folder
-        self.connection = connection
-        self.file = (folder / FILE).stat()
-        self.sum = 0
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / FILE, TABLES, VERSION)
 
     @classmethod
     def open(
@@ -149,14 +135,21 @@ class Ledger:
         another process holds, for a file that is damaged or no ledger of this version, and for a
         folder that cannot be written to.
         """
-        with failures(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            ledger = cls.connected(folder)
+        ledger = cls(folder)
         try:
-            with failures(folder):
-                # A lock that is kept until the connection is closed: one writer.
-                ledger.connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-                ledger.take(settings, configurations, machine, command)
+            with ledger.transaction():
+                new = ledger.empty
+                if new:
+                    ledger.create()
+                    facts = {"settings": json.dumps(asdict(settings)), "command": command}
+                    facts["machine"] = json.dumps(dict(machine))
+                    ledger.insert("facts", facts.items())
+                    ledger.insert("configurations", map(written, configurations))
+            if not new:
+                ledger.require_undamaged()
+                ledger.require_same(settings)
+                if not ledger.finished:
+                    ledger.note_another(machine)
         except BaseException:
             ledger.close()
             raise
@@ -171,79 +164,9 @@ class Ledger:
         """
         if not (folder / FILE).is_file():
             raise UserError(f"{folder} holds no race that could be resumed.")
-        with failures(folder), closing(cls.connected(folder)) as ledger:
-            ledger.require_this_kind()
+        with closing(cls(folder)) as ledger:
             ledger.require_undamaged()
             return ledger.settings, ledger.fact("command")
-
-    @classmethod
-    def connected(cls, folder: Path) -> Self:
-        return cls(folder, sqlite3.connect(folder / FILE, timeout=0, isolation_level=None))
-
-    def take(
-        self,
-        settings: Settings,
-        configurations: Sequence[Configuration],
-        machine: Mapping[str, str],
-        command: str,
-    ) -> None:
-        """Writes what defines the race into an empty file; compares it with what is in another."""
-        with self.transaction(exclusive=True):
-            tables, owner = "SELECT count(*) FROM sqlite_master", "PRAGMA application_id"
-            if self.one(tables) == self.one(owner) == 0:
-                self.create(settings, configurations, machine, command)
-                return
-        self.require_this_kind()
-        self.require_undamaged()
-        self.require_same(settings)
-        if not self.finished:
-            self.note_another(machine)
-
-    def create(
-        self,
-        settings: Settings,
-        configurations: Sequence[Configuration],
-        machine: Mapping[str, str],
-        command: str,
-    ) -> None:
-        self.connection.execute(f"PRAGMA application_id = {APPLICATION}")
-        self.connection.execute(f"PRAGMA user_version = {VERSION}")
-        for table in TABLES.split(";"):
-            self.connection.execute(table)
-        self.connection.execute("INSERT INTO checksum VALUES ('')")
-        self.sum = self.sum_of_rows(["sqlite_master"])
-        facts = {"settings": json.dumps(asdict(settings)), "machine": json.dumps(dict(machine))}
-        facts["command"] = command
-        self.insert("facts", facts.items())
-        self.insert("configurations", [written(one) for one in configurations])
-
-    def require_this_kind(self) -> None:
-        if self.one("PRAGMA application_id") != APPLICATION:
-            raise UserError(f"{self.folder / FILE} is no ledger of thalweg; choose another name.")
-        version = self.one("PRAGMA user_version")
-        if version != VERSION:
-            raise UserError(
-                f"{self.folder / FILE} was written by another version of thalweg (its format is"
-                f" {version}, this one's {VERSION}); race under another name:"
-                f" --name {fresh_name(self.folder)}."
-            )
-
-    def require_undamaged(self) -> None:
-        """UserError unless every page of the file is sound and every row as it was written."""
-        try:
-            problems = self.connection.execute("PRAGMA integrity_check(1)").fetchall()
-            self.sum = self.sum_of_rows(SUMMED)
-            kept = self.connection.execute("SELECT sum FROM checksum").fetchall()
-        except (sqlite3.Error, ValueError, OverflowError, MemoryError) as error:
-            raise self.damaged(word(str(error))) from error
-        if problems != [("ok",)] or kept != [(hexadecimal(self.sum),)]:
-            raise self.damaged("a checksum is wrong")
-
-    def damaged(self, why: str) -> UserError:
-        return UserError(
-            f"{self.folder / FILE} is damaged ({why}); race under another name:"
-            f" --name {fresh_name(self.folder)}."
-        )
 
     def require_same(self, settings: Settings) -> None:
         """UserError for other settings than those on record, more trials of who is tuned apart."""
@@ -261,25 +184,22 @@ class Ledger:
         if given < trials or (given > trials and not before.spaces):
             raise UserError(
                 f"{self.folder} holds a race with trials {trials} and not {given}; trials can only"
-                " be added, and only to entrants that are tuned. Race under another name:"
-                f" --name {fresh_name(self.folder)}."
+                " be added, and only to entrants that are tuned. Race"
+                f" {under_another_name(self.folder)}."
             )
 
     def another_race(self, difference: str) -> UserError:
         return UserError(
             f"{self.folder} holds another race, with {difference}; it is left as it is."
-            f" Race under another name: --name {fresh_name(self.folder)}."
+            f" Race {under_another_name(self.folder)}."
         )
-
-    def close(self) -> None:
-        self.connection.close()
 
     def withdraw(self) -> None:
         """Closes a ledger, and deletes one that holds no run, so that it holds up no other race."""
         with closing(self), suppress(UserError, OSError):
             self.require_in_place()
-            if self.one("SELECT count(*) FROM runs") == 0:
-                (self.folder / FILE).unlink()
+            if not self.trained:
+                self.path.unlink()
 
     # What is written
 
@@ -294,19 +214,17 @@ class Ledger:
                 self.add_run(run, None if first is None else first + i)
 
     def add_run(self, run: RunRecord, place: int | None) -> None:
-        row = (place, run.round, run.entrant, run.configuration, run.seed)
         ending = (run.score, run.diverged_step, run.reason)
-        self.insert("runs", [(*row, *ending)])
-        ((key,),) = self.rows("SELECT last_insert_rowid()")
+        self.insert("runs", [(place, run.round, *run.member, *ending)])
+        key = self.one("SELECT last_insert_rowid()")
         self.insert("points", [(key, p.step, p.train_loss, p.metric) for p in run.curve])
-        further = [(p.step, name, value) for p in run.curve for name, value in p.also.items()]
-        self.insert("further", [(key, step, name, value) for step, name, value in further])
-        self.insert("sealed", [(key, name, value) for name, value in run.test.items()])
+        self.insert("further", [(key, p.step, *one) for p in run.curve for one in p.also.items()])
+        self.insert("sealed", [(key, *one) for one in run.test.items()])
 
     def add_costs(self, costs: Iterable[Cost], plan: Plan) -> None:
         """Adds what was measured before the race: each entrant's cost, and the way of stepping."""
         with self.transaction():
-            self.insert("costs", [tuple(asdict(cost).values()) for cost in costs])
+            self.insert("costs", map(astuple, costs))
             self.insert("facts", [("plan", json.dumps(asdict(plan)))])
 
     def add_asked(
@@ -320,13 +238,13 @@ class Ledger:
         with self.transaction():
             self.insert("configurations", map(written, configurations))
             self.insert_now("asked", [(stage, place, *key) for place, key in enumerate(members)])
-            self.insert_now("stops", [asdict(stop).values() for stop in stops])
+            self.insert_now("stops", map(astuple, stops))
 
     def add_choice(self, chosen: Mapping[str, int], edges: Iterable[Edge]) -> None:
         """Adds each entrant's best configuration, the end of the tuning round."""
         with self.transaction():
             self.insert_now("chosen", chosen.items())
-            self.insert_now("edges", [asdict(edge).values() for edge in edges])
+            self.insert_now("edges", map(astuple, edges))
 
     def add_look(self, look: Look) -> None:
         """Adds a look and those who left at it."""
@@ -338,7 +256,7 @@ class Ledger:
     def add_certainties(self, found: Iterable[Certainty]) -> None:
         """Adds how sure the tuning of each entrant is."""
         with self.transaction():
-            self.insert_now("certainties", [asdict(one).values() for one in found])
+            self.insert_now("certainties", map(astuple, found))
 
     def add_notes(self, lines: Iterable[str]) -> None:
         """Adds lines that a reader of the verdict should know, each once."""
@@ -378,14 +296,12 @@ class Ledger:
     @property
     def tuning(self) -> int:
         """How often tuning was added."""
-        ((count,),) = self.rows("SELECT count(*) FROM tunings")
-        return int(count)
+        return int(self.one("SELECT count(*) FROM tunings"))
 
     @property
     def trained(self) -> int:
         """The members on record."""
-        ((count,),) = self.rows("SELECT count(*) FROM runs")
-        return int(count)
+        return int(self.one("SELECT count(*) FROM runs"))
 
     @property
     def finished(self) -> bool:
@@ -401,10 +317,8 @@ class Ledger:
     def scores(self, round: Round) -> dict[Key, float]:
         """The members of a round that count, with their scores; nan for the diverged."""
         what = "SELECT entrant, configuration, seed, score FROM runs"
-        query = f"{what} WHERE round = ? AND ({COUNTS}) ORDER BY id"
-        return {
-            (one, index, seed): number(score) for one, index, seed, score in self.rows(query, round)
-        }
+        rows = self.rows(f"{what} WHERE round = ? AND ({COUNTS}) ORDER BY id", round)
+        return {(entrant, index, seed): number(score) for entrant, index, seed, score in rows}
 
     def kept(self) -> set[Key]:
         """The members that were on record when tuning was added last."""
@@ -420,7 +334,7 @@ class Ledger:
             stops=tuple(Stop(*row) for row in self.of_now("stops")),
             chosen=self.chosen(),
             looks=self.looks(),
-            costs={row[0]: Cost(*row) for row in self.rows("SELECT * FROM costs ORDER BY rowid")},
+            costs={row[0]: Cost(*row) for row in self.in_order("costs")},
             edges=tuple(Edge(*row) for row in self.of_now("edges")),
             certainties=tuple(Certainty(*row) for row in self.of_now("certainties")),
             notes=self.notes(),
@@ -432,10 +346,8 @@ class Ledger:
 
     def configurations(self) -> tuple[Configuration, ...]:
         return tuple(
-            Configuration(entrant, number, json.loads(values), recipe, bool(refined))
-            for entrant, number, values, recipe, refined in self.rows(
-                "SELECT * FROM configurations ORDER BY rowid"
-            )
+            Configuration(entrant, index, json.loads(values), recipe, bool(refined))
+            for entrant, index, values, recipe, refined in self.in_order("configurations")
         )
 
     def asked(self, stage: int) -> list[Key]:
@@ -444,20 +356,20 @@ class Ledger:
         return [(one, index, seed) for of, _, one, index, seed in asked if of == stage]
 
     def notes(self) -> tuple[str, ...]:
-        return tuple(line for (line,) in self.rows("SELECT line FROM notes ORDER BY rowid"))
+        return tuple(line for (line,) in self.in_order("notes"))
 
     def chosen(self) -> dict[str, int]:
         """Each entrant's best configuration; empty until the tuning round has ended."""
         return dict(self.of_now("chosen"))
 
     def runs(self) -> tuple[RunRecord, ...]:
-        curves = self.curves()
-        tests = self.tests() if self.finished else {}
+        curves, tests = self.curves(), self.tests() if self.finished else {}
+        rows = self.rows(f"SELECT * FROM runs WHERE {COUNTS} ORDER BY id")
         return tuple(
             RunRecord(
                 round=round,
                 entrant=entrant,
-                configuration=configuration,
+                configuration=index,
                 seed=seed,
                 score=number(score),
                 diverged_step=step,
@@ -465,14 +377,12 @@ class Ledger:
                 curve=tuple(curves.get(run, ())),
                 test=tests.get(run, {}),
             )
-            for run, round, entrant, configuration, seed, score, step, reason in self.rows(
-                f"SELECT * FROM runs WHERE {COUNTS} ORDER BY id"
-            )
+            for run, round, entrant, index, seed, score, step, reason in rows
         )
 
     def curves(self) -> dict[int, list[Point]]:
         further: dict[tuple[int, int], dict[str, float]] = {}
-        for run, step, name, value in self.rows("SELECT * FROM further ORDER BY rowid"):
+        for run, step, name, value in self.in_order("further"):
             further.setdefault((run, step), {})[name] = number(value)
         curves: dict[int, list[Point]] = {}
         for run, step, loss, metric in self.rows("SELECT * FROM points ORDER BY run, step"):
@@ -482,7 +392,7 @@ class Ledger:
 
     def tests(self) -> dict[int, dict[str, float]]:
         tests: dict[int, dict[str, float]] = {}
-        for run, name, value in self.rows("SELECT * FROM sealed ORDER BY rowid"):
+        for run, name, value in self.in_order("sealed"):
             tests.setdefault(run, {})[name] = number(value)
         return tests
 
@@ -498,45 +408,6 @@ class Ledger:
 
     # How it is done
 
-    @contextmanager
-    def transaction(self, exclusive: bool = False) -> Iterator[None]:
-        """All that the block writes, or nothing."""
-        self.require_in_place()
-        before = self.sum
-        with failures(self.folder):
-            self.connection.execute("BEGIN EXCLUSIVE" if exclusive else "BEGIN IMMEDIATE")
-            try:
-                yield
-                if self.sum != before:
-                    self.connection.execute("UPDATE checksum SET sum = ?", (hexadecimal(self.sum),))
-                self.connection.execute("COMMIT")
-            except BaseException:
-                self.sum = before
-                if self.connection.in_transaction:
-                    self.connection.execute("ROLLBACK")
-                raise
-
-    def require_in_place(self) -> None:
-        """A file that is open can be written to after it was deleted, and nobody will find it."""
-        path = self.folder / FILE
-        try:
-            if os.path.samestat(path.stat(), self.file):
-                return
-        except OSError:
-            pass
-        raise FailedError(
-            f"{path} was deleted or replaced while the race went on; what was finished is lost:"
-            " give the same command again."
-        )
-
-    def insert(self, table: str, rows: Iterable[Sequence[object]]) -> None:
-        for row in rows:
-            marks = ", ".join("?" * len(row))
-            self.connection.execute(f"INSERT INTO {table} VALUES ({marks})", row)
-            # As it will be read: SQLite has types of its own.
-            kept = self.rows(f"SELECT * FROM {table} WHERE rowid = last_insert_rowid()")
-            self.sum += sum_of(table, kept)
-
     def insert_now(self, table: str, rows: Iterable[Iterable[object]]) -> None:
         """Adds rows that bear the number of the last tuning."""
         number = self.tuning
@@ -547,67 +418,12 @@ class Ledger:
         query = f"SELECT * FROM {table} WHERE tuning = ? ORDER BY rowid"
         return [row for _, *row in self.rows(query, self.tuning)]
 
-    def sum_of_rows(self, tables: Iterable[str]) -> int:
-        return sum(
-            sum_of(table, self.connection.execute(f"SELECT * FROM {table} NOT INDEXED"))
-            for table in tables
-        )
-
-    def rows(self, query: str, *values: object) -> list[tuple]:  # type: ignore[type-arg]
-        with failures(self.folder):
-            return self.connection.execute(query, values).fetchall()
-
-    def one(self, query: str) -> object:
-        return self.rows(query)[0][0]
+    def in_order(self, table: str) -> list[tuple[Any, ...]]:
+        return self.rows(f"SELECT * FROM {table} ORDER BY rowid")
 
     def fact(self, name: str) -> str:
         found = self.rows("SELECT value FROM facts WHERE name = ?", name)
         return str(found[0][0]) if found else ""
-
-
-@contextmanager
-def failures(folder: Path) -> Iterator[None]:
-    """Turns what SQLite and the file system refuse into one sentence that names the folder."""
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        raise UserError(sentence(folder, error)) from error
-    except OSError as error:
-        raise UserError(f"The folder {folder} cannot be made: {error.strerror}.") from error
-
-
-def sentence(folder: Path, error: sqlite3.DatabaseError) -> str:
-    name = error.sqlite_errorname if hasattr(error, "sqlite_errorname") else ""
-    if name.startswith("SQLITE_BUSY"):
-        return (
-            f"Another process is racing in {folder}; wait for its end, or race under another name:"
-            f" --name {fresh_name(folder)}."
-        )
-    if name in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
-        return (
-            f"{folder / FILE} is no ledger of thalweg, or is damaged ({word(str(error))}); race"
-            f" under another name: --name {fresh_name(folder)}."
-        )
-    return (
-        f"The ledger in {folder} cannot be written ({error}): make room on the disk or let the"
-        " folder be written to, then give the same command again; what was finished is kept."
-    )
-
-
-def fresh_name(folder: Path) -> str:
-    """The folder's name with the first number behind it that is free, as a shell takes it."""
-    number = 2
-    while folder.with_name(f"{folder.name}-{number}").exists():
-        number += 1
-    return shlex.quote(f"{folder.name}-{number}")
-
-
-def sum_of(table: str, rows: Iterable[object]) -> int:
-    return sum(int(checksum([table, row]), 16) for row in rows)
-
-
-def hexadecimal(number: int) -> str:
-    return f"{number % 2**64:x}"
 
 
 def written(one: Configuration) -> tuple[str, int, str, str, bool]:

@@ -1,0 +1,181 @@
+"""One SQLite file that shows damage: rows are only ever added, and the sum of their checksums is
+kept beside them.
+
+A row that is damaged, lost or doubled shows when the file is opened. What is refused is said to the
+person who races, in one sentence.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from thalweg.arguments import word
+from thalweg.checksum import checksum
+from thalweg.errors import FailedError, UserError
+
+APPLICATION = 0x7468616C
+"""What SQLite keeps in a file to tell whose it is: "thal" in ASCII."""
+
+
+class CheckedFile:
+    """A file of these tables, in SQL, and of this version of them; made if there is none.
+
+    From its first transaction on it is held by one process, until it is closed.
+    """
+
+    def __init__(self, path: Path, tables: str, version: int) -> None:
+        self.path, self.folder = path, path.parent
+        self.tables, self.version = tables, version
+        self.sum = 0
+        with failures(path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.connection = sqlite3.connect(path, timeout=0, isolation_level=None)
+            # A lock is kept until the connection is closed: one writer.
+            self.connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self.opened = path.stat()
+
+    def close(self) -> None:
+        self.connection.close()
+
+    @property
+    def empty(self) -> bool:
+        """Whether it has no tables yet, and no owner."""
+        tables, owner = "SELECT count(*) FROM sqlite_master", "PRAGMA application_id"
+        return bool(self.one(tables) == self.one(owner) == 0)
+
+    def create(self) -> None:
+        """Makes the tables; within a transaction."""
+        self.connection.execute(f"PRAGMA application_id = {APPLICATION}")
+        self.connection.execute(f"PRAGMA user_version = {self.version}")
+        for table in self.tables.split(";"):
+            self.connection.execute(table)
+        self.connection.execute("CREATE TABLE checksum (sum TEXT NOT NULL)")
+        self.connection.execute("INSERT INTO checksum VALUES ('')")
+        self.sum = self.sum_of_rows("sqlite_master")
+
+    # What is required of it
+
+    def require_undamaged(self) -> None:
+        """UserError unless it is of this kind, every page is sound and every row as written."""
+        self.require_this_kind()
+        tables = re.findall(r"TABLE (\w+)", self.tables)
+        try:
+            problems = self.connection.execute("PRAGMA integrity_check(1)").fetchall()
+            self.sum = sum(map(self.sum_of_rows, ["sqlite_master", *tables]))
+            kept = self.connection.execute("SELECT sum FROM checksum").fetchall()
+        except (sqlite3.Error, ValueError, OverflowError, MemoryError) as error:
+            raise self.damaged(word(str(error))) from error
+        if problems != [("ok",)] or kept != [(hexadecimal(self.sum),)]:
+            raise self.damaged("a checksum is wrong")
+
+    def require_this_kind(self) -> None:
+        if self.one("PRAGMA application_id") != APPLICATION:
+            raise UserError(f"{self.path} is no ledger of thalweg; choose another name.")
+        version = self.one("PRAGMA user_version")
+        if version != self.version:
+            raise UserError(
+                f"{self.path} was written by another version of thalweg (its format is {version},"
+                f" this one's {self.version}); race {under_another_name(self.folder)}."
+            )
+
+    def damaged(self, why: str) -> UserError:
+        return UserError(f"{self.path} is damaged ({why}); race {under_another_name(self.folder)}.")
+
+    def require_in_place(self) -> None:
+        """A file that is open can be written to after it was deleted, and nobody will find it."""
+        try:
+            if os.path.samestat(self.path.stat(), self.opened):
+                return
+        except OSError:
+            pass
+        raise FailedError(
+            f"{self.path} was deleted or replaced while the race went on; what was finished is"
+            " lost: give the same command again."
+        )
+
+    # Its rows
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All that the block writes, or nothing."""
+        self.require_in_place()
+        before = self.sum
+        with failures(self.path):
+            self.connection.execute("BEGIN EXCLUSIVE")
+            try:
+                yield
+                if self.sum != before:
+                    self.connection.execute("UPDATE checksum SET sum = ?", (hexadecimal(self.sum),))
+                self.connection.execute("COMMIT")
+            except BaseException:
+                self.sum = before
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
+                raise
+
+    def insert(self, table: str, rows: Iterable[Sequence[object]]) -> None:
+        for row in rows:
+            marks = ", ".join("?" * len(row))
+            self.connection.execute(f"INSERT INTO {table} VALUES ({marks})", row)
+            # As it will be read: SQLite has types of its own.
+            self.sum += self.sum_of_rows(table, "WHERE rowid = last_insert_rowid()")
+
+    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with failures(self.path):
+            return self.connection.execute(query, values).fetchall()
+
+    def one(self, query: str) -> Any:
+        return self.rows(query)[0][0]
+
+    def sum_of_rows(self, table: str, which: str = "NOT INDEXED") -> int:
+        rows = self.connection.execute(f"SELECT * FROM {table} {which}")
+        return sum(int(checksum([table, row]), 16) for row in rows)
+
+
+@contextmanager
+def failures(path: Path) -> Iterator[None]:
+    """Turns what SQLite and the file system refuse into one sentence that names the folder."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise UserError(sentence(path, error)) from error
+    except OSError as error:
+        raise UserError(f"The folder {path.parent} cannot be made: {error.strerror}.") from error
+
+
+def sentence(path: Path, error: sqlite3.DatabaseError) -> str:
+    folder = path.parent
+    name = error.sqlite_errorname if hasattr(error, "sqlite_errorname") else ""
+    if name.startswith("SQLITE_BUSY"):
+        return (
+            f"Another process is racing in {folder}; wait for its end, or race"
+            f" {under_another_name(folder)}."
+        )
+    if name in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
+        return (
+            f"{path} is no ledger of thalweg, or is damaged ({word(str(error))}); race"
+            f" {under_another_name(folder)}."
+        )
+    return (
+        f"The ledger in {folder} cannot be written ({error}): make room on the disk or let the"
+        " folder be written to, then give the same command again; what was finished is kept."
+    )
+
+
+def under_another_name(folder: Path) -> str:
+    """With the folder's name and the first number behind it that is free, as a shell takes it."""
+    number = 2
+    while folder.with_name(f"{folder.name}-{number}").exists():
+        number += 1
+    return f"under another name: --name {shlex.quote(f'{folder.name}-{number}')}"
+
+
+def hexadecimal(number: int) -> str:
+    return f"{number % 2**64:x}"
