@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import chdir, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import chdir
 from dataclasses import dataclass, field, replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from thalweg import tasks
 from thalweg.arguments import (
@@ -24,38 +22,20 @@ from thalweg.arguments import (
     short,
 )
 from thalweg.errors import UserError
-from thalweg.racing import cost, plan_file
+from thalweg.racing import plan_file
 from thalweg.racing.alarm import require_timeout
-from thalweg.racing.entrants import (
-    COOLINGS,
-    DEFAULT_ENTRANTS,
-    Entrant,
-    Entry,
-)
-from thalweg.racing.field import (
-    alike,
-    baseline_tuned,
-    beside_baseline,
-    by_name,
-    entered,
-    entries,
-    on_record,
-    told,
-)
+from thalweg.racing.course import Course
+from thalweg.racing.entrants import COOLINGS, DEFAULT_ENTRANTS, Entrant, Entry
+from thalweg.racing.field import baseline_tuned, entered, entries, on_record
 from thalweg.racing.ledger import Ledger
-from thalweg.racing.machine import machine
-from thalweg.racing.plan import MEASURED, most_final_members, planned, require_lanes, require_way
+from thalweg.racing.plan import MEASURED, require_lanes, require_way
 from thalweg.racing.progress import Progress, Silent
-from thalweg.racing.record import Cost, Record, Settings
+from thalweg.racing.record import Record, Settings
 from thalweg.racing.repeat import call, usual_folder
-from thalweg.racing.rounds import Rounds
-from thalweg.racing.search import MOST_TRIALS, Search, as_it_stands
+from thalweg.racing.search import MOST_TRIALS
 from thalweg.racing.verdict import Verdict, verdict
 from thalweg.recipes import Recipe
 from thalweg.stack.batches import length_of
-from thalweg.stack.population import initial_model
-from thalweg.stack.way import way_of
-from thalweg.tasks.check import check_recipe
 from thalweg.tasks.task import Task
 from thalweg.training.fingerprint import fingerprint
 from thalweg.training.pretrain import offered, stages_for
@@ -70,10 +50,10 @@ TRIALS = 24
 WITH_RESUME = ("task", "trials", "timeout", "resume", "runs", "progress")
 """The arguments of a race that is resumed; all others are on its record."""
 
-MOST_TUNING_SEEDS = 100
-
-MOST_SEEDS = 1_000
-"""Seeds over which the exact test of two entrants takes seconds."""
+WHOLE = {"tuning_seeds": (1, 100), "seeds": (2, 1_000), "seed": (0,), "width": (1,)}
+"""The least of each whole number and, where it has one, the most. With 1,000 seeds the exact test
+of two entrants takes seconds.
+"""
 
 LEAST_ALPHA = 1e-12
 """A risk that some dozens of seeds can have."""
@@ -180,88 +160,43 @@ def race(
     require_flag("pretrain", pretrain)
     runs = require_path("runs", runs)
     timeout = None if timeout is None else require_timeout(timeout)
+    trials = None if trials is None else require_whole("trials", trials, 1, MOST_TRIALS)
+    step, lanes, width = stepping(plan, step, lanes, width)
+    chosen = in_range(
+        tuning_seeds=tuning_seeds,
+        seeds=seeds,
+        cooling=cooling,
+        alpha=alpha,
+        seed=seed,
+        width=width,
+        step=step,
+        lanes=lanes,
+    )
     here = Path.cwd()  # a task may go to another folder
     found = tasks.find(task)
-    given = entries("entrants", DEFAULT_ENTRANTS if entrants is None else entrants)
-    tuning = entries("tune", tune)
     named = runs / folder_name(found, name if resume is None else resume)
     folder = here / named
     if resume is None:
+        given = entries("entrants", DEFAULT_ENTRANTS if entrants is None else entrants)
+        tuning = entries("tune", tune)
         with chdir(here):
             field = entered(given, tuning, baseline, offered(found) if pretrain else ())
-    else:
-        kept, command = Ledger.begun(folder)
-        field, trials = on_record(kept), kept.trials if trials is None else trials
-    if plan is not None:
-        if (step, lanes, width) != (MEASURED, None, None):
-            raise UserError("a plan gives step, lanes and width: give either it or these.")
-        step, lanes, width = plan_file.read(here / require_path("plan", plan))
-    width = WIDTH if width is None else width
-    trials = require_whole("trials", TRIALS if trials is None else trials, 1, MOST_TRIALS)
-    tuning_seeds = require_whole("tuning_seeds", tuning_seeds, 1, MOST_TUNING_SEEDS)
-    seeds = require_whole("seeds", seeds, 2, MOST_SEEDS)
-    seed = require_whole("seed", seed, 0)
-    width = require_whole("width", width, 1)
-    alpha = require_risk(alpha)
-    require_known("cooling", cooling, (*COOLINGS, "tune"))
-    require_way(step)
-    lanes = None if lanes is None else require_lanes(lanes)
-    tasks.check(found)
-    stages = {one.recipe.pretrain: stages_for(found, one.recipe.pretrain) for one in field}
-    others = [stage.task for some in stages.values() for stage in some if stage.task is not found]
-    for other in others:
-        tasks.check(other)
-    of_task: dict[str, Any] = {
-        "task": found.name,
-        "metric": found.metric_name,
-        "direction": found.better,
-        "target": found.target,
-        "steps": found.total_steps(length_of(found)),
-        "fingerprint": fingerprint([found, *others]),
-    }
-    if resume is None:
+        stages = stages_of(found, field)
         settings = Settings(
-            **of_task,
-            entrants=tuple(one.name for one in field),
-            trials=trials,
-            tuning_seeds=tuning_seeds,
-            seeds=seeds,
-            cooling=cooling,
-            baseline=None if baseline is None else field[-1].name,
-            baseline_tuned=None if baseline is None else baseline_tuned(field, field[-1]),
-            alpha=alpha,
-            seed=seed,
-            width=width,
-            step=step,
-            lanes=lanes,
-            spaces={one.name: one.space for one in field if one.space},
-            recipes={one.name: one.recipe.to_toml() for one in field},
-            cooled=tuple(one.name for one in field if one.comes_under_cooling),
+            **of_task(found, stages),
+            **of_field(field, baseline),
+            **chosen,
+            trials=TRIALS if trials is None else trials,
         )
         command = call(task, given, tuning, baseline, pretrain, settings)
     else:
-        settings = replace(kept, **of_task, trials=trials)
-    cooled = {kind: some[-1].steps for kind, some in stages.items()}
-    untuned = [as_it_stands(one) for one in field if not one.space]
-    first = [*Search(field, settings, cooled).first_points, *untuned]
-    for one in first:
-        check_recipe(found, Recipe.from_toml(one.recipe))
-    ledger = Ledger.open(folder, settings, first, machine(), command)
-    try:
-        added = trials > ledger.settings.trials
-        if not ledger.finished:
-            ledger.add_notes(pretraining_notes(stages, settings.steps))
-            run(found, field, cooled, ledger, named, progress, timeout)
-        elif not added:
-            progress.say(f"The race in {named} was finished already; it is only drawn again.")
-        if added:
-            ledger.add_tuning(trials, machine())
-            run(found, field, cooled, ledger, named, progress, timeout)
-        record = replace(ledger.read(), folder=named)
-    except BaseException:
-        ledger.withdraw()
-        raise
-    ledger.close()
+        kept, command = Ledger.begun(folder)
+        field = on_record(kept)
+        stages = stages_of(found, field)
+        trials = kept.trials if trials is None else trials
+        settings = replace(kept, **of_task(found, stages), trials=trials)
+    course = Course(found, field, stages, settings, command, named, progress, timeout)
+    record = course.run(folder)
     judged = verdict(record)
     best = Recipe.from_toml(judged.recipe) if judged.recipe else None
     return Result(record, judged, best, folder, named)
@@ -274,48 +209,24 @@ def require_on_record(given: Mapping[str, object]) -> None:
             raise UserError(f"resume takes {name} from the race's record: leave {name} out.")
 
 
-def run(
-    task: Task,
-    field: Sequence[Entrant],
-    cooled: Mapping[str | None, int],
-    ledger: Ledger,
-    named: Path,
-    progress: Progress,
-    timeout: float | None,
-) -> None:
-    """Measures what the race will cost, says so, and runs what is left of it.
+def stepping(
+    plan: str | Path | None, step: str, lanes: int | None, width: int | None
+) -> tuple[str, int | None, int]:
+    """The way of stepping, the lanes and the width, from a plan or as they were given."""
+    if plan is not None:
+        if (step, lanes, width) != (MEASURED, None, None):
+            raise UserError("a plan gives step, lanes and width: give either it or these.")
+        return plan_file.read(plan)
+    return step, lanes, WIDTH if width is None else width
 
-    cooled: the steps that a cooling takes, by the pre-training.
-    """
-    settings = ledger.settings
-    search = Search(field, settings, cooled)
-    _, reason = way_of(task)
-    notes = [reason[0].upper() + reason[1:]] if reason else []
-    notes += [*task.sharing, *alike(field), *one_start(task)]
-    about = {one.name: told(one, settings.cooling) for one in field}
-    # What a name stands for is listed elsewhere, and what is not tuned is in the verdict.
-    own = [about[one.name] for one in field if one.space and not by_name(one)]
-    ledger.add_notes([*notes, *own])
-    for line in (*notes, *about.values(), *beside_baseline(settings)):
-        progress.say(line)
-    plan = ledger.plan
-    if plan is None:
-        recipes = {one.key: Recipe.from_toml(one.recipe) for one in ledger.configurations()}
-        members = [*search.sizes, *most_final_members(len(field), settings.seeds)]
-        # A block with fewer members is filled up to its width, which takes memory.
-        filled = replace(settings, width=min(settings.width, max(members)))
-        plan = planned(task, list(recipes.values()), filled, members, timeout)
-        costs: list[Cost] = []
-        with suppress(Exception):  # of a model that cannot be made now, nothing is known
-            costs = cost.costs(task, {one.name: recipes[one.name, 0] for one in field}, timeout)
-        ledger.add_costs(costs, plan)
-        progress.say(plan.why)
-        progress.say(cost.announcement(plan.seconds))
-        progress.say(cost.outlook(settings))
-    else:
-        progress.say(f"Going on in {named}, where {ledger.trained} members are done.")
-    plan_file.write(plan, ledger.folder / "plan.toml")
-    Rounds(task, settings, field, search, ledger, progress, plan, timeout).run()
+
+def in_range(**given: Any) -> dict[str, Any]:
+    """These settings by name; UserError for one that no race can have."""
+    require_known("cooling", given["cooling"], (*COOLINGS, "tune"))
+    require_way(given["step"])
+    found = {name: require_whole(name, given[name], *ends) for name, ends in WHOLE.items()}
+    lanes = given["lanes"] if given["lanes"] is None else require_lanes(given["lanes"])
+    return given | found | {"alpha": require_risk(given["alpha"]), "lanes": lanes}
 
 
 def require_risk(alpha: float) -> float:
@@ -337,21 +248,39 @@ def folder_name(task: Task, name: str | None) -> str:
     return require_path("name", name).name
 
 
-def one_start(task: Task) -> Iterator[str]:
-    """A line where seeds do not change the weights that a training begins with."""
-    first, second = (initial_model(task, seed).parameters() for seed in (0, 1))
-    if all(map(torch.equal, first, second)):
-        yield (
-            "Every seed begins with the same weights, so the verdict speaks of this start alone;"
-            " seeds change the order of the data, and what training draws at random."
-        )
+def stages_of(task: Task, field: Sequence[Entrant]) -> dict[str | None, Sequence[Stage]]:
+    """The stages of each pre-training in the field; UserError where a task of theirs is faulty."""
+    tasks.check(task)
+    stages = {one.recipe.pretrain: stages_for(task, one.recipe.pretrain) for one in field}
+    for other in others(task, stages):
+        tasks.check(other)
+    return stages
 
 
-def pretraining_notes(stages: Mapping[str | None, Sequence[Stage]], steps: int) -> Iterator[str]:
-    """A line for each pre-training: what it does with the budget."""
-    for kind, some in stages.items():
-        if kind:
-            yield (
-                f"Pre-trained ({kind}): {steps} steps in {len(some)} equal stages, of which the"
-                " last trains the task itself; each is a training of its own, cooling included."
-            )
+def others(task: Task, stages: Mapping[str | None, Sequence[Stage]]) -> list[Task]:
+    """The tasks that are trained before this one."""
+    return [one.task for some in stages.values() for one in some if one.task is not task]
+
+
+def of_task(task: Task, stages: Mapping[str | None, Sequence[Stage]]) -> dict[str, Any]:
+    """The settings that follow from the task, by name."""
+    return {
+        "task": task.name,
+        "metric": task.metric_name,
+        "direction": task.better,
+        "target": task.target,
+        "steps": task.total_steps(length_of(task)),
+        "fingerprint": fingerprint([task, *others(task, stages)]),
+    }
+
+
+def of_field(field: Sequence[Entrant], baseline: str | Recipe | None) -> dict[str, Any]:
+    """The settings that follow from who races, by name; the baseline is the last of them."""
+    return {
+        "entrants": tuple(one.name for one in field),
+        "baseline": None if baseline is None else field[-1].name,
+        "baseline_tuned": None if baseline is None else baseline_tuned(field, field[-1]),
+        "spaces": {one.name: one.space for one in field if one.space},
+        "recipes": {one.name: one.recipe.to_toml() for one in field},
+        "cooled": tuple(one.name for one in field if one.comes_under_cooling),
+    }
