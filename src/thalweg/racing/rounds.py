@@ -30,9 +30,9 @@ from thalweg.racing.record import (
     Round,
     RunRecord,
     Settings,
-    Stop,
 )
 from thalweg.racing.search import Search, seeds_from
+from thalweg.racing.sentences import stopped
 from thalweg.recipes import Recipe
 from thalweg.stack.member import Member
 from thalweg.tasks.task import Task
@@ -119,8 +119,8 @@ class Rounds:
         with one_blas_thread():
             asked = self.search.asked(stage, record)
         self.ledger.add_asked(stage, asked.configurations, asked.members, asked.stops)
-        for stop in asked.stops:
-            self.progress.say(stopped(stop))
+        if asked.stops:
+            self.progress.say(stopped(asked.stops))
         return asked.members
 
     # The final round
@@ -179,6 +179,8 @@ class Rounds:
         cut = chain.from_iterable(blocks(list(keys), size) for _, keys in alike)
         missing = [[key for key in block if key not in done] for block in cut]
         failed = self.attempt(round, [block for block in missing if block], places, lanes)
+        if not failed:
+            return
         failed = self.attempt(round, [block for block, _ in failed], places, lanes)
         parted = [self.one_by_one(round, *block, lanes) for block in failed]
         failures = [one.reason or "" for records in parted for one in records if one.failed]
@@ -288,13 +290,6 @@ class Rounds:
             name: better((x for x in values if math.isfinite(x)), default=math.nan)
             for name, values in own.items()
         }
-
-
-def stopped(stop: Stop) -> str:
-    return (
-        f"{stop.entrant} gets no further configurations after {stop.trials}: its chance to be"
-        f" better somewhere than the best so far is {wording.percent(stop.chance)}."
-    )
 
 
 def blocks(members: Sequence[Key], size: int) -> Iterator[Block]:

@@ -28,6 +28,9 @@ LABEL_WIDTH, TITLE_WIDTH = 18, 24
 WIDE = 4.0
 """Values that span more than this ratio are drawn on a logarithmic axis."""
 
+ROOM = 0.06
+"""Free room at either end of an axis, as a share of what it shows."""
+
 MANY_DECADES = 4
 """Beyond so many powers of ten, a logarithmic axis names the powers alone."""
 
@@ -106,13 +109,10 @@ def round_numbers(values: Sequence[float]) -> list[float]:
     return [float(f"{step}e{power}") for power in range(first, last + 1) for step in steps]
 
 
-def around(values: Sequence[float]) -> list[float] | None:
+def around(finite: Sequence[float], logarithmic: bool) -> list[float]:
     """The range of an axis that shows these values with a little room, in its own units."""
-    finite = np.array([value for value in values if math.isfinite(value)])
-    if finite.size == 0:
-        return None
-    ends = np.log10(finite) if spans_much(values) else finite
-    room = 0.05 * (ends.max() - ends.min())
+    ends = np.log10(finite) if logarithmic else np.array(finite)
+    room = ROOM * np.ptp(ends)
     return [float(ends.min() - room), float(ends.max() + room)]
 
 

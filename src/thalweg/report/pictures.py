@@ -114,7 +114,8 @@ class Drawing:
                 hovertemplate="%{y:.4g} after %{x} steps",
             )
         lay_out(figure, "step", f"validation {self.metric}", shown)
-        figure.update_yaxes(range=around(shown))
+        if finite := [value for value in shown if math.isfinite(value)]:
+            figure.update_yaxes(range=around(finite, figure.layout.yaxis.type == "log"))
         summary = (
             f"The validation {self.settings.metric} in training: the line is the median over "
             "seeds, the band holds the middle half of them. A run that diverged counts as worse "

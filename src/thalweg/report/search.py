@@ -15,7 +15,7 @@ from thalweg.racing.gaussian_process import Array
 from thalweg.racing.landscape import Landscape, Scale
 from thalweg.racing.measures import Measures, as_loss
 from thalweg.racing.record import Configuration
-from thalweg.report.figure import Picture, as_text, jsonable, lay_out, spans_much
+from thalweg.report.figure import Picture, around, as_text, jsonable, lay_out, spans_much
 from thalweg.report.strokes import strokes
 
 HEIGHT = 220
@@ -30,9 +30,6 @@ WALLS = 0.9
 """The axis of scores reaches e times as far above the floor of the models as the loss that this
 share of all trainings keeps under: higher walls would leave no room for the valleys.
 """
-
-ROOM = 0.06
-"""Free room at either end of an axis, as a share of it."""
 
 
 def searches(measures: Measures, entrants: Iterable[str]) -> list[Picture]:
@@ -61,8 +58,8 @@ class Searches:
         # Scores to raise are often shares, of which the best are close to 1.
         self.spread = self.ends.tolist() if self.settings.direction == "min" else []
         logarithmic = spans_much(self.spread)
-        self.range = with_room(np.log10(self.ends) if logarithmic else self.ends)
-        self.limits = np.power(10, self.range) if logarithmic else self.range
+        self.range = around(self.ends.tolist(), logarithmic)
+        self.limits = np.power(10, self.range) if logarithmic else np.array(self.range)
 
     def of(self, name: str) -> Picture:
         """What was tried of one entrant against lr, and its model with the rest as chosen."""
@@ -79,12 +76,11 @@ class Searches:
                 figure.add_vline(end, line={"color": "#888888", "width": 1, "dash": "dot"})
         lay_out(figure, "lr", "", self.spread)
         figure.update_layout(height=HEIGHT, font_size=12, margin_l=0)
-        figure.update_yaxes(range=self.range.tolist())
-        ends = np.array([value_at(space, low), value_at(space, high)])
+        figure.update_yaxes(range=self.range)
         logarithmic = space.scale == "log"
         figure.update_xaxes(
             type="log" if logarithmic else "linear",
-            range=with_room(np.log10(ends) if logarithmic else ends).tolist(),
+            range=around([value_at(space, low), value_at(space, high)], logarithmic),
             nticks=4,
             tickfont_size=10,
             title_standoff=8,
@@ -193,9 +189,3 @@ class Searches:
 
     def as_scores(self, losses: Array) -> Array:
         return losses if self.settings.direction == "min" else -losses
-
-
-def with_room(ends: Array) -> Array:
-    """The ends of an axis that shows these with a little room."""
-    wider: Array = ends + np.array([-ROOM, ROOM]) * np.ptp(ends)
-    return wider
