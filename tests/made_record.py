@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +32,24 @@ from thalweg.training.run import Point
 
 STEPS = 400
 FAILS = "loss is not finite"
+
+MADE = Settings(
+    task="made",
+    metric="loss",
+    direction="min",
+    target=None,
+    steps=100,
+    entrants=("sgd", "adam"),
+    trials=24,
+    tuning_seeds=4,
+    seeds=2,
+    cooling="none",
+    baseline=None,
+    alpha=0.05,
+    seed=0,
+    width=4,
+)
+"""The settings of a race in which nobody is tuned, for tests to change."""
 
 
 def made_record(
@@ -82,9 +101,9 @@ def made_record(
         test = {"loss": ended, "accuracy": 1 - ended} if opened else {}
         return RunRecord(round_, entrant, index, seed, curve[-1].metric, None, None, curve, test)
 
-    settings = Settings(
+    settings = replace(
+        MADE,
         task=task,
-        metric="loss",
         direction=direction,
         target=target,
         steps=STEPS,
@@ -94,8 +113,6 @@ def made_record(
         seeds=seeds,
         cooling="linear",
         baseline=baseline,
-        alpha=0.05,
-        seed=0,
         width=64,
         spaces={name: {"lr": log(1e-4, 1)} for name in losses},
         cooled=tuple(losses),

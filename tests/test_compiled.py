@@ -19,6 +19,7 @@ from torch import nn
 from torch.func import vmap
 
 import thalweg as tw
+from made_record import MADE
 from thalweg import recipes
 from thalweg.errors import UserError
 from thalweg.racing import plan, timings
@@ -142,24 +143,8 @@ def test_a_graph_that_would_take_minutes_is_not_compiled(monkeypatch: pytest.Mon
 
 
 def settings(task: Task, step: str = "measured", lanes: int | None = 1) -> Settings:
-    return Settings(
-        task.name,
-        "loss",
-        "min",
-        None,
-        12,
-        ("sgd", "adam"),
-        2,
-        1,
-        4,
-        cooling="none",
-        baseline=None,
-        alpha=0.05,
-        seed=0,
-        width=2,
-        step=step,
-        lanes=lanes,
-    )
+    short = {"steps": 12, "trials": 2, "tuning_seeds": 1, "seeds": 4, "width": 2}
+    return replace(MADE, task=task.name, step=step, lanes=lanes, **short)
 
 
 RECIPES = [recipes.sgd(lr=1e-3), recipes.adam()]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.stats import qmc
 
 import thalweg as tw
-from made_record import made_record
+from made_record import MADE, made_record
 from thalweg import recipes, rules, schedules
 from thalweg.errors import UserError
 from thalweg.racing import draws
@@ -29,7 +29,7 @@ from thalweg.racing.entrants import (
     tuned,
     with_cooling,
 )
-from thalweg.racing.record import Configuration, Edge, Settings
+from thalweg.racing.record import Configuration, Edge
 from thalweg.racing.search import Search, as_it_stands
 from thalweg.recipes import Recipe, from_file
 from thalweg.rules.space import Scale, Space, linear, log, log_one_minus
@@ -49,22 +49,8 @@ SPACES = st.one_of(
 def drawn(field: Sequence[str | Entrant], cooling: str = "none") -> list[Configuration]:
     """The 16 points that each entrant explores, its own settings the first."""
     some = [entrant(one) for one in field]
-    settings = Settings(
-        task="made",
-        metric="loss",
-        direction="min",
-        target=None,
-        steps=100,
-        entrants=tuple(one.name for one in some),
-        trials=48,
-        tuning_seeds=4,
-        seeds=2,
-        cooling=cooling,
-        baseline=None,
-        alpha=0.05,
-        seed=0,
-        width=4,
-    )
+    names = tuple(one.name for one in some)
+    settings = replace(MADE, entrants=names, trials=48, cooling=cooling)
     found = Search(some, settings, {None: 100}).first_points
     assert len(found) == 16 * len(field)
     return found

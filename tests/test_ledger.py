@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from made_record import MADE
 from thalweg.errors import UserError
 from thalweg.racing.ledger import FILE, Ledger
 from thalweg.racing.record import (
@@ -33,21 +34,10 @@ from thalweg.racing.record import (
 from thalweg.rules.space import log
 from thalweg.training.run import Point
 
-SETTINGS = Settings(
+SETTINGS = replace(
+    MADE,
     task="digits",
-    metric="loss",
-    direction="min",
-    target=None,
-    steps=10,
-    entrants=("sgd", "adam"),
     trials=1,
-    tuning_seeds=4,
-    seeds=2,
-    cooling="none",
-    baseline=None,
-    alpha=0.05,
-    seed=0,
-    width=4,
     spaces={"sgd": {"lr": log(1e-3, 1.0)}, "adam": {"lr": log(1e-4, 0.1)}},
     recipes={"sgd": "sgd's recipe", "adam": "adam's recipe"},
     cooled=("sgd", "adam"),

@@ -19,6 +19,7 @@ from scipy.stats import multivariate_t
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
+from made_record import MADE
 from test_race import NET, SGD, SLOW, Watched, outcome, short
 from thalweg import recipes
 from thalweg.racing import gaussian_process
@@ -185,24 +186,11 @@ Losses = Callable[[str, Mapping[str, float], int], float]
 
 def settings_for(field: Sequence[Entrant], **more: Any) -> Settings:
     given: dict[str, Any] = {
-        "task": "made",
-        "metric": "loss",
-        "direction": "min",
-        "target": None,
-        "steps": 100,
         "entrants": tuple(one.name for one in field),
-        "trials": 24,
-        "tuning_seeds": 4,
-        "seeds": 2,
-        "cooling": "none",
-        "baseline": None,
-        "alpha": 0.05,
-        "seed": 0,
-        "width": 4,
         "spaces": {one.name: one.space for one in field if one.space},
         "cooled": tuple(one.name for one in field if one.comes_under_cooling),
     }
-    return Settings(**given | more)
+    return replace(MADE, **given | more)
 
 
 def named(*names: str) -> list[Entrant]:
