@@ -12,7 +12,8 @@ import re
 import shlex
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +91,9 @@ class CheckedFile:
 
     def require_in_place(self) -> None:
         """A file that is open can be written to after it was deleted, and nobody will find it."""
-        try:
+        with suppress(OSError):
             if os.path.samestat(self.path.stat(), self.opened):
                 return
-        except OSError:
-            pass
         raise FailedError(
             f"{self.path} was deleted or replaced while the race went on; what was finished is"
             " lost: give the same command again."
@@ -171,10 +170,9 @@ def sentence(path: Path, error: sqlite3.DatabaseError) -> str:
 
 def under_another_name(folder: Path) -> str:
     """With the folder's name and the first number behind it that is free, as a shell takes it."""
-    number = 2
-    while folder.with_name(f"{folder.name}-{number}").exists():
-        number += 1
-    return f"under another name: --name {shlex.quote(f'{folder.name}-{number}')}"
+    names = (f"{folder.name}-{number}" for number in count(2))
+    free = next(name for name in names if not folder.with_name(name).exists())
+    return f"under another name: --name {shlex.quote(free)}"
 
 
 def hexadecimal(number: int) -> str:

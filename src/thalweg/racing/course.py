@@ -24,6 +24,7 @@ from thalweg.stack.population import initial_model
 from thalweg.stack.way import way_of
 from thalweg.tasks.check import check_recipe
 from thalweg.tasks.task import Task
+from thalweg.training.pretrain import stages_for
 from thalweg.training.stages import Stage
 
 
@@ -31,14 +32,12 @@ from thalweg.training.stages import Stage
 class Course:
     """A race that is ready to run.
 
-    field: who races. stages: by the pre-training, the trainings that share its steps. settings:
-    all that was asked for. command: begins the race. named: its folder, as the caller names it.
-    timeout: seconds without a step after which a training has failed.
+    field: who races. settings: all that was asked for. command: begins the race. named: its folder,
+    as the caller names it. timeout: seconds without a step after which a training has failed.
     """
 
     task: Task
     field: Sequence[Entrant]
-    stages: Mapping[str | None, Sequence[Stage]]
     settings: Settings
     command: str
     named: Path
@@ -51,7 +50,8 @@ class Course:
         try:
             added = self.settings.trials > ledger.settings.trials
             if not ledger.finished:
-                ledger.add_notes(pretraining_notes(self.stages, self.settings.steps))
+                stages = stages_of(self.task, self.field)
+                ledger.add_notes(pretraining_notes(stages, self.settings.steps))
                 self.run_rounds(ledger)
             elif not added:
                 finished = "was finished already; it is only drawn again."
@@ -75,7 +75,8 @@ class Course:
         return Ledger.open(folder, self.settings, first, machine(), self.command)
 
     def search(self, settings: Settings) -> Search:
-        cooled = {kind: some[-1].steps for kind, some in self.stages.items()}
+        stages = stages_of(self.task, self.field)
+        cooled = {kind: some[-1].steps for kind, some in stages.items()}
         return Search(self.field, settings, cooled)
 
     def run_rounds(self, ledger: Ledger) -> None:
@@ -126,6 +127,11 @@ class Course:
         for line in (plan.why, cost.announcement(plan.seconds), cost.outlook(settings)):
             self.progress.say(line)
         return plan
+
+
+def stages_of(task: Task, field: Sequence[Entrant]) -> dict[str | None, Sequence[Stage]]:
+    """The stages of each pre-training in the field."""
+    return {one.recipe.pretrain: stages_for(task, one.recipe.pretrain) for one in field}
 
 
 def one_start(task: Task) -> Iterator[str]:

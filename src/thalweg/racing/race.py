@@ -24,7 +24,7 @@ from thalweg.arguments import (
 from thalweg.errors import UserError
 from thalweg.racing import plan_file
 from thalweg.racing.alarm import require_timeout
-from thalweg.racing.course import Course
+from thalweg.racing.course import Course, stages_of
 from thalweg.racing.entrants import COOLINGS, DEFAULT_ENTRANTS, Entrant, Entry
 from thalweg.racing.field import baseline_tuned, entered, entries, on_record
 from thalweg.racing.ledger import Ledger
@@ -38,8 +38,7 @@ from thalweg.recipes import Recipe
 from thalweg.stack.batches import length_of
 from thalweg.tasks.task import Task
 from thalweg.training.fingerprint import fingerprint
-from thalweg.training.pretrain import offered, stages_for
-from thalweg.training.stages import Stage
+from thalweg.training.pretrain import offered
 
 WIDTH = 32
 """Members in a block, if nobody asks for another number."""
@@ -161,16 +160,9 @@ def race(
     runs = require_path("runs", runs)
     timeout = None if timeout is None else require_timeout(timeout)
     trials = None if trials is None else require_whole("trials", trials, 1, MOST_TRIALS)
-    step, lanes, width = stepping(plan, step, lanes, width)
+    way = stepping(plan, step, lanes, width)
     chosen = in_range(
-        tuning_seeds=tuning_seeds,
-        seeds=seeds,
-        cooling=cooling,
-        alpha=alpha,
-        seed=seed,
-        width=width,
-        step=step,
-        lanes=lanes,
+        tuning_seeds=tuning_seeds, seeds=seeds, cooling=cooling, alpha=alpha, seed=seed, **way
     )
     here = Path.cwd()  # a task may go to another folder
     found = tasks.find(task)
@@ -181,9 +173,8 @@ def race(
         tuning = entries("tune", tune)
         with chdir(here):
             field = entered(given, tuning, baseline, offered(found) if pretrain else ())
-        stages = stages_of(found, field)
         settings = Settings(
-            **of_task(found, stages),
+            **of_task(found, field),
             **of_field(field, baseline),
             **chosen,
             trials=TRIALS if trials is None else trials,
@@ -192,10 +183,9 @@ def race(
     else:
         kept, command = Ledger.begun(folder)
         field = on_record(kept)
-        stages = stages_of(found, field)
         trials = kept.trials if trials is None else trials
-        settings = replace(kept, **of_task(found, stages), trials=trials)
-    course = Course(found, field, stages, settings, command, named, progress, timeout)
+        settings = replace(kept, **of_task(found, field), trials=trials)
+    course = Course(found, field, settings, command, named, progress, timeout)
     record = course.run(folder)
     judged = verdict(record)
     best = Recipe.from_toml(judged.recipe) if judged.recipe else None
@@ -211,13 +201,13 @@ def require_on_record(given: Mapping[str, object]) -> None:
 
 def stepping(
     plan: str | Path | None, step: str, lanes: int | None, width: int | None
-) -> tuple[str, int | None, int]:
-    """The way of stepping, the lanes and the width, from a plan or as they were given."""
+) -> dict[str, Any]:
+    """How members are stepped, as settings by name: from a plan, or as given."""
     if plan is not None:
         if (step, lanes, width) != (MEASURED, None, None):
             raise UserError("a plan gives step, lanes and width: give either it or these.")
-        return plan_file.read(plan)
-    return step, lanes, WIDTH if width is None else width
+        step, lanes, width = plan_file.read(plan)
+    return {"step": step, "lanes": lanes, "width": WIDTH if width is None else width}
 
 
 def in_range(**given: Any) -> dict[str, Any]:
@@ -248,29 +238,23 @@ def folder_name(task: Task, name: str | None) -> str:
     return require_path("name", name).name
 
 
-def stages_of(task: Task, field: Sequence[Entrant]) -> dict[str | None, Sequence[Stage]]:
-    """The stages of each pre-training in the field; UserError where a task of theirs is faulty."""
+def of_task(task: Task, field: Sequence[Entrant]) -> dict[str, Any]:
+    """The settings that follow from the task, by name.
+
+    UserError where it cannot be trained, or a task on which the field is pre-trained.
+    """
     tasks.check(task)
-    stages = {one.recipe.pretrain: stages_for(task, one.recipe.pretrain) for one in field}
-    for other in others(task, stages):
+    stages = stages_of(task, field).values()
+    others = [one.task for some in stages for one in some if one.task is not task]
+    for other in others:
         tasks.check(other)
-    return stages
-
-
-def others(task: Task, stages: Mapping[str | None, Sequence[Stage]]) -> list[Task]:
-    """The tasks that are trained before this one."""
-    return [one.task for some in stages.values() for one in some if one.task is not task]
-
-
-def of_task(task: Task, stages: Mapping[str | None, Sequence[Stage]]) -> dict[str, Any]:
-    """The settings that follow from the task, by name."""
     return {
         "task": task.name,
         "metric": task.metric_name,
         "direction": task.better,
         "target": task.target,
         "steps": task.total_steps(length_of(task)),
-        "fingerprint": fingerprint([task, *others(task, stages)]),
+        "fingerprint": fingerprint([task, *others]),
     }
 
 

@@ -299,20 +299,10 @@ def blocks(members: Sequence[Key], size: int) -> Iterator[Block]:
 
 
 def failed_record(round: Round, key: Key, failure: str) -> RunRecord:
-    entrant, configuration, seed = key
-    return RunRecord(round, entrant, configuration, seed, math.nan, None, failure, ())
+    return RunRecord(round, *key, math.nan, None, failure, ())
 
 
 def record_of(round: Round, key: Key, run: Run) -> RunRecord:
-    entrant, configuration, seed = key
-    return RunRecord(
-        round=round,
-        entrant=entrant,
-        configuration=configuration,
-        seed=seed,
-        score=run.score,
-        diverged_step=run.diverged.step if run.diverged else None,
-        reason=run.diverged.reason if run.diverged else None,
-        curve=run.curve,
-        test=dict(run.test),
-    )
+    ended = run.diverged
+    step, reason = (ended.step, ended.reason) if ended else (None, None)
+    return RunRecord(round, *key, run.score, step, reason, run.curve, dict(run.test))
