@@ -31,8 +31,8 @@ from thalweg.tasks import landscapes as land
 from thalweg.tasks import topics as text
 from thalweg.tasks import waveform as wave
 from thalweg.tasks.adding import adding_problem
-from thalweg.tasks.check import failure_in_training
 from thalweg.tasks.digits import first_digits
+from thalweg.tasks.user_code import failure_in_training
 
 NAMES = [task.name for task in bundled()]
 

@@ -24,9 +24,10 @@ from thalweg.recipes import Recipe, recipe_of
 from thalweg.stack.batches import length_of
 from thalweg.stack.member import Member
 from thalweg.stack.single import Single
-from thalweg.tasks.check import check, check_recipe, failure_in_training
+from thalweg.tasks.check import check, check_recipe
 from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
+from thalweg.tasks.user_code import failure_in_training
 from thalweg.training.learn import learn, scores
 
 Say = Callable[[str], None]

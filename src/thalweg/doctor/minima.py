@@ -18,9 +18,10 @@ from thalweg.stack.member import Member
 from thalweg.stack.population import Population, initial_model
 from thalweg.stack.way import populate
 from thalweg.statistics import Interval, median_interval
-from thalweg.tasks.check import check, failure_in_training
+from thalweg.tasks.check import check
 from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
+from thalweg.tasks.user_code import failure_in_training
 from thalweg.training.learn import learn, scores
 
 Split = Literal["train", "validation", "test"]

@@ -20,9 +20,9 @@ from thalweg.errors import UserError
 from thalweg.optim.sharded import is_sharded
 from thalweg.stack.batches import copied
 from thalweg.stack.reading import Batch
-from thalweg.tasks.check import trainable
 from thalweg.tasks.failure import describe, failure_as_sentence
 from thalweg.tasks.task import Score
+from thalweg.tasks.user_code import trainable
 
 T = TypeVar("T")
 

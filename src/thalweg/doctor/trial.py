@@ -22,9 +22,9 @@ from thalweg.stack.single import Single
 from thalweg.stack.states import optimizer_states
 from thalweg.stack.way import Way, populate
 from thalweg.statistics import Comparison, compare
-from thalweg.tasks.check import failure_in_training
 from thalweg.tasks.failure import failure_as_sentence
 from thalweg.tasks.task import Task
+from thalweg.tasks.user_code import failure_in_training
 from thalweg.training.learn import learn, scores
 
 SEEDS = 8

@@ -24,8 +24,8 @@ from thalweg.stack.member import Member
 from thalweg.stack.population import initial_model
 from thalweg.stack.way import Way, first, populate
 from thalweg.statistics import median_interval
-from thalweg.tasks.check import failure_in_training
 from thalweg.tasks.task import Task
+from thalweg.tasks.user_code import failure_in_training
 from thalweg.training.learn import Watch, evaluation_steps, scores
 
 WARM_UP, TIMED = 3, 15

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-import traceback
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
-from numbers import Real
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
@@ -24,9 +20,9 @@ from thalweg.recipes import Recipe
 from thalweg.schedules import Plateau
 from thalweg.tasks.failure import describe, failure_as_sentence
 from thalweg.tasks.held import is_held, same
-from thalweg.tasks.reachable import is_own
 from thalweg.tasks.samples import Samples, first_not_finite, rows_not_finite
 from thalweg.tasks.task import Score, Task
+from thalweg.tasks.user_code import made_model, make_model, run_model, run_score, trainable
 
 TRIED = 8
 """Samples that hold what is not finite, which are tried with the model and the loss."""
@@ -91,53 +87,6 @@ def check_recipe(task: Task, recipe: Recipe) -> None:
             )
 
 
-def make_model(task: Task) -> nn.Module:
-    """A fresh model; another one is made beside it, with which it must share nothing."""
-    model, other = made_model(task), made_model(task)
-    held = set(memories(model).values())
-    shared = next((name for name, memory in memories(other).items() if memory in held), None)
-    if shared is not None:
-        raise UserError(
-            f"The model function of task '{task.name}' gives the same '{shared}' at every call, so"
-            " what one training does to it the next would begin with; make it anew, or give a copy,"
-            " such as model=lambda: copy.deepcopy(pretrained)."
-        )
-    return model
-
-
-def memories(model: nn.Module) -> dict[str, int]:
-    """Where the parameters and buffers lie in memory, by name."""
-    return {name: memory(x) for name, x in chain(model.named_parameters(), model.named_buffers())}
-
-
-def memory(x: Tensor) -> int:
-    try:
-        return x.untyped_storage().data_ptr() or id(x)
-    except NotImplementedError:  # sparse
-        return id(x)
-
-
-def made_model(task: Task) -> nn.Module:
-    with failure_as_sentence(f"The model of task '{task.name}' cannot be made"):
-        model = task.fresh_model()
-    if not isinstance(model, nn.Module):
-        raise UserError(
-            f"The model function of task '{task.name}' must return a torch.nn.Module,"
-            f" not {describe(model)}."
-        )
-    if not trainable(model):
-        raise UserError(
-            f"The model of task '{task.name}' has no trainable parameters;"
-            " at least one needs requires_grad=True."
-        )
-    if any(parameter.is_inference() for parameter in trainable(model)):
-        raise UserError(
-            f"The model of task '{task.name}' was made in torch.inference_mode, so it cannot be"
-            " trained: make it outside of it, or give copy.deepcopy(model)."
-        )
-    return model
-
-
 def check_training(task: Task, model: nn.Module, samples: Samples) -> None:
     """The loss on more batches, since what one has may be rare, and a look at all samples."""
     began = perf_counter()
@@ -180,6 +129,10 @@ def check_loss(task: Task, model: nn.Module, batch: list[Any]) -> None:
     if not loss.requires_grad:
         raise UserError(unconnected(task))
     require_none_beside(task, known, loss, lambda: task.loss(model(*batch[:-1]), targets))
+    check_gradients(task, model, loss)
+
+
+def check_gradients(task: Task, model: nn.Module, loss: Tensor) -> None:
     with failure_as_sentence(f"The backward pass of task '{task.name}' failed"):
         gradients = torch.autograd.grad(loss, trainable(model), allow_unused=True)
     reached = [gradient.to_dense() for gradient in gradients if gradient is not None]
@@ -267,16 +220,12 @@ def check_metrics(task: Task, model: nn.Module, samples: Samples, patience: floa
     What entrants are ranked by must be a number on validation data. patience: in seconds; the whole
     split is read where a metric refuses a part.
     """
-    split = samples.split
     with without_gradients():
         outputs, targets, whole = predictions(task, model.eval(), samples, patience)
         require_taken(task, samples)
         for name, score in task.scores.items():
-            ranked = name == task.metric_name
-            ranking = "loss" if task.metric is None else "metric"
-            what = f"{split} {ranking}" if ranked else f"further {split} metric '{name}'"
             try:
-                value = check_metric(task, what, score, outputs, targets)
+                value = check_metric(task, called(task, name, samples), score, outputs, targets)
             except UserError as error:
                 if samples.odd and ("NaN" in str(error) or "infinity" in str(error)):
                     raise not_taken(samples, min(samples.odd)) from error
@@ -284,14 +233,26 @@ def check_metrics(task: Task, model: nn.Module, samples: Samples, patience: floa
                     raise
                 check_metrics(task, model, samples, math.inf)
                 return
-            if ranked and not math.isfinite(value) and samples.odd:
-                raise not_taken(samples, min(samples.odd))
-            if ranked and math.isnan(value) and whole and split == "validation":
-                raise UserError(
-                    f"The metric of task '{task.name}' is nan on validation data at the initial"
-                    " weights: look for such values in the data, and for log(0) or 0/0 in the"
-                    " metric."
-                )
+            if name == task.metric_name:
+                require_ranking(task, value, samples, whole)
+
+
+def called(task: Task, metric: str, samples: Samples) -> str:
+    """What messages call a metric on a split."""
+    if metric != task.metric_name:
+        return f"further {samples.split} metric '{metric}'"
+    return f"{samples.split} {'loss' if task.metric is None else 'metric'}"
+
+
+def require_ranking(task: Task, value: float, samples: Samples, whole: bool) -> None:
+    """UserError for a value that nothing can be ranked by. whole: whether it is of all samples."""
+    if samples.odd and not math.isfinite(value):
+        raise not_taken(samples, min(samples.odd))
+    if whole and math.isnan(value) and samples.split == "validation":
+        raise UserError(
+            f"The metric of task '{task.name}' is nan on validation data at the initial weights:"
+            " look for such values in the data, and for log(0) or 0/0 in the metric."
+        )
 
 
 def predictions(
@@ -345,40 +306,6 @@ def check_outputs(task: Task, outputs: Any, samples: int) -> None:
             )
 
 
-def run_model(task: Task, model: nn.Module, split: str, batch: list[Any]) -> Any:
-    *inputs, _ = batch
-    shapes = ", ".join(map(describe, inputs))
-    with failure_as_sentence(f"The model of task '{task.name}' failed on {split} inputs {shapes}"):
-        return model(*inputs)
-
-
-def run_score(task: Task, what: str, score: Score, outputs: Any, targets: Any) -> Any:
-    with (
-        failure_as_sentence(
-            f"The {what} of task '{task.name}' failed on outputs {describe(outputs)}"
-            f" and targets {describe(targets)}"
-        ),
-        warnings.catch_warnings(),
-    ):
-        # PyTorch's losses only warn of outputs [N, 1] against targets [N], which broadcast.
-        warnings.filterwarnings("error", message="Using a target size")
-        value = score(outputs, targets)
-    if not is_number(value):
-        raise UserError(
-            f"The {what} of task '{task.name}' must be one number for all samples,"
-            f" not {describe(value)}."
-        )
-    return value
-
-
-def is_number(value: object) -> bool:
-    if isinstance(value, Tensor):
-        return value.ndim == 0 and not value.is_complex()
-    if isinstance(value, np.ndarray | np.generic):
-        return value.ndim == 0 and value.dtype.kind in "fiub"
-    return isinstance(value, Real)
-
-
 @contextmanager
 def without_gradients() -> Iterator[None]:
     """How metrics are asked for; what takes gradients within fails, and is told what to do."""
@@ -392,32 +319,6 @@ def without_gradients() -> Iterator[None]:
             f"{error}. Scores are taken without gradients: give a metric that needs none, and take"
             " gradients in the model within torch.enable_grad()."
         ) from error
-
-
-@contextmanager
-def failure_in_training(task: Task) -> Iterator[None]:
-    """The same for a whole training, of which `check` has seen one batch.
-
-    What was raised within this package is a bug of ours, and passes with its traceback. What comes
-    from another library than torch, out of no code of the user's, is not said of the task.
-    """
-    try:
-        yield
-    except (Exception, SystemExit) as error:
-        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-        modules = [frame.f_globals.get("__name__", "") for frame in frames]
-        package = modules[-1].partition(".")[0]
-        if package == "thalweg":
-            raise
-        what_failed = f"Task '{task.name}' failed in training"
-        if package != "torch" and not any(map(is_own, modules)):
-            what_failed = f"Training task '{task.name}' failed in {package}"
-        with failure_as_sentence(what_failed):
-            raise
-
-
-def trainable(model: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def unconnected(task: Task) -> str:

@@ -18,12 +18,12 @@ from torch.utils.data import Dataset, TensorDataset
 from thalweg.checksum import checksum
 from thalweg.random_numbers import OWN, drawing, drawing_too
 from thalweg.stack.batches import fetch
-from thalweg.tasks.check import failure_in_training, trainable
 from thalweg.tasks.code_of import code_of
 from thalweg.tasks.failure import failure_as_sentence
 from thalweg.tasks.held import is_held, sample
 from thalweg.tasks.reachable import reachable
 from thalweg.tasks.task import Score, Task
+from thalweg.tasks.user_code import failure_in_training, trainable
 
 SPREAD = 32
 """Samples that stand for a data set that is read as it goes."""

@@ -15,9 +15,10 @@ from thalweg.recipes import Recipe, recipe_of
 from thalweg.stack.member import Member
 from thalweg.stack.single import Single
 from thalweg.stack.way import populate
-from thalweg.tasks.check import check, failure_in_training
+from thalweg.tasks.check import check
 from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
+from thalweg.tasks.user_code import failure_in_training
 
 FACTORS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """The rates that are tried, relative to what the ramp suggests."""

@@ -22,8 +22,9 @@ from thalweg.stack.rows import Tensors
 from thalweg.stack.single import Single
 from thalweg.stack.stacked import shape_of
 from thalweg.stack.states import optimizer_states, put_optimizer_states
-from thalweg.tasks.check import check, failure_in_training
+from thalweg.tasks.check import check
 from thalweg.tasks.task import Task
+from thalweg.tasks.user_code import failure_in_training
 from thalweg.training.files import (
     described,
     read_state,

@@ -24,9 +24,10 @@ from thalweg.stack.member import Divergence, Member
 from thalweg.stack.population import Population
 from thalweg.stack.single import PRECISIONS, Single
 from thalweg.stack.way import Way, populate
-from thalweg.tasks.check import check, check_recipe, failure_in_training
+from thalweg.tasks.check import check, check_recipe
 from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
+from thalweg.tasks.user_code import failure_in_training
 from thalweg.training.choice import KEEP, Candidates
 from thalweg.training.files import Plan, described, save
 from thalweg.training.learn import (
