@@ -11,24 +11,19 @@ plain descent, (2 + 2 momentum) / lr with momentum, and 38 / lr in the metric of
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import plotly.graph_objects as go
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from machine import save, spread
+from picture import blank, take
 from thalweg.doctor import Objective, stability
 from thalweg.tasks import find
 
 INPUTS, CLASSES = find("digits").splits.train.tensors
-PICTURE = Path(__file__).parents[1] / "docs" / "edge.png"
 
 LATE = 0.5
 """Of the looks: those in the last half of the training are summed up."""
@@ -73,27 +68,13 @@ def watched(steps: int, every: int, make: Make) -> list[dict[str, float]]:
 
 
 def draw(results: dict[str, Any]) -> None:
-    """The picture, where Chromium is there to take it."""
-    margin = {"l": 60, "r": 20, "t": 20, "b": 50}
-    layout = {"template": "plotly_white", "width": 800, "height": 360, "margin": margin}
-    figure = go.Figure(layout=layout)
+    figure = blank()
     for name, told in results.items():
         steps, ratios = ([look[key] for look in told["looks"]] for key in ("step", "ratio"))
         figure.add_scatter(x=steps, y=ratios, name=name, mode="lines")
     figure.add_hline(1, line_dash="dash", annotation_text="the edge of stability")
     figure.update_layout(xaxis_title="step", yaxis_title="sharpness over its limit")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        print("no picture: it is taken by Chromium, which is not here")
-        return
-    with TemporaryDirectory() as folder:
-        page = Path(folder, "edge.html")
-        figure.write_html(page, config={"displayModeBar": False})
-        options = ["--headless", "--no-sandbox", "--window-size=816,376", "--hide-scrollbars"]
-        waiting = "--virtual-time-budget=5000"
-        taken = [chromium, *options, waiting, f"--screenshot={PICTURE}", page.as_uri()]
-        subprocess.run(taken, check=True, capture_output=True)
-    print(f"drawn in {PICTURE}")
+    take(figure, "edge")
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ import sqlite3
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
 from multiprocessing import get_context
@@ -48,6 +48,7 @@ from optuna.trial import FrozenTrial, TrialState
 import thalweg as tw
 from machine import save
 from regret_figures import Floats, figures, lines, listed
+from regret_tasks import TASKS
 from thalweg.racing.draws import quantiles, value_at
 from thalweg.racing.entrants import DEFAULT_ENTRANTS, entrant, with_cooling
 from thalweg.racing.lanes import Lanes, one_thread
@@ -56,20 +57,11 @@ from thalweg.recipes import Recipe
 from thalweg.stack.batches import length_of
 from thalweg.stack.member import Member
 from thalweg.stack.way import Way
-from thalweg.tasks import Task, find
+from thalweg.tasks import Task
 from thalweg.training.learn import Watch
 from thalweg.training.train import train_members
 
 FOLDER = Path.home() / ".cache" / "thalweg" / "regret"
-
-TASKS = {
-    "digits": find("digits"),
-    "digits-deep": replace(find("digits-deep"), epochs=6),
-    "digits-conv": replace(find("digits-conv"), epochs=3),
-    "adding": replace(find("adding"), steps=150),
-    "topics": replace(find("topics"), steps=40),
-}
-"""All have a loss as their metric. On `digits-deep`, so short, one family is far ahead."""
 
 FIELD = {name: entrant(name) for name in DEFAULT_ENTRANTS}
 SETTINGS = sorted({name for one in FIELD.values() for name in one.space})
@@ -91,18 +83,20 @@ Pair = tuple[str, int]
 class Size:
     """How much is measured of a task.
 
-    seeds: on which the oracle chooses, and on which all are judged. configurations: of a family, on
-    two seeds each; `again` of them on eight, and `last` of these on all.
+    chosen: seeds on which the oracle chooses. judged: those on which all are judged.
+    configurations: of a family, on two seeds each; `again` of them on eight, and `last` of these on
+    all on which it chooses.
     """
 
     races: int = 10
-    seeds: int = 48
+    chosen: int = 48
+    judged: int = 192
     configurations: int = 256
     again: int = 24
     last: int = 6
 
 
-QUICK = Size(races=2, seeds=8, configurations=16, again=4, last=2)
+QUICK = Size(races=2, chosen=8, judged=8, configurations=16, again=4, last=2)
 
 
 @dataclass(frozen=True)
@@ -152,9 +146,9 @@ class Bench:
         runs = train_members(self.task, members, width=WIDTH, way=way, watch=watch)
         return [run.score if math.isfinite(run.score) else math.inf for run in runs]
 
-    def losses(self, recipes: Sequence[str], first: int, count: int | None = None) -> Floats:
-        """The losses `[recipes, seeds]` over `count` seeds from `first` on, all if not given."""
-        seeds, known = range(first, first + (count or self.size.seeds)), self.known
+    def losses(self, recipes: Sequence[str], first: int, count: int) -> Floats:
+        """The losses `[recipes, seeds]` over `count` seeds from `first` on."""
+        seeds, known = range(first, first + count), self.known
         wanted = [(recipe, seed) for recipe in dict.fromkeys(recipes) for seed in seeds]
         if missing := [pair for pair in wanted if pair not in known]:
             self.train(missing)
@@ -232,7 +226,7 @@ def oracle(bench: Bench, _given: argparse.Namespace) -> None:
         for seeds, count in ((2, bench.size.again), (8, bench.size.last)):
             medians = np.median(bench.losses(recipes, SCREENING, seeds), axis=1)
             recipes = [recipes[place] for place in medians.argsort(kind="stable")[:count]]
-        least = np.median(bench.losses(recipes, CHOOSING), axis=1).min()
+        least = np.median(bench.losses(recipes, CHOOSING, bench.size.chosen), axis=1).min()
         print(f"{bench.task.name}, {family}: {least:.4g}", flush=True)
 
 
@@ -240,7 +234,7 @@ def best_recipes(bench: Bench) -> dict[str, str]:
     """Of each family, of all recipes that have all seeds on which the oracle chooses; the best
     family first.
     """
-    seeds = range(CHOOSING, CHOOSING + bench.size.seeds)
+    seeds = range(CHOOSING, CHOOSING + bench.size.chosen)
     losses: dict[str, list[float]] = {}
     for (recipe, seed), loss in bench.known.items():
         if seed in seeds:
@@ -353,10 +347,11 @@ def figures_of(bench: Bench) -> dict[str, Any]:
     searches = {
         who: list(zip(*found, strict=True)) for who, found in back.items() if len(found) > 1
     }
-    bench.losses([recipe for recipes, _ in searches.values() for recipe in recipes], CHOOSING)
-    best = best_recipes(bench)
-    losses = dict(zip(best, bench.losses(list(best.values()), JUDGING), strict=True))
-    judged = {who: bench.losses(recipes, JUDGING) for who, (recipes, _) in searches.items()}
+    handed = [recipe for recipes, _ in searches.values() for recipe in recipes]
+    bench.losses(handed, CHOOSING, bench.size.chosen)
+    best, judge = best_recipes(bench), partial(bench.losses, first=JUDGING, count=bench.size.judged)
+    losses = dict(zip(best, judge(list(best.values())), strict=True))
+    judged = {who: judge(recipes) for who, (recipes, _) in searches.items()}
     trainings = {who: median(counts) for who, (_, counts) in searches.items()}
     found = figures(bench.found, losses, judged)
     return found | {"trainings": trainings, "best recipes": best, "each race": bench.found}

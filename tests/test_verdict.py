@@ -589,7 +589,7 @@ def test_limits_name_the_task_the_budget_the_cooling_and_the_tuning() -> None:
         "digits",
         "400 steps",
         "linear cooling",
-        "Each entrant was tried with 5 configurations, spread over 4 seeds, and the best 3 again on"
+        "Each entrant was tried with 5 configurations, spread over 5 seeds, and the best 3 again on"
         " 4 further seeds;",
         "40 seeds",
         "5",
@@ -601,7 +601,7 @@ def test_limits_name_the_task_the_budget_the_cooling_and_the_tuning() -> None:
     ("trials", "tuning_seeds", "words"),
     [
         (1, 4, "tried with 1 configuration on one seed;"),
-        (2, 4, "2 configurations, spread over 2 seeds, and the best 2 again on 4 further seeds;"),
+        (2, 4, "2 configurations, spread over 2 seeds, and the best 2 again on 2 further seeds;"),
         (6, 1, "tried with 6 configurations, and the best 3 again on 1 further seed;"),
     ],
 )

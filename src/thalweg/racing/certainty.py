@@ -78,7 +78,8 @@ def changes(known: Landscape, more: int, generator: np.random.Generator) -> Arra
     """By how much a repetition with `more` times the trials differs from one with those that the
     entrant had, on the same curve: [REPEATED].
     """
-    model, trials, again = known.model, len(known.points), known.settings.tuning_seeds
+    model, trials = known.model, len(known.points)
+    again = known.settings.further_seeds
     best = [known.points[index] for index in list(known.expected)[:MOST]]
     at = np.vstack([known.candidates(generator), *best])
     found = []

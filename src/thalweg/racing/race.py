@@ -84,7 +84,7 @@ def race(
     trials: int | None = None,
     seeds: int = 40,
     *,
-    tuning_seeds: int = 4,
+    tuning_seeds: int = 8,
     tune: Sequence[Entry] = (),
     baseline: str | Recipe | None = None,
     pretrain: bool = False,
@@ -113,7 +113,7 @@ def race(
         that is unlikely to be the best gets fewer, and the others more. seeds: final seeds of each
         at most, from 2 to 1,000.
     tuning_seeds: over which the trials are spread, up to 100; the best three of each entrant are
-        tried again on as many further ones.
+        tried again on half as many further ones.
     tune: those of the entrants that are to be tuned in the space that their rules document, beside
         a space of their own. The schedule of an `lr` then gives way to the common cooling, and any
         other setting that follows a schedule is kept.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ class Settings:
 
     task: its name. metric, direction, target, steps: the task's.
     entrants: their names in order. trials: configurations an entrant that is tuned. tuning_seeds:
-    over which they are spread, and as many again for the best of them. seeds: final seeds at most.
+    over which they are spread. seeds: final seeds at most.
     cooling: the schedule of every tuned lr ("none", "linear", "cosine", "tune"). baseline: the
     entrant that stands for what the person uses now. baseline_tuned: the one that is the same but
     tuned, None where nothing of it can be. alpha: the risk that the best entrant is missing from
@@ -58,6 +59,11 @@ class Settings:
     cooled: tuple[str, ...] = ()
     earlier: tuple[int, ...] = ()
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def further_seeds(self) -> int:
+        """Seeds on which the best configurations are tried again: half as many as tuning has."""
+        return math.ceil(self.tuning_seeds / 2)
 
 
 @dataclass(frozen=True)

@@ -321,8 +321,9 @@ class Seeds:
 
 def seeds_from(settings: Settings) -> Seeds:
     count = settings.tuning_seeds
-    every = random.Random(settings.seed).sample(range(2**31), 2 * count + settings.seeds)
-    return Seeds(every[:count], every[count : 2 * count], every[2 * count :])
+    further = count + settings.further_seeds
+    every = random.Random(settings.seed).sample(range(2**31), further + settings.seeds)
+    return Seeds(every[:count], every[count:further], every[further:])
 
 
 def exploring(trials: int) -> int:

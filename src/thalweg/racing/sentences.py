@@ -297,7 +297,7 @@ def tried_again(settings: Settings) -> str:
     if settings.trials == 1:
         return " on one seed"
     best = min(AGAIN, settings.trials)
-    further = counted(settings.tuning_seeds, "further seed")
+    further = counted(settings.further_seeds, "further seed")
     return f", and the best {best} again on {further}"
 
 
