@@ -47,7 +47,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 import thalweg as tw
 from machine import save
-from regret_figures import Floats, figures, lines, listed
+from picture import take
+from regret_figures import Floats, drawn, figures, in_words, lines, listed, reliability
 from regret_tasks import TASKS
 from thalweg.racing.draws import quantiles, value_at
 from thalweg.racing.entrants import DEFAULT_ENTRANTS, entrant, with_cooling
@@ -83,12 +84,13 @@ Pair = tuple[str, int]
 class Size:
     """How much is measured of a task.
 
-    chosen: seeds on which the oracle chooses. judged: those on which all are judged.
-    configurations: of a family, on two seeds each; `again` of them on eight, and `last` of these on
-    all on which it chooses.
+    studies: of each rival, beside the first races. chosen: seeds on which the oracle chooses.
+    judged: those on which all are judged. configurations: of a family, on two seeds each; `again`
+    of them on eight, and `last` of these on all on which it chooses.
     """
 
     races: int = 10
+    studies: int = 5
     chosen: int = 48
     judged: int = 192
     configurations: int = 256
@@ -131,6 +133,11 @@ class Bench:
         """What the finished races found."""
         paths = [self.race(seed) / "found.json" for seed in range(self.size.races)]
         return [json.loads(path.read_text()) for path in paths if path.exists()]
+
+    @property
+    def matched(self) -> list[dict[str, Any]]:
+        """What those races found that rivals are matched with."""
+        return self.found[: self.size.studies]
 
     def recipe(self, family: str, point: Mapping[str, float]) -> str:
         """The recipe of a family at a point of its space, cooled as in a race."""
@@ -260,7 +267,7 @@ def rivals(bench: Bench, given: argparse.Namespace) -> None:
     as_long = [one for one in IN_EQUAL_SECONDS if one in given.only]
     with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
         list(pool.map(partial(search_as_often, bench), as_often))
-        for rival, seed in product(as_long, range(len(bench.found))):
+        for rival, seed in product(as_long, range(len(bench.matched))):
             study = study_of(bench, rival, seed)
             if "ended" not in study.user_attrs:
                 search = partial(search_as_long, bench, rival, seed, seconds)
@@ -271,7 +278,7 @@ def rivals(bench: Bench, given: argparse.Namespace) -> None:
 def search_as_often(bench: Bench, rival: str) -> None:
     """Each study asks for one training after another; those of all studies share a block."""
     torch.set_num_threads(1)
-    goals = [one["trainings"] for one in bench.found]
+    goals = [one["trainings"] for one in bench.matched]
     studies = [study_of(bench, rival, seed) for seed in range(len(goals))]
     pairs = list(zip(studies, goals, strict=True))
     while going_on := [study for study, goal in pairs if len(done(study)) < goal]:
@@ -326,7 +333,7 @@ def done(study: optuna.Study) -> list[FrozenTrial]:
 def handed_back(bench: Bench, rival: str) -> list[tuple[str, int]]:
     """The recipe with the best score of each study that has ended, and the trainings."""
     found = []
-    for seed, race in enumerate(bench.found):
+    for seed, race in enumerate(bench.matched):
         if bench.journal(rival, seed).exists():
             study = study_of(bench, rival, seed)
             trials = done(study)
@@ -361,7 +368,12 @@ def summary(benches: Sequence[Bench]) -> None:
     measured = {bench.task.name: figures_of(bench) for bench in benches if len(bench.found) > 1}
     for name, found in measured.items():
         print("\n  ".join([name, *lines(found)]))
-    print(f"written to {save('regret', {'tasks': measured})}")
+    claims = [claim for found in measured.values() for claim in found["claimed and held"]]
+    held = reliability(claims)
+    for one in held:
+        print(f"{one['claims']} claims of {one['claimed']:.2f} on average: {in_words(one)}")
+    take(drawn(held), "certainty")
+    print(f"written to {save('regret', {'tasks': measured, 'reliability': held})}")
 
 
 PARTS = {"races": races, "oracle": oracle, "rivals": rivals}

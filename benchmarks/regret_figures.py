@@ -10,9 +10,11 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
+from picture import blank
 from thalweg.statistics import wilson
 
 SURE = 0.8
@@ -94,6 +96,38 @@ def claimed(found: Finds) -> Iterator[tuple[float, float]]:
         for family, chance in one["claimed"].items():
             if chance is not None:
                 yield chance, others.count(family) / len(others)
+
+
+def reliability(claims: Sequence[tuple[float, float]]) -> list[dict[str, float]]:
+    """What was claimed and how often it held, each a mean over the claims of one fifth."""
+    fifths = [[one for one in claims if min(int(5 * one[0]), 4) == fifth] for fifth in range(5)]
+    return [
+        {"claims": len(some), "claimed": float(np.mean([one for one, _ in some])), **weighed(some)}
+        for some in fifths
+        if some
+    ]
+
+
+def drawn(points: Sequence[Mapping[str, float]]) -> go.Figure:
+    """The reliability diagram."""
+    figure = blank(480, 480)
+    figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line={"dash": "dash", "color": "gray"})
+    held = [one["estimate"] for one in points]
+    figure.add_scatter(
+        x=[one["claimed"] for one in points],
+        y=held,
+        error_y={
+            "array": [one["high"] - x for one, x in zip(points, held, strict=True)],
+            "arrayminus": [x - one["low"] for one, x in zip(points, held, strict=True)],
+        },
+        text=[f"{one['claims']:g}" for one in points],
+        mode="markers+lines+text",
+        textposition="bottom right",
+    )
+    figure.update_layout(showlegend=False)
+    figure.update_xaxes(title="claimed chance that another race names the optimizer", range=[0, 1])
+    figure.update_yaxes(title="share of other races that did", range=[0, 1])
+    return figure
 
 
 def weighed(claims: Sequence[tuple[float, float]]) -> dict[str, float]:
