@@ -76,6 +76,9 @@ SCREENING, CHOOSING, JUDGING = 2**31, 3 * 10**9, 4 * 10**9
 behind those of races.
 """
 
+UNSEEN = 1_000
+"""The seed of the first race: the search was not built with races of such seeds in view."""
+
 Pair = tuple[str, int]
 """A recipe as TOML, and a seed."""
 
@@ -205,7 +208,7 @@ def raced(bench: Bench, seed: int, step: str) -> dict[str, Any]:
     """What a race of this seed finds. Its tuning round ends where the final one begins."""
     clock, folder = TuningClock(), bench.race(seed)
     place = {"name": folder.name, "runs": folder.parent}
-    found = tw.race(bench.task, seed=seed, step=step, **place, progress=clock)
+    found = tw.race(bench.task, seed=UNSEEN + seed, step=step, **place, progress=clock)
     command = ["git", "describe", "--always", "--dirty"]
     assert found.best
     return {
