@@ -62,6 +62,6 @@ TASKS = {
     "digits-deep": replace(find("digits-deep"), epochs=6),
     "digits-conv": replace(find("digits-conv"), epochs=3),
     "adding": replace(adding_problem(20), batch_size=32, steps=150),
-    "topics": replace(find("topics"), model=smaller, batch_size=8, steps=80),
+    "topics": replace(find("topics"), model=smaller, batch_size=8, steps=40),
     "words": words,
 }

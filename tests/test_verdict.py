@@ -618,7 +618,7 @@ def test_who_got_no_further_configurations_is_told_and_why() -> None:
     (stopped,) = [line for line in limits if line.startswith("No further configurations")]
     assert stopped == (
         "No further configurations were tried of sgd after 8, of momentum and lion after 12: the"
-        " chance of each to be better somewhere than the best that was found by then was"
+        " chance of each to come close to the best that was found by then was"
         f" 3.1{wording.PERCENT} or less."
     )
     assert not any("No further" in line for line in verdict(made_record(FIELD)).limits)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.stats import qmc
+from scipy.stats import norm, qmc, rankdata
 
 from thalweg.racing.draws import quantile_of
 from thalweg.racing.entrants import COOLINGS, cooling_of
@@ -20,6 +20,9 @@ GOOD = 0.15
 
 DEEPER = 0.3
 """How far the floor lies below the best loss, in distances from there to the worst good one."""
+
+CLOSE = 0.5
+"""In deviations of a run: what is so close to the best is hardly told apart from it by tuning."""
 
 EVERYWHERE, NEARBY, NEAR = 128, 64, 0.1
 """Points at which curves are drawn: over the whole space, and around the best one, with this
@@ -69,10 +72,25 @@ class Scale:
         return self.floor + np.exp(scaled)
 
 
+def without_walls(scores: Array) -> Array:
+    """The worse half by its ranks alone, as the upper half of a normal distribution around the
+    median, as wide as the better half is (Song et al. 2024): a process that is smooth cannot follow
+    a wall, and would take it for noise or for short lengths.
+    """
+    middle = np.median(scores) if len(scores) else 0.0
+    worse = scores > middle
+    spread = np.sqrt(np.mean((scores[~worse] - middle) ** 2))
+    shares = rankdata(scores[worse]) / (np.count_nonzero(worse) + 1)
+    found: Array = scores.copy()
+    found[worse] = middle + spread * norm.ppf((1 + shares) / 2)
+    return found
+
+
 class Landscape:
     """The search space of one entrant as a unit cube, and the model of what was found there.
 
     names: of the tuned settings, one for each dimension. points: of the configurations, by index.
+    scaled, scores: of the runs, on the scale of all entrants, and as the model learns from them.
     """
 
     def __init__(self, entrant: str, record: Record, scale: Scale) -> None:
@@ -83,7 +101,9 @@ class Landscape:
         self.points = {one.index: self.point(one) for one in own}
         self.runs = [run for run in record.runs if run.round == "tuning" and run.entrant == entrant]
         losses = np.array([as_loss(run.score, self.settings) for run in self.runs])
-        self.scores = scale.of_losses(losses, np.array([self.lasted(run) for run in self.runs]))
+        self.scale = scale
+        self.scaled = scale.of_losses(losses, np.array([self.lasted(run) for run in self.runs]))
+        self.scores = without_walls(self.scaled)
 
     @property
     def tunes_cooling(self) -> bool:
@@ -119,9 +139,20 @@ class Landscape:
         return dict(sorted(zip(tried, means.tolist(), strict=True), key=lambda found: found[1]))
 
     @property
+    def close(self) -> float:
+        """The score that is close to the best one that the model expects of what was tried."""
+        return next(iter(self.expected.values()), math.inf) + CLOSE * self.model.noise
+
+    @property
     def best(self) -> Array:
         """The point of which the model expects the most; the first one where all diverged."""
         return self.points[next(iter(self.expected), 0)]
+
+    def losses(self, scores: Array) -> Array:
+        """The losses that have these scores."""
+        order, middle = np.argsort(self.scores), np.median(self.scaled)
+        worse = np.interp(scores, self.scores[order], self.scaled[order])
+        return self.scale.loss(np.where(scores < middle, scores, worse))
 
     def candidates(
         self, generator: np.random.Generator, low: Array | float = 0.0, high: Array | float = 1.0

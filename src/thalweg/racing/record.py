@@ -135,7 +135,7 @@ class RunRecord:
 @dataclass(frozen=True)
 class Stop:
     """An entrant that got no further configurations. trials: how many it had got. chance: that it
-    was better somewhere than the best that was found.
+    came close to the best that was found.
     """
 
     entrant: str

@@ -3,9 +3,9 @@
 Each entrant begins with the same number of points: its own settings, then quasi-random ones, spread
 over tuning seeds that all share. A Gaussian process learns from an entrant's scores, and further
 points are where curves drawn from it are the least (Thompson 1933), for all entrants at once, so
-that they fill blocks. An entrant that is unlikely to be better anywhere than the best that was
-found gets no further points, and the others get what they would have cost. At the end the best few
-of each are tried again on further seeds, and the median chooses.
+that they fill blocks. An entrant that is unlikely to come close to the best that was found gets no
+further points, and the others get what they would have cost. At the end the best few of each are
+tried again on further seeds, and the median chooses.
 
 Where tuning is added, the points that explored stay the only ones, and the search goes on from all
 that is on record: it refines further, looks again at entrants that got no further points, tries
@@ -54,7 +54,7 @@ AGAIN = 3
 """Configurations of each entrant that are tried again."""
 
 HOPE = 0.05
-"""An entrant stops where its chance to be better somewhere than the best so far is below this."""
+"""An entrant stops where its chance to come close to the best that was found is below this."""
 
 ALL_REFINED = 2
 """Stages in which all entrants are refined before one may stop: a model of fewer points is too sure
@@ -145,14 +145,14 @@ class Search:
         generator = np.random.default_rng([self.settings.seed, stage, added])
         scale, out = Scale.of(record), {stop.entrant for stop in record.stops}
         landscapes = [Landscape(name, record, scale) for name in self.field]
-        best = min((x for one in landscapes for x in one.expected.values()), default=np.inf)
+        close = min((one.close for one in landscapes), default=math.inf)
         asked, going_on = Asked(), []
         for one in landscapes:
             if one.entrant in out:
                 continue
             candidates = one.candidates(generator, *self.box(one))
             curves = one.model.draws(candidates, CURVES, generator)
-            chance = float((curves.min(axis=1) < best).mean())
+            chance = float((curves.min(axis=1) < close).mean())
             if (stage > ALL_REFINED or added) and chance < HOPE:
                 asked.stops.append(Stop(one.entrant, len(one.points), chance))
             else:

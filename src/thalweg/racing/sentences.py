@@ -310,7 +310,7 @@ def stopped(stops: Iterable[Stop]) -> str:
     chance = wording.percent(max(stop.chance for stop in stops))
     return (
         f"No further configurations were tried of {', of '.join(told)}: the chance of each"
-        f" to be better somewhere than the best that was found by then was {chance} or less."
+        f" to come close to the best that was found by then was {chance} or less."
     )
 
 

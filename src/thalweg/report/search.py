@@ -97,7 +97,7 @@ class Searches:
         mean, deviation = known.model.mean_and_deviation(at)
         rates = [value_at(known.spaces["lr"], quantile) for quantile in quantiles.tolist()]
         low, middle, high = (
-            self.drawn(self.scale.loss(mean + away * deviation), self.limits)
+            self.drawn(known.losses(mean + away * deviation), self.limits)
             for away in (-LIKELY, 0, LIKELY)
         )
         stroke = self.strokes[known.entrant]
@@ -174,7 +174,7 @@ class Searches:
         for stop in self.measures.record.stops:
             if stop.entrant == name:
                 told += (
-                    f" Stopped after {stop.trials}: the chance that it was better somewhere than"
+                    f" Stopped after {stop.trials}: the chance that it came close to"
                     f" the best of all was {wording.chance(stop.chance)}."
                 )
         return told
