@@ -773,9 +773,7 @@ def test_no_number_of_the_printed_table_is_broken() -> None:
     assert max(map(len, lines)) <= 100
 
 
-def test_where_it_is_open_whether_the_baseline_is_best_tuned_no_other_optimizer_is_claimed() -> (
-    None
-):
+def test_that_the_baseline_may_be_best_untuned_opens_no_question_of_optimizers() -> None:
     unsure = [Certainty("adam", 0.6, 0.5), Certainty("adam (baseline)", 0.4, 0.5)]
     record = made_record(
         {"adam": 0.1, "adam (baseline)": 0.11}, certainties=unsure, baseline="adam (baseline)"

@@ -38,9 +38,8 @@ class Lines(Silent):
     ) -> None:
         self.members = members
         found = f", {done} of them already in the ledger" if done else ""
-        self.say(
-            f"{round} round: {counted(len(entrants), 'entrant')}, {members} members at most{found}"
-        )
+        who = counted(len(entrants), "entrant")
+        self.say(f"{round} round: {who}, {members} members at most{found}")
 
     def block_ended(self, done: int, best: dict[str, float]) -> None:  # noqa: ARG002
         self.say(f"  {done} of {self.members} members done")
