@@ -643,6 +643,17 @@ def test_a_value_at_the_edge_of_its_space_is_named() -> None:
     ]
 
 
+def test_a_value_that_is_a_hair_beyond_its_space_is_told_as_beyond_it() -> None:
+    record = made_record(FIELD)
+    chosen = ("sgd", record.chosen["sgd"])
+    beyond = [
+        replace(one, values={"lr": 1.00004}) if one.key == chosen else one
+        for one in record.configurations
+    ]
+    told = " ".join(verdict(replace(record, configurations=tuple(beyond))).limits)
+    assert "The best lr of sgd, 1.00004, lies beyond its search space 0.0001 to 1, which" in told
+
+
 def test_an_entrant_that_never_trained_is_named() -> None:
     judged = verdict(made_record(FIELD, failing={"lion": 1}))
     assert any(line.startswith("lion diverged with every") for line in judged.limits)

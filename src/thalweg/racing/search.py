@@ -146,8 +146,7 @@ class Search:
         """Points where an entrant may be better than all that was found; the same number for each
         that may.
         """
-        added = len(self.settings.earlier)
-        generator = np.random.default_rng([self.settings.seed, stage, added])
+        generator = np.random.default_rng([self.settings.seed, stage, len(self.settings.earlier)])
         scale, out = Scale.of(record), {stop.entrant for stop in record.stops}
         landscapes = [Landscape(name, record, scale) for name in self.field]
         best = min((x for one in landscapes for x in one.expected.values()), default=np.inf)

@@ -318,7 +318,7 @@ def widened(measures: Measures) -> Iterator[str]:
             space = spaces[hyper]
             if abs(quantile_of(space, value) - 0.5) > 0.5 + ROUND_OFF:
                 yield (
-                    f"The best {hyper} of {entrant}, {value:.4g}, lies beyond its search space"
+                    f"The best {hyper} of {entrant}, {value:.6g}, lies beyond its search space"
                     f" {space.low:g} to {space.high:g}, which was widened, since the best lay at"
                     " its edge."
                 )
