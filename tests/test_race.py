@@ -150,7 +150,7 @@ def test_every_entrant_is_tuned_equally_and_its_best_goes_on(tmp_path: Path) -> 
         scores: dict[int, list[float]] = {}
         for run in again:
             scores.setdefault(run.configuration, []).append(run.score)
-        assert [len(some) for some in scores.values()] == [3, 3, 3]
+        assert [len(some) for some in scores.values()] == [2, 2, 2]
         assert record.chosen[name] == min(scores, key=lambda index: median(scores[index]))
     assert seeds["sgd"] == seeds["adam"] == seeds["rmsprop"]
     assert len(set(seeds["sgd"][:5])) == 3

@@ -59,7 +59,7 @@ def test_what_a_person_needs_is_in_words(report: Path) -> None:
         judged.sentence,
         *judged.advice,
         *judged.limits,
-        "Not in the final round",
+        "Not in the final round: none of its 8 trainings in tuning ended well.",
         "loss is not finite",
         "torch.optim.Adam",
         "python 3.11.7",
@@ -189,8 +189,7 @@ def test_the_search_says_who_was_stopped_and_why() -> None:
     assert ended.startswith("8 explored and 3 tried again. Chosen: lr 0.00999, ")
     assert "Stopped" not in went_on
     assert ended.endswith(
-        " Stopped after 8: the chance that it came close to the best of all was"
-        " 2\u00a0%."
+        " Stopped after 8: the chance that it came close to the best of all was 2\u00a0%."
     )
 
 

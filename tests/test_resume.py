@@ -17,7 +17,6 @@ from test_race import NET, StopAtLook, Watched, outcome, short
 from thalweg import recipes
 from thalweg.api import Race, race
 from thalweg.errors import UserError
-from thalweg.racing import search
 from thalweg.racing.ledger import FILE
 from thalweg.racing.record import Record, RunRecord
 from thalweg.racing.search import seeds_from
@@ -93,15 +92,12 @@ def test_the_best_by_now_run_the_same_final_seeds_and_are_looked_at_anew(
     assert not any(row[2] == "adam" and row[4] in kept for row in anew)
 
 
-def test_an_entrant_that_had_stopped_is_looked_at_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(search, "ALL_REFINED", 1)  # so short a race would stop nobody
-    (stop,) = begun(tmp_path, seed=0).record.stops
-    record = resumed(tmp_path).record
+def test_an_entrant_that_had_stopped_is_looked_at_again(tmp_path: Path) -> None:
+    (stop,) = begun(tmp_path, seed=3, trials=12).record.stops
+    record = resumed(tmp_path, trials=16).record
     assert (record.stops, stop.entrant) == ((), "adam")
     assert sum(one.entrant == "adam" for one in record.configurations) > stop.trials
-    assert len(record.configurations) == 2 * 13
+    assert len(record.configurations) == 2 * 16
     assert len(rows(tmp_path, "stops")) == 1
 
 

@@ -31,6 +31,7 @@ from thalweg.racing.ledger import FILE
 from thalweg.racing.record import Key, Record, RunRecord, Settings
 from thalweg.racing.search import TOGETHER, Asked, Search
 from thalweg.rules.space import log
+from thalweg.schedules import linear
 
 # The Gaussian process
 
@@ -217,6 +218,8 @@ class Simulated:
         self.record = Record(
             self.settings, first, (), (), {}, (), {}, (), (), (), False, {}, "made", Path()
         )
+        if self.settings.earlier:
+            self.train(Asked(members=self.search.explore()))
         for stage in range(len(self.search.sizes)):
             self.train(self.search.asked(stage, self.record))
 
@@ -349,6 +352,25 @@ def test_who_is_far_worse_everywhere_stops_and_the_others_get_its_share() -> Non
     assert len(done.seeds("bad", -1)) == 3 * 4
 
 
+@pytest.mark.parametrize(("trials", "earlier"), [(9, ()), (12, (1,)), (12, (2, 4))])
+def test_nobody_stops_before_it_has_tried_ten_points(trials: int, earlier: tuple[int, ...]) -> None:
+    def losses(entrant: str, values: Mapping[str, float], seed: int) -> float:
+        return bowl(entrant, values, seed) + (5 if entrant == "bad" else 0)
+
+    done = Simulated(named("good", "bad", "fine"), losses, trials=trials, earlier=earlier)
+    assert all(stop.trials >= 10 for stop in done.record.stops)
+    assert len(done.values("bad")) > (earlier or (8,))[0]
+
+
+def test_nobody_stops_for_what_it_did_on_one_seed() -> None:
+    def losses(entrant: str, values: Mapping[str, float], seed: int) -> float:
+        return bowl(entrant, values, seed) + (5 if entrant == "bad" else 0)
+
+    done = Simulated(named("good", "bad"), losses, tuning_seeds=1)
+    assert not done.record.stops
+    assert len(done.values("bad")) == 24
+
+
 def test_where_trainings_diverge_no_more_points_are_asked_for() -> None:
     def losses(entrant: str, values: Mapping[str, float], seed: int) -> float:
         return math.nan if values["lr"] > 0.03 else bowl(entrant, values, seed)
@@ -469,6 +491,26 @@ def test_a_tuned_cooling_is_searched_with_the_other_settings() -> None:
     assert cooling_of(tried[done.search.chosen(done.record)["a"]].recipe) == "cosine"
 
 
+@pytest.mark.parametrize(
+    "uncooled",
+    [
+        Entrant("a", recipes.momentum(lr=0.1), {"momentum": (0.5, 0.9)}),
+        Entrant("a", recipes.sgd(lr=linear(0.1, 0.01, steps=100)), SPACE, cooled=False),
+    ],
+    ids=["without a tuned lr", "with a schedule of its own"],
+)
+def test_who_does_not_come_under_the_cooling_is_searched_where_it_is_tuned(
+    uncooled: Entrant,
+) -> None:
+    def losses(entrant: str, values: Mapping[str, float], seed: int) -> float:
+        return bowl(entrant, {"lr": 0.01, **values}, seed)
+
+    done = Simulated([uncooled, *named("b")], losses, cooling="tune")
+    assert len(done.values("a")) + len(done.values("b")) == 2 * 24
+    kinds = {cooling_of(one.recipe) for one in done.record.configurations if one.entrant == "a"}
+    assert kinds == {cooling_of(uncooled.recipe.to_toml())}
+
+
 def test_one_configuration_is_tried_once_and_of_two_both_are_tried_again() -> None:
     one, two = Simulated(named("a", "b"), trials=1), Simulated(named("a", "b"), trials=2)
     assert [len(asked.members) for asked in one.asked] == [2, 0]
@@ -570,6 +612,13 @@ def test_one_with_weight_decay_tries_the_best_of_what_it_is_without() -> None:
     chosen = done.search.chosen(done.record)["adamw"]
     assert done.values("adamw")[chosen] == tried[0]
     assert len(done.seeds("adamw", -1)) == 3 * 4
+
+
+def test_a_space_of_ones_own_is_kept_whatever_is_found_without_weight_decay() -> None:
+    space = {**entrant("adamw").space, "lr": log(1e-5, 1e-4)}
+    done = Simulated([entrant("adam"), Entrant("own", recipes.adamw(), space)])
+    rates = [values["lr"] for values in done.values("own")]
+    assert max(rates) == pytest.approx(1e-4, rel=1e-9) or max(rates) < 1e-4
 
 
 @pytest.mark.exhaustive

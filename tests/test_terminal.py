@@ -7,7 +7,12 @@ import pty
 import re
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
+
+from rich.console import Console
+
+from thalweg.terminal.race import Lines
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
@@ -71,3 +76,14 @@ def test_a_live_bar_shows_epoch_loss_metric_and_time_left(tmp_path: Path) -> Non
         shown,
     )
     assert re.search(r"test: log-loss \d\.\d+, accuracy \d\.\d+\s+checkpoint: ", shown)
+
+
+def test_one_entrant_is_told_as_one() -> None:
+    told = StringIO()
+    lines = Lines(Console(file=told))
+    for entrants in (["sgd"], ["sgd", "adam"]):
+        lines.round_began("final", entrants, done=0, members=8, steps=10)
+    assert told.getvalue().splitlines() == [
+        "final round: 1 entrant, 8 members at most",
+        "final round: 2 entrants, 8 members at most",
+    ]

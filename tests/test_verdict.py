@@ -614,14 +614,24 @@ def test_who_got_no_further_configurations_is_told_and_why() -> None:
     stops = [Stop("momentum", 12, 0.031), Stop("sgd", 8, 0.0), Stop("lion", 12, 0.004)]
     limits = verdict(made_record(FIELD, stops=stops)).limits
     (tried,) = [line for line in limits if "was tried with" in line]
-    assert tried.startswith("Each entrant was tried with 24 configurations on average, spread over")
+    assert tried.startswith("Each entrant was tried with 8 to 24 configurations, spread over 8")
     (stopped,) = [line for line in limits if line.startswith("No further configurations")]
     assert stopped == (
         "No further configurations were tried of sgd after 8, of momentum and lion after 12: the"
-        " chance of each to come close to the best that was found by then was"
-        f" 3.1{wording.PERCENT} or less."
+        " chance of each to come close to the best that was found by then was below"
+        f" 5{wording.PERCENT}."
     )
     assert not any("No further" in line for line in verdict(made_record(FIELD)).limits)
+
+
+def test_who_was_tried_again_is_told_where_tuning_was_added() -> None:
+    record = made_record(FIELD)
+    again = "and the best 3 again on 4 further seeds"
+    (first,) = [line for line in verdict(record).limits if again in line]
+    assert f"{again};" in first
+    added = replace(record, settings=replace(record.settings, earlier=(12,)))
+    (tried,) = [line for line in verdict(added).limits if again in line]
+    assert f"{again}, each time that the search had ended;" in tried
 
 
 def test_a_value_at_the_edge_of_its_space_is_named() -> None:
@@ -633,10 +643,23 @@ def test_a_value_at_the_edge_of_its_space_is_named() -> None:
     ]
 
 
+def test_a_value_that_is_a_hair_beyond_its_space_is_told_as_beyond_it() -> None:
+    record = made_record(FIELD)
+    chosen = ("sgd", record.chosen["sgd"])
+    beyond = [
+        replace(one, values={"lr": 1.00004}) if one.key == chosen else one
+        for one in record.configurations
+    ]
+    told = " ".join(verdict(replace(record, configurations=tuple(beyond))).limits)
+    assert "The best lr of sgd, 1.00004, lies beyond its search space 0.0001 to 1, which" in told
+
+
 def test_an_entrant_that_never_trained_is_named() -> None:
     judged = verdict(made_record(FIELD, failing={"lion": 1}))
     assert any(line.startswith("lion diverged with every") for line in judged.limits)
     assert row(judged, "lion").validation is None
+    (cells,) = [line.split() for line in str(judged).splitlines() if line.startswith(" lion")]
+    assert cells[1:6] == ["—", "—", "—", "—", "24"]
 
 
 def test_notes_of_the_record_are_passed_on() -> None:
@@ -740,6 +763,35 @@ def test_no_column_of_the_printed_table_is_cut_off() -> None:
     assert text.count("1230-1340") == 2 or text.count("1230-1350") == 2
     assert "a step" in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_no_number_of_the_printed_table_is_broken() -> None:
+    losses = {"sgd (baseline)": 6.713, "momentum": 5.1856e-7, "nesterov": 2.5182e-4}
+    record = made_record(losses, noise=1e-9, target=1e-9)
+    record = replace(record, settings=replace(record.settings, metric="mean squared error"))
+    costs = {
+        name: replace(cost, step_seconds_low=2.663e-4, step_seconds_high=3.081e-4)
+        for name, cost in record.costs.items()
+    }
+    judged = verdict(replace(record, costs=costs))
+    lines = str(judged).splitlines()
+    for name in losses:
+        (cells,) = [line for line in lines if line.startswith(f" {name}")]
+        validation = row(judged, name).validation
+        assert validation is not None
+        assert wording.number(validation.estimate) in cells
+        assert "0.266-0.308" in cells
+    assert max(map(len, lines)) <= 100
+
+
+def test_that_the_baseline_may_be_best_untuned_opens_no_question_of_optimizers() -> None:
+    unsure = [Certainty("adam", 0.6, 0.5), Certainty("adam (baseline)", 0.4, 0.5)]
+    record = made_record(
+        {"adam": 0.1, "adam (baseline)": 0.11}, certainties=unsure, baseline="adam (baseline)"
+    )
+    said = verdict(record).sentence
+    assert "Which entrant is best is open: with other tuning draws adam or adam (baseline)" in said
+    assert "Which optimizer" not in said
 
 
 def test_where_the_family_is_open_the_verdict_names_the_command_that_adds_trials() -> None:

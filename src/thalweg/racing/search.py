@@ -61,6 +61,11 @@ ALL_REFINED = 2
 of itself.
 """
 
+FEWEST = EXPLORED + ALL_REFINED
+"""Points that an entrant has tried, at least, when it stops. Where tuning is added to a small race,
+it has fewer at first.
+"""
+
 EDGE = 0.05
 """The share of a search space, in quantiles, that counts as its edge, at either end."""
 
@@ -141,8 +146,7 @@ class Search:
         """Points where an entrant may be better than all that was found; the same number for each
         that may.
         """
-        added = len(self.settings.earlier)
-        generator = np.random.default_rng([self.settings.seed, stage, added])
+        generator = np.random.default_rng([self.settings.seed, stage, len(self.settings.earlier)])
         scale, out = Scale.of(record), {stop.entrant for stop in record.stops}
         landscapes = [Landscape(name, record, scale) for name in self.field]
         close = min((one.close for one in landscapes), default=math.inf)
@@ -153,7 +157,7 @@ class Search:
             candidates = one.candidates(generator, *self.box(one))
             curves = one.model.draws(candidates, CURVES, generator)
             chance = float((curves.min(axis=1) < close).mean())
-            if (stage > ALL_REFINED or added) and chance < HOPE:
+            if self.may_stop(stage, one) and chance < HOPE:
                 asked.stops.append(Stop(one.entrant, len(one.points), chance))
             else:
                 going_on.append((one, candidates, curves))
@@ -164,6 +168,11 @@ class Search:
             for point in least(candidates, curves, count):
                 self.add(asked, one, point)
         return asked
+
+    def may_stop(self, stage: int, known: Landscape) -> bool:
+        """Whether a model has seen points and seeds enough to be believed."""
+        late = stage > ALL_REFINED or bool(self.settings.earlier)
+        return late and len(known.points) >= FEWEST and len(self.seeds.tuning) > 1
 
     def add(self, asked: Asked, known: Landscape, point: Array) -> None:
         one = self.field[known.entrant]
@@ -235,13 +244,17 @@ class Search:
     def without_decay(self, name: str) -> list[str]:
         """The entrants that this one is with weight decay, so that it can do what they do."""
         one = self.field[name]
+        if "weight_decay" not in one.space:
+            return []
         kinds = {type(rule) for rule in one.recipe.rules}
+        space = {hyper: found for hyper, found in one.space.items() if hyper != "weight_decay"}
         return [
             other.name
             for other in self.field.values()
             if {type(rule) for rule in other.recipe.rules} < kinds
-            and {*other.space, "weight_decay"} == {*one.space}
+            and other.space == space
             and other.recipe.pretrain == one.recipe.pretrain
+            and other.comes_under_cooling == one.comes_under_cooling
         ]
 
     def as_without_decay(self, own: Landscape, best: Configuration) -> Configuration:
@@ -280,7 +293,7 @@ class Search:
         """
         values = {name: value_at(space, point[name]) for name, space in one.space.items()}
         cooling = self.settings.cooling
-        if cooling == "tune":
+        if cooling == "tune" and one.comes_under_cooling:
             cooling = COOLINGS[min(int(len(COOLINGS) * point["cooling"]), len(COOLINGS) - 1)]
         return self.configured(one, index, values, cooling)
 

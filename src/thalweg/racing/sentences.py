@@ -12,7 +12,7 @@ from thalweg.racing.gain import gain, gains_by_tuning_alone
 from thalweg.racing.measures import Measures, Row
 from thalweg.racing.record import Record, RunRecord, Settings, Stop
 from thalweg.racing.repeat import resume_call
-from thalweg.racing.search import AGAIN, MOST_TRIALS
+from thalweg.racing.search import AGAIN, HOPE, MOST_TRIALS
 from thalweg.racing.wording import counted, listed
 from thalweg.statistics import Interval, more_seeds_needed, visible_margin
 
@@ -75,7 +75,7 @@ def tuning_certainty(measures: Measures) -> Iterator[str]:
             names.append(name)
             total += chances[name]
     yield (
-        f"Which optimizer is best is open: with other tuning draws {listed(names, 'or')} would be"
+        f"Which entrant is best is open: with other tuning draws {listed(names, 'or')} would be"
         f" named in {in_ten(total)} races.{more_trials(measures.record)}"
     )
 
@@ -264,22 +264,18 @@ def tuning(measures: Measures) -> Iterator[str]:
         return
     settings, stops = measures.settings, measures.record.stops
     entrant = "entrant" if all_tuned(measures) else "tuned entrant"
-    seeds = min(settings.trials, settings.tuning_seeds)
+    tried = Counter(one.entrant for one in measures.record.configurations if one.values).values()
+    fewest, most = min(tried), max(tried)
+    seeds = min(most, settings.tuning_seeds)
     yield (
-        f"Each {entrant} was tried with {counted(settings.trials, 'configuration')}"
-        f"{' on average' if uneven(measures) else ''}"
+        f"Each {entrant} was tried with {f'{fewest} to ' if fewest < most else ''}"
+        f"{counted(most, 'configuration')}"
         f"{f', spread over {seeds} seeds' if seeds > 1 else ''}"
         f"{tried_again(settings)}; what a smaller budget would have given is the tunability curve's"
         " business, in optimistic scores."
     )
     if stops:
         yield stopped(stops)
-
-
-def uneven(measures: Measures) -> bool:
-    """Whether some entrants were tried with more configurations than others."""
-    tried = Counter(one.entrant for one in measures.record.configurations if one.values)
-    return len(set(tried.values())) > 1
 
 
 def opened_again(settings: Settings) -> Iterator[str]:
@@ -298,7 +294,8 @@ def tried_again(settings: Settings) -> str:
         return " on one seed"
     best = min(AGAIN, settings.trials)
     further = counted(settings.further_seeds, "further seed")
-    return f", and the best {best} again on {further}"
+    then = ", each time that the search had ended" if settings.earlier else ""
+    return f", and the best {best} again on {further}{then}"
 
 
 def stopped(stops: Iterable[Stop]) -> str:
@@ -307,10 +304,9 @@ def stopped(stops: Iterable[Stop]) -> str:
     for stop in stops:
         by_trials.setdefault(stop.trials, []).append(stop.entrant)
     told = [f"{listed(names)} after {trials}" for trials, names in sorted(by_trials.items())]
-    chance = wording.percent(max(stop.chance for stop in stops))
     return (
-        f"No further configurations were tried of {', of '.join(told)}: the chance of each"
-        f" to come close to the best that was found by then was {chance} or less."
+        f"No further configurations were tried of {', of '.join(told)}: the chance of each to come"
+        f" close to the best that was found by then was below {wording.percent(HOPE)}."
     )
 
 
@@ -322,7 +318,7 @@ def widened(measures: Measures) -> Iterator[str]:
             space = spaces[hyper]
             if abs(quantile_of(space, value) - 0.5) > 0.5 + ROUND_OFF:
                 yield (
-                    f"The best {hyper} of {entrant}, {value:.4g}, lies beyond its search space"
+                    f"The best {hyper} of {entrant}, {value:.6g}, lies beyond its search space"
                     f" {space.low:g} to {space.high:g}, which was widened, since the best lay at"
                     " its edge."
                 )

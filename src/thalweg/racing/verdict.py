@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,9 @@ WIDTH = 100
 NAME_WIDTH = 17
 """Columns of the printed table in which an entrant's name is not broken."""
 
+METRIC_WIDTH = 10
+"""Columns in which the metric's name is written above its scores."""
+
 TERMINAL_COLUMNS = (
     "test",
     "minus\nbest",
@@ -40,6 +44,9 @@ TERMINAL_COLUMNS = (
     "a step\n(ms)",
 )
 """The columns of the printed table behind the entrant and its validation metric."""
+
+WITH_SPACES = ("interval", "to target\n(missed)")
+"""Those in which lines can break; a number that is broken reads as another one."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +115,10 @@ class Verdict:
         longest = max(len("entrant"), *(len(row.entrant) for row in self.rows))
         table.add_column("entrant", overflow="fold", width=min(longest, NAME_WIDTH))
         better = wording.better(self.direction).replace(" better", "\nbetter")
-        for heading in (f"{self.metric}\n{better}", *TERMINAL_COLUMNS):
-            table.add_column(Text(heading), justify="right", overflow="fold")
+        metric = f"{textwrap.fill(self.metric, METRIC_WIDTH)}\n{better}"
+        for heading in (metric, *TERMINAL_COLUMNS):
+            whole = heading not in WITH_SPACES
+            table.add_column(Text(heading), justify="right", overflow="fold", no_wrap=whole)
         for row in self.rows:
             table.add_row(*(Text(cell) for cell in terminal_cells(row)))
         return table
@@ -156,22 +165,19 @@ def in_torch(toml: str) -> tuple[str | None, str | None]:
 
 
 def terminal_cells(row: Row) -> tuple[str, ...]:
-    if row.validation is None:
-        return row.entrant, *["—"] * (1 + len(TERMINAL_COLUMNS))
-    assert row.diverged is not None
     minus_best, between = "—", "—"
     if row.difference is not None:
         minus_best = wording.difference_alone(row.difference)
         between = wording.difference_ends(row.difference, digits=2)
     return (
         row.entrant,
-        wording.number(row.validation.estimate),
+        wording.number(row.validation.estimate) if row.validation else "—",
         wording.test_score(row),
         minus_best,
         between,
         f"{row.tuning}" if row.tuning else "—",
         wording.chance(row.ahead) if row.difference else "—",
-        f"{row.diverged.count}/{row.diverged.n}",
+        f"{row.diverged.count}/{row.diverged.n}" if row.diverged else "—",
         reached(row.to_target),
         wording.milliseconds_between(row.step_seconds, unit="", to="-") or "—",
     )

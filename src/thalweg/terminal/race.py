@@ -15,7 +15,7 @@ from rich.text import Text
 
 from thalweg.racing.progress import Silent
 from thalweg.racing.record import Look, Round
-from thalweg.racing.wording import number
+from thalweg.racing.wording import counted, number
 
 
 class Lines(Silent):
@@ -38,7 +38,8 @@ class Lines(Silent):
     ) -> None:
         self.members = members
         found = f", {done} of them already in the ledger" if done else ""
-        self.say(f"{round} round: {len(entrants)} entrants, {members} members at most{found}")
+        who = counted(len(entrants), "entrant")
+        self.say(f"{round} round: {who}, {members} members at most{found}")
 
     def block_ended(self, done: int, best: dict[str, float]) -> None:  # noqa: ARG002
         self.say(f"  {done} of {self.members} members done")
