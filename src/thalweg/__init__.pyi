@@ -11,14 +11,14 @@ from .api import Race as Race
 from .api import diagnose as diagnose
 from .api import race as race
 from .racing.entrants import Entrant as Entrant
-from .recipes import Recipe as Recipe
+from .recipe import Recipe as Recipe
+from .recipe import chain as chain
 from .recipes import adadelta as adadelta
 from .recipes import adagrad as adagrad
 from .recipes import adam as adam
 from .recipes import adamw as adamw
 from .recipes import amsgrad as amsgrad
 from .recipes import block_average as block_average
-from .recipes import chain as chain
 from .recipes import clip_norm as clip_norm
 from .recipes import clip_value as clip_value
 from .recipes import delta_bar_delta as delta_bar_delta

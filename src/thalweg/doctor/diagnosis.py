@@ -20,7 +20,8 @@ from thalweg.doctor.trial import State, Trial, Trials, on_one_scale, state_of
 from thalweg.doctor.watcher import Watcher
 from thalweg.errors import UserError
 from thalweg.random_numbers import drawing
-from thalweg.recipes import Recipe, recipe_of
+from thalweg.recipe import Recipe
+from thalweg.recipes import recipe_of
 from thalweg.stack.batches import length_of
 from thalweg.stack.member import Member
 from thalweg.stack.single import Single

@@ -13,7 +13,8 @@ from thalweg.doctor.between import Between, between
 from thalweg.doctor.matching import State, matched
 from thalweg.errors import UserError
 from thalweg.random_numbers import drawing
-from thalweg.recipes import Recipe, recipe_of
+from thalweg.recipe import Recipe
+from thalweg.recipes import recipe_of
 from thalweg.stack.member import Member
 from thalweg.stack.population import Population, initial_model
 from thalweg.stack.way import populate

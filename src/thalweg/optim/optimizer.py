@@ -10,7 +10,8 @@ from thalweg.arguments import require_known
 from thalweg.optim.base import RuleOptimizer
 from thalweg.optim.fused import Group
 from thalweg.optim.state import Chain
-from thalweg.recipes import Recipe, recipe_of
+from thalweg.recipe import Recipe
+from thalweg.recipes import recipe_of
 
 BACKENDS = ("auto", "eager", "numba", "triton")
 

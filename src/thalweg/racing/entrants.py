@@ -11,7 +11,8 @@ from typing import Any, TypeAlias, TypeGuard
 from thalweg import schedules
 from thalweg.arguments import require_flag, require_kind, require_text
 from thalweg.errors import UserError
-from thalweg.recipes import Recipe, file_with_space, recipe_of
+from thalweg.recipe import Recipe
+from thalweg.recipes import file_with_space, recipe_of
 from thalweg.rules.space import Space
 from thalweg.rules.tuning import documented, space_of
 from thalweg.schedules import Schedule

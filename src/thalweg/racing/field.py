@@ -23,7 +23,8 @@ from thalweg.racing.entrants import (
 )
 from thalweg.racing.record import Settings
 from thalweg.racing.repeat import quoted
-from thalweg.recipes import RECIPES, Recipe
+from thalweg.recipe import Recipe
+from thalweg.recipes import RECIPES
 from thalweg.rules.rule import Rule
 from thalweg.rules.tuning import documented, tunables
 from thalweg.schedules import Schedule

@@ -34,7 +34,7 @@ from thalweg.racing.record import Record, Settings
 from thalweg.racing.repeat import call, usual_folder
 from thalweg.racing.search import MOST_TRIALS
 from thalweg.racing.verdict import Verdict, verdict
-from thalweg.recipes import Recipe
+from thalweg.recipe import Recipe
 from thalweg.stack.batches import length_of
 from thalweg.tasks.task import Task
 from thalweg.training.fingerprint import fingerprint

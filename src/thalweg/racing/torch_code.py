@@ -6,7 +6,7 @@ import textwrap
 from typing import Any
 
 from thalweg import rules, schedules
-from thalweg.recipes import Recipe
+from thalweg.recipe import Recipe
 from thalweg.rules.rule import Rule
 from thalweg.schedules import Schedule
 

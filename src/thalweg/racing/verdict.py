@@ -19,7 +19,7 @@ from thalweg.racing.record import Record
 from thalweg.racing.sentences import advice, limits, sentence
 from thalweg.racing.torch_code import torch_lines, why_no_torch_lines
 from thalweg.racing.wording import listed
-from thalweg.recipes import Recipe
+from thalweg.recipe import Recipe
 from thalweg.statistics import Interval
 
 WIDTH = 100

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from thalweg.checksum import checksum
 from thalweg.errors import UserError
-from thalweg.recipes import Recipe
+from thalweg.recipe import Recipe
 from thalweg.stack.batches import length_of
 from thalweg.stack.rows import Tensors
 from thalweg.tasks.task import Task

@@ -11,7 +11,8 @@ from pathlib import Path
 from thalweg.arguments import number, require_whole
 from thalweg.errors import UserError
 from thalweg.random_numbers import drawing
-from thalweg.recipes import Recipe, recipe_of
+from thalweg.recipe import Recipe
+from thalweg.recipes import recipe_of
 from thalweg.stack.member import Member
 from thalweg.stack.single import Single
 from thalweg.stack.way import populate

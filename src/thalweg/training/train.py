@@ -18,7 +18,8 @@ from thalweg.arguments import (
 )
 from thalweg.errors import UserError
 from thalweg.random_numbers import drawing
-from thalweg.recipes import Recipe, recipe_of
+from thalweg.recipe import Recipe
+from thalweg.recipes import recipe_of
 from thalweg.stack.batches import length_of
 from thalweg.stack.member import Divergence, Member
 from thalweg.stack.population import Population
