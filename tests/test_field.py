@@ -17,8 +17,8 @@ from thalweg.api import Race
 from thalweg.errors import UserError
 from thalweg.racing.field import baseline_tuned, entered
 from thalweg.racing.progress import Silent
-from thalweg.recipe_file import RULES
 from thalweg.recipes import Recipe, recipe_of
+from thalweg.rules import RULES
 from thalweg.rules.rule import Hyper
 from thalweg.rules.space import Space
 from thalweg.tasks import find
@@ -193,7 +193,7 @@ def test_an_lr_that_is_tuned_without_the_common_cooling_keeps_the_shape_of_its_s
         lr = one.settings["lr"]
         assert 0.01 <= lr.base <= 0.02
         assert lr == tw.schedules.one_cycle(lr.base, steps=6)
-    assert told.lines[0].endswith("it races with the shape of its own schedule.")
+    assert told.lines[0].endswith("and races with the shape of its own schedule.")
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from thalweg import recipe_file
-from thalweg.arguments import require_kind, require_known, require_text, short
+from thalweg.arguments import require_flag, require_kind, require_known, require_text, short
 from thalweg.errors import UserError, suggest
+from thalweg.rules.record import Named
 from thalweg.rules.rule import Rule
 from thalweg.rules.space import Space
 from thalweg.schedules import Schedule
@@ -115,3 +117,21 @@ def chain(*parts: Rule | Recipe, name: str = "recipe") -> Recipe:
             raise UserError(f"a chain is made of rules and recipes, not {short(part)}.")
         flat += part.rules if isinstance(part, Recipe) else [part]
     return Recipe(tuple(flat), name)
+
+
+def function_of(named: Named, module: str) -> Callable[..., Recipe]:
+    """The function that makes the recipe of a named optimizer, as of that module."""
+    signature = named.recipe_signature
+
+    def make(*args: Any, **settings: Any) -> Recipe:
+        given = signature.bind(*args, **settings)
+        given.apply_defaults()
+        for name, argument in signature.parameters.items():
+            if isinstance(argument.default, bool):
+                require_flag(name, given.arguments[name])
+        return Recipe(named.rules_with(given.arguments), named.recipe)
+
+    make.__name__ = make.__qualname__ = named.function
+    make.__module__, make.__doc__ = module, named.documentation
+    make.__signature__ = signature  # type: ignore[attr-defined]
+    return make

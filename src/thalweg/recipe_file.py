@@ -31,9 +31,10 @@ from typing import Any
 
 import tomli_w
 
-from thalweg import rules, schedules
+from thalweg import schedules
 from thalweg.arguments import require_kind, require_known, require_text, short
 from thalweg.errors import UserError, suggest
+from thalweg.rules import RULES
 from thalweg.rules.rule import Rule
 from thalweg.rules.space import Space
 from thalweg.rules.tuning import space_of
@@ -43,9 +44,6 @@ KEYS = ("name", "pretrain", "rules", "space")
 HEADER = re.compile(r"\s*\[\[\s*rules\s*\]\]")
 SPACE = re.compile(r"\s*\[\s*space\b")
 BARE = re.compile(r"\s*\w+\[\d*\]\s*=")
-RULES: dict[str, type[Rule]] = {
-    name: getattr(rules, name) for name in rules.__all__ if name != "Rule"
-}
 
 
 def written(name: str, chain: Sequence[Rule], pretrain: str | None) -> str:

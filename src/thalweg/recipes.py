@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from thalweg import rules
-from thalweg.arguments import number, require_known, require_path, short
+from thalweg.arguments import require_known, require_path, short
 from thalweg.errors import UserError
+from thalweg.named import *  # noqa: F403
+from thalweg.named import RECIPES as RECIPES
 from thalweg.recipe import PRETRAINING as PRETRAINING
-from thalweg.recipe import Pair, Setting
 from thalweg.recipe import Recipe as Recipe
+from thalweg.recipe import Setting
 from thalweg.recipe import chain as chain
 from thalweg.rules.rule import Rule
 from thalweg.rules.space import Space
@@ -61,132 +62,6 @@ def stochastic_rounding(seed: int = 1) -> Rule:
 def ema(decay: Setting = 0.999) -> Rule:
     """The exponential average of the iterates: `thalweg.rules.ExponentialAverage`."""
     return rules.ExponentialAverage(decay=decay)
-
-
-def decayed(rule: Rule, weight_decay: Setting, name: str) -> Recipe:
-    """The rule behind L2 decay, where there is any."""
-    front = (rules.L2Decay(weight_decay=weight_decay),) if number(weight_decay) != 0 else ()
-    return Recipe((*front, rule), name)
-
-
-def sgd(lr: Setting = 1e-2, weight_decay: Setting = 0.0) -> Recipe:
-    """Plain stochastic gradient descent: `thalweg.rules.SGD`."""
-    return decayed(rules.SGD(lr=lr), weight_decay, "sgd")
-
-
-def momentum(lr: Setting = 1e-2, momentum: Setting = 0.9, weight_decay: Setting = 0.0) -> Recipe:
-    """The lecture's heavy-ball momentum: `thalweg.rules.Momentum`."""
-    return decayed(rules.Momentum(lr=lr, momentum=momentum), weight_decay, "momentum")
-
-
-def nesterov(lr: Setting = 1e-2, momentum: Setting = 0.9, weight_decay: Setting = 0.0) -> Recipe:
-    """Nesterov momentum, true to the look-ahead formula: `thalweg.rules.Nesterov`."""
-    return decayed(rules.Nesterov(lr=lr, momentum=momentum), weight_decay, "nesterov")
-
-
-def delta_bar_delta(
-    lr: Setting = 1e-2,
-    increase: Setting = 0.05,
-    decrease: Setting = 0.1,
-    smoothing: Setting = 0.7,
-    weight_decay: Setting = 0.0,
-) -> Recipe:
-    """Jacobs' rates of each parameter's own: `thalweg.rules.DeltaBarDelta`."""
-    rule = rules.DeltaBarDelta(lr=lr, increase=increase, decrease=decrease, smoothing=smoothing)
-    return decayed(rule, weight_decay, "delta-bar-delta")
-
-
-def adagrad(lr: Setting = 1e-2, eps: Setting = 1e-10, weight_decay: Setting = 0.0) -> Recipe:
-    """AdaGrad: `thalweg.rules.Adagrad`."""
-    return decayed(rules.Adagrad(lr=lr, eps=eps), weight_decay, "adagrad")
-
-
-def rmsprop(
-    lr: Setting = 1e-2,
-    alpha: Setting = 0.99,
-    eps: Setting = 1e-8,
-    weight_decay: Setting = 0.0,
-    momentum: Setting = 0.0,
-) -> Recipe:
-    """RMSProp, plain or with momentum: `thalweg.rules.RMSprop`, `RMSpropMomentum`."""
-    rule: Rule = rules.RMSprop(lr=lr, alpha=alpha, eps=eps)
-    if number(momentum) != 0:
-        rule = rules.RMSpropMomentum(lr=lr, alpha=alpha, eps=eps, momentum=momentum)
-    return decayed(rule, weight_decay, "rmsprop")
-
-
-def adam(
-    lr: Setting = 1e-3,
-    betas: Pair = (0.9, 0.999),
-    eps: Setting = 1e-8,
-    weight_decay: Setting = 0.0,
-) -> Recipe:
-    """Adam with bias correction: `thalweg.rules.Adam`."""
-    return decayed(rules.Adam(lr=lr, betas=betas, eps=eps), weight_decay, "adam")
-
-
-def amsgrad(
-    lr: Setting = 1e-3,
-    betas: Pair = (0.9, 0.999),
-    eps: Setting = 1e-8,
-    weight_decay: Setting = 0.0,
-) -> Recipe:
-    """Adam with the largest second moment so far: `thalweg.rules.AMSGrad`."""
-    return decayed(rules.AMSGrad(lr=lr, betas=betas, eps=eps), weight_decay, "amsgrad")
-
-
-def adamw(
-    lr: Setting = 1e-3,
-    betas: Pair = (0.9, 0.999),
-    eps: Setting = 1e-8,
-    weight_decay: Setting = 1e-2,
-) -> Recipe:
-    """Adam with decay beside the step: `thalweg.rules.DecoupledDecay`."""
-    rule = rules.Adam(lr=lr, betas=betas, eps=eps)
-    return Recipe((rule, rules.DecoupledDecay(weight_decay=weight_decay)), "adamw")
-
-
-def nadam(
-    lr: Setting = 2e-3,
-    betas: Pair = (0.9, 0.999),
-    eps: Setting = 1e-8,
-    weight_decay: Setting = 0.0,
-    momentum_decay: Setting = 4e-3,
-) -> Recipe:
-    """Adam with Nesterov's look-ahead: `thalweg.rules.NAdam`."""
-    rule = rules.NAdam(lr=lr, betas=betas, eps=eps, momentum_decay=momentum_decay)
-    return decayed(rule, weight_decay, "nadam")
-
-
-def adadelta(
-    lr: Setting = 1.0, rho: Setting = 0.9, eps: Setting = 1e-6, weight_decay: Setting = 0.0
-) -> Recipe:
-    """Adadelta: `thalweg.rules.Adadelta`."""
-    return decayed(rules.Adadelta(lr=lr, rho=rho, eps=eps), weight_decay, "adadelta")
-
-
-def lion(lr: Setting = 1e-4, betas: Pair = (0.9, 0.99), weight_decay: Setting = 0.0) -> Recipe:
-    """Lion, with decay beside the step: `thalweg.rules.Lion`."""
-    rule = rules.Lion(lr=lr, betas=betas)
-    decay = (rules.DecoupledDecay(weight_decay=weight_decay),) if number(weight_decay) != 0 else ()
-    return Recipe((rule, *decay), "lion")
-
-
-RECIPES: dict[str, Callable[..., Recipe]] = {
-    "sgd": sgd,
-    "momentum": momentum,
-    "nesterov": nesterov,
-    "delta-bar-delta": delta_bar_delta,
-    "adagrad": adagrad,
-    "rmsprop": rmsprop,
-    "adam": adam,
-    "adamw": adamw,
-    "nadam": nadam,
-    "adadelta": adadelta,
-    "amsgrad": amsgrad,
-    "lion": lion,
-}
-"""The named optimizers, by the name that commands and reports use."""
 
 
 def named(name: str) -> Recipe:

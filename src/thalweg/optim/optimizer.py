@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from difflib import get_close_matches
 from pathlib import Path
 
 from torch.optim.optimizer import ParamsT
 
-from thalweg.arguments import require_known
+from thalweg.arguments import require_known, word
+from thalweg.errors import UserError, suggest
 from thalweg.optim.base import RuleOptimizer
 from thalweg.optim.fused import Group
 from thalweg.optim.state import Chain
 from thalweg.recipe import Recipe
 from thalweg.recipes import recipe_of
+from thalweg.rules import NAMED
+from thalweg.rules.record import is_on
+from thalweg.rules.rule import every_rule
 
 BACKENDS = ("auto", "eager", "numba", "triton")
 
@@ -43,8 +49,28 @@ class Optimizer(RuleOptimizer):
         super().__init__(params, recipe.settings)
         self.backend = backend
 
+    def add_param_group(self, param_group: Group) -> None:
+        """Adds a group; UserError for a setting that the recipe does not have.
+
+        What is no setting of any optimizer stays in the group, as in PyTorch.
+        """
+        for name, value in param_group.items() if isinstance(param_group, dict) else ():
+            if name not in self.defaults and is_setting(name, self.defaults) and is_on(value):
+                hint = suggest(name, self.defaults)
+                raise UserError(f"the recipe has no setting {word(name)} for a group; {hint}")
+        super().add_param_group(param_group)
+
     def chain(self, group: Group) -> Chain:  # noqa: ARG002 (every group has the recipe's chain)
         return self.rules
 
     def __getstate__(self) -> dict[str, object]:
         return {**super().__getstate__(), "rules": self.rules}
+
+
+def is_setting(name: object, own: Collection[str]) -> bool:
+    """Whether a key of a group is meant to be a setting: some rule has it, or it is nearly ours."""
+    if not isinstance(name, str) or name == "params":
+        return False
+    flags = {flag for named in NAMED.values() for flag in named.flags}
+    known = flags.union(*(rule.known() for rule in every_rule()))
+    return name in known or bool(get_close_matches(name, own, 1, 0.82))

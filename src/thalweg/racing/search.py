@@ -31,6 +31,7 @@ from thalweg.racing.gaussian_process import Array
 from thalweg.racing.landscape import Landscape, Scale
 from thalweg.racing.measures import as_loss
 from thalweg.racing.record import Configuration, Edge, Key, Record, Settings, Stop
+from thalweg.rules.rule import Rule
 from thalweg.rules.space import Space
 from thalweg.rules.tuning import documented, tunables
 from thalweg.schedules import Schedule
@@ -235,11 +236,10 @@ class Search:
     def without_decay(self, name: str) -> list[str]:
         """The entrants that this one is with weight decay, so that it can do what they do."""
         one = self.field[name]
-        kinds = {type(rule) for rule in one.recipe.rules}
         return [
             other.name
             for other in self.field.values()
-            if {type(rule) for rule in other.recipe.rules} < kinds
+            if kinds(other) < kinds(one)
             and {*other.space, "weight_decay"} == {*one.space}
             and other.recipe.pretrain == one.recipe.pretrain
         ]
@@ -340,6 +340,12 @@ def usual(one: Entrant) -> dict[str, float]:
         held = value.base if isinstance(value, Schedule) else value
         point[name] = quantile_of(space, min(max(held, space.low), space.high))
     return point
+
+
+def kinds(one: Entrant) -> set[type[Rule]]:
+    """The rules of an entrant that do something: a decay of 0 does nothing unless it is tuned."""
+    decays = "weight_decay" in one.space or one.recipe.settings.get("weight_decay") != 0
+    return {type(rule) for rule in one.recipe.rules if decays or "weight_decay" not in rule.hypers}
 
 
 def as_it_stands(one: Entrant) -> Configuration:
