@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from thalweg import recipe_file
-from thalweg.arguments import require_flag, require_kind, require_known, require_text, short
+from thalweg.arguments import require_kind, require_known, require_text, short
 from thalweg.errors import UserError, suggest
 from thalweg.rules.record import Named
 from thalweg.rules.rule import Rule
@@ -126,9 +126,6 @@ def function_of(named: Named, module: str) -> Callable[..., Recipe]:
     def make(*args: Any, **settings: Any) -> Recipe:
         given = signature.bind(*args, **settings)
         given.apply_defaults()
-        for name, argument in signature.parameters.items():
-            if isinstance(argument.default, bool):
-                require_flag(name, given.arguments[name])
         return Recipe(named.rules_with(given.arguments), named.recipe)
 
     make.__name__ = make.__qualname__ = named.function

@@ -22,12 +22,6 @@ class NamedOptimizer(RuleOptimizer):
     def chain(self, group: Group) -> Chain:
         return self.named.chain(group)
 
-    def accepted(self, group: Group) -> Group:
-        for name, argument in self.named.signature.parameters.items():
-            if isinstance(argument.default, bool) and name in group:
-                require_flag(name, group[name])
-        return super().accepted(group)
-
 
 def classes_of(all_named: Iterable[Named], module: str) -> dict[str, type[NamedOptimizer]]:
     """The drop-in classes by name, as of that module. AdamW is an Adam, as in PyTorch."""

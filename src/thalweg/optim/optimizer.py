@@ -16,7 +16,7 @@ from thalweg.optim.state import Chain
 from thalweg.recipe import Recipe
 from thalweg.recipes import recipe_of
 from thalweg.rules import NAMED
-from thalweg.rules.record import is_on
+from thalweg.rules.record import does_something
 from thalweg.rules.rule import every_rule
 
 BACKENDS = ("auto", "eager", "numba", "triton")
@@ -55,7 +55,11 @@ class Optimizer(RuleOptimizer):
         What is no setting of any optimizer stays in the group, as in PyTorch.
         """
         for name, value in param_group.items() if isinstance(param_group, dict) else ():
-            if name not in self.defaults and is_setting(name, self.defaults) and is_on(value):
+            if (
+                name not in self.defaults
+                and is_setting(name, self.defaults)
+                and does_something(value)
+            ):
                 hint = suggest(name, self.defaults)
                 raise UserError(f"the recipe has no setting {word(name)} for a group; {hint}")
         super().add_param_group(param_group)

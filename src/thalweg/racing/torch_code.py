@@ -23,26 +23,18 @@ EVERY_EVALUATION = "# after every evaluation"
 CLIPS = (rules.ClipValue, rules.ClipNorm)
 
 
-def torch_lines(recipe: Recipe) -> str | None:
-    """The lines that train `model` as the recipe does without this package; None if there are none.
+def in_torch(recipe: Recipe) -> tuple[str | None, str | None]:
+    """The lines that train `model` as the recipe does without this package, or else None and the
+    sentence that says why there are none.
 
     Same steps, to round-off, from the same gradients, for the steps that the schedule was made for.
     The one exception is clipping by norm, where PyTorch divides by the norm + 1e-6. Above the
     comment `# in every step` stands what is made once.
     """
     try:
-        return "\n".join(translated(recipe))
-    except NoCounterpartError:
-        return None
-
-
-def why_no_torch_lines(recipe: Recipe) -> str | None:
-    """The sentence that says why `torch_lines` gives none; None if it gives some."""
-    try:
-        translated(recipe)
+        return "\n".join(translated(recipe)), None
     except NoCounterpartError as reason:
-        return str(reason)
-    return None
+        return None, str(reason)
 
 
 def translated(recipe: Recipe) -> list[str]:
@@ -92,24 +84,23 @@ def optimizer_call(rule: Rule, decay: Rule | None) -> str:
             "torch.optim.SGD(nesterov=True) is close, not equal: it leaves the model at the "
             "look-ahead point, and rescales the whole velocity when the lr cools."
         )
-    name, flags = counterpart(rule, decay)
+    name, flags = counterpart(rule, isinstance(decay, rules.DecoupledDecay))
     settings = {**rule.settings, **(decay.settings if decay else {})}
     given = {key: plain(key, value) for key, value in settings.items()}
     arguments = [f"{key}={value!r}" for key, value in {**given, **flags}.items()]
     return laid_out(f"torch.optim.{name}(model.parameters(), {', '.join(arguments)})")
 
 
-def counterpart(rule: Rule, decay: Rule | None) -> tuple[str, dict[str, bool]]:
-    """The class of `torch.optim` whose steps are those of the rule and its decay, and the flags
-    that are on.
+def counterpart(rule: Rule, beside: bool) -> tuple[str, dict[str, bool]]:
+    """The class of `torch.optim` whose steps are those of a rule with its decay in the gradient or
+    beside the step, and the flags that are on.
     """
-    beside = isinstance(decay, rules.DecoupledDecay)
     if rule.torch:
         flags = dict.fromkeys(sorted(rule.torch.on - rule.settings.keys()), True)
         for named in NAMED.values():
-            theirs = named.stepping.torch
-            same = theirs and theirs.name == rule.torch.name and hasattr(torch.optim, named.name)
-            if same and beside == any(isinstance(one, rules.DecoupledDecay) for one in named.rules):
+            theirs = named.stepping.torch and named.stepping.torch.name
+            same = (theirs, named.decoupled) == (rule.torch.name, beside)
+            if same and hasattr(torch.optim, named.name):
                 return named.name, flags
         if DECOUPLED in rule.torch.arguments:
             return rule.torch.name, {**flags, DECOUPLED: True}

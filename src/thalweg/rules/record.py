@@ -14,12 +14,13 @@ from inspect import Parameter, Signature
 from textwrap import fill
 from typing import Any
 
+import numpy as np
 import torch
 
-from thalweg.arguments import number
+from thalweg.arguments import number, require_flag
 from thalweg.errors import UserError
 from thalweg.rules.decay import DecoupledDecay, L2Decay
-from thalweg.rules.rule import Rule
+from thalweg.rules.rule import Hyper, Rule
 
 Chain = tuple[type[Rule], ...]
 
@@ -41,32 +42,17 @@ class Named:
         self.name = name
         self.rules = rules
         self.stepping = next(rule for rule in rules if "lr" in rule.hypers)
-        self.chains: dict[tuple[str, ...], Chain] = {}
-
-    @property
-    def recipe(self) -> str:
-        """What commands, files and reports call it: delta-bar-delta for DeltaBarDelta."""
-        return re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "-", self.name).lower()
-
-    @property
-    def function(self) -> str:
-        """The name of the function that makes its recipe."""
-        return self.recipe.replace("-", "_")
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        """Its settings, those of the rule that takes the step first."""
-        settings = dict(self.stepping.settings)
-        for rule in self.rules:
-            settings |= rule.settings
-        return settings
+        self.decoupled = any(isinstance(rule, DecoupledDecay) for rule in rules)
+        # What commands, files and reports call it, and the function that makes its recipe.
+        self.recipe = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "-", name).lower()
+        self.function = self.recipe.replace("-", "_")
+        self.chains: dict[frozenset[str], Chain] = {}
 
     @cached_property
     def variants(self) -> dict[frozenset[str], type[Rule]]:
         """The rules that may take the step, by the arguments that are on."""
         own = type(self.stepping)
-        found = {frozenset[str](): own}
-        kinds = [own]
+        found, kinds = {frozenset[str](): own}, [own]
         for kind in kinds:
             kinds += kind.__subclasses__()
             if own.torch and kind.torch and kind.torch.name == own.torch.name:
@@ -74,17 +60,28 @@ class Named:
         return found
 
     @cached_property
+    def hypers(self) -> dict[str, Hyper]:
+        """The hyperparameters of all that it may be made of, by name."""
+        kinds = [*self.variants.values(), *(type(rule) for rule in self.rules)]
+        return {name: it for kind in reversed(kinds) for name, it in kind.hypers.items()}
+
+    @cached_property
     def flags(self) -> list[str]:
         """The settings that choose the chain, by being on."""
-        decoupled = {DECOUPLED} if any(isinstance(rule, L2Decay) for rule in self.rules) else set()
-        return sorted(decoupled.union(*self.variants))
+        beside = set() if self.decoupled else {DECOUPLED}
+        return sorted(beside.union(*self.variants))
 
     def chain(self, settings: Mapping[str, Any]) -> Chain:
         """The rules that these settings choose; UserError where nothing has what is on."""
-        on = tuple(flag for flag in self.flags if is_on(settings.get(flag, False)))
+        on = frozenset(flag for flag in self.flags if self.is_on(flag, settings.get(flag, False)))
         if on not in self.chains:
-            self.chains[on] = self.chain_with(frozenset(on))
+            self.chains[on] = self.chain_with(on)
         return self.chains[on]
+
+    def is_on(self, flag: str, value: Any) -> bool:
+        if flag not in self.hypers:
+            require_flag(flag, value)
+        return does_something(value)
 
     def chain_with(self, on: frozenset[str]) -> Chain:
         flags = on - {DECOUPLED}
@@ -107,15 +104,20 @@ class Named:
     @cached_property
     def signature(self) -> Signature:
         """The arguments of its drop-in class: those of PyTorch's of that name, at our defaults."""
-        known = {**self.hypers, **dict.fromkeys((*DROP_IN, *self.flags))}
+        kind, taken = Parameter.POSITIONAL_OR_KEYWORD, []
+        settings = {n: it for one in (self.stepping, *self.rules) for n, it in one.settings.items()}
         theirs = getattr(torch.optim, self.name, None)
-        if theirs:
-            taken = inspect.signature(theirs).parameters.values()
-            return Signature([self.at_default(one) for one in taken if one.name in known])
-        kind = Parameter.POSITIONAL_OR_KEYWORD
-        settings = [Parameter(name, kind, default=it) for name, it in self.defaults.items()]
-        maximize = Parameter("maximize", Parameter.KEYWORD_ONLY, default=False)
-        return Signature([Parameter("params", kind), *settings, maximize])
+        if theirs is None:
+            taken = [Parameter(name, kind, default=value) for name, value in settings.items()]
+            maximize = Parameter("maximize", Parameter.KEYWORD_ONLY, default=False)
+            return Signature([Parameter("params", kind), *taken, maximize])
+        known = {*DROP_IN, *self.flags, *self.hypers}
+        for name, one in inspect.signature(theirs).parameters.items():
+            if name in known:
+                plain = float(one.default) if type(one.default) is int else one.default
+                default = settings.get(name, plain)
+                taken.append(one.replace(default=default, annotation=Parameter.empty))
+        return Signature(taken)
 
     @property
     def recipe_signature(self) -> Signature:
@@ -123,47 +125,29 @@ class Named:
         taken = self.signature.parameters.values()
         return Signature([one for one in taken if one.name not in DROP_IN])
 
-    def at_default(self, argument: Parameter) -> Parameter:
-        default = self.defaults.get(argument.name, argument.default)
-        whole = type(default) is int
-        return argument.replace(
-            default=float(default) if whole else default, annotation=Parameter.empty
-        )
-
     @property
     def fixed(self) -> dict[str, bool]:
         """The flags of PyTorch's class that are always on here: `amsgrad` for AMSGrad."""
-        counterpart = self.stepping.torch
-        if counterpart is None:
-            return {}
-        on = counterpart.on.difference(self.defaults)
-        decoupled = any(isinstance(rule, DecoupledDecay) for rule in self.rules)
-        if decoupled and DECOUPLED in counterpart.arguments:
-            on |= {DECOUPLED}
-        return {flag: True for flag in on if flag not in self.signature.parameters}
-
-    @property
-    def hypers(self) -> dict[str, Any]:
-        """The hyperparameters of all that it may be made of, by name."""
-        kinds = [*self.variants.values(), *(type(rule) for rule in self.rules)]
-        return {name: it for kind in reversed(kinds) for name, it in kind.hypers.items()}
+        theirs = self.stepping.torch
+        on = theirs.on | ({DECOUPLED} & theirs.arguments.keys()) if theirs else frozenset()
+        return {flag: True for flag in on if flag not in {*self.signature.parameters, *self.flags}}
 
     @property
     def documentation(self) -> str:
         """Its formula, what its flags choose, and where each setting may lie and is tuned."""
-        chosen = [
-            f"With {' and '.join(sorted(on))}: `thalweg.rules.{kind.__name__}`."
-            for on, kind in self.variants.items()
-            if on
-        ]
-        ranges = [
-            fill(f"{name}: {self.hypers[name]}", 92, subsequent_indent="    ")
-            for name in self.signature.parameters
-            if name in self.hypers
-        ]
-        return "\n".join([inspect.getdoc(type(self.stepping)) or "", "", *chosen, *ranges])
+        lines = [inspect.getdoc(type(self.stepping)) or "", ""]
+        for on, kind in self.variants.items():
+            if on:
+                lines.append(f"With {' and '.join(sorted(on))}: `thalweg.rules.{kind.__name__}`.")
+        for name in self.signature.parameters:
+            if name in self.hypers:
+                lines.append(fill(f"{name}: {self.hypers[name]}", 92, subsequent_indent="    "))
+        return "\n".join(lines)
 
 
-def is_on(value: Any) -> bool:
-    """Whether a flag, or a number that is one where it is 0, is on; a schedule is."""
-    return value is not False and number(value) != 0
+def does_something(value: Any) -> bool:
+    """Whether a setting is no flag that is off and no number that is 0."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    one = isinstance(value, torch.Tensor) and value.numel() == 1
+    return number(value.item() if one else value) != 0
