@@ -55,11 +55,8 @@ class Optimizer(RuleOptimizer):
         What is no setting of any optimizer stays in the group, as in PyTorch.
         """
         for name, value in param_group.items() if isinstance(param_group, dict) else ():
-            if (
-                name not in self.defaults
-                and is_setting(name, self.defaults)
-                and does_something(value)
-            ):
+            strange = name not in self.defaults and is_setting(name, self.defaults)
+            if strange and does_something(value):
                 hint = suggest(name, self.defaults)
                 raise UserError(f"the recipe has no setting {word(name)} for a group; {hint}")
         super().add_param_group(param_group)

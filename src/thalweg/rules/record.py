@@ -139,9 +139,8 @@ class Named:
         for on, kind in self.variants.items():
             if on:
                 lines.append(f"With {' and '.join(sorted(on))}: `thalweg.rules.{kind.__name__}`.")
-        for name in self.signature.parameters:
-            if name in self.hypers:
-                lines.append(fill(f"{name}: {self.hypers[name]}", 92, subsequent_indent="    "))
+        told = [name for name in self.signature.parameters if name in self.hypers]
+        lines += [fill(f"{it}: {self.hypers[it]}", 92, subsequent_indent="    ") for it in told]
         return "\n".join(lines)
 
 
