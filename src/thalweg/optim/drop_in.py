@@ -10,6 +10,7 @@ from thalweg.arguments import require_flag
 from thalweg.errors import UserError
 from thalweg.optim.base import RuleOptimizer
 from thalweg.optim.fused import Group
+from thalweg.optim.settings import number
 from thalweg.optim.state import Chain
 from thalweg.rules.record import Named
 
@@ -21,6 +22,10 @@ class NamedOptimizer(RuleOptimizer):
 
     def chain(self, group: Group) -> Chain:
         return self.named.chain(group)
+
+    def accepted(self, group: Group) -> Group:
+        self.named.check({name: number(group[name]) for name in group if name != "params"})
+        return super().accepted(group)
 
 
 def classes_of(all_named: Iterable[Named], module: str) -> dict[str, type[NamedOptimizer]]:

@@ -12,11 +12,11 @@ from thalweg.arguments import require_known, word
 from thalweg.errors import UserError, suggest
 from thalweg.optim.base import RuleOptimizer
 from thalweg.optim.fused import Group
+from thalweg.optim.settings import number
 from thalweg.optim.state import Chain
 from thalweg.recipe import Recipe
 from thalweg.recipes import recipe_of
 from thalweg.rules import NAMED
-from thalweg.rules.record import does_something
 from thalweg.rules.rule import every_rule
 
 BACKENDS = ("auto", "eager", "numba", "triton")
@@ -56,7 +56,7 @@ class Optimizer(RuleOptimizer):
         """
         for name, value in param_group.items() if isinstance(param_group, dict) else ():
             strange = name not in self.defaults and is_setting(name, self.defaults)
-            if strange and does_something(value):
+            if strange and number(value):
                 hint = suggest(name, self.defaults)
                 raise UserError(f"the recipe has no setting {word(name)} for a group; {hint}")
         super().add_param_group(param_group)

@@ -14,10 +14,9 @@ from inspect import Parameter, Signature
 from textwrap import fill
 from typing import Any
 
-import numpy as np
 import torch
 
-from thalweg.arguments import number, require_flag
+from thalweg.arguments import require_flag
 from thalweg.errors import UserError
 from thalweg.rules.decay import DecoupledDecay, L2Decay
 from thalweg.rules.rule import Hyper, Rule
@@ -46,7 +45,7 @@ class Named:
         # What commands, files and reports call it, and the function that makes its recipe.
         self.recipe = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "-", name).lower()
         self.function = self.recipe.replace("-", "_")
-        self.chains: dict[frozenset[str], Chain] = {}
+        self.chains: dict[tuple[str, ...], Chain] = {}
 
     @cached_property
     def variants(self) -> dict[frozenset[str], type[Rule]]:
@@ -72,30 +71,32 @@ class Named:
         return sorted(beside.union(*self.variants))
 
     def chain(self, settings: Mapping[str, Any]) -> Chain:
-        """The rules that these settings choose; UserError where nothing has what is on."""
-        on = frozenset(flag for flag in self.flags if self.is_on(flag, settings.get(flag, False)))
+        """The rules that these settings choose; what is on beside too little does nothing."""
+        on = tuple([flag for flag in self.flags if settings.get(flag)])  # asked at every step
         if on not in self.chains:
-            self.chains[on] = self.chain_with(on)
+            rule = self.variants[max((one for one in self.variants if one <= set(on)), key=len)]
+            kinds = [rule if one is self.stepping else type(one) for one in self.rules]
+            if DECOUPLED in on:
+                kinds = [*(kind for kind in kinds if kind is not L2Decay), DecoupledDecay]
+            self.chains[on] = tuple(kinds)
         return self.chains[on]
 
-    def is_on(self, flag: str, value: Any) -> bool:
-        if flag not in self.hypers:
-            require_flag(flag, value)
-        return does_something(value)
-
-    def chain_with(self, on: frozenset[str]) -> Chain:
-        flags = on - {DECOUPLED}
-        if flags not in self.variants:
-            lacking = next((known - flags for known in self.variants if known > flags), ["more"])
-            needed = " and ".join(sorted(lacking))
-            raise UserError(f"{' and '.join(sorted(flags))} needs {needed} too.")
-        kinds = [self.variants[flags] if r is self.stepping else type(r) for r in self.rules]
-        if DECOUPLED in on:
-            kinds = [*(kind for kind in kinds if kind is not L2Decay), DecoupledDecay]
-        return tuple(kinds)
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """UserError for settings that choose a chain but cannot be, or are on beside too little."""
+        for flag in settings.keys() & self.flags:
+            if flag in self.hypers:
+                self.hypers[flag].accepted(flag, settings[flag])
+            else:
+                require_flag(flag, settings[flag])
+        on = frozenset(flag for flag in self.flags if settings.get(flag)) - {DECOUPLED}
+        if on not in self.variants:
+            lacking = next((one - on for one in self.variants if one > on), {"another"})
+            given, needed = (" and ".join(sorted(some)) for some in (on, lacking))
+            raise UserError(f"{given} needs {needed} too.")
 
     def rules_with(self, settings: Mapping[str, Any]) -> tuple[Rule, ...]:
         """The chain that these settings choose, at these settings."""
+        self.check(settings)
         return tuple(
             kind(**{name: settings[name] for name in kind.known() if name in settings})
             for kind in self.chain(settings)
@@ -142,11 +143,3 @@ class Named:
         told = [name for name in self.signature.parameters if name in self.hypers]
         lines += [fill(f"{it}: {self.hypers[it]}", 92, subsequent_indent="    ") for it in told]
         return "\n".join(lines)
-
-
-def does_something(value: Any) -> bool:
-    """Whether a setting is no flag that is off and no number that is 0."""
-    if isinstance(value, bool | np.bool_):
-        return bool(value)
-    one = isinstance(value, torch.Tensor) and value.numel() == 1
-    return number(value.item() if one else value) != 0
