@@ -118,10 +118,7 @@ def test_recipe_files_race_as_they_stand_unless_they_are_to_be_tuned(thalweg) ->
     quick = [*QUICK, "--entrants", "mine.toml,other.toml"]
     asis = thalweg("race", "saddle", *quick)
     assert asis.status == 0, asis.err
-    assert (
-        "mine races as it stands, untuned and without the common cooling: weight_decay 0, lr 0.003"
-        in asis.out
-    )
+    assert "mine races as it stands, untuned and without the common cooling: lr 0.003" in asis.out
     winner = Recipe.from_toml(Path("runs/saddle/winner.toml").read_text())
     assert winner in (mine, tw.sgd(lr=0.1))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 from thalweg import rules
 from thalweg.arguments import require_known, require_path, short
@@ -14,9 +15,13 @@ from thalweg.recipe import PRETRAINING as PRETRAINING
 from thalweg.recipe import Recipe as Recipe
 from thalweg.recipe import Setting
 from thalweg.recipe import chain as chain
+from thalweg.rule_names import in_file, is_in_file, is_rule
 from thalweg.rules.rule import Rule
 from thalweg.rules.space import Space
 from thalweg.whole_file import read_text
+
+AnyRecipe: TypeAlias = Recipe | Rule | type[Rule] | str | Path
+"""A recipe, a rule, or what it is called; see `recipe_of`."""
 
 
 def clip_value(limit: Setting) -> Rule:
@@ -70,15 +75,26 @@ def named(name: str) -> Recipe:
     return RECIPES[name]()
 
 
-def recipe_of(given: str | Path | Recipe) -> Recipe:
-    """The recipe itself, of that name, or in the file of that path, which ends in `.toml`.
+def recipe_of(given: AnyRecipe) -> Recipe:
+    """The recipe itself, of that name, of that rule, or in a file.
 
-    Raises UserError for an unknown name, and for a file that holds no recipe.
+    A file is one of TOML, whose path ends in `.toml`, or one of Python: `rules.py:Mine` is a rule
+    or a recipe that it calls Mine. Raises UserError for an unknown name, and for a file that holds
+    no recipe.
     """
     if isinstance(given, Recipe):
         return given
+    if is_rule(given):
+        return recipe_of(given())
+    if isinstance(given, Rule):
+        return Recipe((given,), type(given).__name__)
+    if is_in_file(given):
+        found = in_file(given)
+        return recipe_of(getattr(found, "recipe", found))
     if not isinstance(given, str | Path):
-        raise UserError(f"a recipe is a Recipe, a name, or the path of a file, not {short(given)}.")
+        raise UserError(
+            f"a recipe is a Recipe, a rule, a name, or the path of a file, not {short(given)}."
+        )
     return from_file(Path(given)) if str(given).endswith(".toml") else named(str(given))
 
 

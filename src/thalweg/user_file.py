@@ -27,7 +27,10 @@ def load(kind: str, path: Path) -> ModuleType:
     if not require_path(f"the path of a {kind}", path).is_file():
         raise UserError(f"There is no {kind} {path}; looked in {Path.cwd()}.")
     # A name of its own, so that a file called random.py does not stand in for the library's.
-    loader = SourceFileLoader(f"thalweg_user_file_{path.stem}", str(path.resolve()))
+    name = f"thalweg_user_file_{path.stem}"
+    while getattr(sys.modules.get(name), "__file__", str(path.resolve())) != str(path.resolve()):
+        name += "_"
+    loader = SourceFileLoader(name, str(path.resolve()))
     spec = importlib.util.spec_from_loader(loader.name, loader)
     assert spec is not None  # there is one for every loader of files
     module = importlib.util.module_from_spec(spec)
@@ -57,10 +60,10 @@ def failure_as_sentence(kind: str, path: Path) -> Iterator[None]:
         lines = [frame.lineno for frame in frames if frame.filename == str(path.resolve())]
         if lines:
             place += f", line {lines[-1]}"
-        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        title = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         # The text of a SyntaxError has the line too.
         what = error.msg if isinstance(error, SyntaxError) else first_words(error)
-        raise UserError(f"The {kind} {place} failed: {kind}{what}") from error
+        raise UserError(f"The {kind} {place} failed: {title}{what}") from error
 
 
 def first_words(error: BaseException) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from difflib import get_close_matches
-from pathlib import Path
 
 from torch.optim.optimizer import ParamsT
 
@@ -14,8 +13,7 @@ from thalweg.optim.base import RuleOptimizer
 from thalweg.optim.fused import Group
 from thalweg.optim.settings import number
 from thalweg.optim.state import Chain
-from thalweg.recipe import Recipe
-from thalweg.recipes import recipe_of
+from thalweg.recipes import AnyRecipe, recipe_of
 from thalweg.rules import NAMED
 from thalweg.rules.rule import every_rule
 
@@ -28,8 +26,8 @@ class Optimizer(RuleOptimizer):
         recipe = chain(clip_value(1.0), adam(lr=3e-3), tail_average(last=500))
         optimizer = Optimizer(model.parameters(), recipe)
 
-    recipe: a recipe, the name of an optimizer, or the path of a recipe file, `*.toml`. Each of its
-    settings is a key of the parameter groups.
+    recipe: a recipe, a rule, the name of an optimizer, or the path of a recipe file, `*.toml`, or
+    of a rule in a file, `rules.py:Mine`. Each of its settings is a key of the parameter groups.
 
     backend: "auto" steps with compiled kernels what these can, which is contiguous float32, float64
     and bfloat16 on the CPU (by Numba) and on a GPU (by Triton); the rest is stepped eagerly, which
@@ -40,13 +38,11 @@ class Optimizer(RuleOptimizer):
     Raises UserError for a setting outside its range, and for an unknown recipe or backend.
     """
 
-    def __init__(
-        self, params: ParamsT, recipe: Recipe | str | Path, *, backend: str = "auto"
-    ) -> None:
+    def __init__(self, params: ParamsT, recipe: AnyRecipe, *, backend: str = "auto") -> None:
         require_known("backend", backend, BACKENDS)
-        recipe = recipe_of(recipe)
-        self.rules: Chain = tuple(type(rule) for rule in recipe.rules)
-        super().__init__(params, recipe.settings)
+        made = recipe_of(recipe)
+        self.rules: Chain = tuple(type(rule) for rule in made.rules)
+        super().__init__(params, made.settings)
         self.backend = backend
 
     def add_param_group(self, param_group: Group) -> None:

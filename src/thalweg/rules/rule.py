@@ -196,6 +196,11 @@ class Rule:
             for name, kind in vars(base).items()
             if isinstance(kind, Declared)
         }
+        for name in declared.keys() & RESERVED:
+            raise UserError(
+                f"{cls.__name__} cannot call a setting or a state {name}, which means something"
+                " else to an optimizer; choose another name."
+            )
         kinds = {"hypers": Hyper, "options": Option, "states": State}
         kinds |= {"row_states": RowState, "coming": Next, "norms": Norm}
         for plural, kind in kinds.items():
@@ -287,6 +292,11 @@ class Rule:
     def evaluated(self, theta: Value) -> Value:
         """The parameter that evaluation uses."""
         return theta
+
+
+RESERVED = {*dir(Rule), "params", "param", "grad", "t", "step", "maximize", "memory"}
+RESERVED |= {"step_count", "foreach", "fused", "capturable", "differentiable"}
+"""Names that a group, a state or a rule has for something of its own."""
 
 
 def every_rule() -> list[type[Rule]]:
