@@ -254,7 +254,10 @@ def test_an_empty_recipe_is_not_the_usual_one() -> None:
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        (lambda: tw.optim.Optimizer(parameters(), None), "a recipe is a Recipe, a name, or"),
+        (
+            lambda: tw.optim.Optimizer(parameters(), None),
+            "a recipe is a Recipe, a rule, a name, or",
+        ),
         (lambda: tw.race(TASK, step=None), "no step is called None; known are measured"),
         (lambda: tw.race(TASK, progress=3), "progress must be an object with the methods of"),
         (lambda: tw.race(TASK, plan=3), "plan must be a path, not 3"),

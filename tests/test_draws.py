@@ -301,7 +301,7 @@ def test_whatever_space_is_taken_can_be_searched(low: float, high: float, scale:
     [
         ("adma", "did you mean adam"),
         ("missing.toml", "missing.toml cannot be read"),
-        (3, "a recipe is a Recipe, a name, or the path of a file, not 3"),
+        (3, "a recipe is a Recipe, a rule, a name, or the path of a file, not 3"),
     ],
 )
 def test_an_entrant_that_is_none_gets_a_sentence(given: object, words: str) -> None:
