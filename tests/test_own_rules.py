@@ -77,6 +77,20 @@ def test_a_race_takes_a_rule_by_its_file_and_tunes_it() -> None:
     assert 'rule = "rules.py:Mine"' in settings.recipes["Mine"]
 
 
+def test_one_file_may_hold_a_task_and_a_rule() -> None:
+    task = """
+from torch import nn, ones
+
+task = tw.Task("own", lambda: nn.Linear(1, 1), lambda: tw.Data(*3 * [(ones(4, 1), ones(4, 1))]),
+               nn.functional.mse_loss, steps=3, batch_size=2)
+"""
+    Path("both.py").write_text(RULES + task)
+    result = tw.race("both.py:task", entrants=["sgd", "both.py:Mine"], **SHORT)
+    assert result.record.settings.entrants == ("sgd", "Mine")
+    recipe = tw.Recipe.from_toml(result.record.settings.recipes["Mine"])
+    assert recipe == recipe_of("both.py:Mine")
+
+
 @pytest.mark.parametrize("name", ["Mine", "gentle", "clipped", "entrant"])
 def test_whatever_has_a_recipe_may_be_named(name: str) -> None:
     recipe = recipe_of(f"rules.py:{name}")

@@ -24,7 +24,7 @@ import torch
 
 import thalweg as tw
 from thalweg import optim, recipes
-from thalweg.rules import Hyper, Rule, State, log
+from thalweg.rules import Hyper, Rule, State, log, sqrt
 
 weights = [torch.ones(2)]
 cooled = tw.schedules.linear(0.1, steps=9)
@@ -36,7 +36,7 @@ class Mine(Rule):
 
     def update(self, g: Any) -> Any:
         self.speed = 0.5 * self.speed + g
-        return -self.lr * self.speed
+        return -self.lr * self.speed / sqrt(self.t)
 
 
 def trained(optimizer: torch.optim.Optimizer) -> tw.Recipe:

@@ -7,6 +7,7 @@ folder; `__init__.pyi`, which tests/stubs.py prints, lists them for type checker
 from importlib import import_module
 from pkgutil import iter_modules
 
+from thalweg.rules.arithmetic import clamp, maximum, minimum, sign, sqrt, where
 from thalweg.rules.record import Named
 from thalweg.rules.rule import Counterpart, Hyper, Option, RowState, Rule, State
 from thalweg.rules.space import linear, log, log_one_minus
@@ -22,4 +23,5 @@ RULES = {
 }
 globals().update(RULES)
 __all__ = ["NAMED", "RULES", "Counterpart", "Hyper", "Named", "Option", "RowState", "Rule"]
-__all__ += ["State", "linear", "log", "log_one_minus", *RULES]
+__all__ += ["State", "clamp", "linear", "log", "log_one_minus", "maximum", "minimum", "sign"]
+__all__ += ["sqrt", "where", *RULES]

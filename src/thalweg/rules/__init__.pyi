@@ -3,6 +3,12 @@ from thalweg.rules.adadelta import Adadelta as Adadelta
 from thalweg.rules.adagrad import Adagrad as Adagrad
 from thalweg.rules.adam import Adam as Adam
 from thalweg.rules.adam import AMSGrad as AMSGrad
+from thalweg.rules.arithmetic import clamp as clamp
+from thalweg.rules.arithmetic import maximum as maximum
+from thalweg.rules.arithmetic import minimum as minimum
+from thalweg.rules.arithmetic import sign as sign
+from thalweg.rules.arithmetic import sqrt as sqrt
+from thalweg.rules.arithmetic import where as where
 from thalweg.rules.averaging import BlockAverage as BlockAverage
 from thalweg.rules.averaging import ExponentialAverage as ExponentialAverage
 from thalweg.rules.averaging import TailAverage as TailAverage
