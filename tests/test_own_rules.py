@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 import thalweg as tw
 from thalweg import cli
 from thalweg.doctor.in_use import recipe_in_use
+from thalweg.doctor.limits import stepping
 from thalweg.errors import UserError
+from thalweg.racing.torch_code import in_torch
 from thalweg.recipes import recipe_of
 from thalweg.rule_names import name_of, rule_named
 from thalweg.rules import Hyper, Rule, State
@@ -181,6 +183,21 @@ def test_a_rule_that_stands_in_no_file_trains_but_does_not_race(folder: Path) ->
     assert tw.train("saddle", Local(), out=folder / "model.safetensors")
     with pytest.raises(UserError, match=r"Local, which stands in no file.* at the top of a \.py"):
         tw.Entrant("local", tw.chain(Local()))
+
+
+def test_what_is_known_of_a_rule_is_not_taken_for_known_of_one_that_changes_its_step() -> None:
+    class Longer(tw.rules.Adam):
+        def update(self, g: torch.Tensor) -> torch.Tensor:
+            return 2 * super().update(g)
+
+    class Renamed(tw.rules.Adam):
+        lr = Hyper(0.5)
+
+    params = [torch.ones(1, requires_grad=True)]
+    with pytest.raises(UserError, match="No limit of stability is known for Longer"):
+        stepping(tw.optim.Optimizer(params, Longer()), 0)
+    assert stepping(tw.optim.Optimizer(params, Renamed()), 0).limit == pytest.approx(38 / 0.5)
+    assert in_torch(tw.chain(Longer())) == (None, "torch.optim has no Longer.")
 
 
 @pytest.mark.parametrize(
