@@ -172,12 +172,11 @@ CALLS |= {
 }
 CALLS |= {
     f"rules.{name}": call(
-        getattr(rules, name),
-        list(getattr(rules, name).known()),
-        **{n: 3 for n, one in getattr(rules, name).options.items() if one.default is None},
+        rule,
+        list(rule.known()),
+        **{n: 3 for n, one in rule.options.items() if one.default is None},
     )
-    for name in rules.__all__
-    if name != "Rule"
+    for name, rule in rules.RULES.items()
 }
 
 
@@ -255,14 +254,17 @@ def test_an_empty_recipe_is_not_the_usual_one() -> None:
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        (lambda: tw.optim.Optimizer(parameters(), None), "a recipe is a Recipe, a name, or"),
+        (
+            lambda: tw.optim.Optimizer(parameters(), None),
+            "a recipe is a Recipe, a rule, a name, or",
+        ),
         (lambda: tw.race(TASK, step=None), "no step is called None; known are measured"),
         (lambda: tw.race(TASK, progress=3), "progress must be an object with the methods of"),
         (lambda: tw.race(TASK, plan=3), "plan must be a path, not 3"),
         (lambda: tw.race(TASK, runs="x" * 300), r"runs 'xxx.*\.\.\. cannot be used: File name too"),
         (lambda: tw.race(TASK, timeout=5e-324), "timeout must be a number of seconds from 0.1 to"),
         (lambda: tw.train(TASK, "adam", out=3), "out must be a path, not 3"),
-        (lambda: tw.train(TASK, ""), "no optimizer is called ''; known are sgd"),
+        (lambda: tw.train(TASK, ""), "no optimizer is called ''; known are adadelta"),
         (lambda: tw.train(TASK, "zero.toml"), "zero.toml cannot be read: it is no regular file"),
         (lambda: tw.diagnose(TASK, say=3), "say must be a function that takes a text, not 3"),
         (lambda: tw.lr_range(TASK, "sgd", low="a"), "lr_range needs 0 < low < high"),

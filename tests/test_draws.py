@@ -221,7 +221,10 @@ def test_a_pair_of_ends_is_a_space_on_the_documented_scale_or_else_on_a_plain_on
         ({"space": {"betas": (0.5, 0.9)}}, "no setting 'betas' can be tuned; did you mean betas["),
         ({"space": {"betas[2]": (0.5, 0.9)}}, "no setting 'betas[2]' can be tuned; did you mean"),
         ({"space": {"lr[0]": (0.5, 0.9)}}, "no setting 'lr[0]' can be tuned;"),
-        ({"space": {3: (0.5, 0.9)}}, "no setting 3 can be tuned; known are lr, betas[0], betas[1]"),
+        (
+            {"space": {3: (0.5, 0.9)}},
+            "no setting 3 can be tuned; known are weight_decay, lr, betas[0]",
+        ),
         ({"space": {"lr": (0.1, 1, 2)}}, "lr: it needs a low and a high end, such as [1e-4, 0.1]"),
         ({"space": {"lr": 0.1}}, "lr: it needs a low and a high end, such as [1e-4, 0.1], not 0.1"),
         ({"space": {"lr": None}}, "lr: it needs a low and a high end"),
@@ -298,7 +301,7 @@ def test_whatever_space_is_taken_can_be_searched(low: float, high: float, scale:
     [
         ("adma", "did you mean adam"),
         ("missing.toml", "missing.toml cannot be read"),
-        (3, "a recipe is a Recipe, a name, or the path of a file, not 3"),
+        (3, "a recipe is a Recipe, a rule, a name, or the path of a file, not 3"),
     ],
 )
 def test_an_entrant_that_is_none_gets_a_sentence(given: object, words: str) -> None:

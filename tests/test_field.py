@@ -17,9 +17,7 @@ from thalweg.api import Race
 from thalweg.errors import UserError
 from thalweg.racing.field import baseline_tuned, entered
 from thalweg.racing.progress import Silent
-from thalweg.recipe_file import RULES
 from thalweg.recipes import Recipe, recipe_of
-from thalweg.rules.rule import Hyper
 from thalweg.rules.space import Space
 from thalweg.tasks import find
 
@@ -290,15 +288,12 @@ def test_an_entrant_that_is_tuned_and_like_the_baseline_serves_and_else_one_is_a
 
 
 @pytest.mark.usefixtures("files")
-def test_a_baseline_of_which_nothing_can_be_tuned_races_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    class Fixed(tw.rules.SGD):
-        lr = Hyper(0.1)
-
-    monkeypatch.setitem(RULES, "Fixed", Fixed)
+def test_a_baseline_of_which_nothing_can_be_tuned_races_alone() -> None:
+    Path("rules.py").write_text(
+        "from thalweg.rules import SGD, Hyper\nclass fixed(SGD):\n    lr = Hyper(0.1)\n"
+    )
     told = Told()
-    result = raced(["sgd"], baseline=Recipe((Fixed(),), "fixed"), progress=told)
+    result = raced(["sgd"], baseline="rules.py:fixed", progress=told)
     assert result.record.settings.entrants == ("sgd", "fixed (baseline)")
     assert result.record.settings.baseline_tuned is None
     assert "tuning alone" not in " ".join((*told.lines, str(result.verdict)))

@@ -60,7 +60,7 @@ CHANGES = {
 @pytest.mark.parametrize("words", CHANGES)
 def test_a_finished_race_is_not_drawn_again_for_another_task(words: str, tmp_path: Path) -> None:
     short(tmp_path, NET, trials=1, seeds=2)
-    with pytest.raises(UserError, match=f"with {words} under the task's name"):
+    with pytest.raises(UserError, match=f"with {words} under the same name"):
         short(tmp_path, CHANGES[words], trials=1, seeds=2)
 
 

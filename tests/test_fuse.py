@@ -42,7 +42,7 @@ CHAINS: dict[str, Recipe] = {name: make() for name, make in RECIPES.items()} | {
         recipes.clip_value(0.5), recipes.adam(), recipes.tail_average(last=3, steps=6)
     ),
     "clip by norm of decayed gradients": recipes.chain(
-        rules.L2Decay(weight_decay=0.1), recipes.clip_norm(0.5), recipes.sgd()
+        rules.L2Decay(weight_decay=0.1), recipes.clip_norm(0.5), rules.SGD()
     ),
     "block average": recipes.chain(recipes.nesterov(), recipes.block_average(last=2)),
     "exponential average": recipes.chain(recipes.lion(), recipes.ema(0.9)),
@@ -114,22 +114,7 @@ def test_each_step_of_a_kernel_is_the_eager_one(name: str, dtype: torch.dtype) -
 
 
 FRONTS = [None, rules.ClipValue(clip_value=0.5), rules.ClipNorm(), rules.L2Decay(weight_decay=0.1)]
-STEPPING = [
-    rules.SGD(),
-    rules.SGDMomentum(),
-    rules.SGDNesterov(),
-    rules.Momentum(),
-    rules.Nesterov(),
-    rules.DeltaBarDelta(),
-    rules.Adagrad(),
-    rules.Adadelta(),
-    rules.RMSprop(),
-    rules.CenteredRMSprop(),
-    rules.Adam(),
-    rules.AMSGrad(),
-    rules.NAdam(),
-    rules.Lion(),
-]
+STEPPING = [rule() for rule in rules.RULES.values() if "lr" in rule.hypers]
 BEHIND = [None, rules.DecoupledDecay(weight_decay=0.1)]
 LAST = [
     None,

@@ -11,6 +11,7 @@ from typing import Any
 from zipfile import ZipFile
 
 import thalweg
+from stubs import STUBS
 
 ROOT = Path(__file__).parents[1]
 MODULES = {
@@ -111,7 +112,7 @@ def test_names_are_listed_for_completion_and_imported_by_a_star() -> None:
     assert starred.keys() - {"__builtins__"} == set(dir(thalweg)) == set(thalweg.__all__)
 
 
-def test_a_wheel_has_the_stub_that_names_are_read_from(tmp_path: Path) -> None:
+def test_a_wheel_has_the_stubs_that_names_are_read_from(tmp_path: Path) -> None:
     shutil.copytree(
         ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__")
     )
@@ -122,4 +123,4 @@ def test_a_wheel_has_the_stub_that_names_are_read_from(tmp_path: Path) -> None:
         [sys.executable, "-c", build], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     (wheel,) = tmp_path.glob("*.whl")
-    assert "thalweg/__init__.pyi" in ZipFile(wheel).namelist()
+    assert {f"thalweg/{stub}" for stub in STUBS} <= set(ZipFile(wheel).namelist())

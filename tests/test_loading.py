@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from thalweg import optim, recipes, schedules
+from thalweg import optim, recipes, rules, schedules
 from thalweg.errors import UserError
 from thalweg.optim import Optimizer
 from thalweg.optim.base import RuleOptimizer
@@ -302,7 +302,6 @@ def test_counts_of_older_pytorch_are_numbers_of_python() -> None:
 
 
 def test_a_recipe_goes_on_from_pytorchs_optimizer_and_the_named_one_from_the_recipe() -> None:
-    """Which have a decay of 0 where the recipe has none."""
     state = state_of(lambda: torch.optim.Adam(parameters()))
     by_recipe, by_name = Optimizer(parameters(), recipes.adam()), adam()
     by_recipe.load_state_dict(state)
@@ -312,7 +311,10 @@ def test_a_recipe_goes_on_from_pytorchs_optimizer_and_the_named_one_from_the_rec
     assert str(parameters_of(by_recipe)) == str(parameters_of(by_name))
     assert by_name.param_groups[0]["weight_decay"] == 0
     decayed = state_of(lambda: torch.optim.Adam(parameters(), weight_decay=0.1))
-    assert_refused(by_recipe, decayed, "group 0 of the state has weight_decay: it was saved by")
+    without = Optimizer(parameters(), recipes.chain(rules.Adam()))
+    assert_refused(without, decayed, "group 0 of the state has weight_decay: it was saved by")
+    by_recipe.load_state_dict(decayed)
+    assert by_recipe.param_groups[0]["weight_decay"] == 0.1
 
 
 def test_a_hook_behind_loading_has_the_last_word() -> None:

@@ -295,7 +295,7 @@ def first_only(value: float) -> Task:
         ({}, {"steps": (3, 0, 3)}, "each stage's steps must be a whole number from 1"),
         ({"steps": 2}, {}, "each stage's steps must be a whole number from 1"),
         ({}, {"recipe": ["adam", "adam"]}, "there are 3 stages, but 2 recipes; give 3."),
-        ({}, {"recipe": 5}, "a recipe is a Recipe, a name, or the path of a file"),
+        ({}, {"recipe": 5}, "a recipe is a Recipe, a rule, a name, or the path of a file"),
         (
             {},
             {"recipe": ["sgd", "adam", "adam"], "optimizer_state": True},

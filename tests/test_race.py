@@ -485,7 +485,7 @@ def test_another_task_under_an_old_name_is_refused(
     tmp_path: Path, changed: Task, words: str
 ) -> None:
     short(tmp_path, MEASURED)
-    with pytest.raises(UserError, match=f"with {words} under the task's name"):
+    with pytest.raises(UserError, match=f"with {words} under the same name"):
         short(tmp_path, changed)
 
 

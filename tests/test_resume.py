@@ -206,7 +206,7 @@ def test_all_that_was_given_is_on_record(tmp_path: Path) -> None:
         ({"name": "other"}, "resume takes name from the race's record"),
         ({"resume": "ten"}, r"ten holds no race that could be resumed"),
         ({"resume": "../net"}, "name must be the name of one folder"),
-        ({"task": replace(NET, batch_size=8)}, "another batch size under the task's name"),
+        ({"task": replace(NET, batch_size=8)}, "another batch size under the same name"),
         ({"task": replace(NET, name="ten")}, "task net and not ten"),
     ],
 )

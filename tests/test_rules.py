@@ -26,7 +26,7 @@ from thalweg.rules.rule import Rule
 STEPS = 50
 SHAPES = [(), (7,), (3, 4), (2, 3, 1, 2)]
 
-RULES = [getattr(rules, name) for name in rules.__all__ if name != "Rule"]
+RULES = list(rules.RULES.values())
 AVERAGES = [rule for rule in RULES if rule.place == "last"]
 
 Gradient = Callable[[ndarray, int], ndarray]

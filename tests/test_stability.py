@@ -12,10 +12,12 @@ from torch.nn import functional as F
 
 from patients import NOTHING, Bowl, batch_of, exact, height, small_network
 from thalweg import optim, schedules
+from thalweg.doctor.limits import stepping
 from thalweg.doctor.objective import Objective
 from thalweg.doctor.stability import stability
 from thalweg.errors import UserError
 from thalweg.recipes import adam, chain, clip_norm, delta_bar_delta, momentum, tail_average
+from thalweg.rules import RULES, Rule
 
 Make = Callable[[list[Any], float], torch.optim.Optimizer]
 
@@ -34,6 +36,9 @@ OPTIMIZERS: dict[str, Make] = {
     "RMSprop": lambda p, lr: torch.optim.RMSprop(p, lr, alpha=SLOW),
     "centered RMSprop": lambda p, lr: torch.optim.RMSprop(p, lr, alpha=SLOW, centered=True),
     "RMSprop, momentum": lambda p, lr: torch.optim.RMSprop(p, lr, alpha=SLOW, momentum=0.8),
+    "centered RMSprop, momentum": lambda p, lr: torch.optim.RMSprop(
+        p, lr, alpha=SLOW, momentum=0.8, centered=True
+    ),
     "Adam": lambda p, lr: torch.optim.Adam(p, lr, betas=(0.9, SLOW)),
     "AdamW": lambda p, lr: torch.optim.AdamW(p, lr, betas=(0.7, SLOW), weight_decay=1e-9),
     "AMSGrad": lambda p, lr: torch.optim.Adam(p, lr, betas=(0.9, SLOW), amsgrad=True),
@@ -88,6 +93,12 @@ def test_steps_shrink_just_below_the_edge_and_grow_just_above_it(make: Make) -> 
             descend(model, optimizer)
         assert (model.x.abs().max() > 2 * start) == grows
         assert (model.x.abs().max() < start / 2) != grows
+
+
+def test_every_rule_that_says_its_edge_is_let_run() -> None:
+    params = [torch.ones(1, requires_grad=True)]
+    run = {stepping(make(params, 1.0), 0).rule for make in OPTIMIZERS.values()}
+    assert run == {rule for rule in RULES.values() if rule.edge is not Rule.edge}
 
 
 def test_the_bias_corrections_of_adam_belong_to_its_metric() -> None:

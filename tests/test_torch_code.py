@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from thalweg import recipes, rules, schedules
 from thalweg.optim import Optimizer
-from thalweg.racing.torch_code import EVERY_EVALUATION, EVERY_STEP, torch_lines, why_no_torch_lines
+from thalweg.racing.torch_code import EVERY_EVALUATION, EVERY_STEP, in_torch
 from thalweg.recipes import Recipe, chain
 
 STEPS = 60
@@ -70,8 +70,8 @@ def by_lines(lines: str) -> list[Tensor]:
 
 
 def largest_gap(recipe: Recipe) -> float:
-    lines = torch_lines(recipe)
-    assert lines is not None, why_no_torch_lines(recipe)
+    lines, why_not = in_torch(recipe)
+    assert lines is not None, why_not
     pairs = zip(by_recipe(recipe), by_lines(lines), strict=True)
     return max((ours - theirs).abs().max().item() for ours, theirs in pairs)
 
@@ -114,7 +114,7 @@ def test_lines_take_the_same_steps(name: str) -> None:
 
 def test_clipping_by_norm_differs_by_what_its_comment_says() -> None:
     recipe = chain(recipes.clip_norm(0.1), recipes.sgd(lr=COOLED))
-    assert "divides by norm + 1e-6" in str(torch_lines(recipe))
+    assert "divides by norm + 1e-6" in str(in_torch(recipe)[0])
     assert largest_gap(recipe) < 1e-5
 
 
@@ -144,10 +144,11 @@ NO_COUNTERPART = {
 @pytest.mark.parametrize("name", NO_COUNTERPART)
 def test_what_pytorch_cannot_do_is_said(name: str) -> None:
     recipe, reason = NO_COUNTERPART[name]
-    assert torch_lines(recipe) is None
-    assert reason in str(why_no_torch_lines(recipe))
+    lines, why_not = in_torch(recipe)
+    assert lines is None
+    assert reason in str(why_not)
 
 
 @pytest.mark.parametrize("name", EQUAL)
 def test_lines_fit_a_terminal(name: str) -> None:
-    assert max(map(len, str(torch_lines(EQUAL[name])).splitlines())) <= 100
+    assert max(map(len, str(in_torch(EQUAL[name])[0]).splitlines())) <= 100

@@ -301,7 +301,7 @@ def test_a_recipe_is_given_as_itself_by_its_name_or_by_its_file(tmp_path: Path) 
         for recipe in (recipes.adam(), "adam", tmp_path / "mine.toml")
     ]
     assert trained[0] == trained[1] == trained[2]
-    with pytest.raises(UserError, match="a recipe is a Recipe, a name, or the path of a file"):
+    with pytest.raises(UserError, match="a recipe is a Recipe, a rule, a name, or"):
         train(small(), 5)  # type: ignore[arg-type]
 
 

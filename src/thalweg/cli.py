@@ -49,8 +49,8 @@ def race(
     entrants: Annotated[
         str | None,
         typer.Option(
-            help="Names of optimizers, which are tuned, and recipe files, which race as they stand,"
-            " with commas; default: ten names."
+            help="Names of optimizers, also your own as rules.py:Mine, which are tuned, and"
+            " recipe files, which race as they stand, with commas; default: ten names."
         ),
     ] = None,
     tune: Annotated[
@@ -149,7 +149,7 @@ def race(
 def train(
     task: TaskName,
     recipe: Annotated[
-        str, typer.Option(help="A recipe file, such as a race's winner.toml, or a name.")
+        str, typer.Option(help="A recipe file, such as winner.toml, a name, or rules.py:Mine.")
     ],
     seed: Annotated[int, typer.Option(help="Fixes the initial weights and the batches.")] = 0,
     out: Annotated[Path, typer.Option(help="Where the checkpoint goes.")] = Path(

@@ -21,6 +21,10 @@ class FailedError(UserError):
     status = 1
 
 
+class NoCounterpartError(Exception):
+    """PyTorch cannot do what a recipe does; the message is one sentence that says what."""
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown word: the known one nearest to it, or all of them."""
     known = list(known)

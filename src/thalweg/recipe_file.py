@@ -11,9 +11,10 @@
     lr = {schedule = "linear", start = 0.003, end = 3e-5, steps = 2000}
     betas = [0.9, 0.999]
 
-A setting that a file leaves out has its default. Above the rules a file may say
-`pretrain = "by task"` or `"by network"`. A last table may say where a race is to tune it, in a
-range with the scale that is documented for the setting, or with another one:
+A rule of one's own is `rule = "rules.py:Mine"`, the class Mine in that file, whose path is seen
+from the folder that one is in. A setting that a file leaves out has its default. Above the rules a
+file may say `pretrain = "by task"` or `"by network"`. A last table may say where a race is to tune
+it, in a range with the scale that is documented for the setting, or with another one:
 
     [space]
     lr = [1e-4, 1e-1]
@@ -31,9 +32,10 @@ from typing import Any
 
 import tomli_w
 
-from thalweg import rules, schedules
-from thalweg.arguments import require_kind, require_known, require_text, short
+from thalweg import schedules
+from thalweg.arguments import require_kind, require_text, short
 from thalweg.errors import UserError, suggest
+from thalweg.rule_names import name_of, rule_named
 from thalweg.rules.rule import Rule
 from thalweg.rules.space import Space
 from thalweg.rules.tuning import space_of
@@ -43,15 +45,12 @@ KEYS = ("name", "pretrain", "rules", "space")
 HEADER = re.compile(r"\s*\[\[\s*rules\s*\]\]")
 SPACE = re.compile(r"\s*\[\s*space\b")
 BARE = re.compile(r"\s*\w+\[\d*\]\s*=")
-RULES: dict[str, type[Rule]] = {
-    name: getattr(rules, name) for name in rules.__all__ if name != "Rule"
-}
 
 
 def written(name: str, chain: Sequence[Rule], pretrain: str | None) -> str:
     """The file of a recipe of that name; `read` gives all three back, and an empty space."""
     tables = [
-        {"rule": type(rule).__name__} | {key: plain(value) for key, value in rule.settings.items()}
+        {"rule": name_of(type(rule))} | {key: plain(value) for key, value in rule.settings.items()}
         for rule in chain
     ]
     before = {"pretrain": pretrain} if pretrain else {}
@@ -128,8 +127,7 @@ def rule_from(table: dict[str, Any], text: str, place: int) -> Rule:
 def kind_of(table: dict[str, Any]) -> type[Rule]:
     if "rule" not in table:
         raise UserError('this table does not say which rule it is, such as rule = "Adam".')
-    require_known("rule", table["rule"], RULES)
-    return RULES[table["rule"]]
+    return rule_named(table["rule"])
 
 
 def plain(value: Any) -> Any:

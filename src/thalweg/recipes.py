@@ -1,123 +1,27 @@
-"""Recipes: chains of rules with their settings, as plain data, and the named optimizers."""
+"""Recipes by name and from files, and the rules that go before and behind an optimizer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from thalweg import recipe_file, rules
-from thalweg.arguments import number, require_kind, require_known, require_path, require_text, short
-from thalweg.errors import UserError, suggest
+from thalweg import rules
+from thalweg.arguments import require_known, require_path, short
+from thalweg.errors import UserError
+from thalweg.named import *  # noqa: F403
+from thalweg.named import RECIPES as RECIPES
+from thalweg.recipe import PRETRAINING as PRETRAINING
+from thalweg.recipe import Recipe as Recipe
+from thalweg.recipe import Setting
+from thalweg.recipe import chain as chain
+from thalweg.rule_names import in_file, is_in_file, is_rule
 from thalweg.rules.rule import Rule
 from thalweg.rules.space import Space
-from thalweg.schedules import Schedule
 from thalweg.whole_file import read_text
 
-Setting: TypeAlias = "float | Schedule"
-Pair: TypeAlias = "tuple[Setting, Setting]"
-
-PRETRAINING = ("by task", "by network")
-"""What may go before a training: simpler tasks, or the network grown block by block."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A chain of rules: each is given what the one before has made of the gradient.
-
-    rules: in order; exactly one of them takes the step and has the `lr`. Every hyperparameter and
-        every state has its name once in a chain.
-    name: what the recipe is called in tables and reports.
-    pretrain: one of `PRETRAINING` where training goes through such stages, each of which is a
-        training with this chain from its first step; see `thalweg.pretrain`. An optimizer made of
-        the recipe knows nothing of it.
-
-    Raises UserError for a chain that could not train.
-    """
-
-    rules: tuple[Rule, ...]
-    name: str = "recipe"
-    pretrain: str | None = None
-
-    def __post_init__(self) -> None:
-        require_text("the name of a recipe", self.name)
-        if self.pretrain is not None:
-            require_known("pre-training", self.pretrain, PRETRAINING)
-        require_kind("the rules of a recipe", self.rules, (tuple, list), "a tuple of rules")
-        for rule in self.rules:
-            require_kind(
-                "each of a recipe's rules", rule, Rule, "a rule, such as thalweg.rules.Adam()"
-            )
-        stepping = [i for i, rule in enumerate(self.rules) if "lr" in rule.hypers]
-        if len(stepping) != 1:
-            raise UserError(
-                "a recipe needs exactly one rule that takes the step and has an lr; "
-                f"this one has {len(stepping)}."
-            )
-        check_order(self.rules, stepping[0])
-        named = [name for r in self.rules for name in (*r.settings, *r.states, *r.row_states)]
-        for name in named:
-            if named.count(name) > 1:
-                raise UserError(f"two rules of one recipe both have {name}; a chain takes one.")
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Every hyperparameter and option of every rule, by name."""
-        return {name: value for rule in self.rules for name, value in rule.settings.items()}
-
-    def replace(self, **settings: Any) -> Recipe:
-        """The same chain with some settings changed; UserError for one that it does not have."""
-        for name in settings:
-            if name not in self.settings:
-                hint = suggest(name, self.settings)
-                raise UserError(f"recipe {self.name} has no setting {name}; {hint}")
-        changed = (
-            type(rule)(**{name: settings.get(name, value) for name, value in rule.settings.items()})
-            for rule in self.rules
-        )
-        return replace(self, rules=tuple(changed))
-
-    def to_toml(self) -> str:
-        """The recipe as a file that a person can read and change; `from_toml` reads it back."""
-        return recipe_file.written(self.name, self.rules, self.pretrain)
-
-    @classmethod
-    def from_toml(cls, text: str) -> Recipe:
-        """The recipe that a file holds; UserError names the line and what is wrong there."""
-        return cls.with_space(text)[0]
-
-    @classmethod
-    def with_space(cls, text: str) -> tuple[Recipe, dict[str, Space]]:
-        """The recipe that a file holds, and where a race is to tune it: its `[space]` table."""
-        name, chain, pretrain, space = recipe_file.read(text)
-        return cls(chain, name, pretrain), space
-
-
-def check_order(chain: tuple[Rule, ...], step: int) -> None:
-    """UserError for a rule that computes nonsense at its place; `step` is that of the lr."""
-    for i, rule in enumerate(chain):
-        kind = type(rule).__name__
-        if (rule.place == "before" and i > step) or (rule.place == "behind" and i < step):
-            stepping = type(chain[step]).__name__
-            raise UserError(f"{kind} must stand {rule.place} {stepping}, which takes the step.")
-        if rule.place == "last" and rule is not chain[-1]:
-            raise UserError(f"{kind} must stand last in its recipe.")
-
-
-def chain(*parts: Rule | Recipe, name: str = "recipe") -> Recipe:
-    """One recipe from rules and recipes, in order.
-
-        chain(clip_value(1.0), adam(lr=3e-3), tail_average(last=500))
-
-    Raises UserError for a chain that could not train.
-    """
-    flat: list[Rule] = []
-    for part in parts:
-        if not isinstance(part, Rule | Recipe):
-            raise UserError(f"a chain is made of rules and recipes, not {short(part)}.")
-        flat += part.rules if isinstance(part, Recipe) else [part]
-    return Recipe(tuple(flat), name)
+AnyRecipe: TypeAlias = Recipe | Rule | type[Rule] | str | Path
+"""A recipe, a rule, or what it is called; see `recipe_of`."""
 
 
 def clip_value(limit: Setting) -> Rule:
@@ -165,147 +69,32 @@ def ema(decay: Setting = 0.999) -> Rule:
     return rules.ExponentialAverage(decay=decay)
 
 
-def decayed(rule: Rule, weight_decay: Setting, name: str) -> Recipe:
-    """The rule behind L2 decay, where there is any."""
-    front = (rules.L2Decay(weight_decay=weight_decay),) if number(weight_decay) != 0 else ()
-    return Recipe((*front, rule), name)
-
-
-def sgd(lr: Setting = 1e-2, weight_decay: Setting = 0.0) -> Recipe:
-    """Plain stochastic gradient descent: `thalweg.rules.SGD`."""
-    return decayed(rules.SGD(lr=lr), weight_decay, "sgd")
-
-
-def momentum(lr: Setting = 1e-2, momentum: Setting = 0.9, weight_decay: Setting = 0.0) -> Recipe:
-    """The lecture's heavy-ball momentum: `thalweg.rules.Momentum`."""
-    return decayed(rules.Momentum(lr=lr, momentum=momentum), weight_decay, "momentum")
-
-
-def nesterov(lr: Setting = 1e-2, momentum: Setting = 0.9, weight_decay: Setting = 0.0) -> Recipe:
-    """Nesterov momentum, true to the look-ahead formula: `thalweg.rules.Nesterov`."""
-    return decayed(rules.Nesterov(lr=lr, momentum=momentum), weight_decay, "nesterov")
-
-
-def delta_bar_delta(
-    lr: Setting = 1e-2,
-    increase: Setting = 0.05,
-    decrease: Setting = 0.1,
-    smoothing: Setting = 0.7,
-    weight_decay: Setting = 0.0,
-) -> Recipe:
-    """Jacobs' rates of each parameter's own: `thalweg.rules.DeltaBarDelta`."""
-    rule = rules.DeltaBarDelta(lr=lr, increase=increase, decrease=decrease, smoothing=smoothing)
-    return decayed(rule, weight_decay, "delta-bar-delta")
-
-
-def adagrad(lr: Setting = 1e-2, eps: Setting = 1e-10, weight_decay: Setting = 0.0) -> Recipe:
-    """AdaGrad: `thalweg.rules.Adagrad`."""
-    return decayed(rules.Adagrad(lr=lr, eps=eps), weight_decay, "adagrad")
-
-
-def rmsprop(
-    lr: Setting = 1e-2,
-    alpha: Setting = 0.99,
-    eps: Setting = 1e-8,
-    weight_decay: Setting = 0.0,
-    momentum: Setting = 0.0,
-) -> Recipe:
-    """RMSProp, plain or with momentum: `thalweg.rules.RMSprop`, `RMSpropMomentum`."""
-    rule: Rule = rules.RMSprop(lr=lr, alpha=alpha, eps=eps)
-    if number(momentum) != 0:
-        rule = rules.RMSpropMomentum(lr=lr, alpha=alpha, eps=eps, momentum=momentum)
-    return decayed(rule, weight_decay, "rmsprop")
-
-
-def adam(
-    lr: Setting = 1e-3,
-    betas: Pair = (0.9, 0.999),
-    eps: Setting = 1e-8,
-    weight_decay: Setting = 0.0,
-) -> Recipe:
-    """Adam with bias correction: `thalweg.rules.Adam`."""
-    return decayed(rules.Adam(lr=lr, betas=betas, eps=eps), weight_decay, "adam")
-
-
-def amsgrad(
-    lr: Setting = 1e-3,
-    betas: Pair = (0.9, 0.999),
-    eps: Setting = 1e-8,
-    weight_decay: Setting = 0.0,
-) -> Recipe:
-    """Adam with the largest second moment so far: `thalweg.rules.AMSGrad`."""
-    return decayed(rules.AMSGrad(lr=lr, betas=betas, eps=eps), weight_decay, "amsgrad")
-
-
-def adamw(
-    lr: Setting = 1e-3,
-    betas: Pair = (0.9, 0.999),
-    eps: Setting = 1e-8,
-    weight_decay: Setting = 1e-2,
-) -> Recipe:
-    """Adam with decay beside the step: `thalweg.rules.DecoupledDecay`."""
-    rule = rules.Adam(lr=lr, betas=betas, eps=eps)
-    return Recipe((rule, rules.DecoupledDecay(weight_decay=weight_decay)), "adamw")
-
-
-def nadam(
-    lr: Setting = 2e-3,
-    betas: Pair = (0.9, 0.999),
-    eps: Setting = 1e-8,
-    weight_decay: Setting = 0.0,
-    momentum_decay: Setting = 4e-3,
-) -> Recipe:
-    """Adam with Nesterov's look-ahead: `thalweg.rules.NAdam`."""
-    rule = rules.NAdam(lr=lr, betas=betas, eps=eps, momentum_decay=momentum_decay)
-    return decayed(rule, weight_decay, "nadam")
-
-
-def adadelta(
-    lr: Setting = 1.0, rho: Setting = 0.9, eps: Setting = 1e-6, weight_decay: Setting = 0.0
-) -> Recipe:
-    """Adadelta: `thalweg.rules.Adadelta`."""
-    return decayed(rules.Adadelta(lr=lr, rho=rho, eps=eps), weight_decay, "adadelta")
-
-
-def lion(lr: Setting = 1e-4, betas: Pair = (0.9, 0.99), weight_decay: Setting = 0.0) -> Recipe:
-    """Lion, with decay beside the step: `thalweg.rules.Lion`."""
-    rule = rules.Lion(lr=lr, betas=betas)
-    decay = (rules.DecoupledDecay(weight_decay=weight_decay),) if number(weight_decay) != 0 else ()
-    return Recipe((rule, *decay), "lion")
-
-
-RECIPES: dict[str, Callable[..., Recipe]] = {
-    "sgd": sgd,
-    "momentum": momentum,
-    "nesterov": nesterov,
-    "delta-bar-delta": delta_bar_delta,
-    "adagrad": adagrad,
-    "rmsprop": rmsprop,
-    "adam": adam,
-    "adamw": adamw,
-    "nadam": nadam,
-    "adadelta": adadelta,
-    "amsgrad": amsgrad,
-    "lion": lion,
-}
-"""The named optimizers, by the name that commands and reports use."""
-
-
 def named(name: str) -> Recipe:
     """The recipe of that name at its defaults; UserError suggests a close one."""
     require_known("optimizer", name, RECIPES)
     return RECIPES[name]()
 
 
-def recipe_of(given: str | Path | Recipe) -> Recipe:
-    """The recipe itself, of that name, or in the file of that path, which ends in `.toml`.
+def recipe_of(given: AnyRecipe) -> Recipe:
+    """The recipe itself, of that name, of that rule, or in a file.
 
-    Raises UserError for an unknown name, and for a file that holds no recipe.
+    A file is one of TOML, whose path ends in `.toml`, or one of Python: `rules.py:Mine` is a rule
+    or a recipe that it calls Mine. Raises UserError for an unknown name, and for a file that holds
+    no recipe.
     """
     if isinstance(given, Recipe):
         return given
+    if is_rule(given):
+        return recipe_of(given())
+    if isinstance(given, Rule):
+        return Recipe((given,), type(given).__name__)
+    if is_in_file(given):
+        found = in_file(given)
+        return recipe_of(getattr(found, "recipe", found))
     if not isinstance(given, str | Path):
-        raise UserError(f"a recipe is a Recipe, a name, or the path of a file, not {short(given)}.")
+        raise UserError(
+            f"a recipe is a Recipe, a rule, a name, or the path of a file, not {short(given)}."
+        )
     return from_file(Path(given)) if str(given).endswith(".toml") else named(str(given))
 
 

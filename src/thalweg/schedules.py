@@ -26,7 +26,7 @@ from math import cos, inf, isfinite, pi
 from typing import Any, ClassVar, Literal, Self
 
 from thalweg.arguments import FAR, number, plain, require_known, require_whole, short, word
-from thalweg.errors import UserError, suggest
+from thalweg.errors import NoCounterpartError, UserError, suggest
 
 Memory = dict[str, float]
 """What a plateau remembers between evaluations: plain numbers by name, empty for the others."""
@@ -111,6 +111,12 @@ class Schedule(ABC):
         step = require_whole("step", step, 0, FAR)
         return self.base * self.factor(step)
 
+    def scheduler(self) -> str:
+        """The class of `torch.optim.lr_scheduler` that has the same lr at every step of the budget,
+        called with its optimizer; NoCounterpartError where no one class has.
+        """
+        raise NoCounterpartError(f"lr_scheduler has no one scheduler for {self.kind}.")
+
     def memory(self) -> Memory:
         """The memory before the first evaluation."""
         return {}
@@ -181,6 +187,12 @@ class Linear(Schedule):
     def robbins_monro(self) -> RobbinsMonro:
         return _with_tail(self.base * self._end_ratio)
 
+    def scheduler(self) -> str:
+        if self._end_ratio > 1:
+            raise NoCounterpartError("LinearLR cannot end above the lr that it starts from.")
+        end = f"end_factor={self._end_ratio!r}"
+        return f"LinearLR(optimizer, start_factor=1.0, {end}, total_iters={self.steps})"
+
     @property
     def _end_ratio(self) -> float:
         return 0.01 if self.end is None else self._ratio(self.end)
@@ -217,6 +229,9 @@ class Exponential(Schedule):
     def robbins_monro(self) -> RobbinsMonro:
         return _with_tail(self.start if self.gamma == 1 else 0.0)
 
+    def scheduler(self) -> str:
+        return f"ExponentialLR(optimizer, gamma={self.gamma!r})"
+
 
 @dataclass(frozen=True)
 class InverseTime(Schedule):
@@ -236,6 +251,9 @@ class InverseTime(Schedule):
     @property
     def robbins_monro(self) -> RobbinsMonro:
         return self.start > 0, True
+
+    def scheduler(self) -> str:
+        return f"LambdaLR(optimizer, lambda step: 1 / (1 + step / {self.tau!r}))"
 
 
 @dataclass(frozen=True)
@@ -258,6 +276,9 @@ class Cosine(Schedule):
     def robbins_monro(self) -> RobbinsMonro:
         return None, None
 
+    def scheduler(self) -> str:
+        return f"CosineAnnealingLR(optimizer, T_max={self.steps}, eta_min={self.end!r})"
+
 
 @dataclass(frozen=True)
 class Step(Schedule):
@@ -277,6 +298,9 @@ class Step(Schedule):
     @property
     def robbins_monro(self) -> RobbinsMonro:
         return _with_tail(self.start if self.gamma == 1 else 0.0)
+
+    def scheduler(self) -> str:
+        return f"StepLR(optimizer, step_size={self.every}, gamma={self.gamma!r})"
 
 
 @dataclass(frozen=True)
@@ -306,6 +330,13 @@ class OneCycle(Schedule):
     @property
     def robbins_monro(self) -> RobbinsMonro:
         return None, None
+
+    def scheduler(self) -> str:
+        ends = f"div_factor={self.div_factor!r}, final_div_factor={self.final_div_factor!r}"
+        return (
+            f"OneCycleLR(optimizer, max_lr={self.peak!r}, total_steps={self.steps},"
+            f" pct_start={self.pct_start!r}, {ends}, cycle_momentum=False)"
+        )
 
 
 @dataclass(frozen=True)
@@ -379,6 +410,13 @@ class Plateau(Schedule):
     @property
     def robbins_monro(self) -> RobbinsMonro:
         return None, None
+
+    def scheduler(self) -> str:
+        return (
+            f"ReduceLROnPlateau(optimizer, mode={self.direction!r}, factor={self.gamma!r},"
+            f" patience={self.patience}, threshold={self.threshold!r},"
+            f" min_lr={self.minimum!r}, eps=0.0)"
+        )
 
     def memory(self) -> Memory:
         return {"best": inf if self.direction == "min" else -inf, "waited": 0, "reductions": 0}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from thalweg.doctor.course import Course
 from thalweg.doctor.stopwatch import Seconds
-from thalweg.recipes import Recipe
+from thalweg.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -20,7 +19,8 @@ from thalweg.doctor.trial import State, Trial, Trials, on_one_scale, state_of
 from thalweg.doctor.watcher import Watcher
 from thalweg.errors import UserError
 from thalweg.random_numbers import drawing
-from thalweg.recipes import Recipe, recipe_of
+from thalweg.recipe import Recipe
+from thalweg.recipes import AnyRecipe, recipe_of
 from thalweg.stack.batches import length_of
 from thalweg.stack.member import Member
 from thalweg.stack.single import Single
@@ -65,7 +65,7 @@ class Diagnosis:
 
 def diagnose(
     task: Task | str,
-    recipe: Recipe | str | Path = "adam",
+    recipe: AnyRecipe = "adam",
     *,
     seed: int = 0,
     try_remedies: bool = True,

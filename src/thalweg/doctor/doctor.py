@@ -18,7 +18,7 @@ from thalweg.doctor.objective import plain, samples_in
 from thalweg.doctor.trial import State
 from thalweg.doctor.watcher import Watcher
 from thalweg.errors import UserError
-from thalweg.recipes import Recipe
+from thalweg.recipe import Recipe
 from thalweg.stack.batches import joined
 from thalweg.stack.reading import Batch
 from thalweg.stack.rows import Tensors

@@ -6,7 +6,7 @@ import torch
 
 from thalweg.doctor.limits import rules_of
 from thalweg.errors import UserError
-from thalweg.recipes import Recipe
+from thalweg.recipe import Recipe
 
 
 def recipe_in_use(optimizer: torch.optim.Optimizer) -> Recipe:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
-from pathlib import Path
 from typing import Literal
 
 from thalweg.arguments import require_whole
@@ -13,7 +12,7 @@ from thalweg.doctor.between import Between, between
 from thalweg.doctor.matching import State, matched
 from thalweg.errors import UserError
 from thalweg.random_numbers import drawing
-from thalweg.recipes import Recipe, recipe_of
+from thalweg.recipes import AnyRecipe, recipe_of
 from thalweg.stack.member import Member
 from thalweg.stack.population import Population, initial_model
 from thalweg.stack.way import populate
@@ -76,9 +75,7 @@ class Minima:
         return median_interval([s.scores[split] for s in self.solutions], self.direction)
 
 
-def minima(
-    task: Task | str, recipe: Recipe | str | Path, *, seeds: int = 4, points: int = 11
-) -> Minima:
+def minima(task: Task | str, recipe: AnyRecipe, *, seeds: int = 4, points: int = 11) -> Minima:
     """Trains a task from several seeds and compares what they come to.
 
     Different weights may stand for the same function: hidden units can change places. So distance,

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from thalweg.doctor.inputs import features
 from thalweg.doctor.trial import Remedy
 from thalweg.nn import with_batch_norm
-from thalweg.recipes import Recipe, chain, clip_norm, momentum, rmsprop, tail_average
+from thalweg.recipe import Recipe, chain
+from thalweg.recipes import clip_norm, momentum, rmsprop, tail_average
 from thalweg.rules.rule import Rule
 from thalweg.schedules import Schedule, linear
 from thalweg.stack.population import averages, batch_norms

@@ -113,7 +113,7 @@ def metric_of(
     held = set(map(id, optimizer.param_groups[index]["params"]))
     return objective.flat(
         [
-            1 / way.divisor(param, optimizer.state.get(param, {}))
+            1 / way.metric(param, optimizer.state.get(param, {}))
             if id(param) in held
             else torch.zeros_like(param)
             for param in objective.parameters

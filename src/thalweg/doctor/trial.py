@@ -14,7 +14,7 @@ from typing import Any, cast
 from torch import nn
 
 from thalweg.random_numbers import drawing
-from thalweg.recipes import Recipe
+from thalweg.recipe import Recipe
 from thalweg.stack.batches import copied, in_order, length_of
 from thalweg.stack.member import Member
 from thalweg.stack.rows import Tensors

@@ -24,7 +24,7 @@ from thalweg.doctor.objective import Objective, samples_in
 from thalweg.doctor.steps import StepWatch
 from thalweg.doctor.stopwatch import Part, Stopwatch, wait
 from thalweg.errors import UserError
-from thalweg.recipes import Recipe
+from thalweg.recipe import Recipe
 from thalweg.stack.batches import copied
 from thalweg.stack.reading import Batch
 from thalweg.tasks.task import Score

@@ -44,9 +44,6 @@ from thalweg.optim.state import Chain, age, age_in, as_real, complete, working
 from thalweg.optim.untraced import UntracedOptimizer
 from thalweg.rules.rule import Rule
 
-FLAGS = {"maximize", "nesterov", "amsgrad", "centered", "decoupled_weight_decay"}
-"""Settings of a group that are True or False."""
-
 
 class RuleOptimizer(UntracedOptimizer):
     """A `torch.optim.Optimizer` whose steps are those of a chain of rules.
@@ -77,8 +74,7 @@ class RuleOptimizer(UntracedOptimizer):
     def accepted(self, group: Group) -> Group:
         """A group with its settings as it is to hold them; UserError for one outside its range."""
         held = dict(group)
-        for name in FLAGS & group.keys():
-            require_flag(name, group[name])
+        require_flag("maximize", group["maximize"])
         plain = {name: number(group[name]) for name in group if name != "params"}
         for rule in self.chain(plain):
             for name in rule.known():

@@ -9,24 +9,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from thalweg import rules
 from thalweg.arguments import number as plain
 from thalweg.arguments import short
 from thalweg.errors import UserError
 from thalweg.optim.settings import number
 from thalweg.optim.sharded import local
 from thalweg.optim.state import CPU, Chain, check_shape, counting, precise
+from thalweg.rules.rule import every_rule
 
 if TYPE_CHECKING:
     from thalweg.optim.base import RuleOptimizer
-
-
-HYPERS = {name for rule in rules.__all__ for name in getattr(rules, rule).known()}
-"""What the optimizers of the package have for settings, flags apart."""
-
-
-STATES = {name for rule in rules.__all__ for name in getattr(rules, rule).states}
-"""What the optimizers of the package keep for a parameter."""
 
 A_STATE = "the state of an optimizer is a dictionary with the keys state and param_groups"
 
@@ -86,8 +78,9 @@ def check_group(optimizer: RuleOptimizer, group: Any, where: str, saved: Any) ->
         raise UserError(
             f"{where} has {count} parameters, the parameter group here {len(group['params'])}."
         )
-    own = {name for name in HYPERS.intersection(saved, group) if saved[name] == group[name]}
-    strange = sorted(HYPERS.intersection(effective(saved)).difference(optimizer.defaults, own))
+    settings = {name for rule in every_rule() for name in rule.known()}
+    own = {name for name in settings.intersection(saved, group) if saved[name] == group[name]}
+    strange = sorted(settings.intersection(effective(saved)).difference(optimizer.defaults, own))
     rules_have = {name for rule in optimizer.chain(optimizer.defaults) for name in rule.known()}
     missing = sorted(rules_have.intersection(effective(optimizer.defaults)).difference(saved))
     if missing or strange:
@@ -129,7 +122,7 @@ def check_kept(
         return  # its first step with this chain is yet to come
     row_states = [name for rule in chain for name in rule.row_states]
     needed = [*states, *row_states]
-    if not any(issubclass(rule, rules.SGD) for rule in chain):  # PyTorch's counts no steps
+    if all(rule.torch is None or rule.torch.counts for rule in chain):
         needed.append("step")
     missing = [name for name in needed if kept.get(name) is None]
     if missing:
@@ -145,7 +138,8 @@ def check_kept(
 
 def others(states: Mapping[str, Any], kept: Mapping[str, Any]) -> set[str]:
     """What another chain has kept for a parameter; a wrapper may keep what it likes."""
-    return STATES.intersection(kept).difference(states)
+    known = {name for rule in every_rule() for name in rule.states}
+    return known.intersection(kept).difference(states)
 
 
 def check_tensor(name: str, kept: Any, param: Tensor) -> None:

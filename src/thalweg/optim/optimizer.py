@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Collection
+from difflib import get_close_matches
 
 from torch.optim.optimizer import ParamsT
 
-from thalweg.arguments import require_known
+from thalweg.arguments import require_known, word
+from thalweg.errors import UserError, suggest
 from thalweg.optim.base import RuleOptimizer
 from thalweg.optim.fused import Group
+from thalweg.optim.settings import number
 from thalweg.optim.state import Chain
-from thalweg.recipes import Recipe, recipe_of
+from thalweg.recipes import AnyRecipe, recipe_of
+from thalweg.rules import NAMED
+from thalweg.rules.rule import every_rule
 
 BACKENDS = ("auto", "eager", "numba", "triton")
 
@@ -21,8 +26,8 @@ class Optimizer(RuleOptimizer):
         recipe = chain(clip_value(1.0), adam(lr=3e-3), tail_average(last=500))
         optimizer = Optimizer(model.parameters(), recipe)
 
-    recipe: a recipe, the name of an optimizer, or the path of a recipe file, `*.toml`. Each of its
-    settings is a key of the parameter groups.
+    recipe: a recipe, a rule, the name of an optimizer, or the path of a recipe file, `*.toml`, or
+    of a rule in a file, `rules.py:Mine`. Each of its settings is a key of the parameter groups.
 
     backend: "auto" steps with compiled kernels what these can, which is contiguous float32, float64
     and bfloat16 on the CPU (by Numba) and on a GPU (by Triton); the rest is stepped eagerly, which
@@ -33,17 +38,36 @@ class Optimizer(RuleOptimizer):
     Raises UserError for a setting outside its range, and for an unknown recipe or backend.
     """
 
-    def __init__(
-        self, params: ParamsT, recipe: Recipe | str | Path, *, backend: str = "auto"
-    ) -> None:
+    def __init__(self, params: ParamsT, recipe: AnyRecipe, *, backend: str = "auto") -> None:
         require_known("backend", backend, BACKENDS)
-        recipe = recipe_of(recipe)
-        self.rules: Chain = tuple(type(rule) for rule in recipe.rules)
-        super().__init__(params, recipe.settings)
+        made = recipe_of(recipe)
+        self.rules: Chain = tuple(type(rule) for rule in made.rules)
+        super().__init__(params, made.settings)
         self.backend = backend
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Adds a group; UserError for a setting that the recipe does not have.
+
+        What is no setting of any optimizer stays in the group, as in PyTorch.
+        """
+        for name, value in param_group.items() if isinstance(param_group, dict) else ():
+            strange = name not in self.defaults and is_setting(name, self.defaults)
+            if strange and number(value):
+                hint = suggest(name, self.defaults)
+                raise UserError(f"the recipe has no setting {word(name)} for a group; {hint}")
+        super().add_param_group(param_group)
 
     def chain(self, group: Group) -> Chain:  # noqa: ARG002 (every group has the recipe's chain)
         return self.rules
 
     def __getstate__(self) -> dict[str, object]:
         return {**super().__getstate__(), "rules": self.rules}
+
+
+def is_setting(name: object, own: Collection[str]) -> bool:
+    """Whether a key of a group is meant to be a setting: some rule has it, or it is nearly ours."""
+    if not isinstance(name, str) or name == "params":
+        return False
+    flags = {flag for named in NAMED.values() for flag in named.flags}
+    known = flags.union(*(rule.known() for rule in every_rule()))
+    return name in known or bool(get_close_matches(name, own, 1, 0.82))

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from thalweg.errors import UserError
 from thalweg.optim.sharded import local, placed_as
-from thalweg.rules.rule import Rule, State
+from thalweg.rules.record import Chain as Chain
+from thalweg.rules.rule import State
 
-Chain = tuple[type[Rule], ...]
 CPU = torch.device("cpu")
 COUNTING = (torch.float32, torch.float64)
 """The types of a count of steps; PyTorch's is float64 where that is the default type."""

@@ -18,7 +18,7 @@ from thalweg.optim import Optimizer
 from thalweg.racing.alarm import Alarm
 from thalweg.racing.record import Cost, Settings
 from thalweg.random_numbers import drawing
-from thalweg.recipes import Recipe
+from thalweg.recipe import Recipe
 from thalweg.stack.batches import fetch, training_order
 from thalweg.stack.member import Member
 from thalweg.stack.population import initial_model

@@ -19,7 +19,7 @@ from thalweg.racing.progress import Progress
 from thalweg.racing.record import Cost, Plan, Record, Settings
 from thalweg.racing.rounds import Rounds
 from thalweg.racing.search import Search, as_it_stands
-from thalweg.recipes import Recipe
+from thalweg.recipe import Recipe
 from thalweg.stack.population import initial_model
 from thalweg.stack.way import way_of
 from thalweg.tasks.check import check_recipe

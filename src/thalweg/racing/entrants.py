@@ -11,7 +11,10 @@ from typing import Any, TypeAlias, TypeGuard
 from thalweg import schedules
 from thalweg.arguments import require_flag, require_kind, require_text
 from thalweg.errors import UserError
-from thalweg.recipes import Recipe, file_with_space, recipe_of
+from thalweg.recipe import Recipe
+from thalweg.recipes import file_with_space, recipe_of
+from thalweg.rule_names import in_file, is_in_file
+from thalweg.rules.rule import Rule
 from thalweg.rules.space import Space
 from thalweg.rules.tuning import documented, space_of
 from thalweg.schedules import Schedule
@@ -31,8 +34,9 @@ DEFAULT_ENTRANTS = (
 
 COOLINGS = ("none", "linear", "cosine")
 
-Entry: TypeAlias = "str | Recipe | Entrant"
-"""What an entrant may be given as: a name, the path of a recipe file, a recipe, an entrant."""
+Entry: TypeAlias = "str | Recipe | Rule | type[Rule] | Entrant"
+"""What an entrant may be given as: a name, the path of a recipe file, `rules.py:Mine`, a recipe, a
+rule, an entrant."""
 
 
 @dataclass(frozen=True)
@@ -101,24 +105,26 @@ def with_part(setting: Any, name: str, value: float) -> object:
 
 
 def entrant(given: Entry) -> Entrant:
-    """The entrant that a name, the path of a recipe file or a recipe stands for.
+    """The entrant that a name, a file, a recipe or a rule stands for.
 
-    A name is tuned in the search space that its rules document; what a person gives with settings
-    of its own is tuned in its own space, if it has one. Raises UserError for an unknown name or a
-    file that holds no recipe.
+    A name and a class of rules are tuned in the search space that the rules document; what a person
+    gives with settings of its own is tuned in its own space, if it has one. Raises UserError for an
+    unknown name or a file that holds no recipe.
     """
     if isinstance(given, Entrant):
         return given
+    if is_in_file(given):
+        return entrant(in_file(given))
     if is_file(given):
         recipe, space = file_with_space(Path(given))
         return Entrant(titled(recipe.name, recipe), recipe, space)
     recipe = recipe_of(given)
     one = Entrant(titled(recipe.name, recipe), recipe)
-    return one if isinstance(given, Recipe) else tuned(one)
+    return one if isinstance(given, Recipe | Rule) else tuned(one)
 
 
 def is_file(given: object) -> TypeGuard[str]:
-    return isinstance(given, str) and given.endswith(".toml")
+    return is_in_file(given) or (isinstance(given, str) and given.endswith(".toml"))
 
 
 def tuned(one: Entrant) -> Entrant:

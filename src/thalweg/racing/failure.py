@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from thalweg.errors import UserError
 from thalweg.stack.reasons import place, reason
-from thalweg.tasks.failure import first_words
+from thalweg.user_file import first_words
 
 
 def last_words(error: BaseException) -> str:

@@ -23,7 +23,9 @@ from thalweg.racing.entrants import (
 )
 from thalweg.racing.record import Settings
 from thalweg.racing.repeat import quoted
-from thalweg.recipes import RECIPES, Recipe
+from thalweg.recipe import Recipe
+from thalweg.recipes import RECIPES
+from thalweg.rule_names import is_rule
 from thalweg.rules.rule import Rule
 from thalweg.rules.tuning import documented, tunables
 from thalweg.schedules import Schedule
@@ -38,10 +40,10 @@ def entries(argument: str, given: Sequence[Entry | Path] | str) -> list[Entry]:
             f"{argument} must be a list of entrants, or names with commas, not {short(given)}."
         )
     for one in given:
-        if not isinstance(one, str | Path | Recipe | Entrant):
+        if not isinstance(one, str | Path | Recipe | Rule | Entrant) and not is_rule(one):
             raise UserError(
-                f"{argument}: an entrant is a name, the path of a recipe file, a recipe or an"
-                f" Entrant, not {short(one)}."
+                f"{argument}: an entrant is a name, the path of a recipe file, a recipe, a rule or"
+                f" an Entrant, not {short(one)}."
             )
     return [str(one) if isinstance(one, Path) else one for one in given]
 
@@ -174,8 +176,13 @@ def by_name(one: Entrant) -> bool:
 
 
 def told(one: Entrant, cooling: str) -> str:
-    """What is tuned of an entrant, what it keeps and whether its lr is cooled, in a sentence."""
+    """What is tuned of an entrant, what it keeps and whether its lr is cooled, in a sentence.
+
+    A weight decay of 0 does nothing, and is not told.
+    """
     values = settings_of(one.recipe.rules)
+    if values.get("weight_decay") == 0:
+        del values["weight_decay"]
     fixed = [f"{name} {shown(value)}" for name, value in values.items() if name not in one.space]
     if not one.space:
         as_it_stands = "races as it stands, untuned and without the common cooling"

@@ -176,7 +176,7 @@ class Ledger(CheckedFile):
             if kept != given:
                 raise self.another_race(f"{name} {shown(kept)} and not {shown(given)}")
         if changed := difference(before.fingerprint, settings.fingerprint):
-            raise self.another_race(f"{changed} under the task's name")
+            raise self.another_race(f"{changed} under the same name")
         for name in settings.entrants:
             if entered(before, name) != entered(settings, name):
                 raise self.another_race(f"another recipe or search space for {name}")

@@ -16,7 +16,7 @@ from thalweg.racing.cost import Pace, duration, pace
 from thalweg.racing.failure import last_words
 from thalweg.racing.lanes import Lanes, most_lanes, one_thread
 from thalweg.racing.record import Plan, Settings
-from thalweg.recipes import Recipe
+from thalweg.recipe import Recipe
 from thalweg.stack.member import Member
 from thalweg.stack.way import WAYS, Way, way_of
 from thalweg.tasks.task import Task

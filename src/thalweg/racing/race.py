@@ -34,10 +34,10 @@ from thalweg.racing.record import Record, Settings
 from thalweg.racing.repeat import call, usual_folder
 from thalweg.racing.search import MOST_TRIALS
 from thalweg.racing.verdict import Verdict, verdict
-from thalweg.recipes import Recipe
+from thalweg.recipe import Recipe
 from thalweg.stack.batches import length_of
 from thalweg.tasks.task import Task
-from thalweg.training.fingerprint import fingerprint
+from thalweg.training.fingerprint import fingerprint, of_own_rules
 from thalweg.training.pretrain import offered
 
 WIDTH = 32
@@ -254,7 +254,10 @@ def of_task(task: Task, field: Sequence[Entrant]) -> dict[str, Any]:
         "direction": task.better,
         "target": task.target,
         "steps": task.total_steps(length_of(task)),
-        "fingerprint": fingerprint([task, *others]),
+        "fingerprint": {
+            **fingerprint([task, *others]),
+            **of_own_rules(one.recipe for one in field),
+        },
     }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from thalweg.racing.entrants import Entry
 from thalweg.racing.record import Record, Settings
-from thalweg.recipes import Recipe
+from thalweg.recipe import Recipe
 from thalweg.tasks.task import Task
 
 REPEATED = (

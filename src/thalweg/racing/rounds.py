@@ -33,7 +33,7 @@ from thalweg.racing.record import (
 )
 from thalweg.racing.search import Search, seeds_from
 from thalweg.racing.sentences import stopped
-from thalweg.recipes import Recipe
+from thalweg.recipe import Recipe
 from thalweg.stack.member import Member
 from thalweg.tasks.task import Task
 from thalweg.training.learn import Watch

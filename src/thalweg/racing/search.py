@@ -31,6 +31,7 @@ from thalweg.racing.gaussian_process import Array
 from thalweg.racing.landscape import Landscape, Scale
 from thalweg.racing.measures import as_loss
 from thalweg.racing.record import Configuration, Edge, Key, Record, Settings, Stop
+from thalweg.rules.rule import Rule
 from thalweg.rules.space import Space
 from thalweg.rules.tuning import documented, tunables
 from thalweg.schedules import Schedule
@@ -246,12 +247,11 @@ class Search:
         one = self.field[name]
         if "weight_decay" not in one.space:
             return []
-        kinds = {type(rule) for rule in one.recipe.rules}
         space = {hyper: found for hyper, found in one.space.items() if hyper != "weight_decay"}
         return [
             other.name
             for other in self.field.values()
-            if {type(rule) for rule in other.recipe.rules} < kinds
+            if kinds(other) < kinds(one)
             and other.space == space
             and other.recipe.pretrain == one.recipe.pretrain
             and other.comes_under_cooling == one.comes_under_cooling
@@ -353,6 +353,12 @@ def usual(one: Entrant) -> dict[str, float]:
         held = value.base if isinstance(value, Schedule) else value
         point[name] = quantile_of(space, min(max(held, space.low), space.high))
     return point
+
+
+def kinds(one: Entrant) -> set[type[Rule]]:
+    """The rules of an entrant that do something: a decay of 0 does nothing unless it is tuned."""
+    decays = "weight_decay" in one.space or one.recipe.settings.get("weight_decay") != 0
+    return {type(rule) for rule in one.recipe.rules if decays or "weight_decay" not in rule.hypers}
 
 
 def as_it_stands(one: Entrant) -> Configuration:

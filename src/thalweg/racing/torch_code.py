@@ -5,36 +5,15 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
+import torch
+
 from thalweg import rules, schedules
-from thalweg.recipes import Recipe
+from thalweg.errors import NoCounterpartError
+from thalweg.recipe import Recipe
+from thalweg.rules import NAMED
+from thalweg.rules.record import DECOUPLED
 from thalweg.rules.rule import Rule
 from thalweg.schedules import Schedule
-
-OPTIMIZERS: dict[type[Rule], tuple[str, dict[str, Any]]] = {
-    rules.SGD: ("SGD", {}),
-    rules.SGDMomentum: ("SGD", {}),
-    rules.SGDNesterov: ("SGD", {"nesterov": True}),
-    rules.Momentum: ("SGD", {}),
-    rules.Adagrad: ("Adagrad", {}),
-    rules.RMSprop: ("RMSprop", {}),
-    rules.RMSpropMomentum: ("RMSprop", {}),
-    rules.CenteredRMSprop: ("RMSprop", {"centered": True}),
-    rules.CenteredRMSpropMomentum: ("RMSprop", {"centered": True}),
-    rules.Adadelta: ("Adadelta", {}),
-    rules.Adam: ("Adam", {}),
-    rules.AMSGrad: ("Adam", {"amsgrad": True}),
-    rules.NAdam: ("NAdam", {}),
-}
-"""The class of `torch.optim` whose steps are those of the rule, and what it is told beside them."""
-
-DECOUPLED: dict[type[Rule], tuple[str, dict[str, Any]]] = {
-    rules.Adam: ("AdamW", {}),
-    rules.AMSGrad: ("AdamW", {"amsgrad": True}),
-    rules.NAdam: ("NAdam", {"decoupled_weight_decay": True}),
-}
-"""The same with decay beside the step."""
-
-SCHEDULER = "torch.optim.lr_scheduler"
 
 WIDTH = 80
 
@@ -44,30 +23,18 @@ EVERY_EVALUATION = "# after every evaluation"
 CLIPS = (rules.ClipValue, rules.ClipNorm)
 
 
-class NoCounterpartError(Exception):
-    """PyTorch cannot do what a recipe does; the message is one sentence that says what."""
-
-
-def torch_lines(recipe: Recipe) -> str | None:
-    """The lines that train `model` as the recipe does without this package; None if there are none.
+def in_torch(recipe: Recipe) -> tuple[str | None, str | None]:
+    """The lines that train `model` as the recipe does without this package, or else None and the
+    sentence that says why there are none.
 
     Same steps, to round-off, from the same gradients, for the steps that the schedule was made for.
     The one exception is clipping by norm, where PyTorch divides by the norm + 1e-6. Above the
     comment `# in every step` stands what is made once.
     """
     try:
-        return "\n".join(translated(recipe))
-    except NoCounterpartError:
-        return None
-
-
-def why_no_torch_lines(recipe: Recipe) -> str | None:
-    """The sentence that says why `torch_lines` gives none; None if it gives some."""
-    try:
-        translated(recipe)
+        return "\n".join(translated(recipe)), None
     except NoCounterpartError as reason:
-        return str(reason)
-    return None
+        return None, str(reason)
 
 
 def translated(recipe: Recipe) -> list[str]:
@@ -83,7 +50,7 @@ def translated(recipe: Recipe) -> list[str]:
     lr = rule.settings["lr"]
     if not isinstance(lr, Schedule) or isinstance(lr, schedules.Constant):
         return [optimizer, "", EVERY_STEP, *step]
-    scheduler = f"scheduler = {scheduler_call(lr)}"
+    scheduler = f"scheduler = {laid_out(f'torch.optim.lr_scheduler.{lr.scheduler()}')}"
     return [optimizer, scheduler, "", EVERY_STEP, *step, *cooling_lines(rule, lr)]
 
 
@@ -93,6 +60,8 @@ def parts(recipe: Recipe) -> tuple[Rule | None, Rule, Rule | None]:
     stepping: Rule | None = None
     decay: Rule | None = None
     for rule in recipe.rules:
+        if rule.settings.get("weight_decay") == 0:
+            continue
         if isinstance(rule, CLIPS) and not (clip or decay or stepping):
             clip = rule
         elif isinstance(rule, rules.L2Decay) and not (decay or stepping):
@@ -115,22 +84,35 @@ def optimizer_call(rule: Rule, decay: Rule | None) -> str:
             "torch.optim.SGD(nesterov=True) is close, not equal: it leaves the model at the "
             "look-ahead point, and rescales the whole velocity when the lr cools."
         )
-    decoupled = isinstance(decay, rules.DecoupledDecay)
-    known = DECOUPLED if decoupled else OPTIMIZERS
-    if type(rule) not in known:
-        beside = " with decoupled decay" if decoupled else ""
-        raise NoCounterpartError(f"torch.optim has no {type(rule).__name__}{beside}.")
-    name, fixed = known[type(rule)]
+    name, flags = counterpart(rule, isinstance(decay, rules.DecoupledDecay))
     settings = {**rule.settings, **(decay.settings if decay else {})}
     given = {key: plain(key, value) for key, value in settings.items()}
-    return call(f"torch.optim.{name}", "model.parameters()", given | fixed)
+    arguments = [f"{key}={value!r}" for key, value in {**given, **flags}.items()]
+    return laid_out(f"torch.optim.{name}(model.parameters(), {', '.join(arguments)})")
 
 
-def call(function: str, first: str, settings: dict[str, Any]) -> str:
+def counterpart(rule: Rule, beside: bool) -> tuple[str, dict[str, bool]]:
+    """The class of `torch.optim` whose steps are those of a rule with its decay in the gradient or
+    beside the step, and the flags that are on.
+    """
+    if rule.torch:
+        flags = dict.fromkeys(sorted(rule.torch.on - rule.settings.keys()), True)
+        for named in NAMED.values():
+            theirs = named.stepping.torch and named.stepping.torch.name
+            same = (theirs, named.decoupled) == (rule.torch.name, beside)
+            if same and hasattr(torch.optim, named.name):
+                return named.name, flags
+        if DECOUPLED in rule.torch.arguments:
+            return rule.torch.name, {**flags, DECOUPLED: True}
+    with_decay = " with decoupled decay" if beside else ""
+    raise NoCounterpartError(f"torch.optim has no {type(rule).__name__}{with_decay}.")
+
+
+def laid_out(call: str) -> str:
     """A call on one line where it fits, else with its arguments on lines of their own."""
-    arguments = ", ".join([first, *(f"{name}={value!r}" for name, value in settings.items())])
-    if len(function) + len(arguments) <= WIDTH:
-        return f"{function}({arguments})"
+    if len(call) <= WIDTH:
+        return call
+    function, _, arguments = call.removesuffix(")").partition("(")
     wrapped = textwrap.fill(arguments, WIDTH, initial_indent="    ", subsequent_indent="    ")
     return f"{function}(\n{wrapped},\n)"
 
@@ -156,40 +138,6 @@ def clip_line(clip: Rule) -> str:
     return (
         f"torch.nn.utils.clip_grad_norm_(model.parameters(), {limit!r})  # divides by norm + 1e-6"
     )
-
-
-def scheduler_call(lr: Schedule) -> str:
-    """The scheduler whose lr is that of the schedule at every step of its budget."""
-    settings: dict[str, Any]
-    match lr:
-        case schedules.Linear():
-            name, settings = "LinearLR", linear_settings(lr)
-        case schedules.Exponential():
-            name, settings = "ExponentialLR", {"gamma": lr.gamma}
-        case schedules.InverseTime():
-            return f"{SCHEDULER}.LambdaLR(optimizer, lambda step: 1 / (1 + step / {lr.tau!r}))"
-        case schedules.Cosine():
-            name, settings = "CosineAnnealingLR", {"T_max": lr.steps, "eta_min": lr.end}
-        case schedules.Step():
-            name, settings = "StepLR", {"step_size": lr.every, "gamma": lr.gamma}
-        case schedules.OneCycle():
-            name, settings = "OneCycleLR", {"max_lr": lr.peak, "total_steps": lr.steps}
-            settings |= {"pct_start": lr.pct_start, "div_factor": lr.div_factor}
-            settings |= {"final_div_factor": lr.final_div_factor, "cycle_momentum": False}
-        case schedules.Plateau():
-            name, settings = "ReduceLROnPlateau", {"mode": lr.direction, "factor": lr.gamma}
-            settings |= {"patience": lr.patience, "threshold": lr.threshold}
-            settings |= {"min_lr": lr.minimum, "eps": 0.0}
-        case _:
-            raise NoCounterpartError(f"lr_scheduler has no one scheduler for {lr.kind}.")
-    return call(f"{SCHEDULER}.{name}", "optimizer", settings)
-
-
-def linear_settings(lr: schedules.Linear) -> dict[str, Any]:
-    end = lr.factor(lr.steps)
-    if end > 1:
-        raise NoCounterpartError("LinearLR cannot end above the lr that it starts from.")
-    return {"start_factor": 1.0, "end_factor": end, "total_iters": lr.steps}
 
 
 def cooling_lines(rule: Rule, lr: Schedule) -> list[str]:

@@ -18,9 +18,9 @@ from thalweg.racing import wording
 from thalweg.racing.measures import Measures, Row, ToTarget
 from thalweg.racing.record import Record
 from thalweg.racing.sentences import advice, limits, sentence
-from thalweg.racing.torch_code import torch_lines, why_no_torch_lines
+from thalweg.racing.torch_code import in_torch
 from thalweg.racing.wording import listed
-from thalweg.recipes import Recipe
+from thalweg.recipe import Recipe
 from thalweg.statistics import Interval
 
 WIDTH = 100
@@ -142,7 +142,7 @@ def verdict(record: Record) -> Verdict:
     measures = Measures(record)
     best = measures.best if record.finished else None
     chosen = measures.chosen(best) if best else None
-    lines, why_not = in_torch(chosen.recipe) if chosen else (None, None)
+    lines, why_not = in_torch(Recipe.from_toml(chosen.recipe)) if chosen else (None, None)
     return Verdict(
         sentence=sentence(measures),
         advice=tuple(advice(measures)),
@@ -157,11 +157,6 @@ def verdict(record: Record) -> Verdict:
         metric=record.settings.metric,
         direction=record.settings.direction,
     )
-
-
-def in_torch(toml: str) -> tuple[str | None, str | None]:
-    recipe = Recipe.from_toml(toml)
-    return torch_lines(recipe), why_no_torch_lines(recipe)
 
 
 def terminal_cells(row: Row) -> tuple[str, ...]:

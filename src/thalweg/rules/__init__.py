@@ -1,51 +1,27 @@
-"""The update mathematics, one idea a file."""
+"""The update mathematics, one idea a file.
 
-from thalweg.rules.adadelta import Adadelta
-from thalweg.rules.adagrad import Adagrad
-from thalweg.rules.adam import Adam, AMSGrad
-from thalweg.rules.averaging import BlockAverage, ExponentialAverage, TailAverage, WindowAverage
-from thalweg.rules.clip import ClipNorm, ClipValue
-from thalweg.rules.decay import DecoupledDecay, L2Decay
-from thalweg.rules.delta_bar_delta import DeltaBarDelta
-from thalweg.rules.lion import Lion
-from thalweg.rules.momentum import Momentum
-from thalweg.rules.nadam import NAdam
-from thalweg.rules.nesterov import Nesterov
-from thalweg.rules.rmsprop import (
-    CenteredRMSprop,
-    CenteredRMSpropMomentum,
-    RMSprop,
-    RMSpropMomentum,
-)
-from thalweg.rules.rounding import StochasticRounding
-from thalweg.rules.rule import Rule
-from thalweg.rules.sgd import SGD, SGDMomentum, SGDNesterov
+RULES: every rule, by name. NAMED: every optimizer, by name. Both are found in the files of this
+folder; `__init__.pyi`, which tests/stubs.py prints, lists them for type checkers.
+"""
 
-__all__ = [
-    "SGD",
-    "AMSGrad",
-    "Adadelta",
-    "Adagrad",
-    "Adam",
-    "BlockAverage",
-    "CenteredRMSprop",
-    "CenteredRMSpropMomentum",
-    "ClipNorm",
-    "ClipValue",
-    "DecoupledDecay",
-    "DeltaBarDelta",
-    "ExponentialAverage",
-    "L2Decay",
-    "Lion",
-    "Momentum",
-    "NAdam",
-    "Nesterov",
-    "RMSprop",
-    "RMSpropMomentum",
-    "Rule",
-    "SGDMomentum",
-    "SGDNesterov",
-    "StochasticRounding",
-    "TailAverage",
-    "WindowAverage",
-]
+from importlib import import_module
+from pkgutil import iter_modules
+
+from thalweg.rules.arithmetic import clamp, maximum, minimum, sign, sqrt, where
+from thalweg.rules.record import Named
+from thalweg.rules.rule import Counterpart, Hyper, Option, RowState, Rule, State
+from thalweg.rules.space import linear, log, log_one_minus
+
+files = [import_module(f"{__name__}.{file.name}") for file in iter_modules(__path__)]
+NAMED = {named.name: named for file in files for named in getattr(file, "optimizers", ())}
+RULES = {
+    name: kind
+    for file in files
+    for name, kind in vars(file).items()
+    if isinstance(kind, type) and issubclass(kind, Rule) and kind.__module__ == file.__name__
+    if kind is not Rule
+}
+globals().update(RULES)
+__all__ = ["NAMED", "RULES", "Counterpart", "Hyper", "Named", "Option", "RowState", "Rule"]
+__all__ += ["State", "clamp", "linear", "log", "log_one_minus", "maximum", "minimum", "sign"]
+__all__ += ["sqrt", "where", *RULES]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from thalweg.rules.arithmetic import sqrt
+from thalweg.rules.decay import L2Decay
+from thalweg.rules.record import Named
 from thalweg.rules.row import Value
-from thalweg.rules.rule import Hyper, Rule, State
+from thalweg.rules.rule import Counterpart, Hyper, Rule, State
 from thalweg.rules.space import log, log_one_minus
 
 
@@ -24,9 +26,13 @@ class Adadelta(Rule):
     rho = Hyper(0.9, log_one_minus(0.8, 0.99), high=1.0, below=True)
     eps = Hyper(1e-6, log(1e-8, 1e-3))
     square_avg, acc_delta = State(), State()
+    torch = Counterpart("Adadelta")
 
     def update(self, g: Value) -> Value:
         self.square_avg = self.rho * self.square_avg + (1 - self.rho) * g * g
         delta = sqrt(self.acc_delta + self.eps) / sqrt(self.square_avg + self.eps) * g
         self.acc_delta = self.rho * self.acc_delta + (1 - self.rho) * delta * delta
         return -self.lr * delta
+
+
+optimizers = [Named("Adadelta", L2Decay(), Adadelta())]

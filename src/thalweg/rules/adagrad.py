@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from thalweg.rules.arithmetic import sqrt
+from thalweg.rules.decay import L2Decay
+from thalweg.rules.record import Named
 from thalweg.rules.row import Value
-from thalweg.rules.rule import Hyper, Rule, State
+from thalweg.rules.rule import Counterpart, Hyper, Rule, State
 from thalweg.rules.space import log
 
 
@@ -22,8 +24,20 @@ class Adagrad(Rule):
     initial_accumulator_value = Hyper(0.0)
     eps = Hyper(1e-10)
     sum = State(init="initial_accumulator_value")
+    torch = Counterpart("Adagrad")
 
     def update(self, g: Value) -> Value:
         self.sum = self.sum + g * g
-        lr = self.lr / (1 + (self.t - 1) * self.lr_decay)
-        return -lr * g / (sqrt(self.sum) + self.eps)
+        return -self.rate() * g / self.divisor()
+
+    def rate(self) -> Value:
+        return self.lr / (1 + (self.t - 1) * self.lr_decay)
+
+    def divisor(self) -> Value:
+        return sqrt(self.sum) + self.eps
+
+    def edge(self) -> Value:
+        return 2.0
+
+
+optimizers = [Named("Adagrad", L2Decay(), Adagrad())]

@@ -1,10 +1,12 @@
-"""Adam and AMSGrad."""
+"""Adam, with decay in the gradient or beside the step, and AMSGrad."""
 
 from __future__ import annotations
 
 from thalweg.rules.arithmetic import maximum, sqrt
+from thalweg.rules.decay import DecoupledDecay, L2Decay
+from thalweg.rules.record import Named
 from thalweg.rules.row import Value
-from thalweg.rules.rule import Hyper, Rule, State
+from thalweg.rules.rule import Counterpart, Hyper, Rule, State
 from thalweg.rules.space import log, log_one_minus
 
 
@@ -26,14 +28,25 @@ class Adam(Rule):
     )
     eps = Hyper(1e-8)
     exp_avg, exp_avg_sq = State(), State()
+    torch = Counterpart("Adam")
 
     def update(self, g: Value) -> Value:
         beta1, beta2 = self.betas
         self.exp_avg = beta1 * self.exp_avg + (1 - beta1) * g
         self.exp_avg_sq = beta2 * self.exp_avg_sq + (1 - beta2) * g * g
-        rate = self.lr / (1 - beta1**self.t)
-        size = sqrt(self.second_moment()) / sqrt(1 - beta2**self.t)
-        return -rate * self.exp_avg / (size + self.eps)
+        return -self.rate() * self.exp_avg / self.divisor()
+
+    def rate(self) -> Value:
+        beta1, _ = self.betas
+        return self.lr / (1 - beta1**self.t)
+
+    def divisor(self) -> Value:
+        _, beta2 = self.betas
+        return sqrt(self.second_moment()) / sqrt(1 - beta2**self.t) + self.eps
+
+    def edge(self) -> Value:
+        beta1, _ = self.betas
+        return (2 + 2 * beta1) / (1 - beta1)
 
     def second_moment(self) -> Value:
         return self.exp_avg_sq
@@ -47,7 +60,15 @@ class AMSGrad(Adam):
     """
 
     max_exp_avg_sq = State()
+    torch = Counterpart("Adam", "amsgrad")
 
     def second_moment(self) -> Value:
         self.max_exp_avg_sq = maximum(self.max_exp_avg_sq, self.exp_avg_sq)
         return self.max_exp_avg_sq
+
+
+optimizers = [
+    Named("Adam", L2Decay(), Adam()),
+    Named("AdamW", Adam(), DecoupledDecay()),
+    Named("AMSGrad", L2Decay(), AMSGrad()),
+]

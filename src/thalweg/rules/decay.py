@@ -29,7 +29,6 @@ class DecoupledDecay(Rule):
 
     place = "behind"
     weight_decay = Hyper(1e-2, log(1e-4, 1.0))
-    lr: Value
 
     def update(self, g: Value) -> Value:
         return g - self.lr * self.weight_decay * self.param

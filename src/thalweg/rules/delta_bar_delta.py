@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from thalweg.rules.arithmetic import sign, where
+from thalweg.rules.decay import L2Decay
+from thalweg.rules.record import Named
 from thalweg.rules.row import Value
 from thalweg.rules.rule import Hyper, Rule, State
 from thalweg.rules.space import linear, log
@@ -34,3 +36,6 @@ class DeltaBarDelta(Rule):
         self.gain = where(agreement > 0, self.gain + self.increase, shrunk)
         self.grad_avg = self.smoothing * self.grad_avg + (1 - self.smoothing) * g
         return -self.lr * self.gain * g
+
+
+optimizers = [Named("DeltaBarDelta", L2Decay(), DeltaBarDelta())]

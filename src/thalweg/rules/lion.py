@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from thalweg.rules.arithmetic import sign
+from thalweg.rules.decay import DecoupledDecay
+from thalweg.rules.record import Named
 from thalweg.rules.row import Value
 from thalweg.rules.rule import Hyper, Rule, State
 from thalweg.rules.space import log, log_one_minus
@@ -26,3 +28,6 @@ class Lion(Rule):
         direction = sign(beta1 * self.exp_avg + (1 - beta1) * g)
         self.exp_avg = beta2 * self.exp_avg + (1 - beta2) * g
         return -self.lr * direction
+
+
+optimizers = [Named("Lion", Lion(), DecoupledDecay(weight_decay=0.0))]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from thalweg.rules.decay import L2Decay
+from thalweg.rules.record import Named
 from thalweg.rules.row import Value
-from thalweg.rules.rule import Hyper, Rule, State
+from thalweg.rules.rule import Counterpart, Hyper, Rule, State
 from thalweg.rules.space import log, log_one_minus
 
 
@@ -20,7 +22,14 @@ class Momentum(Rule):
     lr = Hyper(1e-2, log(1e-4, 1.0))
     momentum = Hyper(0.9, log_one_minus(0.5, 0.99), below=True, high=1.0)
     velocity = State()
+    torch = Counterpart("SGD", "momentum")
 
     def update(self, g: Value) -> Value:
         self.velocity = self.momentum * self.velocity - self.lr * g
         return self.velocity
+
+    def edge(self) -> Value:
+        return 2 + 2 * self.momentum
+
+
+optimizers = [Named("Momentum", L2Decay(), Momentum())]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from thalweg.rules.arithmetic import sqrt
+from thalweg.rules.adam import Adam
+from thalweg.rules.decay import L2Decay
+from thalweg.rules.record import Named
 from thalweg.rules.row import Value
-from thalweg.rules.rule import Hyper, RowState, Rule, State
-from thalweg.rules.space import log, log_one_minus
+from thalweg.rules.rule import Counterpart, Hyper, RowState
+from thalweg.rules.space import log
 
 
-class NAdam(Rule):
+class NAdam(Adam):
     """Adam whose momentum is warmed, and already counts the coming step's.
 
         mu(t) = beta1 (1 - 0.96^(t momentum_decay) / 2);  P <- P mu(t)
@@ -22,13 +24,9 @@ class NAdam(Rule):
     """
 
     lr = Hyper(2e-3, log(1e-5, 1.0))
-    betas = Hyper(
-        (0.9, 0.999), (log_one_minus(0.5, 0.99), log_one_minus(0.8, 0.9999)), high=1.0, below=True
-    )
-    eps = Hyper(1e-8)
     momentum_decay = Hyper(4e-3)
-    exp_avg, exp_avg_sq = State(), State()
     mu_product = RowState(init=1.0)
+    torch = Counterpart("NAdam")
 
     def update(self, g: Value) -> Value:
         beta1, beta2 = self.betas
@@ -38,8 +36,13 @@ class NAdam(Rule):
         self.exp_avg_sq = beta2 * self.exp_avg_sq + (1 - beta2) * g * g
         ahead = (1 - mu) / (1 - self.mu_product) * g
         ahead = ahead + next_mu / (1 - self.mu_product * next_mu) * self.exp_avg
-        size = sqrt(self.exp_avg_sq) / sqrt(1 - beta2**self.t)
-        return -self.lr * ahead / (size + self.eps)
+        return -self.rate() * ahead / self.divisor()
+
+    def rate(self) -> Value:
+        return self.lr
 
     def warmed(self, beta1: Value, t: int) -> Value:
         return beta1 * (1 - 0.5 * 0.96 ** (t * self.momentum_decay))
+
+
+optimizers = [Named("NAdam", L2Decay(), NAdam())]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from thalweg.rules.decay import L2Decay
 from thalweg.rules.momentum import Momentum
+from thalweg.rules.record import Named
 from thalweg.rules.row import Value
 from thalweg.rules.rule import Next, RowState
 
@@ -26,3 +28,9 @@ class Nesterov(Momentum):
     def stored(self, theta: Value) -> Value:
         self.ahead = self.next_momentum
         return theta + self.ahead * self.velocity
+
+    def edge(self) -> Value:
+        return (2 + 2 * self.momentum) / (1 + 2 * self.momentum)
+
+
+optimizers = [Named("Nesterov", L2Decay(), Nesterov())]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from thalweg.rules.arithmetic import maximum, sqrt
+from thalweg.rules.decay import L2Decay
+from thalweg.rules.record import Named
 from thalweg.rules.row import Value
-from thalweg.rules.rule import Hyper, Rule, State
+from thalweg.rules.rule import Counterpart, Hyper, Rule, State
 from thalweg.rules.space import log, log_one_minus
 
 
@@ -20,14 +22,21 @@ class RMSprop(Rule):
     alpha = Hyper(0.99, log_one_minus(0.8, 0.999), high=1.0, below=True)
     eps = Hyper(1e-8)
     square_avg = State()
-
-    def spread(self, g: Value) -> Value:
-        """The running size of the gradient, which it is divided by."""
-        self.square_avg = self.alpha * self.square_avg + (1 - self.alpha) * g * g
-        return sqrt(self.square_avg)
+    torch = Counterpart("RMSprop")
 
     def update(self, g: Value) -> Value:
-        return -self.lr * g / (self.spread(g) + self.eps)
+        self.follow(g)
+        return -self.lr * g / self.divisor()
+
+    def follow(self, g: Value) -> None:
+        """Takes the gradient into its running moments."""
+        self.square_avg = self.alpha * self.square_avg + (1 - self.alpha) * g * g
+
+    def divisor(self) -> Value:
+        return sqrt(self.square_avg) + self.eps
+
+    def edge(self) -> Value:
+        return 2.0
 
 
 class CenteredRMSprop(RMSprop):
@@ -39,12 +48,16 @@ class CenteredRMSprop(RMSprop):
     """
 
     grad_avg = State()
+    torch = Counterpart("RMSprop", "centered")
 
-    def spread(self, g: Value) -> Value:
-        size = super().spread(g)
+    def follow(self, g: Value) -> None:
+        super().follow(g)
         self.grad_avg = self.alpha * self.grad_avg + (1 - self.alpha) * g
+
+    def divisor(self) -> Value:
+        size = sqrt(self.square_avg)
         variance = (size - self.grad_avg) * (size + self.grad_avg)
-        return sqrt(maximum(variance, 0.0))
+        return sqrt(maximum(variance, 0.0)) + self.eps
 
 
 class RMSpropMomentum(RMSprop):
@@ -55,12 +68,21 @@ class RMSpropMomentum(RMSprop):
 
     momentum = Hyper(0.9, log_one_minus(0.5, 0.99), high=1.0, below=True)
     momentum_buffer = State()
+    torch = Counterpart("RMSprop", "momentum")
 
     def update(self, g: Value) -> Value:
-        scaled = g / (self.spread(g) + self.eps)
-        self.momentum_buffer = self.momentum * self.momentum_buffer + scaled
+        self.follow(g)
+        self.momentum_buffer = self.momentum * self.momentum_buffer + g / self.divisor()
         return -self.lr * self.momentum_buffer
+
+    def edge(self) -> Value:
+        return 2 + 2 * self.momentum
 
 
 class CenteredRMSpropMomentum(RMSpropMomentum, CenteredRMSprop):
     """RMSProp by the variance, with momentum."""
+
+    torch = Counterpart("RMSprop", "momentum", "centered")
+
+
+optimizers = [Named("RMSprop", L2Decay(), RMSprop())]

@@ -21,11 +21,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from inspect import Parameter, Signature, signature
 from numbers import Real
 from typing import Any, ClassVar, Literal, Self
 
-import torch
-from torch import Tensor
+import torch.optim
+from torch import Tensor, float32
+from torch import dtype as Precision
 
 from thalweg.arguments import FAR, MOST, number, require_whole, short
 from thalweg.errors import UserError, suggest
@@ -84,7 +86,14 @@ class Hyper(Declared):
         if not math.isfinite(held) or held < self.low or too_high:
             raise UserError(f"{name} must be {self.range()}, not {short(value)}.")
 
+    def __str__(self) -> str:
+        spaces = self.space if isinstance(self.space, tuple) else (self.space,)
+        tuned = " and ".join(str(space) for space in spaces if space)
+        return f"{self.range()}{'; tuned ' if tuned else ''}{tuned}."
+
     def range(self) -> str:
+        if self.low == self.high:
+            return f"{self.low:g}"
         if math.isinf(self.high):
             return f"finite and at least {self.low:g}"
         return f"at least {self.low:g} and {'below' if self.below else 'at most'} {self.high:g}"
@@ -136,6 +145,26 @@ class Norm(Declared):
     """The Euclidean norm of what the rule is given, over the whole model of a member."""
 
 
+class Counterpart:
+    """The class of `torch.optim` whose steps are those of a rule.
+
+        Counterpart("SGD", "momentum", "nesterov")
+
+    name: of the class. on: its arguments that are not 0 or False there. counts: whether its state
+    counts the steps.
+    """
+
+    def __init__(self, name: str, *on: str, counts: bool = True) -> None:
+        self.name = name
+        self.on = frozenset(on)
+        self.counts = counts
+
+    @property
+    def arguments(self) -> Mapping[str, Parameter]:
+        """What the class takes."""
+        return signature(getattr(torch.optim, self.name)).parameters
+
+
 class Rule:
     """The arithmetic of one idea. See the module's docstring.
 
@@ -152,10 +181,13 @@ class Rule:
     coming: ClassVar[Mapping[str, Next]] = {}
     norms: ClassVar[Mapping[str, Norm]] = {}
     place: ClassVar[Place] = "anywhere"
+    torch: ClassVar[Counterpart | None] = None
+    __signature__: ClassVar[Signature]
 
     t: int
     param: Tensor
-    dtype: torch.dtype = torch.float32
+    dtype: Precision = float32
+    lr: Value
 
     def __init_subclass__(cls) -> None:
         declared = {
@@ -164,10 +196,26 @@ class Rule:
             for name, kind in vars(base).items()
             if isinstance(kind, Declared)
         }
+        for name in declared.keys() & RESERVED:
+            raise UserError(
+                f"{cls.__name__} cannot call a setting or a state {name}, which means something"
+                " else to an optimizer; choose another name."
+            )
         kinds = {"hypers": Hyper, "options": Option, "states": State}
         kinds |= {"row_states": RowState, "coming": Next, "norms": Norm}
         for plural, kind in kinds.items():
             setattr(cls, plural, {n: d for n, d in declared.items() if isinstance(d, kind)})
+        cls.__signature__ = Signature(
+            [
+                Parameter(name, Parameter.KEYWORD_ONLY, default=it.default)
+                for name, it in cls.known().items()
+            ]
+        )
+        # What is known of a rule may not hold for one that changes it.
+        if "torch" not in vars(cls):
+            cls.torch = None
+        if "update" in vars(cls) and "edge" not in vars(cls):
+            cls.edge = Rule.edge  # type: ignore[method-assign]
 
     def __init__(self, **settings: Any) -> None:
         given = {name: self.accepted(name, value) for name, value in settings.items()}
@@ -219,6 +267,20 @@ class Rule:
         """What becomes of the gradient, or of the step, that the rules before have made."""
         raise NotImplementedError
 
+    def rate(self) -> Value:
+        """The learning rate of this step: `lr`, and what the age makes of it."""
+        return self.lr
+
+    def divisor(self) -> Value:
+        """What divides the step, element by element; None where nothing does."""
+
+    def edge(self) -> Value:
+        """How much curvature is stable at a rate of 1, in the metric that `divisor` makes.
+
+        Steps on a quadratic H grow where an eigenvalue of D^-1 H is above this over `lr`, with D
+        the `divisor`, slowed by what `rate` divides the rate by. None where nobody knows.
+        """
+
     def position(self, param: Value) -> Value:
         """The parameter theta, from the point at which the gradient was taken."""
         return param
@@ -230,3 +292,16 @@ class Rule:
     def evaluated(self, theta: Value) -> Value:
         """The parameter that evaluation uses."""
         return theta
+
+
+RESERVED = {*dir(Rule), "params", "param", "grad", "t", "step", "maximize", "memory"}
+RESERVED |= {"step_count", "foreach", "fused", "capturable", "differentiable"}
+"""Names that a group, a state or a rule has for something of its own."""
+
+
+def every_rule() -> list[type[Rule]]:
+    """All rules that there are, the user's own too."""
+    found: list[type[Rule]] = [Rule]
+    for kind in found:
+        found += kind.__subclasses__()
+    return found

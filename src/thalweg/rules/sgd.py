@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from thalweg.rules.arithmetic import where
+from thalweg.rules.decay import L2Decay
+from thalweg.rules.record import Named
 from thalweg.rules.row import Value
-from thalweg.rules.rule import Hyper, Rule, State
+from thalweg.rules.rule import Counterpart, Hyper, Rule, State
 from thalweg.rules.space import log, log_one_minus
 
 
@@ -15,10 +19,14 @@ class SGD(Rule):
     Robbins and Monro 1951.
     """
 
-    lr = Hyper(1e-2, log(1e-3, 10.0))
+    lr = Hyper(1e-3, log(1e-3, 10.0))
+    torch = Counterpart("SGD", counts=False)
 
     def update(self, g: Value) -> Value:
         return -self.lr * g
+
+    def edge(self) -> Value:
+        return 2.0
 
 
 class SGDMomentum(SGD):
@@ -31,11 +39,16 @@ class SGDMomentum(SGD):
     momentum = Hyper(0.9, log_one_minus(0.5, 0.99), below=True, high=1.0)
     dampening = Hyper(0.0)
     momentum_buffer = State()
+    torch = Counterpart("SGD", "momentum", counts=False)
 
     def update(self, g: Value) -> Value:
         followed = self.momentum * self.momentum_buffer + (1 - self.dampening) * g
         self.momentum_buffer = where(self.t == 1, g, followed)
         return -self.lr * self.momentum_buffer
+
+    def edge(self) -> Value:
+        taken = 1 - self.dampening
+        return (2 + 2 * self.momentum) / taken if taken > 0 else inf
 
 
 class SGDNesterov(SGDMomentum):
@@ -45,6 +58,15 @@ class SGDNesterov(SGDMomentum):
     the gradients are those of `Nesterov`, and theta is never formed. Sutskever et al. 2013.
     """
 
+    dampening = Hyper(0.0, high=0.0)
+    torch = Counterpart("SGD", "momentum", "nesterov", counts=False)
+
     def update(self, g: Value) -> Value:
         super().update(g)
         return -self.lr * (g + self.momentum * self.momentum_buffer)
+
+    def edge(self) -> Value:
+        return (2 + 2 * self.momentum) / (1 + 2 * self.momentum)
+
+
+optimizers = [Named("SGD", L2Decay(), SGD())]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from thalweg.recipes import Recipe
+from thalweg.recipe import Recipe
 
 
 @dataclass(frozen=True)

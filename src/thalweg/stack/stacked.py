@@ -15,7 +15,7 @@ from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 from torch.utils.data import Dataset
 
-from thalweg.recipes import Recipe
+from thalweg.recipe import Recipe
 from thalweg.stack.batches import Batches, evaluation_batches, joined
 from thalweg.stack.member import Divergence, Member
 from thalweg.stack.population import (

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from thalweg.arguments import require_kind
 from thalweg.errors import UserError
 from thalweg.random_numbers import drawing
-from thalweg.recipes import Recipe
+from thalweg.recipe import Recipe
 from thalweg.schedules import Plateau
 from thalweg.tasks.failure import describe, failure_as_sentence
 from thalweg.tasks.held import is_held, same

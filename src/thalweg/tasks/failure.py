@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,12 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from thalweg.errors import UserError
-
-LONGEST = 500
-"""Characters of an error's text that are told."""
-
-STYLE = re.compile(r"\x1b\[[0-9;]*m")
-"""What gives a terminal's text a colour."""
+from thalweg.user_file import first_words
 
 
 @contextmanager
@@ -30,17 +24,6 @@ def failure_as_sentence(what_failed: str) -> Iterator[None]:
         message = first_words(error)
         told = f": {message}" if message else ""
         raise UserError(f"{what_failed}: {type(error).__name__}{told}") from error
-
-
-def first_words(error: BaseException) -> str:
-    """The first line of an error's text that is not empty, in characters that can be shown."""
-    try:
-        lines = STYLE.sub("", str(error)).splitlines()
-    except Exception:  # its class says it wrongly
-        return ""
-    shown = ("".join(c if c.isprintable() else " " for c in line).strip() for line in lines)
-    line = next(filter(None, shown), "")
-    return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
 
 
 def describe(value: Any) -> str:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from thalweg.arguments import require_path, short, word
+from thalweg.arguments import short, word
 from thalweg.errors import UserError, suggest
 from thalweg.tasks.adding import adding
 from thalweg.tasks.diabetes import diabetes
 from thalweg.tasks.digits import digits, digits_conv, digits_deep
-from thalweg.tasks.failure import first_words
 from thalweg.tasks.landscapes import landscapes
 from thalweg.tasks.task import Task
 from thalweg.tasks.topics import topics
 from thalweg.tasks.waveform import waveform
+from thalweg.user_file import failure_as_sentence, load
 
 BUNDLED = (digits, digits_conv, digits_deep, diabetes, topics, adding, waveform(), *landscapes)
+
+TASK = "task file"
 
 
 def bundled() -> list[Task]:
@@ -67,14 +62,14 @@ def called(name: str) -> Task:
 
 
 def task_in_file(path: Path, attribute: str) -> Task:
-    module = load(path)
+    module = load(TASK, path)
     if not hasattr(module, attribute):
         names = [name for name, value in vars(module).items() if isinstance(value, Task)]
         there = f"; its tasks are {', '.join(names)}" if names else ", and no task at all"
         raise UserError(f"There is no '{attribute}' in {path}{there}.")
     found: Any = getattr(module, attribute)
     if callable(found):
-        with failure_as_sentence(path):
+        with failure_as_sentence(TASK, path):
             found = found()
     if not isinstance(found, Task):
         raise UserError(
@@ -82,44 +77,3 @@ def task_in_file(path: Path, attribute: str) -> Task:
             f" arguments that returns one, not {type(found).__name__}."
         )
     return found
-
-
-def load(path: Path) -> ModuleType:
-    """Runs the Python file at `path` as a module of its own."""
-    if not require_path("the path of a task file", path).is_file():
-        raise UserError(f"There is no task file {path}; looked in {Path.cwd()}.")
-    # A name of its own, so that a file called random.py does not stand in for the library's.
-    loader = SourceFileLoader(f"thalweg_task_file_{path.stem}", str(path.resolve()))
-    spec = importlib.util.spec_from_loader(loader.name, loader)
-    assert spec is not None  # there is one for every loader of files
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickle look classes up there
-    folder = str(path.resolve().parent)
-    sys.path.insert(0, folder)
-    try:
-        with failure_as_sentence(path):
-            loader.exec_module(module)
-    finally:
-        sys.path.remove(folder)
-    if folder not in sys.path:
-        sys.path.append(folder)
-    return module
-
-
-@contextmanager
-def failure_as_sentence(path: Path) -> Iterator[None]:
-    """Turns an exception inside a user's file into a `UserError` with the line it came from."""
-    try:
-        yield
-    except (Exception, SystemExit) as error:
-        place = str(path)
-        if isinstance(error, SyntaxError):
-            place += f", line {error.lineno}"
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == str(path.resolve())]
-        if lines:
-            place += f", line {lines[-1]}"
-        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        # The text of a SyntaxError has the line too.
-        what = error.msg if isinstance(error, SyntaxError) else first_words(error)
-        raise UserError(f"The task file {place} failed: {kind}{what}") from error

@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from thalweg.checksum import checksum
 from thalweg.errors import UserError
-from thalweg.recipes import Recipe
+from thalweg.recipe import Recipe
 from thalweg.stack.batches import length_of
 from thalweg.stack.rows import Tensors
 from thalweg.tasks.task import Task
-from thalweg.training.fingerprint import difference, fingerprint
+from thalweg.training.fingerprint import difference, fingerprint, of_own_rules
 from thalweg.whole_file import unwritable, whole_file
 
 CHECKSUM = "checksum"
@@ -82,7 +82,7 @@ def described(task: Task, recipe: Recipe, seed: int) -> dict[str, Any]:
         "recipe": recipe.to_toml(),
         "steps": task.total_steps(length_of(task)),
         "seed": seed,
-        FINGERPRINT: fingerprint([task]),
+        FINGERPRINT: {**fingerprint([task]), **of_own_rules([recipe])},
     }
 
 

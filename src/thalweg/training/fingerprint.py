@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,6 +17,8 @@ from torch.utils.data import Dataset, TensorDataset
 
 from thalweg.checksum import checksum
 from thalweg.random_numbers import OWN, drawing, drawing_too
+from thalweg.recipe import Recipe
+from thalweg.rules import RULES
 from thalweg.stack.batches import fetch
 from thalweg.tasks.code_of import code_of
 from thalweg.tasks.failure import failure_as_sentence
@@ -47,6 +49,13 @@ def fingerprint(tasks: Sequence[Task]) -> Fingerprint:
         with failure_in_training(task):
             each.append(traits(task))
     return {words: [one[words] for one in each] for words in each[0]}
+
+
+def of_own_rules(recipes: Iterable[Recipe]) -> Fingerprint:
+    """What can be told of the rules in recipes that are none of the package's."""
+    kinds = {type(rule) for recipe in recipes for rule in recipe.rules}
+    own = kinds.difference(RULES.values())
+    return {f"another rule {kind.__qualname__}": code_of(kind) for kind in own}
 
 
 def difference(before: Fingerprint, now: Fingerprint) -> str:

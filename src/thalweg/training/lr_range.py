@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from thalweg.arguments import number, require_whole
 from thalweg.errors import UserError
 from thalweg.random_numbers import drawing
-from thalweg.recipes import Recipe, recipe_of
+from thalweg.recipe import Recipe
+from thalweg.recipes import AnyRecipe, recipe_of
 from thalweg.stack.member import Member
 from thalweg.stack.single import Single
 from thalweg.stack.way import populate
@@ -47,7 +47,7 @@ class LRRange:
 
 def lr_range(
     task: Task | str,
-    recipe: Recipe | str | Path,
+    recipe: AnyRecipe,
     *,
     low: float = 1e-6,
     high: float = 10.0,

@@ -36,7 +36,8 @@ from thalweg.arguments import (
 )
 from thalweg.errors import UserError
 from thalweg.random_numbers import random_numbers_kept
-from thalweg.recipes import PRETRAINING, Recipe, recipe_of
+from thalweg.recipe import PRETRAINING, Recipe
+from thalweg.recipes import AnyRecipe, recipe_of
 from thalweg.stack.batches import length_of
 from thalweg.stack.population import initial_model
 from thalweg.tasks.failure import describe, failure_as_sentence
@@ -44,7 +45,6 @@ from thalweg.tasks.find import find
 from thalweg.tasks.task import Task
 from thalweg.training.stages import Pretrained, Stage, run
 
-AnyRecipe = Recipe | str | Path
 Blocks = Callable[[], Sequence[nn.Module]]
 Head = Callable[[int], nn.Module]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from thalweg.errors import UserError
 from thalweg.random_numbers import drawing
-from thalweg.recipes import Recipe
+from thalweg.recipe import Recipe
 from thalweg.stack.batches import length_of
 from thalweg.stack.member import Member
 from thalweg.stack.population import Population, initial_model

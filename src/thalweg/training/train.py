@@ -18,7 +18,7 @@ from thalweg.arguments import (
 )
 from thalweg.errors import UserError
 from thalweg.random_numbers import drawing
-from thalweg.recipes import Recipe, recipe_of
+from thalweg.recipes import AnyRecipe, recipe_of
 from thalweg.stack.batches import length_of
 from thalweg.stack.member import Divergence, Member
 from thalweg.stack.population import Population
@@ -119,7 +119,7 @@ def begun(
 
 def train(
     task: Task | str,
-    recipe: Recipe | str | Path,
+    recipe: AnyRecipe,
     *,
     seed: int = 0,
     out: str | Path = "model.safetensors",

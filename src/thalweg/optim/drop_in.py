@@ -1,0 +1,61 @@
+"""The drop-in class of a named optimizer, made of its record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from inspect import Parameter
+from typing import Any, ClassVar
+
+from thalweg.arguments import require_flag
+from thalweg.errors import UserError
+from thalweg.optim.base import RuleOptimizer
+from thalweg.optim.fused import Group
+from thalweg.optim.settings import number
+from thalweg.optim.state import Chain
+from thalweg.rules.record import Named
+
+
+class NamedOptimizer(RuleOptimizer):
+    """Builds its chain from its group's settings, so that groups may differ in all of them."""
+
+    named: ClassVar[Named]
+
+    def chain(self, group: Group) -> Chain:
+        return self.named.chain(group)
+
+    def accepted(self, group: Group) -> Group:
+        self.named.check({name: number(group[name]) for name in group if name != "params"})
+        return super().accepted(group)
+
+
+def classes_of(all_named: Iterable[Named], module: str) -> dict[str, type[NamedOptimizer]]:
+    """The drop-in classes by name, as of that module. AdamW is an Adam, as in PyTorch."""
+    made: dict[str, type[NamedOptimizer]] = {}
+    for named in all_named:
+        rule = named.stepping
+        other = made.get(rule.torch.name) if rule.torch else None
+        like = other and issubclass(type(rule), type(other.named.stepping))
+        made[named.name] = class_of(named, other if other and like else NamedOptimizer, module)
+    return made
+
+
+def class_of(named: Named, base: type[NamedOptimizer], module: str) -> type[NamedOptimizer]:
+    signature = named.signature
+
+    def __init__(self: NamedOptimizer, *args: Any, **settings: Any) -> None:  # noqa: N807
+        given = signature.bind(*args, **settings)
+        given.apply_defaults()
+        params = given.arguments.pop("params")
+        for unbuilt in ("capturable", "differentiable"):
+            require_flag(unbuilt, given.arguments.get(unbuilt, False))
+            if given.arguments.get(unbuilt):
+                raise UserError(f"{unbuilt}=True is not built; leave it out.")
+        RuleOptimizer.__init__(self, params, {**given.arguments, **named.fixed})
+
+    __init__.__module__, __init__.__qualname__ = module, f"{named.name}.__init__"
+    itself = Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)
+    __init__.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[itself, *signature.parameters.values()]
+    )
+    contents = {"__init__": __init__, "__module__": module, "__doc__": named.documentation}
+    return type(named.name, (base,), {**contents, "named": named, "fixed": named.fixed})

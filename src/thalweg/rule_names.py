@@ -1,0 +1,87 @@
+"""What a rule is called in files and commands: ours by its class, a user's own by its file too.
+
+rule_named("Adam")             the package's
+rule_named("rules.py:Mine")    the class Mine in the file rules.py
+"""
+
+from __future__ import annotations
+
+import sys
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from thalweg.arguments import require_known, short
+from thalweg.errors import UserError
+from thalweg.rules import RULES
+from thalweg.rules.rule import Rule, every_rule
+from thalweg.user_file import load
+
+FILE = "rule file"
+NOWHERE = ", which stands in no file"
+
+known: dict[str, type[Rule]] = {}
+"""The rules that were named before, for when the process has gone to another folder."""
+
+
+def is_in_file(name: object) -> TypeGuard[str]:
+    """Whether a name is that of something in a user's file."""
+    return isinstance(name, str) and ".py:" in name
+
+
+def rule_named(name: Any) -> type[Rule]:
+    """The rule of that name; UserError where there is none, or its file fails."""
+    if isinstance(name, str) and name.endswith(NOWHERE):
+        raise UserError(f"the rule {name}, cannot be found again: put it at the top of a .py file.")
+    if not is_in_file(name):
+        require_known("rule", name, RULES)
+        return RULES[name]
+    if not Path(name.rpartition(":")[0]).is_file() and name in known:
+        return known[name]
+    found = in_file(name)
+    if not is_rule(found):
+        raise UserError(f"'{name}' must be a class of thalweg.rules.Rule, not {short(found)}.")
+    known[name] = found
+    return found
+
+
+def in_file(name: str) -> Any:
+    """What a user's file holds under a name, such as `rules.py:Mine`.
+
+    A rule that is in this process already is that rule: a script, or a task's file, may be where it
+    stands.
+    """
+    path, _, attribute = name.rpartition(":")
+    for kind in reversed(every_rule()):
+        if kind.__qualname__ == attribute and file_of(kind) == Path(path).resolve():
+            return kind
+    module = load(FILE, Path(path))
+    try:
+        return attrgetter(attribute)(module)
+    except AttributeError:
+        there = [name for name, one in vars(module).items() if is_rule(one)]
+        rules = f"its rules are {', '.join(there)}" if there else "and no rule at all"
+        raise UserError(f"There is no '{attribute}' in {path}; {rules}.") from None
+
+
+def is_rule(value: object) -> TypeGuard[type[Rule]]:
+    return isinstance(value, type) and issubclass(value, Rule) and value is not Rule
+
+
+def name_of(kind: type[Rule]) -> str:
+    """The name by which `rule_named` finds a rule again, where it can be found."""
+    if RULES.get(kind.__name__) is kind:
+        return kind.__name__
+    file = file_of(kind)
+    if file is None or "<locals>" in kind.__qualname__:
+        return f"{kind.__qualname__}{NOWHERE}"
+    here = Path.cwd()
+    name = f"{file.relative_to(here) if file.is_relative_to(here) else file}:{kind.__qualname__}"
+    known[name] = kind
+    return name
+
+
+def file_of(kind: type[Rule]) -> Path | None:
+    """The file that a rule stands in; None for one of a notebook."""
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return Path(file).resolve() if file else None
