@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import test_arithmetic
 from test_fuse import CHAINS, assert_close
 from thalweg import recipes, rules
 from thalweg.fuse.triton_kernel import BLOCK, TritonKernel
@@ -121,6 +122,16 @@ def test_no_kind_of_not_a_number_is_lost_in_bfloat16() -> None:
         (velocity,) = (v for k, v in optimizer.state[params[0]].items() if k != "step")
         velocity[1:3] = torch.tensor([2**31 - 1, -1], dtype=torch.int32).view(torch.float32)
     assert params[0].isnan().tolist() == [False, True, True, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_functions_of_elements_are_numpys(dtype: torch.dtype) -> None:
+    test_arithmetic.test_functions_of_elements_are_numpys("triton", dtype, DEVICE)
+
+
+@pytest.mark.parametrize("lr", [0.3, 0.5, 2.5])
+def test_functions_of_a_setting_are_numpys(lr: float) -> None:
+    test_arithmetic.test_functions_of_a_setting_are_numpys("triton", lr, DEVICE)
 
 
 def test_late_and_moved_tensors_and_groups_with_rates_of_their_own() -> None:

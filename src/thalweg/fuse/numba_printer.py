@@ -6,29 +6,12 @@ from dataclasses import dataclass
 
 from thalweg.fuse.printing import Layout, Names, indented, layout
 from thalweg.fuse.program import Operation, Program
-
-FUNCTIONS = {
-    "add": "{} + {}",
-    "subtract": "{} - {}",
-    "multiply": "{} * {}",
-    "divide": "{} / {}",
-    "power": "{} ** {}",
-    "negate": "-{}",
-    "remainder": "{} % {}",
-    "sqrt": "sqrt({})",
-    # Written so that a not-a-number on either side comes through, as PyTorch's does.
-    "minimum": "{1} if {1} < {0} or {1} != {1} else {0}",
-    "maximum": "{1} if {1} > {0} or {1} != {1} else {0}",
-    "less": "one if {} < {} else zero",
-    "equal": "one if {} == {} else zero",
-    "where": "{1} if {0} != zero else {2}",
-    "rounded": "rounded({}, start + i, {}, {})",
-}
+from thalweg.rules.primitives import PRIMITIVES
 
 HEADER = '''\
 """{title}"""
 
-from math import inf, nan, sqrt
+from math import exp, inf, log, nan, sqrt
 
 import numba
 import numpy as np
@@ -75,26 +58,6 @@ def narrowed(x):
 
 '''
 
-ROUNDED = '''\
-@numba.njit
-def mixed(word):
-    word = word ^ (word >> 16)
-    word = word * 0x21F0AAAD & 0xFFFFFFFF
-    word = word ^ (word >> 15)
-    word = word * 0xD35A2D97 & 0xFFFFFFFF
-    return word ^ (word >> 15)
-
-
-@numba.njit
-def rounded(x, place, seed, t):
-    """A float32 at random at one of the two bfloat16 beside it; see StochasticRounding."""
-    bits = np.int64(np.float32(x).view(np.uint32))
-    noise = mixed(bits >> 16 ^ mixed(place ^ mixed(np.int64(t) ^ mixed(np.int64(seed))))) & 0xFFFF
-    up = np.uint32((bits + noise) & 0xFFFF0000).view(np.float32)
-    return up if abs(x) < np.float32(np.inf) else x
-
-'''
-
 
 def printed(program: Program, dtype: str, title: str) -> str:
     """The module of a program's kernels for parameters of a type; states are float32 at the least.
@@ -109,7 +72,6 @@ def printed(program: Program, dtype: str, title: str) -> str:
     parts = [HEADER.format(title=title, real="float32" if half else dtype)]
     parts.append(NUMBERS)
     parts += [BFLOAT16] if half else []
-    parts += [ROUNDED] if any(one.name == "rounded" for one in program.operations) else []
     parts.append(row_function(program, plan))
     if plan.normed:
         parts.append(tile_function(program, plan, dtype, norm=True))
@@ -154,8 +116,9 @@ def tile_function(program: Program, plan: Layout, dtype: str, norm: bool) -> str
     tensors = [Array(label, i, dtype) for i, label in enumerate(plan.tensors)]
     if norm:
         tensors = [tensor for tensor in tensors if program.inputs[tensor.label] in needed]
+    kind_of = {"real": "real", "word": "np.int64"}
     scalars = [
-        f"{names.of(place)} = real(scalars[k, {i}])"
+        f"{names.of(place)} = {kind_of[program.operations[place].kind]}(scalars[k, {i}])"
         for i, place in enumerate(plan.scalars)
         if place in needed
     ]
@@ -226,4 +189,4 @@ class NumbaNames(Names):
         return f"real({number})" if self.real else number
 
     def result(self, operation: Operation) -> str:
-        return FUNCTIONS[operation.name].format(*map(self.of, operation.arguments))
+        return PRIMITIVES[operation.name].numba.format(*map(self.of, operation.arguments))

@@ -12,9 +12,9 @@ from thalweg.fuse.program import Operation, Program
 OWN_WORDS = re.compile(
     "groups|group_of|wide|read|write|norms|scalars|first|last|hypers|tensors|tensor_of|starts|"
     "lengths|sums|tile|total|start|k|n|i|one|zero|real|sqrt|numba|np|rows|tiles|squares|pointer|"
-    r"widened|narrowed|mixed|rounded|float|range|len|abs|inf|nan|[rx]\d+|new_.*|.*_array|.*_|"
-    "age|tensor|lane|place|inside|tl|triton|power|remainder|smaller|larger|BLOCK|LAST|"
-    "slots|whole_.*|.*_ptr"
+    r"widened|narrowed|float|range|len|abs|exp|log|inf|nan|[rx]\d+|new_.*|.*_array|.*_|"
+    "age|tensor|lane|place|inside|tl|triton|power|remainder|nearest|smaller|larger|BLOCK|LAST|"
+    "slots|.*_ptr"
 )
 """What printed functions call their own things; a rule's value of such a name gets a `_`."""
 
@@ -85,7 +85,7 @@ class Names(ABC):
 
     @abstractmethod
     def constant(self, label: str) -> str:
-        """A number as the compiler is to read it, from Python's words for it."""
+        """A real number as the compiler is to read it, from Python's words for it."""
 
     @abstractmethod
     def result(self, operation: Operation) -> str:
@@ -98,7 +98,8 @@ class Names(ABC):
     def of(self, place: int) -> str:
         operation = self.program.operations[place]
         if operation.name == "constant":
-            return self.constant(operation.label)
+            word = operation.kind == "word"
+            return operation.label if word else self.constant(operation.label)
         if operation.name == "input":
             return self.input(operation.label)
         if place in self.results and operation.level == "element":

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Literal
 
+from thalweg.rules.primitives import Kind
+
 Level = Literal["row", "element"]
 
 
@@ -19,15 +21,15 @@ Level = Literal["row", "element"]
 class Operation:
     """One line of a program: a function of earlier lines, which `arguments` gives the places of.
 
-    name: "input", "constant", or the function: add, subtract, multiply, divide, power, negate,
-    remainder, sqrt, minimum, maximum, less, equal, where, rounded. label: an input's name, or the
-    constant as Python writes it.
+    name: "input", "constant", or that of a primitive. label: an input's name, or the constant as
+    Python writes it.
     """
 
     name: str
     arguments: tuple[int, ...]
     level: Level
     label: str = ""
+    kind: Kind = "real"
 
 
 @dataclass
@@ -54,10 +56,11 @@ class Program:
         self.inputs[label] = self.add(Operation("input", (), level, label))
         return self.inputs[label]
 
-    def constant(self, value: float) -> int:
+    def constant(self, value: float, kind: Kind) -> int:
         if not isinstance(value, Real):
             raise TypeError(f"{type(value).__name__} has no place in a straight line")
-        return self.add(Operation("constant", (), "row", repr(float(value))))
+        written = repr(int(value) if kind == "word" else float(value))
+        return self.add(Operation("constant", (), "row", written, kind))
 
     def needed(self, wanted: Iterable[int]) -> list[int]:
         """The places of all operations that the wanted ones rest on, in order."""

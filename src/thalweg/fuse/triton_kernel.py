@@ -33,7 +33,7 @@ class TritonKernel:
     """The step of a chain for parameters of one type on one device.
 
     source: the printed module. layout: where it finds what it works on.
-    Raises TypeError for a chain that cannot be traced or printed.
+    Raises TypeError for a chain that cannot be traced.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ def installed() -> bool:
 def triton_kernel_of(
     chain: tuple[type[Rule], ...], dtype: torch.dtype, maximize: bool, device: torch.device
 ) -> TritonKernel | None:
-    """The kernel of a chain; none for one that cannot be traced or printed, and for other types."""
+    """The kernel of a chain; none for one that cannot be traced, and for other types."""
     if dtype not in DTYPES:
         return None
     try:

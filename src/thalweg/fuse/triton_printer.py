@@ -2,74 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from thalweg.fuse.printing import Layout, Names, indented, layout
 from thalweg.fuse.program import Operation, Program
-
-FUNCTIONS = {
-    "add": "{} + {}",
-    "subtract": "{} - {}",
-    "multiply": "{} * {}",
-    "divide": "{} / {}",
-    "power": "power({}, {})",
-    "negate": "-{}",
-    "remainder": "remainder({}, {})",
-    "sqrt": "tl.sqrt({})",
-    "minimum": "smaller({}, {})",
-    "maximum": "larger({}, {})",
-    "less": "({} < {}).to(tl.{real})",
-    "equal": "({} == {}).to(tl.{real})",
-    "where": "tl.where({} != 0, {}, {})",
-    "rounded": "rounded({}, place, whole_{}, whole_{})",
-}
-
-# Of float32 Triton's own are the quick ones, not the correctly rounded.
-EXACT = {"divide": "tl.div_rn({}, {})", "sqrt": "tl.sqrt_rn({})"}
-
-HELPERS = {
-    "power": '''\
-@triton.jit
-def power(x, y):
-    """x to the power of y, for numbers of the row with x >= 0."""
-    return tl.exp2(y * tl.log2(tl.full((), x, tl.float64)))
-''',
-    "remainder": '''\
-@triton.jit
-def remainder(x, y):
-    """What is left of x, with the sign of y."""
-    left = x % y
-    return tl.where((left != 0) & ((left < 0) != (y < 0)), left + y, left)
-''',
-    "minimum": '''\
-@triton.jit
-def smaller(x, y):
-    """The smaller number, and a not-a-number where either is one."""
-    return tl.where(y < x, y, tl.where(y != y, y, x))
-''',
-    "maximum": '''\
-@triton.jit
-def larger(x, y):
-    """The larger number, and a not-a-number where either is one."""
-    return tl.where(y > x, y, tl.where(y != y, y, x))
-''',
-    "rounded": '''\
-@triton.jit
-def mixed(word):
-    word = (word ^ (word >> 16)).to(tl.uint32) * 0x21F0AAAD
-    word = (word ^ (word >> 15)) * 0xD35A2D97
-    return word ^ (word >> 15)
-
-
-@triton.jit
-def rounded(x, place, seed, t):
-    """A float32 at random at one of the two bfloat16 beside it; see StochasticRounding."""
-    bits = x.to(tl.uint32, bitcast=True)
-    noise = mixed((bits >> 16) ^ mixed(place ^ mixed(t ^ mixed(seed)))) & 0xFFFF
-    up = ((bits + noise) & 0xFFFF0000).to(tl.float32, bitcast=True)
-    return tl.where(tl.abs(x) < float("inf"), up, x)
-''',
-}
+from thalweg.rules.primitives import PRIMITIVES
 
 NARROWED = '''\
 @triton.jit
@@ -95,13 +33,11 @@ def printed(program: Program, dtype: str, title: str) -> str:
     row states on where `LAST` says that it is called for the last time in a step. `tiles` runs over
     the elements, one program a tile of at most `BLOCK`; `squares`, where a norm is asked for, sums
     of each tile the squares that it is the root of, from rows without the norm.
-
-    Raises TypeError for a power of elements.
     """
     plan = layout(program)
     used = {operation.name for operation in program.operations}
     parts = [HEADER.format(title=title)]
-    parts += [helper for name, helper in HELPERS.items() if name in used]
+    parts += [each.helper for name, each in PRIMITIVES.items() if name in used and each.helper]
     parts += [NARROWED] if dtype == "bfloat16" else []
     parts.append(row_function(program, plan))
     if plan.normed:
@@ -192,23 +128,14 @@ def address(plan: Layout, label: str) -> str:
 
 
 def scalar_lines(program: Program, plan: Layout, names: TritonNames, needed: set[int]) -> list[str]:
-    """The lines that load the row's numbers that the elements need; what is hashed stays whole."""
-    operations = [program.operations[place] for place in needed]
-    hashed = {place for one in operations if one.name == "rounded" for place in one.arguments[1:]}
-    real = {
-        place
-        for one in operations
-        if one.level == "element"
-        for place in one.arguments[: 1 if one.name == "rounded" else None]
-    }
-    lines = []
-    for i, place in enumerate(plan.scalars):
-        number = f"tl.load(scalars_ptr + tensor * {len(plan.scalars)} + {i})"
-        if place in real:
-            lines.append(f"{names.of(place)} = {number}.to(tl.{names.kind})")
-        if place in hashed:
-            lines.append(f"whole_{names.of(place)} = {number}.to(tl.int64)")
-    return lines
+    """The lines that load the row's numbers that the elements need."""
+    kind_of = {"real": names.kind, "word": "int64"}
+    return [
+        f"{names.of(place)} = tl.load(scalars_ptr + tensor * {len(plan.scalars)} + {i})"
+        f".to(tl.{kind_of[program.operations[place].kind]})"
+        for i, place in enumerate(plan.scalars)
+        if place in needed
+    ]
 
 
 class TritonNames(Names):
@@ -217,16 +144,16 @@ class TritonNames(Names):
     def __init__(self, program: Program, kind: str, real: bool) -> None:
         super().__init__(program, real)
         self.kind = kind
-        self.functions = FUNCTIONS | (EXACT if kind == "float32" else {})
 
     def constant(self, label: str) -> str:
-        return label  # Triton gives a bare number the type of what it meets
+        # Triton gives a bare number the type of what it meets.
+        return label if math.isfinite(float(label)) else f'float("{label}")'
 
     def result(self, operation: Operation) -> str:
-        if self.real and operation.name == "power":
-            raise TypeError("Triton has no power that holds for all elements")
         arguments = map(self.of, operation.arguments)
-        return self.functions[operation.name].format(*arguments, real=self.kind)
+        primitive = PRIMITIVES[operation.name]
+        text = (self.kind == "float32" and primitive.exact) or primitive.triton
+        return text.format(*arguments, real=self.kind)
 
 
 def function(name: str, pointers: Sequence[str], constant: str, body: Iterable[str]) -> str:

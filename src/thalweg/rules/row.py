@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from thalweg.rules.primitives import PRIMITIVES
+
 Value = Any
 """What a rule's arithmetic works on: a float, a `Row`, or a tensor of elements."""
 
@@ -66,8 +68,14 @@ class Row:
     def __neg__(self) -> Row:
         return Row(-self.column)
 
-    def sqrt(self) -> Row:
-        return Row(self.column.sqrt())
+    def made(self, name: str, *arguments: Value) -> Value:
+        """What a primitive gives of rows and tensors."""
+        elements = next((x for x in arguments if isinstance(x, Tensor)), None)
+        like = self.column if elements is None else elements
+        columns = [x.column.to(like) if isinstance(x, Row) else x for x in arguments]
+        given = [x if isinstance(x, Tensor) else like.new_tensor(x) for x in columns]
+        found = PRIMITIVES[name].torch(*given)
+        return Row(found) if elements is None else found
 
     __radd__ = __add__
     __rmul__ = __mul__
