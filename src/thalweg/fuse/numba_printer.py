@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from thalweg.fuse.printing import Layout, Names, indented, layout
 from thalweg.fuse.program import Operation, Program
-from thalweg.rules.primitives import PRIMITIVES
+from thalweg.rules.primitives import PRIMITIVES, SUMS
 
 HEADER = '''\
 """{title}"""
@@ -64,8 +65,8 @@ def printed(program: Program, dtype: str, title: str) -> str:
 
     `rows` computes the row's numbers of every tensor, and moves its age and row states on when it
     is called for the last time in a step; `wide` says whose age is a float64, not a float32.
-    `tiles` runs over the elements of the tiles from `first` to before `last`; `squares`, where a
-    norm is asked for, sums the squares that it is the root of, from rows without the norm.
+    `tiles` runs over the elements of the tiles from `first` to before `last`; `sums_1`, `sums_2`
+    and so on are passes in front of it, for the sums of each tile that the row's numbers rest on.
     """
     plan = layout(program)
     half = dtype == "bfloat16"
@@ -73,9 +74,11 @@ def printed(program: Program, dtype: str, title: str) -> str:
     parts.append(NUMBERS)
     parts += [BFLOAT16] if half else []
     parts.append(row_function(program, plan))
-    if plan.normed:
-        parts.append(tile_function(program, plan, dtype, norm=True))
-    parts.append(tile_function(program, plan, dtype, norm=False))
+    parts += [
+        sum_function(program, plan, dtype, number, sums)
+        for number, sums in enumerate(plan.passes, 1)
+    ]
+    parts.append(tile_function(program, plan, dtype))
     return "\n\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
@@ -87,7 +90,7 @@ def row_function(program: Program, plan: Layout) -> str:
     body = [
         "hypers = groups[group_of[k]]",
         f"t = read(tensors[k, {step}], wide[k]) + 1.0",
-        *(["norm = norms[k]"] if plan.normed else []),
+        *(f"{names.of(place)} = sums[k, {i}]" for i, place in enumerate(plan.sums)),
         *(f"{names.input(label)} = hypers[{i}]" for i, label in enumerate(plan.hypers)),
         *(f"{names.input(label)} = read(tensors[k, {i}], True)" for label, i in states.items()),
         *names.lines(wanted),
@@ -99,49 +102,75 @@ def row_function(program: Program, plan: Layout) -> str:
     return "\n".join(
         [
             '@numba.njit(error_model="numpy")',
-            "def rows(groups, group_of, tensors, wide, norms, scalars, last):",
+            "def rows(groups, group_of, tensors, wide, sums, scalars, last):",
             *indented(["one, zero = 1.0, 0.0", "for k in range(len(tensors)):"]),
             *indented(body, 2),
         ]
     )
 
 
-def tile_function(program: Program, plan: Layout, dtype: str, norm: bool) -> str:
-    """The pass over elements: the step itself, or the sum of squares that a norm needs."""
+def tile_function(program: Program, plan: Layout, dtype: str) -> str:
+    """The last pass over elements: the step itself."""
     names = NumbaNames(program, real=True)
-    wanted = (
-        [program.results["normed"]] if norm else [program.results[label] for label in plan.written]
-    )
-    needed = set(program.needed(wanted))
+    wanted = [program.results[label] for label in plan.written]
     tensors = [Array(label, i, dtype) for i, label in enumerate(plan.tensors)]
-    if norm:
-        tensors = [tensor for tensor in tensors if program.inputs[tensor.label] in needed]
-    kind_of = {"real": "real", "word": "np.int64"}
-    scalars = [
-        f"{names.of(place)} = {kind_of[program.operations[place].kind]}(scalars[k, {i}])"
-        for i, place in enumerate(plan.scalars)
-        if place in needed
-    ]
     results = {label: names.of(program.results[label]) for label in plan.written}
-    ends = (
-        [f"total += np.float64({names.of(wanted[0])}) * np.float64({names.of(wanted[0])})"]
-        if norm
-        else [tensor.store(results[tensor.label]) for tensor in tensors if tensor.label in results]
-    )
+    stores = [tensor.store(results[tensor.label]) for tensor in tensors if tensor.label in results]
+    body = [*openings(program, plan, names, tensors, wanted), *loop(names, tensors, wanted, stores)]
+    return over_tiles("tiles", "", body)
+
+
+def sum_function(
+    program: Program, plan: Layout, dtype: str, number: int, sums: Sequence[int]
+) -> str:
+    """A pass in front of it: the sums of each tile."""
+    names = NumbaNames(program, real=True)
+    operations = [program.operations[place] for place in sums]
+    wanted = [place for one in operations for place in one.arguments]
+    needed = program.needed(wanted, "element")
+    arrays = [Array(label, i, dtype) for i, label in enumerate(plan.tensors)]
+    tensors = [array for array in arrays if program.inputs[array.label] in needed]
+    added = [
+        SUMS[one.name].numba.format(f"sum_{i}", *map(names.of, one.arguments))
+        for i, one in enumerate(operations)
+    ]
     body = [
+        *openings(program, plan, names, tensors, wanted),
+        *(f"sum_{i} = {SUMS[one.name].start}" for i, one in enumerate(operations)),
+        *loop(names, tensors, wanted, added),
+        *(f"sums[tile, {i}] = sum_{i}" for i in range(len(sums))),
+    ]
+    return over_tiles(f"sums_{number}", "sums, ", body)
+
+
+def openings(
+    program: Program, plan: Layout, names: NumbaNames, tensors: Sequence[Array], wanted: list[int]
+) -> list[str]:
+    """The lines in front of a tile's loop: its tensors, and the row's numbers that it needs."""
+    kind_of = {"real": "real", "word": "np.int64"}
+    needed = program.needed(wanted, "element")
+    return [
         "k, start, n = tensor_of[tile], starts[tile], lengths[tile]",
         *(tensor.opening() for tensor in tensors),
-        *scalars,
-        *(["total = 0.0"] if norm else []),
-        "for i in range(n):",
-        *indented(tensor.load(names.input(tensor.label)) for tensor in tensors),
-        *indented([*names.lines(wanted), *ends]),
-        *(["sums[tile] = total"] if norm else []),
+        *(
+            f"{names.of(place)} = {kind_of[program.operations[place].kind]}(scalars[k, {i}])"
+            for i, place in enumerate(plan.scalars)
+            if place in needed
+        ),
     ]
-    name = "squares" if norm else "tiles"
-    sums = "sums, " if norm else ""
-    # A sum in strict order would take one square at a time.
-    order = ', fastmath={"reassoc", "nsz"}' if norm else ""
+
+
+def loop(
+    names: NumbaNames, tensors: Sequence[Array], wanted: list[int], ends: list[str]
+) -> list[str]:
+    loads = [tensor.load(names.input(tensor.label)) for tensor in tensors]
+    return ["for i in range(n):", *indented([*loads, *names.lines(wanted), *ends])]
+
+
+def over_tiles(name: str, sums: str, body: list[str]) -> str:
+    """A function that does the same for each tile."""
+    # A sum in strict order would take one element at a time.
+    order = ', fastmath={"reassoc", "nsz"}' if sums else ""
     return "\n".join(
         [
             f'@numba.njit(nogil=True, error_model="numpy"{order})',

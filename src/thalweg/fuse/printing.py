@@ -7,14 +7,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from thalweg.fuse.program import Operation, Program
+from thalweg.fuse.program import Level, Operation, Program
+from thalweg.rules.primitives import SUMS
 
 OWN_WORDS = re.compile(
-    "groups|group_of|wide|read|write|norms|scalars|first|last|hypers|tensors|tensor_of|starts|"
-    "lengths|sums|tile|total|start|k|n|i|one|zero|real|sqrt|numba|np|rows|tiles|squares|pointer|"
-    r"widened|narrowed|float|range|len|abs|exp|log|inf|nan|[rx]\d+|new_.*|.*_array|.*_|"
+    "groups|group_of|wide|read|write|scalars|first|last|hypers|tensors|tensor_of|starts|"
+    "lengths|sums|tile|start|k|n|i|one|zero|real|sqrt|numba|np|rows|tiles|pointer|"
+    r"widened|narrowed|float|range|len|abs|exp|log|inf|nan|[rx]\d+|sums?_\d+|new_.*|.*_array|.*_|"
     "age|tensor|lane|place|inside|tl|triton|power|remainder|nearest|smaller|larger|BLOCK|LAST|"
-    "slots|.*_ptr"
+    "fold|.*_ptr"
 )
 """What printed functions call their own things; a rule's value of such a name gets a `_`."""
 
@@ -26,7 +27,8 @@ class Layout:
     hypers: columns of the table of groups. scalars: columns of the table of the row's numbers that
     elements need, by place. tensors, row_states: what the table of pointers leads to, with the age
     `step` between them; parameters and gradients stand first. written: those of the tensors that
-    the kernel writes. normed: whether a norm goes in front.
+    the kernel writes. passes: the places of the sums of each pass in front of the last. kinds: the
+    name of each sum and what it goes over.
     """
 
     hypers: tuple[str, ...]
@@ -34,7 +36,13 @@ class Layout:
     scalars: tuple[int, ...]
     tensors: tuple[str, ...]
     written: tuple[str, ...]
-    normed: bool
+    passes: tuple[tuple[int, ...], ...]
+    kinds: tuple[tuple[tuple[str, str], ...], ...]
+
+    @property
+    def sums(self) -> tuple[int, ...]:
+        """Columns of the table of sums, by place."""
+        return tuple(place for each in self.passes for place in each)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -54,18 +62,24 @@ def layout(program: Program) -> Layout:
     used = {
         argument
         for operation in program.operations
-        if operation.level == "element"
+        if operation.level == "element" or operation.name in SUMS
         for argument in operation.arguments
         if is_row_number(program.operations[argument])
     }
+    passes = program.passes()
     return Layout(
-        hypers=tuple(label for label in rows if label not in (*row_states, "t", "norm")),
+        hypers=tuple(label for label in rows if label not in (*row_states, "t")),
         row_states=row_states,
         scalars=tuple(sorted(used)),
         tensors=tuple(tensors),
         written=tuple(label for label in tensors if label != "grad"),
-        normed="normed" in program.results,
+        passes=passes,
+        kinds=tuple(tuple(kind(program.operations[place]) for place in each) for each in passes),
     )
+
+
+def kind(operation: Operation) -> tuple[str, str]:
+    return operation.name, operation.label
 
 
 def is_row_number(operation: Operation) -> bool:
@@ -107,14 +121,14 @@ class Names(ABC):
         return f"{'r' if operation.level == 'row' else 'x'}{place}"
 
     def lines(self, wanted: Iterable[int]) -> list[str]:
-        level = "element" if self.real else "row"
+        level: Level = "element" if self.real else "row"
         operations = (
-            (place, self.program.operations[place]) for place in self.program.needed(wanted)
+            (place, self.program.operations[place]) for place in self.program.needed(wanted, level)
         )
         return [
             f"{self.of(place)} = {self.result(operation)}"
             for place, operation in operations
-            if operation.level == level and operation.name not in ("input", "constant")
+            if operation.level == level and operation.name not in ("input", "constant", *SUMS)
         ]
 
 

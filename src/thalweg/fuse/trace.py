@@ -12,7 +12,7 @@ from thalweg.fuse.program import Level, Operation, Program
 from thalweg.rules.primitives import PRIMITIVES, Kind
 from thalweg.rules.rule import Rule
 
-RESERVED = {"param", "grad", "t", "step", "norm", "normed", "dtype"}
+RESERVED = {"param", "grad", "t", "step", "dtype"}
 
 
 class Symbol:
@@ -38,6 +38,15 @@ class Symbol:
         kind = PRIMITIVES[name].gives or among
         return Symbol(program, program.add(Operation(name, places, level, kind=kind)))
 
+    def summed(self, name: str, over: str, *arguments: Any) -> Symbol:
+        """A number of the row, from all elements of a tensor or of a model."""
+        program = self.program
+        places = tuple(
+            x.place if isinstance(x, Symbol) else program.constant(x, "real") for x in arguments
+        )
+        program.asked.append(program.add(Operation(name, places, "row", over)))
+        return Symbol(program, program.asked[-1])
+
     def __getattr__(self, name: str) -> Any:
         raise TypeError(f"{name} has no place in a straight line")
 
@@ -57,7 +66,7 @@ def operator(name: str, reflected: bool) -> Callable[..., Symbol]:
 
 for name in PRIMITIVES:
     setattr(Symbol, f"__{name}__", operator(name, reflected=False))
-    turned = {"lt": "gt", "le": "ge", "eq": "eq"}.get(name, f"r{name}")
+    turned = {"lt": "gt", "le": "ge"}.get(name, f"r{name}")
     setattr(Symbol, f"__{turned}__", operator(name, reflected=True))
 
 
@@ -67,9 +76,7 @@ def trace(
     """The program of a chain's step, from `param`, `grad`, `t`, settings and states.
 
     dtype: in which the model holds its parameters. maximize: whether `grad` is the gradient of what
-    is to be made large. A pair's parts are the inputs `betas[0]` and
-    `betas[1]`. A norm is an input of the row, and the result `normed` is the element that it is
-    taken of.
+    is to be made large. A pair's parts are the inputs `betas[0]` and `betas[1]`.
 
     Raises TypeError for a chain that no straight-line program can do.
     """
@@ -99,15 +106,9 @@ def trace(
         states |= {name: row(name) for name in rule.row_states}
     grad = -element("grad") if maximize else element("grad")
     cell = eager.Cell(element("param"), grad, values, states)
-
-    def norm_of(given: list[Any]) -> list[Any]:
-        if "normed" in program.results:
-            raise TypeError("a second norm needs a second pass")
-        program.results["normed"] = given[0].place
-        return [row("norm")]
-
-    eager.step(chain, [cell], norm_of)
-    for name, value in {"param": cell.param, **cell.states}.items():
+    param, rules = eager.step(chain, cell)
+    cell.keep(rules)
+    for name, value in {"param": param, **cell.states}.items():
         level = "row" if name in row_states else "element"
         if not isinstance(value, Symbol) or value.level != level:
             raise TypeError(f"{name} does not end as what it began")

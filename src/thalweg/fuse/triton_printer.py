@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from thalweg.fuse.printing import Layout, Names, indented, layout
 from thalweg.fuse.program import Operation, Program
-from thalweg.rules.primitives import PRIMITIVES
+from thalweg.rules.primitives import PRIMITIVES, SUMS
 
 NARROWED = '''\
 @triton.jit
@@ -17,6 +17,30 @@ def narrowed(x):
     bits = tl.where(x == x, bits + 0x7FFF + ((bits >> 16) & 1), 0x7FC00000)
     return (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
 '''
+
+FOLD = '''\
+@triton.jit
+def fold_{name}(firsts_ptr, counts_ptr, of_tiles_ptr, sums_ptr, width, BLOCK: tl.constexpr):
+    """The sum over a tensor, from those over its tiles; always in the same order."""
+    tensor = tl.program_id(0)
+    first, n = tl.load(firsts_ptr + tensor), tl.load(counts_ptr + tensor)
+    lane = tl.arange(0, BLOCK)
+    found = tl.full((BLOCK,), {start}, tl.float64)
+    for start in range(0, n, BLOCK):
+        part = tl.load(of_tiles_ptr + first + start + lane, start + lane < n, {start})
+        found = {together}
+    tl.store(sums_ptr + tensor * width, {whole})
+'''
+
+FOLDS = {
+    "add": FOLD.format(name="add", start="0.0", together="found + part", whole="tl.sum(found)"),
+    "maximum": FOLD.format(
+        name="maximum",
+        start='-float("inf")',
+        together="larger(found, part)",
+        whole="tl.reduce(found, 0, larger)",
+    ),
+}
 
 HEADER = '''\
 """{title}"""
@@ -31,18 +55,25 @@ def printed(program: Program, dtype: str, title: str) -> str:
 
     `rows` computes the row's numbers of every tensor, one program a tensor, and moves its age and
     row states on where `LAST` says that it is called for the last time in a step. `tiles` runs over
-    the elements, one program a tile of at most `BLOCK`; `squares`, where a norm is asked for, sums
-    of each tile the squares that it is the root of, from rows without the norm.
+    the elements, one program a tile of at most `BLOCK`; `sums_1`, `sums_2` and so on are passes in
+    front of it, for the sums of each tile that the row's numbers rest on, and `fold_add` and
+    `fold_maximum` put these together for each tensor.
     """
     plan = layout(program)
     used = {operation.name for operation in program.operations}
     parts = [HEADER.format(title=title)]
-    parts += [each.helper for name, each in PRIMITIVES.items() if name in used and each.helper]
+    summed = [SUMS[name] for name in SUMS if name in used]
+    helpers = [each.helper for name, each in PRIMITIVES.items() if name in used]
+    helpers += [each.helper for each in summed]
+    parts += filter(None, dict.fromkeys(helpers))
     parts += [NARROWED] if dtype == "bfloat16" else []
     parts.append(row_function(program, plan))
-    if plan.normed:
-        parts.append(tile_function(program, plan, dtype, norm=True))
-    parts.append(tile_function(program, plan, dtype, norm=False))
+    parts += [FOLDS[name] for name in dict.fromkeys(each.fold.__name__ for each in summed)]
+    parts += [
+        tile_function(program, plan, dtype, number, sums)
+        for number, sums in enumerate(plan.passes, 1)
+    ]
+    parts.append(tile_function(program, plan, dtype))
     return "\n\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
@@ -58,7 +89,10 @@ def row_function(program: Program, plan: Layout) -> str:
         "wide_ptr = step_ptr.to(tl.pointer_type(tl.float64))",
         "wide = tl.load(are_wide_ptr + tensor) != 0",
         "t = tl.load(narrow_ptr, wide == 0, 0.0).to(tl.float64) + tl.load(wide_ptr, wide, 0.0) + 1",
-        *(["norm = tl.load(norms_ptr + tensor)"] if plan.normed else []),
+        *(
+            f"{names.of(place)} = tl.load(sums_ptr + tensor * {len(plan.sums)} + {i})"
+            for i, place in enumerate(plan.sums)
+        ),
         f"group_ptr = groups_ptr + tl.load(group_of_ptr + tensor) * {hypers}",
         *(f"{names.input(name)} = tl.load(group_ptr + {i})" for i, name in enumerate(plan.hypers)),
         *(
@@ -77,17 +111,21 @@ def row_function(program: Program, plan: Layout) -> str:
         *(f"    tl.store({names.input(label)}_ptr, {end})" for label, end in ends.items()),
     ]
     return function(
-        "rows", ["groups", "group_of", "tensors", "are_wide", "norms", "scalars"], "LAST", body
+        "rows", ["groups", "group_of", "tensors", "are_wide", "sums", "scalars"], "LAST", body
     )
 
 
-def tile_function(program: Program, plan: Layout, dtype: str, norm: bool) -> str:
-    """The pass over elements: the step itself, or the sum of squares that a norm needs."""
+def tile_function(
+    program: Program, plan: Layout, dtype: str, number: int = 0, sums: Sequence[int] = ()
+) -> str:
+    """A pass over elements: the sums that the others need, or the step itself."""
     real = "float32" if dtype == "bfloat16" else dtype
     names = TritonNames(program, real, real=True)
-    wanted = [program.results[label] for label in (["normed"] if norm else plan.written)]
-    needed = set(program.needed(wanted))
-    tensors = [label for label in plan.tensors if not norm or program.inputs[label] in needed]
+    operations = [program.operations[place] for place in sums]
+    wanted = [place for one in operations for place in one.arguments]
+    wanted = wanted or [program.results[label] for label in plan.written]
+    needed = set(program.needed(wanted, "element"))
+    tensors = [label for label in plan.tensors if not sums or program.inputs[label] in needed]
     half = {"param", "grad"} if dtype == "bfloat16" else set()
     body = [
         "tile = tl.program_id(0)",
@@ -108,17 +146,16 @@ def tile_function(program: Program, plan: Layout, dtype: str, norm: bool) -> str
         ),
         *names.lines(wanted),
     ]
-    if norm:
-        body += [
-            f"normed = tl.where(inside, {names.of(*wanted)}, 0).to(tl.float64)",
-            "tl.store(sums_ptr + tl.load(slots_ptr + tile), tl.sum(normed * normed))",
-        ]
-    for label, place in zip(plan.written, wanted, strict=True) if not norm else ():
+    pointers = ["tensors", "tensor_of", "starts", "lengths", "scalars"]
+    if sums:
+        body += ["one = tl.full((), 1, tl.float64)", "tiles = tl.num_programs(0)"]
+        for i, one in enumerate(operations):
+            text = SUMS[one.name].triton.format(*map(names.of, one.arguments))
+            body.append(f"tl.store(of_tiles_ptr + {i} * tiles + tile, {text})")
+        return function(f"sums_{number}", [*pointers, "of_tiles"], "BLOCK", body)
+    for label, place in zip(plan.written, wanted, strict=True):
         result = f"narrowed({names.of(place)})" if label in half else names.of(place)
         body.append(f"tl.store({names.input(label)}_ptr, {result}, inside)")
-    pointers = ["tensors", "tensor_of", "starts", "lengths", "scalars"]
-    if norm:
-        return function("squares", [*pointers, "sums", "slots"], "BLOCK", body)
     return function("tiles", pointers, "BLOCK", body)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, overload
@@ -16,7 +16,8 @@ from thalweg.arguments import require_flag, short, word
 from thalweg.errors import UserError
 from thalweg.fuse import eager
 from thalweg.fuse.eager import Cell
-from thalweg.optim.fused import Fusing, Group, ParamWithGrad, by_chain, kernel_for
+from thalweg.fuse.passes import Part, eagerly, places_of, together
+from thalweg.optim.fused import ChainPart, Fusing, Group, ParamWithGrad, by_chain, kernel_for
 from thalweg.optim.loading import A_STATE, copied, dictionary, fitted
 from thalweg.optim.settings import (
     at,
@@ -33,16 +34,15 @@ from thalweg.optim.settings import (
 from thalweg.optim.sharded import (
     check_gathered,
     check_summable,
-    in_parts,
+    is_sharded,
     local,
     local_gradient,
+    over_parts,
     received,
-    total,
     zero_above,
 )
-from thalweg.optim.state import Chain, age, age_in, as_real, complete, working
+from thalweg.optim.state import Chain, age, age_in, as_real, complete, starting, working
 from thalweg.optim.untraced import UntracedOptimizer
-from thalweg.rules.rule import Rule
 
 FLAGS = {"maximize", "nesterov", "amsgrad", "centered", "decoupled_weight_decay"}
 """Settings of a group that are True or False."""
@@ -97,7 +97,7 @@ class RuleOptimizer(UntracedOptimizer):
         if scheduled:
             group["step_count"] = 0
             group["memory"] = {name: memory(value) for name, value in scheduled.items()}
-        if any(rule.norms for rule in self.chain(group)):
+        if places_of(self.chain(group), torch.float32):
             check_summable(group["params"])
         param_group.update(group)  # the group is the user's own dictionary, as in PyTorch
         super().add_param_group(param_group)
@@ -138,11 +138,10 @@ class RuleOptimizer(UntracedOptimizer):
         if found_infinite(self):
             return loss
         unscale(self, params)
-        if not params:
-            self.stand_by()
-        left = params if self.backend == "eager" else self.fusing.step(self, params)
-        if left:
-            self.step_eagerly(left)
+        if self.backend == "eager":
+            self.step_in_passes(self.eager_parts(params, range(len(params))))
+        else:
+            self.fusing.step(self, params)
         for group in self.param_groups:
             if "step_count" in group:
                 group["step_count"] += 1
@@ -156,14 +155,6 @@ class RuleOptimizer(UntracedOptimizer):
             for param in group["params"]
             if (grad := param.grad) is not None
         ]
-
-    @torch.no_grad()
-    def stand_by(self) -> None:
-        """Takes part in the norms of a step for which this process has no gradient."""
-        model = self.parameters()
-        for _ in [rule for chain in self.chains() for rule in chain if rule.norms]:
-            if in_parts(model, self.zero):
-                total(torch.empty(0, dtype=torch.float64), [], model, self.zero)
 
     @property
     def last_lr(self) -> float:
@@ -188,28 +179,64 @@ class RuleOptimizer(UntracedOptimizer):
         return "\n\n".join(kernel.source for kernel in kernels if kernel)
 
     @torch.no_grad()
-    def step_eagerly(self, params: Sequence[ParamWithGrad]) -> None:
-        """Steps parameters by their chains' arithmetic on whole tensors.
+    def step_in_passes(self, parts: Sequence[ChainPart]) -> None:
+        """Steps all parts of each chain side by side; its sums are over all of them."""
+        for chain in self.chains():
+            mine = [(params, part) for each, params, part in parts if each == chain]
+            if not mine and self.is_in_processes() and places_of(chain, torch.float32) != ():
+                mine = [self.standing_by(chain)]
+            params = [param for some, _ in mine for param in some]
+            whole = partial(over_parts, params, self.parameters(), self.zero)
+            together([part for _, part in mine], whole)
+
+    def is_in_processes(self) -> bool:
+        """Whether other processes have parts of the model."""
+        return self.zero is not None or any(map(is_sharded, self.parameters()))
+
+    def standing_by(self, chain: Chain) -> tuple[list[Tensor], Part]:
+        """Takes part in the sums of a step for which this process has no gradient."""
+        model = self.parameters()
+        index = [self.chain(group) for group in self.param_groups].index(chain)
+        nothing = local(model[0]).new_empty(0) if model else torch.empty(0)
+        values = self.values(index) | {"t": 1, "dtype": nothing.dtype}
+        states: dict[str, Any] = {}
+        for rule in chain:
+            states |= {name: starting(nothing, s, values) for name, s in rule.states.items()}
+            states |= {name: state.init for name, state in rule.row_states.items()}
+        cell = Cell(working(nothing), working(nothing), values, states)
+        return model[:1], eagerly(chain, [cell])
+
+    def eager_parts(
+        self, params: Sequence[ParamWithGrad], places: Iterable[int]
+    ) -> list[ChainPart]:
+        """Those of the parameters that no kernel steps, by their places.
 
         Those on the device meta have no numbers: RuntimeError where their group is `fused`, as in
         PyTorch.
         """
-        if any(param.is_meta and self.param_groups[i].get("fused") for param, _, i in params):
+        left = [params[place] for place in places]
+        if any(param.is_meta and self.param_groups[i].get("fused") for param, _, i in left):
             raise RuntimeError(
                 "`fused=True` requires all the params to be floating point Tensors with numbers in"
                 " them; move the model from the device meta by its to_empty()."
             )
-        for chain, places in by_chain(self, params).items():
-            some = [params[place] for place in places]
-            cells = [self.cell(chain, *each) for each in some]
-            norm = partial(
-                model_norm, [param for param, _, _ in some], self.parameters(), self.zero
+        return [
+            (
+                chain,
+                [left[place][0] for place in some],
+                self.eagerly(chain, [left[i] for i in some]),
             )
-            eager.step(chain, cells, norm)
-            for (param, _, _), cell in zip(some, cells, strict=True):
-                as_real(local(param)).copy_(cell.param)
-                increment_version(param)
-                self.keep(param, cell)
+            for chain, some in by_chain(self, left).items()
+        ]
+
+    def eagerly(self, chain: Chain, params: Sequence[ParamWithGrad]) -> Part:
+        """Steps parameters by their chain's arithmetic on whole tensors."""
+        cells = [self.cell(chain, *each) for each in params]
+        yield from eagerly(chain, cells)
+        for (param, _, _), cell in zip(params, cells, strict=True):
+            as_real(local(param)).copy_(cell.param)
+            increment_version(param)
+            self.keep(param, cell)
 
     def cell(self, chain: Chain, param: Tensor, grad: Tensor, index: int) -> Cell:
         """What is here of a parameter, on its way through its coming step."""
@@ -254,7 +281,7 @@ class RuleOptimizer(UntracedOptimizer):
         if self.training_point:
             yield
             return
-        if any(map(elsewhere, self.chains())):
+        if any(map(eager.elsewhere, self.chains())):
             check_gathered(self.parameters())
         try:
             with torch.no_grad():
@@ -263,7 +290,7 @@ class RuleOptimizer(UntracedOptimizer):
                     param, value = values.pop()
                     self.training_point.append((param, param.clone()))
                     as_real(param).copy_(value)
-                if self.zero is not None and any(map(elsewhere, self.chains())):
+                if self.zero is not None and any(map(eager.elsewhere, self.chains())):
                     self.training_point += received(self.zero, self.parameters())
             yield
         finally:
@@ -372,29 +399,6 @@ def unscale(optimizer: Any, params: Sequence[ParamWithGrad]) -> None:
     if scale is not None:
         for _, grad, _ in params:
             grad.div_(scale)
-
-
-def model_norm(
-    params: Sequence[Tensor], model: Sequence[Tensor], zero: Any, tensors: list[Tensor]
-) -> list[Tensor]:
-    """The norm over all of them, in float64; once for each, on its device.
-
-    Each belongs to one of `params`; where the model is in parts, the norm is over all parts.
-    """
-    norms = [torch.linalg.vector_norm(x, dtype=torch.float64) for x in tensors]
-    together = torch.stack([norm.to(norms[0].device) for norm in norms])
-    if in_parts(model, zero):
-        norm = total(together.square(), params, model, zero).sqrt()
-    else:
-        norm = torch.linalg.vector_norm(together)
-    return [norm.to(tensor.device) for tensor in tensors]
-
-
-def elsewhere(chain: Chain) -> bool:
-    """Whether a chain evaluates at another point than it trains at."""
-    return any(
-        rule.evaluated is not Rule.evaluated or rule.position is not Rule.position for rule in chain
-    )
 
 
 def descending(grad: Tensor, maximize: bool) -> Tensor:

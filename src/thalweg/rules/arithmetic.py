@@ -6,14 +6,18 @@ where PyTorch's gives 0: a divergence must not be hidden by a clip.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextvars import ContextVar
 from numbers import Real
 from typing import overload
 
 import torch
 from torch import Tensor
 
+from thalweg.arguments import require_known
+from thalweg.errors import UserError
 from thalweg.rules import space
-from thalweg.rules.primitives import PRIMITIVES
+from thalweg.rules.primitives import PRIMITIVES, SCOPES, SUMS
 from thalweg.rules.row import Value
 from thalweg.rules.space import Space
 
@@ -93,6 +97,54 @@ def number(word: Value) -> Value:
 def place(x: Value) -> Value:
     """The place of each element in its tensor, from 0, as a word."""
     return applied("place", x)
+
+
+def dot(x: Value, y: Value, over: str) -> Value:
+    """The sum of the products of two tensors' elements, computed in float64.
+
+    It is a number, as are all sums here. over: "tensor", the parameter that the rule steps, all of
+    it where it lies in several processes; or "model", all parameters that step at once.
+    """
+    return summed("dot", over, x, y)
+
+
+def norm(x: Value, over: str) -> Value:
+    """The Euclidean norm over a tensor or the model; see `dot`."""
+    return sqrt(dot(x, x, over))
+
+
+def mean(x: Value, over: str) -> Value:
+    """The mean of the elements of a tensor or the model; see `dot`."""
+    return summed("total", over, x) / summed("count", over, x)
+
+
+def largest(x: Value, over: str) -> Value:
+    """The largest element of a tensor or the model, not-a-number where there is one; see `dot`."""
+    return summed("largest", over, x)
+
+
+def only_in_a_step(name: str, over: str, part: Tensor) -> Tensor:  # noqa: ARG001
+    raise UserError(
+        "norm, dot, mean and largest are known while a step is taken, in a rule's update; what is"
+        " evaluated must keep them in a state."
+    )
+
+
+asking: ContextVar[Callable[[str, str, Tensor], Tensor]] = ContextVar(
+    "asking", default=only_in_a_step
+)
+"""Who gives a sum over a tensor or the model, from its name, its scope and the part of it here."""
+
+
+def summed(name: str, over: str, *arguments: Value) -> Value:
+    """A sum over all elements of a tensor or of the model."""
+    require_known("over", over, SCOPES)
+    first = arguments[0]
+    if isinstance(first, Tensor):
+        return asking.get()(name, over, SUMS[name].torch(*arguments))
+    if isinstance(first, Real):
+        raise UserError(f"a sum goes over the elements of a tensor, not over {first}.")
+    return first.summed(name, over, *arguments)
 
 
 def applied(name: str, *arguments: Value) -> Value:

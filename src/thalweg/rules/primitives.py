@@ -11,11 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 LARGEST = 0xFFFFFFFF
 """Of the words, which are whole numbers of 32 bits in an int64."""
+
+SCOPES = ("tensor", "model")
+"""What a sum goes over: one tensor, or all that a model has."""
 
 Kind = Literal["real", "word"]
 
@@ -134,4 +138,51 @@ PRIMITIVES = {
         gives="real",
     ),
     "place": Primitive(place, "start + i", "place", gives="word"),
+}
+
+
+@dataclass(frozen=True)
+class Sum:
+    """What makes one number, in float64, of all elements of a tensor or of a model.
+
+    torch: it of tensors. numba: what each element does to `{0}`. triton: what it is of a tile.
+    fold: puts two parts together. start: it of nothing. helper: what Triton's text calls.
+    """
+
+    torch: Callable[..., Tensor]
+    numba: str
+    triton: str
+    fold: np.ufunc = np.add
+    start: float = 0.0
+    helper: str = ""
+
+
+def largest(x: Tensor) -> Tensor:
+    return x.double().amax() if x.numel() else x.new_tensor(-torch.inf, dtype=torch.float64)
+
+
+SUMS = {
+    "dot": Sum(
+        lambda x, y: (x.double() * y).sum(),
+        "{0} += np.float64({1}) * np.float64({2})",
+        "tl.sum(tl.where(inside, ({0} * one) * ({1} * one), 0.0))",
+    ),
+    "total": Sum(
+        lambda x: x.sum(dtype=torch.float64),
+        "{0} += np.float64({1})",
+        "tl.sum(tl.where(inside, {0} * one, 0.0))",
+    ),
+    "count": Sum(
+        lambda x: x.new_tensor(x.numel(), dtype=torch.float64),
+        "{0} += 1.0",
+        "tl.sum(tl.where(inside, one, 0.0))",
+    ),
+    "largest": Sum(
+        largest,
+        "{0} = {1} if {1} > {0} or {1} != {1} else {0}",
+        'tl.reduce(tl.where(inside, {0} * one, -float("inf")), 0, larger)',
+        fold=np.maximum,
+        start=-np.inf,
+        helper=LARGER,
+    ),
 }

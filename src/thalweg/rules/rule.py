@@ -131,11 +131,6 @@ class Next(Declared):
     hyper: str
 
 
-@dataclass(frozen=True)
-class Norm(Declared):
-    """The Euclidean norm of what the rule is given, over the whole model of a member."""
-
-
 class Rule:
     """The arithmetic of one idea. See the module's docstring.
 
@@ -150,7 +145,6 @@ class Rule:
     states: ClassVar[Mapping[str, State]] = {}
     row_states: ClassVar[Mapping[str, RowState]] = {}
     coming: ClassVar[Mapping[str, Next]] = {}
-    norms: ClassVar[Mapping[str, Norm]] = {}
     place: ClassVar[Place] = "anywhere"
 
     t: int
@@ -165,7 +159,7 @@ class Rule:
             if isinstance(kind, Declared)
         }
         kinds = {"hypers": Hyper, "options": Option, "states": State}
-        kinds |= {"row_states": RowState, "coming": Next, "norms": Norm}
+        kinds |= {"row_states": RowState, "coming": Next}
         for plural, kind in kinds.items():
             setattr(cls, plural, {n: d for n, d in declared.items() if isinstance(d, kind)})
 

@@ -1,0 +1,39 @@
+"""Which compiler's kernel steps tensors of a kind."""
+
+from __future__ import annotations
+
+import torch
+
+from thalweg.fuse.kernel import Kernel, Table, kernel_of
+from thalweg.fuse.triton_kernel import TritonKernel, TritonTable, runs_on, triton_kernel_of
+from thalweg.rules.rule import Rule
+
+AnyKernel = Kernel | TritonKernel
+AnyTable = Table | TritonTable
+
+
+def kernel_on(
+    device: torch.device,
+    chain: tuple[type[Rule], ...],
+    dtype: torch.dtype,
+    maximize: bool = False,
+    backend: str = "auto",
+) -> AnyKernel | None:
+    """The kernel of a chain on a device; none where eager arithmetic has to step.
+
+    backend: the one compiler that may make it, or "auto".
+    """
+    if nothing_is_compiled():
+        return None
+    if device.type == "cpu" and backend in ("auto", "numba"):
+        return kernel_of(chain, dtype, maximize)
+    if runs_on(device) and backend in ("auto", "triton"):
+        return triton_kernel_of(chain, dtype, maximize, device)
+    return None
+
+
+def nothing_is_compiled() -> bool:
+    """Whether NUMBA_DISABLE_JIT is set: Numba would run compiled code's text as Python's."""
+    from numba import config  # it takes its time to be imported
+
+    return bool(config.DISABLE_JIT)  # type: ignore[attr-defined]
