@@ -129,6 +129,15 @@ def places_of(chain: tuple[type[Rule], ...], dtype: torch.dtype) -> tuple[Place,
     return tuple(found[place] for place in program.asked)
 
 
+def goes_by_shards(chain: tuple[type[Rule], ...]) -> bool:
+    """Whether each part of a tensor is stepped alike, whatever the other parts hold.
+
+    So it is where a chain can be traced, but for its averages: some keep several copies.
+    """
+    front = tuple(rule for rule in chain if rule.place != "last")
+    return places_of(front, torch.float32) is not None
+
+
 def eagerly(chain: tuple[type[Rule], ...], cells: Sequence[Cell]) -> Part:
     """Takes every cell through the chain; `param` and `states` are then those after the step.
 

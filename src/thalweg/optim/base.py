@@ -32,6 +32,7 @@ from thalweg.optim.settings import (
     resumed,
 )
 from thalweg.optim.sharded import (
+    check_by_shards,
     check_gathered,
     check_summable,
     is_sharded,
@@ -196,6 +197,7 @@ class RuleOptimizer(UntracedOptimizer):
     def standing_by(self, chain: Chain) -> tuple[list[Tensor], Part]:
         """Takes part in the sums of a step for which this process has no gradient."""
         model = self.parameters()
+        check_by_shards(model, chain)
         index = [self.chain(group) for group in self.param_groups].index(chain)
         nothing = local(model[0]).new_empty(0) if model else torch.empty(0)
         values = self.values(index) | {"t": 1, "dtype": nothing.dtype}
@@ -220,14 +222,13 @@ class RuleOptimizer(UntracedOptimizer):
                 "`fused=True` requires all the params to be floating point Tensors with numbers in"
                 " them; move the model from the device meta by its to_empty()."
             )
-        return [
-            (
-                chain,
-                [left[place][0] for place in some],
-                self.eagerly(chain, [left[i] for i in some]),
-            )
-            for chain, some in by_chain(self, left).items()
-        ]
+        parts = []
+        for chain, some in by_chain(self, left).items():
+            mine = [left[i] for i in some]
+            own = [param for param, _, _ in mine]
+            check_by_shards(own, chain)
+            parts.append((chain, own, self.eagerly(chain, mine)))
+        return parts
 
     def eagerly(self, chain: Chain, params: Sequence[ParamWithGrad]) -> Part:
         """Steps parameters by their chain's arithmetic on whole tensors."""

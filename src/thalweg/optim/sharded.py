@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import UserError
-from thalweg.fuse.passes import Kinds, over_model
+from thalweg.fuse.passes import Kinds, goes_by_shards, over_model
 from thalweg.rules.primitives import SUMS
+from thalweg.rules.rule import Rule
 
 
 def is_sharded(x: Tensor) -> bool:
@@ -104,6 +105,17 @@ def check_summable(params: Iterable[Tensor]) -> None:
             " are, so no rule can have a norm over the whole model or a whole parameter: shard the"
             " model with fully_shard, or leave clip_norm out and call the model's own"
             " clip_grad_norm_ before each step."
+        )
+
+
+def check_by_shards(params: Iterable[Tensor], chain: tuple[type[Rule], ...]) -> None:
+    """UserError for a chain that may look at whole parameters, where each process has a part."""
+    if any(map(is_sharded, params)) and not goes_by_shards(chain):
+        raise UserError(
+            f"{', '.join(rule.__name__ for rule in chain)} may need whole parameters, of which each"
+            " process has a part: it cannot be traced. Write its rules in arithmetic and with"
+            ' functions such as norm(g, over="tensor"), without decisions of Python\'s own on'
+            " numbers, or do not shard the model."
         )
 
 

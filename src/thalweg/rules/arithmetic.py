@@ -1,4 +1,4 @@
-"""The functions that rules use, on floats, rows and tensors alike; `abs` is Python's own.
+"""The functions that rules use, on floats and tensors alike; `abs` is Python's own.
 
 `minimum`, `maximum` and `clamp` let a not-a-number through, as PyTorch's do, and `sign` does too,
 where PyTorch's gives 0: a divergence must not be hidden by a clip.
