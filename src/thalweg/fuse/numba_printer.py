@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from thalweg.fuse.printing import Layout, Names, indented, layout
+from thalweg.fuse.printing import Layout, Names, Pass, indented, layout, passes
 from thalweg.fuse.program import Operation, Program
 from thalweg.rules.primitives import PRIMITIVES, SUMS
 
@@ -74,11 +73,7 @@ def printed(program: Program, dtype: str, title: str) -> str:
     parts.append(NUMBERS)
     parts += [BFLOAT16] if half else []
     parts.append(row_function(program, plan))
-    parts += [
-        sum_function(program, plan, dtype, number, sums)
-        for number, sums in enumerate(plan.passes, 1)
-    ]
-    parts.append(tile_function(program, plan, dtype))
+    parts += [tile_function(program, plan, dtype, each) for each in passes(program, plan)]
     return "\n\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
@@ -109,72 +104,39 @@ def row_function(program: Program, plan: Layout) -> str:
     )
 
 
-def tile_function(program: Program, plan: Layout, dtype: str) -> str:
-    """The last pass over elements: the step itself."""
+def tile_function(program: Program, plan: Layout, dtype: str, each: Pass) -> str:
+    """A pass over elements: the sums that the others need, or the step itself."""
     names = NumbaNames(program, real=True)
-    wanted = [program.results[label] for label in plan.written]
-    tensors = [Array(label, i, dtype) for i, label in enumerate(plan.tensors)]
-    results = {label: names.of(program.results[label]) for label in plan.written}
-    stores = [tensor.store(results[tensor.label]) for tensor in tensors if tensor.label in results]
-    body = [*openings(program, plan, names, tensors, wanted), *loop(names, tensors, wanted, stores)]
-    return over_tiles("tiles", "", body)
-
-
-def sum_function(
-    program: Program, plan: Layout, dtype: str, number: int, sums: Sequence[int]
-) -> str:
-    """A pass in front of it: the sums of each tile."""
-    names = NumbaNames(program, real=True)
-    operations = [program.operations[place] for place in sums]
-    wanted = [place for one in operations for place in one.arguments]
-    needed = program.needed(wanted, "element")
-    arrays = [Array(label, i, dtype) for i, label in enumerate(plan.tensors)]
-    tensors = [array for array in arrays if program.inputs[array.label] in needed]
-    added = [
+    arrays = [Array(label, plan.column(label), dtype) for label in each.tensors]
+    kind_of = {"real": "real", "word": "np.int64"}
+    ends = [
         SUMS[one.name].numba.format(f"sum_{i}", *map(names.of, one.arguments))
-        for i, one in enumerate(operations)
+        for i, one in enumerate(each.sums)
+    ] or [
+        array.store(names.of(program.results[array.label]))
+        for array in arrays
+        if array.label in plan.written
     ]
     body = [
-        *openings(program, plan, names, tensors, wanted),
-        *(f"sum_{i} = {SUMS[one.name].start}" for i, one in enumerate(operations)),
-        *loop(names, tensors, wanted, added),
-        *(f"sums[tile, {i}] = sum_{i}" for i in range(len(sums))),
-    ]
-    return over_tiles(f"sums_{number}", "sums, ", body)
-
-
-def openings(
-    program: Program, plan: Layout, names: NumbaNames, tensors: Sequence[Array], wanted: list[int]
-) -> list[str]:
-    """The lines in front of a tile's loop: its tensors, and the row's numbers that it needs."""
-    kind_of = {"real": "real", "word": "np.int64"}
-    needed = program.needed(wanted, "element")
-    return [
         "k, start, n = tensor_of[tile], starts[tile], lengths[tile]",
-        *(tensor.opening() for tensor in tensors),
+        *(array.opening() for array in arrays),
         *(
             f"{names.of(place)} = {kind_of[program.operations[place].kind]}(scalars[k, {i}])"
-            for i, place in enumerate(plan.scalars)
-            if place in needed
+            for place, i in each.scalars.items()
         ),
+        *(f"sum_{i} = {SUMS[one.name].start}" for i, one in enumerate(each.sums)),
+        "for i in range(n):",
+        *indented(array.load(names.input(array.label)) for array in arrays),
+        *indented([*names.lines(each.wanted), *ends]),
+        *(f"sums[tile, {i}] = sum_{i}" for i in range(len(each.sums))),
     ]
-
-
-def loop(
-    names: NumbaNames, tensors: Sequence[Array], wanted: list[int], ends: list[str]
-) -> list[str]:
-    loads = [tensor.load(names.input(tensor.label)) for tensor in tensors]
-    return ["for i in range(n):", *indented([*loads, *names.lines(wanted), *ends])]
-
-
-def over_tiles(name: str, sums: str, body: list[str]) -> str:
-    """A function that does the same for each tile."""
+    sums = "sums, " if each.sums else ""
     # A sum in strict order would take one element at a time.
-    order = ', fastmath={"reassoc", "nsz"}' if sums else ""
+    order = ', fastmath={"reassoc", "nsz"}' if each.sums else ""
     return "\n".join(
         [
             f'@numba.njit(nogil=True, error_model="numpy"{order})',
-            f"def {name}(tensors, tensor_of, starts, lengths, scalars, {sums}first, last):",
+            f"def {each.name}(tensors, tensor_of, starts, lengths, scalars, {sums}first, last):",
             *indented(["for tile in range(first, last):"]),
             *indented(body, 2),
         ]

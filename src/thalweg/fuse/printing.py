@@ -78,6 +78,36 @@ def layout(program: Program) -> Layout:
     )
 
 
+@dataclass(frozen=True)
+class Pass:
+    """A pass over elements.
+
+    name: of its function. sums: the operations whose sums it takes; none in the last pass, which
+    writes. wanted: the places of what it computes. tensors: those that it reads or writes.
+    scalars: the row's numbers that it needs, with their columns.
+    """
+
+    name: str
+    sums: list[Operation]
+    wanted: list[int]
+    tensors: list[str]
+    scalars: dict[int, int]
+
+
+def passes(program: Program, plan: Layout) -> list[Pass]:
+    """All passes of a step, in order."""
+    found = []
+    for number, places in enumerate((*plan.passes, ()), 1):
+        sums = [program.operations[place] for place in places]
+        wanted = [place for one in sums for place in one.arguments]
+        wanted = wanted or [program.results[label] for label in plan.written]
+        needed = program.needed(wanted, "element")
+        tensors = [each for each in plan.tensors if not sums or program.inputs[each] in needed]
+        scalars = {place: i for i, place in enumerate(plan.scalars) if place in needed}
+        found.append(Pass(f"sums_{number}" if sums else "tiles", sums, wanted, tensors, scalars))
+    return found
+
+
 def kind(operation: Operation) -> tuple[str, str]:
     return operation.name, operation.label
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from thalweg.fuse.printing import Layout, Names, indented, layout
+from thalweg.fuse.printing import Layout, Names, Pass, indented, layout, passes
 from thalweg.fuse.program import Operation, Program
 from thalweg.rules.primitives import PRIMITIVES, SUMS
 
@@ -69,11 +69,7 @@ def printed(program: Program, dtype: str, title: str) -> str:
     parts += [NARROWED] if dtype == "bfloat16" else []
     parts.append(row_function(program, plan))
     parts += [FOLDS[name] for name in dict.fromkeys(each.fold.__name__ for each in summed)]
-    parts += [
-        tile_function(program, plan, dtype, number, sums)
-        for number, sums in enumerate(plan.passes, 1)
-    ]
-    parts.append(tile_function(program, plan, dtype))
+    parts += [tile_function(program, plan, dtype, each) for each in passes(program, plan)]
     return "\n\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
@@ -115,17 +111,11 @@ def row_function(program: Program, plan: Layout) -> str:
     )
 
 
-def tile_function(
-    program: Program, plan: Layout, dtype: str, number: int = 0, sums: Sequence[int] = ()
-) -> str:
+def tile_function(program: Program, plan: Layout, dtype: str, each: Pass) -> str:
     """A pass over elements: the sums that the others need, or the step itself."""
     real = "float32" if dtype == "bfloat16" else dtype
     names = TritonNames(program, real, real=True)
-    operations = [program.operations[place] for place in sums]
-    wanted = [place for one in operations for place in one.arguments]
-    wanted = wanted or [program.results[label] for label in plan.written]
-    needed = set(program.needed(wanted, "element"))
-    tensors = [label for label in plan.tensors if not sums or program.inputs[label] in needed]
+    kind_of = {"real": real, "word": "int64"}
     half = {"param", "grad"} if dtype == "bfloat16" else set()
     body = [
         "tile = tl.program_id(0)",
@@ -136,43 +126,36 @@ def tile_function(
         *(
             f"{names.input(label)}_ptr = {address(plan, label)}"
             f".to(tl.pointer_type(tl.{'bfloat16' if label in half else real})) + place"
-            for label in tensors
+            for label in each.tensors
         ),
-        *scalar_lines(program, plan, names, needed),
+        *(
+            f"{names.of(place)} = tl.load(scalars_ptr + tensor * {len(plan.scalars)} + {i})"
+            f".to(tl.{kind_of[program.operations[place].kind]})"
+            for place, i in each.scalars.items()
+        ),
         *(
             f"{names.input(label)} = tl.load({names.input(label)}_ptr, inside)"
             f"{'.to(tl.float32)' if label in half else ''}"
-            for label in tensors
+            for label in each.tensors
         ),
-        *names.lines(wanted),
+        *names.lines(each.wanted),
     ]
     pointers = ["tensors", "tensor_of", "starts", "lengths", "scalars"]
-    if sums:
+    if each.sums:
         body += ["one = tl.full((), 1, tl.float64)", "tiles = tl.num_programs(0)"]
-        for i, one in enumerate(operations):
+        for i, one in enumerate(each.sums):
             text = SUMS[one.name].triton.format(*map(names.of, one.arguments))
             body.append(f"tl.store(of_tiles_ptr + {i} * tiles + tile, {text})")
-        return function(f"sums_{number}", [*pointers, "of_tiles"], "BLOCK", body)
-    for label, place in zip(plan.written, wanted, strict=True):
+        return function(each.name, [*pointers, "of_tiles"], "BLOCK", body)
+    for label, place in zip(plan.written, each.wanted, strict=True):
         result = f"narrowed({names.of(place)})" if label in half else names.of(place)
         body.append(f"tl.store({names.input(label)}_ptr, {result}, inside)")
-    return function("tiles", pointers, "BLOCK", body)
+    return function(each.name, pointers, "BLOCK", body)
 
 
 def address(plan: Layout, label: str) -> str:
     """The expression of a tensor's address."""
     return f"tl.load(tensors_ptr + tensor * {len(plan.columns)} + {plan.column(label)})"
-
-
-def scalar_lines(program: Program, plan: Layout, names: TritonNames, needed: set[int]) -> list[str]:
-    """The lines that load the row's numbers that the elements need."""
-    kind_of = {"real": names.kind, "word": "int64"}
-    return [
-        f"{names.of(place)} = tl.load(scalars_ptr + tensor * {len(plan.scalars)} + {i})"
-        f".to(tl.{kind_of[program.operations[place].kind]})"
-        for i, place in enumerate(plan.scalars)
-        if place in needed
-    ]
 
 
 class TritonNames(Names):
