@@ -299,6 +299,15 @@ class Alternating(Rule):
         return -self.lr * g * size
 
 
+class Sometimes(Rule):
+    """It asks for a sum of a matrix only."""
+
+    lr = Hyper(0.1)
+
+    def update(self, g: Any) -> Any:
+        return -self.lr * g * (norm(g, over="model") if len(g.shape) > 1 else 1.0)
+
+
 class Elsewhere(Rule):
     lr = Hyper(0.1)
 
@@ -324,6 +333,7 @@ class WhenEvaluated(rules.SGD):
     [
         (InPlace(), "a rule changes a tensor in place before it asks for a sum"),
         (Alternating(), "a rule asks for other sums of one tensor than of another"),
+        (Sometimes(), "a rule asks for other sums of one tensor than of another"),
         (Elsewhere(), "no over is called models; did you mean model?"),
         (OfANumber(), "a sum goes over the elements of a tensor, not over 0.1."),
         (WhenEvaluated(), "norm, dot, mean and largest are known while a step is taken"),

@@ -114,7 +114,7 @@ class Table:
             of_tiles = np.empty((len(self.tiles[0]), len(kinds)))
             self.share(getattr(module, name), pointers, scalars, of_tiles)
             whole = yield Sums(kinds, torch.from_numpy(self.by_tensor(kinds, of_tiles)))
-            sums[:, known : known + len(kinds)] = whole.numpy()
+            sums[:, known : known + len(kinds)] = whole.cpu().numpy()
             known += len(kinds)
         module.rows(*row_numbers, True)
         self.share(module.tiles, pointers, scalars)

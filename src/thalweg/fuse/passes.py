@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from functools import cache
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -20,6 +21,7 @@ from thalweg.fuse import eager
 from thalweg.fuse.eager import Cell
 from thalweg.fuse.trace import trace
 from thalweg.rules.arithmetic import asking
+from thalweg.rules.primitives import SUMS
 from thalweg.rules.rule import Rule
 
 Kinds = tuple[tuple[str, str], ...]
@@ -41,18 +43,22 @@ Whole = Callable[[Kinds, Tensor], Tensor]
 
 def over_model(kinds: Kinds, parts: Float64[Tensor, "t ... s"]) -> Float64[Tensor, "t ... s"]:
     """The sums over a model of which all tensors, and all of each, are here."""
-    columns = [
-        folded(name, each).expand_as(each) if over == "model" else each
-        for (name, over), each in zip(kinds, parts.unbind(-1), strict=True)
-    ]
-    return torch.stack(columns, -1)
+    found = parts.clone()
+    # NumPy calls are quicker than PyTorch's, which counts where tensors are few and small.
+    numbers = found.numpy() if found.device.type == "cpu" else found
+    with np.errstate(all="ignore"):  # what is not a number comes through
+        for i, (name, over) in enumerate(kinds):
+            if over == "model":
+                numbers[..., i] = folded(name, numbers[..., i])
+    return found
 
 
-def folded(name: str, parts: Float64[Tensor, "t ..."]) -> Float64[Tensor, ...]:
-    if name == "largest":
-        return parts.amax(0)
-    # One after the other, a member's sum has the same bits whatever other members are beside it.
-    return parts.sum(0) if parts.is_cuda else parts.cumsum(0)[-1]
+def folded(name: str, parts: Any) -> Any:
+    """One sum of the parts in the rows of an array or a tensor."""
+    if isinstance(parts, Tensor):
+        return parts.amax(0) if name == "largest" else parts.sum(0)
+    # One after the other: a member's sum has the same bits whatever other members are beside it.
+    return SUMS[name].fold.accumulate(parts, 0)[-1]
 
 
 def together(parts: Sequence[Part], whole: Whole = over_model) -> None:
@@ -62,7 +68,7 @@ def together(parts: Sequence[Part], whole: Whole = over_model) -> None:
         kinds = agreed([sums.kinds if sums else () for sums in asked])
         sums = [each.parts for each in asked if each]
         found = whole(kinds, torch.cat([each.to(sums[0].device) for each in sums]))
-        shares = torch.split(found, [len(each) for each in sums])
+        shares = found.split_with_sizes([len(each) for each in sums])
         asked = [sent(part, share) for part, share in zip(parts, shares, strict=True)]
 
 
@@ -147,13 +153,13 @@ def eagerly(chain: tuple[type[Rule], ...], cells: Sequence[Cell]) -> Part:
     for number in count(1):
         runs = [run(chain, *each) for each in zip(cells, known, strict=True)]
         asked, ends = zip(*runs, strict=True)
-        places = sorted(place for place in asked[0].parts if place[0] == number)
+        places = sorted({place for each in asked for place in each.parts if place[0] == number})
         kinds = agreed([each.kinds_at(places) for each in asked])
         if not places:
             break
-        first = asked[0].parts[places[0]].device
-        parts = [torch.stack([each.parts[p].to(first) for p in places]) for each in asked]
-        found = yield Sums(kinds, torch.stack(parts))
+        device = asked[0].parts[places[0]].device
+        parts = [torch.stack([each.parts[place] for place in places]) for each in asked]
+        found = yield Sums(kinds, torch.stack([part.to(device) for part in parts]))
         for own, row in zip(known, found, strict=True):
             own.update(zip(places, row, strict=True))
     for cell, end in zip(cells, ends, strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, overload
@@ -16,7 +16,7 @@ from thalweg.arguments import require_flag, short, word
 from thalweg.errors import UserError
 from thalweg.fuse import eager
 from thalweg.fuse.eager import Cell
-from thalweg.fuse.passes import Part, eagerly, places_of, together
+from thalweg.fuse.passes import Part, Whole, eagerly, over_model, places_of, together
 from thalweg.optim.fused import ChainPart, Fusing, Group, ParamWithGrad, by_chain, kernel_for
 from thalweg.optim.loading import A_STATE, copied, dictionary, fitted
 from thalweg.optim.settings import (
@@ -35,7 +35,7 @@ from thalweg.optim.sharded import (
     check_by_shards,
     check_gathered,
     check_summable,
-    is_sharded,
+    is_in_parts,
     local,
     local_gradient,
     over_parts,
@@ -140,7 +140,8 @@ class RuleOptimizer(UntracedOptimizer):
             return loss
         unscale(self, params)
         if self.backend == "eager":
-            self.step_in_passes(self.eager_parts(params, range(len(params))))
+            parted = is_in_parts(self.parameters(), self.zero)
+            self.step_in_passes(self.eager_parts(params), parted)
         else:
             self.fusing.step(self, params)
         for group in self.param_groups:
@@ -180,19 +181,20 @@ class RuleOptimizer(UntracedOptimizer):
         return "\n\n".join(kernel.source for kernel in kernels if kernel)
 
     @torch.no_grad()
-    def step_in_passes(self, parts: Sequence[ChainPart]) -> None:
-        """Steps all parts of each chain side by side; its sums are over all of them."""
+    def step_in_passes(self, parts: Sequence[ChainPart], parted: bool) -> None:
+        """Steps all parts of each chain side by side; its sums are over all of them.
+
+        parted: whether other processes have parts of the model.
+        """
         for chain in self.chains():
             mine = [(params, part) for each, params, part in parts if each == chain]
-            if not mine and self.is_in_processes() and places_of(chain, torch.float32) != ():
+            if parted and not mine and places_of(chain, torch.float32) != ():
                 mine = [self.standing_by(chain)]
-            params = [param for some, _ in mine for param in some]
-            whole = partial(over_parts, params, self.parameters(), self.zero)
+            whole: Whole = over_model
+            if parted:
+                params = [param for some, _ in mine for param in some]
+                whole = partial(over_parts, params, self.parameters(), self.zero)
             together([part for _, part in mine], whole)
-
-    def is_in_processes(self) -> bool:
-        """Whether other processes have parts of the model."""
-        return self.zero is not None or any(map(is_sharded, self.parameters()))
 
     def standing_by(self, chain: Chain) -> tuple[list[Tensor], Part]:
         """Takes part in the sums of a step for which this process has no gradient."""
@@ -208,23 +210,20 @@ class RuleOptimizer(UntracedOptimizer):
         cell = Cell(working(nothing), working(nothing), values, states)
         return model[:1], eagerly(chain, [cell])
 
-    def eager_parts(
-        self, params: Sequence[ParamWithGrad], places: Iterable[int]
-    ) -> list[ChainPart]:
-        """Those of the parameters that no kernel steps, by their places.
+    def eager_parts(self, params: Sequence[ParamWithGrad]) -> list[ChainPart]:
+        """Who steps parameters that no kernel steps.
 
         Those on the device meta have no numbers: RuntimeError where their group is `fused`, as in
         PyTorch.
         """
-        left = [params[place] for place in places]
-        if any(param.is_meta and self.param_groups[i].get("fused") for param, _, i in left):
+        if any(param.is_meta and self.param_groups[i].get("fused") for param, _, i in params):
             raise RuntimeError(
                 "`fused=True` requires all the params to be floating point Tensors with numbers in"
                 " them; move the model from the device meta by its to_empty()."
             )
         parts = []
-        for chain, some in by_chain(self, left).items():
-            mine = [left[i] for i in some]
+        for chain, some in by_chain(self, params).items():
+            mine = [params[place] for place in some]
             own = [param for param, _, _ in mine]
             check_by_shards(own, chain)
             parts.append((chain, own, self.eagerly(chain, mine)))

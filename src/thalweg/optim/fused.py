@@ -24,10 +24,10 @@ from thalweg.errors import UserError
 from thalweg.fuse.choice import AnyKernel, kernel_on
 from thalweg.fuse.kernel import labelled
 from thalweg.fuse.look import Look, asked
-from thalweg.fuse.passes import Part
+from thalweg.fuse.passes import Part, places_of, together
 from thalweg.fuse.triton_kernel import TritonKernel
 from thalweg.optim.settings import is_plain
-from thalweg.optim.sharded import is_sharded, local
+from thalweg.optim.sharded import is_in_parts, is_sharded, local
 from thalweg.optim.state import CPU, Chain, complete
 
 if TYPE_CHECKING:
@@ -162,6 +162,7 @@ class Fusing:
         self.groups: tuple[int, ...] = ()
         self.owners: list[Tensor] = []
         self.left: list[int] = []
+        self.summing = self.parted = False
         self.lone: list[int] = []
         self.parts: list[Fused] = []
 
@@ -177,8 +178,13 @@ class Fusing:
                 looks = [(part, part.look(gradients, kept)) for part in self.parts]
             for part, _ in looks:
                 part.renew(optimizer, changed)
-            parts = [(part.kernel.chain, part.params, part.step(look)) for part, look in looks]
-            optimizer.step_in_passes([*parts, *optimizer.eager_parts(params, self.left)])
+            if self.left or self.summing:
+                parts = [(part.kernel.chain, part.params, part.step(look)) for part, look in looks]
+                if self.left:
+                    parts += optimizer.eager_parts([params[place] for place in self.left])
+                optimizer.step_in_passes(parts, self.parted)
+            else:
+                together([part.step(look) for part, look in looks])
         except BaseException:
             self.forget()  # not all parts may know what has changed
             raise
@@ -217,6 +223,8 @@ class Fusing:
                 " storage was freed or made smaller."
             )
         self.parts, self.left = parts, left
+        self.summing = any(places_of(chain, torch.float32) for chain in optimizer.chains())
+        self.parted = is_in_parts(optimizer.parameters(), optimizer.zero)
         self.params = [param for param, _, _ in params]
         self.groups = tuple(index for _, _, index in params)
         self.owners = list(optimizer.state)

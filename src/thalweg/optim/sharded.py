@@ -83,13 +83,9 @@ def zero_above() -> Any:
     return weakref.proxy(frame.f_locals["self"]) if frame else None
 
 
-def in_parts(model: Sequence[Tensor], zero: Any) -> bool:
-    """Whether other processes have parts of a model of which these parameters are here.
-
-    UserError where no sum over them can be had.
-    """
-    check_summable(model)
-    return zero is not None or any(map(is_sharded, model))
+def is_in_parts(model: Sequence[Tensor], zero: Any) -> bool:
+    """Whether other processes have parts of a model of which these parameters are here."""
+    return zero is not None or flattened(model) or any(map(is_sharded, model))
 
 
 def flattened(params: Iterable[Tensor]) -> bool:
@@ -139,8 +135,7 @@ def over_parts(
     are added. model: all parameters that are here, sharded ones in an order that is the same
     everywhere: every process takes part, whatever it has gradients of.
     """
-    if not in_parts(model, zero):
-        return over_model(kinds, sums)
+    check_summable(model)
     if zero is not None:
         of_model = tuple((name, "model") for name, _ in kinds)
         here = over_model(of_model, sums)[:1]

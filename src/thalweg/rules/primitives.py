@@ -158,7 +158,7 @@ class Sum:
 
 
 def largest(x: Tensor) -> Tensor:
-    return x.double().amax() if x.numel() else x.new_tensor(-torch.inf, dtype=torch.float64)
+    return x.amax().double() if x.numel() else x.new_tensor(-torch.inf, dtype=torch.float64)
 
 
 SUMS = {
