@@ -11,7 +11,7 @@ from torch import Tensor
 
 from thalweg import recipes, rules
 from thalweg.errors import UserError
-from thalweg.fuse.kernel import kernel_of
+from thalweg.fuse.choice import kernel_on
 from thalweg.optim import Optimizer
 from thalweg.recipes import Recipe, chain
 from thalweg.rules.arithmetic import dot, largest, maximum, mean, norm, where
@@ -263,7 +263,8 @@ def test_a_not_a_number_comes_through_every_sum(backend: str) -> None:
 
 def test_sums_that_can_share_a_pass_do() -> None:
     def passes(*parts: Rule) -> list[list[tuple[str, str]]]:
-        kernel = kernel_of(tuple(type(rule) for rule in chain(*parts).rules), torch.float32, False)
+        kinds = tuple(type(rule) for rule in chain(*parts).rules)
+        kernel = kernel_on(CPU, kinds, torch.float32)
         assert kernel is not None
         return [list(kinds) for kinds in kernel.layout.kinds]
 
@@ -315,6 +316,16 @@ class Elsewhere(Rule):
         return -self.lr * g / norm(g, over="model" + "s")
 
 
+class Demanding(Rule):
+    """It fails in its own way on what stands for a tensor while it is traced."""
+
+    lr = Hyper(0.1)
+
+    def update(self, g: Any) -> Any:
+        assert isinstance(g, Tensor)
+        return -self.lr * g
+
+
 class OfANumber(Rule):
     lr = Hyper(0.1)
 
@@ -335,18 +346,30 @@ class WhenEvaluated(rules.SGD):
         (Alternating(), "a rule asks for other sums of one tensor than of another"),
         (Sometimes(), "a rule asks for other sums of one tensor than of another"),
         (Elsewhere(), "no over is called models; did you mean model?"),
-        (OfANumber(), "a sum goes over the elements of a tensor, not over 0.1."),
+        (OfANumber(), "a norm, dot, mean or largest goes over the elements of a tensor, not"),
         (WhenEvaluated(), "norm, dot, mean and largest are known while a step is taken"),
     ],
     ids=lambda part: type(part).__name__ if isinstance(part, Rule) else "",
 )
-def test_a_sum_that_cannot_be_had_gets_one_sentence(rule: Rule, sentence: str) -> None:
+@pytest.mark.parametrize("backend", ["auto", "eager"])
+def test_a_sum_that_cannot_be_had_gets_one_sentence(
+    rule: Rule, sentence: str, backend: str
+) -> None:
     params = [torch.ones(3, requires_grad=True), torch.ones(2, 2, requires_grad=True)]
     with pytest.raises(UserError) as raised:
-        optimizer = Optimizer(params, chain(rule), backend="eager")
+        optimizer = Optimizer(params, chain(rule), backend=backend)
         for param in params:
             param.grad = torch.ones_like(param)
         optimizer.step()
         with optimizer.evaluation():
             pass
     assert str(raised.value).startswith(sentence)
+
+
+@pytest.mark.filterwarnings("ignore:.*stepped eagerly")
+def test_a_rule_that_fails_on_what_is_no_tensor_is_stepped_eagerly() -> None:
+    param = torch.ones(3, requires_grad=True)
+    optimizer = Optimizer([param], chain(Demanding(lr=0.5)))
+    param.grad = torch.ones(3)
+    optimizer.step()
+    assert param.tolist() == [0.5] * 3

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import torch
 
-from thalweg.fuse.kernel import Kernel, Table, kernel_of
-from thalweg.fuse.triton_kernel import TritonKernel, TritonTable, runs_on, triton_kernel_of
+from thalweg.fuse.kernel import DTYPES, Kernel, Table
+from thalweg.fuse.passes import places_of
+from thalweg.fuse.triton_kernel import TritonKernel, TritonTable, runs_on
 from thalweg.rules.rule import Rule
 
 AnyKernel = Kernel | TritonKernel
@@ -19,17 +23,22 @@ def kernel_on(
     maximize: bool = False,
     backend: str = "auto",
 ) -> AnyKernel | None:
-    """The kernel of a chain on a device; none where eager arithmetic has to step.
+    """The kernel of a chain on a device, made once; none where eager arithmetic has to step.
 
     backend: the one compiler that may make it, or "auto".
     """
-    if nothing_is_compiled():
+    if dtype not in DTYPES or places_of(chain, dtype) is None or nothing_is_compiled():
         return None
     if device.type == "cpu" and backend in ("auto", "numba"):
-        return kernel_of(chain, dtype, maximize)
+        return made(Kernel, chain, dtype, maximize)
     if runs_on(device) and backend in ("auto", "triton"):
-        return triton_kernel_of(chain, dtype, maximize, device)
+        return made(TritonKernel, chain, dtype, maximize, device)
     return None
+
+
+@cache
+def made(kind: type[AnyKernel], *arguments: Any) -> AnyKernel:
+    return kind(*arguments)
 
 
 def nothing_is_compiled() -> bool:

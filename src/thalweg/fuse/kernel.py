@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
@@ -64,17 +63,6 @@ class Kernel:
 def title(chain: Sequence[type[Rule]]) -> str:
     """What a printed kernel says that it is."""
     return "The step of " + ", ".join(rule.__name__ for rule in chain) + "."
-
-
-@cache
-def kernel_of(chain: tuple[type[Rule], ...], dtype: torch.dtype, maximize: bool) -> Kernel | None:
-    """The kernel of a chain; none for one that cannot be traced, and for other types."""
-    if dtype not in DTYPES:
-        return None
-    try:
-        return Kernel(chain, dtype, maximize)
-    except TypeError:
-        return None
 
 
 class Table:

@@ -125,7 +125,9 @@ def places_of(chain: tuple[type[Rule], ...], dtype: torch.dtype) -> tuple[Place,
     """Those of the sums of a chain, as they are asked for; none where it cannot be traced."""
     try:
         program = trace(chain, dtype)
-    except TypeError:
+    except UserError:
+        raise
+    except Exception:  # a rule may fail in any way on what is neither a number nor a tensor
         return None
     found = {
         place: (number, column)

@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
+from thalweg.errors import UserError
 from thalweg.fuse import eager
 from thalweg.fuse.program import Level, Operation, Program
+from thalweg.rules.arithmetic import NO_ELEMENTS
 from thalweg.rules.primitives import PRIMITIVES, Kind
 from thalweg.rules.rule import Rule
 
@@ -21,6 +23,8 @@ class Symbol:
     def __init__(self, program: Program, place: int) -> None:
         self.program = program
         self.place = place
+
+    __hash__ = None  # type: ignore[assignment]
 
     @property
     def level(self) -> Level:
@@ -40,6 +44,8 @@ class Symbol:
 
     def summed(self, name: str, over: str, *arguments: Any) -> Symbol:
         """A number of the row, from all elements of a tensor or of a model."""
+        if self.level == "row":
+            raise UserError(NO_ELEMENTS)
         program = self.program
         places = tuple(
             x.place if isinstance(x, Symbol) else program.constant(x, "real") for x in arguments

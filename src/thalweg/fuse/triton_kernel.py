@@ -69,19 +69,6 @@ def installed() -> bool:
     return find_spec("triton") is not None
 
 
-@cache
-def triton_kernel_of(
-    chain: tuple[type[Rule], ...], dtype: torch.dtype, maximize: bool, device: torch.device
-) -> TritonKernel | None:
-    """The kernel of a chain; none for one that cannot be traced, and for other types."""
-    if dtype not in DTYPES:
-        return None
-    try:
-        return TritonKernel(chain, dtype, maximize, device)
-    except TypeError:
-        return None
-
-
 class TritonTable:
     """The tensors that a kernel steps, in tiles.
 

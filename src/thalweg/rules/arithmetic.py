@@ -21,6 +21,8 @@ from thalweg.rules.primitives import PRIMITIVES, SCOPES, SUMS
 from thalweg.rules.row import Value
 from thalweg.rules.space import Space
 
+NO_ELEMENTS = "a norm, dot, mean or largest goes over the elements of a tensor, not over a number."
+
 NUMBER = torch.empty(0, dtype=torch.float64)
 
 
@@ -143,7 +145,7 @@ def summed(name: str, over: str, *arguments: Value) -> Value:
     if isinstance(first, Tensor):
         return asking.get()(name, over, SUMS[name].torch(*arguments))
     if isinstance(first, Real):
-        raise UserError(f"a sum goes over the elements of a tensor, not over {first}.")
+        raise UserError(NO_ELEMENTS)
     return first.summed(name, over, *arguments)
 
 
