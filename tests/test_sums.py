@@ -213,25 +213,33 @@ def test_a_sum_goes_over_what_kernels_take_and_what_they_leave() -> None:
         assert_near(found, expected, "clip, lamb")
 
 
-def in_a_stack(recipe: Recipe, members: int, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+def in_a_stack(
+    recipe: Recipe, members: int, shapes: Sequence[tuple[int, ...]], device: torch.device = CPU
+) -> list[Tensor]:
     """Members that begin at other multiples of the same numbers, after their steps."""
     factors = [1.0 + k for k in range(members)]
-    params = {str(i): torch.stack([f * x for f in factors]) for i, x in enumerate(drawn(shapes, 0))}
+
+    def stacked(tensors: Doubles) -> dict[str, Tensor]:
+        held = [torch.stack([f * x for f in factors]).to(device) for x in tensors]
+        return {str(i): x for i, x in enumerate(held)}
+
+    params = stacked(drawn(shapes, 0))
     rows = Rows([recipe] * members, 0)
     for step, grads in enumerate(gradients(shapes)):
-        given = {str(i): torch.stack([f * x for f in factors]) for i, x in enumerate(grads)}
-        rows.step(params, given, step)
+        rows.step(params, stacked(grads), step)
     return list(params.values())
 
 
 @pytest.mark.filterwarnings("ignore:no kernel can be made")
 @pytest.mark.parametrize("name", CASES)
-def test_sums_in_a_stack_are_each_members_own(name: str) -> None:
+def test_sums_in_a_stack_are_each_members_own(
+    name: str, shapes: Sequence[tuple[int, ...]] = SHAPES, device: torch.device = CPU
+) -> None:
     recipe, formula = CASES[name]
-    found = in_a_stack(recipe, 3, SHAPES)
+    found = in_a_stack(recipe, 3, shapes, device)
     for k in range(3):
-        start = [(1.0 + k) * x for x in drawn(SHAPES, 0)]
-        steps = [[(1.0 + k) * x for x in grads] for grads in gradients(SHAPES)]
+        start = [(1.0 + k) * x for x in drawn(shapes, 0)]
+        steps = [[(1.0 + k) * x for x in grads] for grads in gradients(shapes)]
         for rows, expected in zip(found, formula(start, steps), strict=True):
             assert_near(rows[k], expected, f"{name}, member {k}")
 
@@ -313,7 +321,7 @@ class Elsewhere(Rule):
     lr = Hyper(0.1)
 
     def update(self, g: Any) -> Any:
-        return -self.lr * g / norm(g, over="model" + "s")
+        return -self.lr * g / norm(g, over="models")  # type: ignore[arg-type]
 
 
 class Demanding(Rule):
@@ -345,7 +353,7 @@ class WhenEvaluated(rules.SGD):
         (InPlace(), "a rule changes a tensor in place before it asks for a sum"),
         (Alternating(), "a rule asks for other sums of one tensor than of another"),
         (Sometimes(), "a rule asks for other sums of one tensor than of another"),
-        (Elsewhere(), "no over is called models; did you mean model?"),
+        (Elsewhere(), "no scope is called models; did you mean model?"),
         (OfANumber(), "a norm, dot, mean or largest goes over the elements of a tensor, not"),
         (WhenEvaluated(), "norm, dot, mean and largest are known while a step is taken"),
     ],

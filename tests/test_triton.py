@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,9 +20,11 @@ import test_arithmetic
 import test_sums
 from test_fuse import CHAINS, assert_close
 from thalweg import recipes, rules
-from thalweg.fuse.triton_kernel import BLOCK
+from thalweg.fuse.choice import kernel_on
+from thalweg.fuse.triton_kernel import BLOCK, TritonKernel
 from thalweg.optim import Optimizer
 from thalweg.recipes import Recipe
+from thalweg.stack import rows
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda", torch.cuda.current_device()) if GPU else torch.device("cpu")
@@ -141,6 +144,18 @@ TRACED = [name for name in test_sums.CASES if name not in test_sums.UNTRACED]
 @pytest.mark.parametrize("name", TRACED)
 def test_sums_are_those_of_the_formula(name: str, dtypes: tuple[torch.dtype, ...]) -> None:
     test_sums.test_sums_are_those_of_the_formula(name, dtypes, "triton", SHAPES, DEVICE)
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_sums_in_a_stack_are_each_members_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_triton(*asked: Any) -> Any:
+        kernels.append(kernel_on(*asked, backend="triton"))
+        return kernels[-1]
+
+    kernels: list[Any] = []
+    monkeypatch.setattr(rows, "kernel_on", of_triton)
+    test_sums.test_sums_in_a_stack_are_each_members_own(name, SHAPES, DEVICE)
+    assert {type(kernel) for kernel in kernels} == {TritonKernel}
 
 
 def test_late_and_moved_tensors_and_groups_with_rates_of_their_own() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import ContextVar
 from numbers import Real
-from typing import overload
+from typing import get_args, overload
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch import Tensor
 from thalweg.arguments import require_known
 from thalweg.errors import UserError
 from thalweg.rules import space
-from thalweg.rules.primitives import PRIMITIVES, SCOPES, SUMS
+from thalweg.rules.primitives import PRIMITIVES, SUMS, Scope
 from thalweg.rules.row import Value
 from thalweg.rules.space import Space
 
@@ -101,7 +101,7 @@ def place(x: Value) -> Value:
     return applied("place", x)
 
 
-def dot(x: Value, y: Value, over: str) -> Value:
+def dot(x: Value, y: Value, over: Scope) -> Value:
     """The sum of the products of two tensors' elements, computed in float64.
 
     It is a number, as are all sums here. over: "tensor", the parameter that the rule steps, all of
@@ -110,17 +110,17 @@ def dot(x: Value, y: Value, over: str) -> Value:
     return summed("dot", over, x, y)
 
 
-def norm(x: Value, over: str) -> Value:
+def norm(x: Value, over: Scope) -> Value:
     """The Euclidean norm over a tensor or the model; see `dot`."""
     return sqrt(dot(x, x, over))
 
 
-def mean(x: Value, over: str) -> Value:
+def mean(x: Value, over: Scope) -> Value:
     """The mean of the elements of a tensor or the model; see `dot`."""
     return summed("total", over, x) / summed("count", over, x)
 
 
-def largest(x: Value, over: str) -> Value:
+def largest(x: Value, over: Scope) -> Value:
     """The largest element of a tensor or the model, not-a-number where there is one; see `dot`."""
     return summed("largest", over, x)
 
@@ -138,9 +138,9 @@ asking: ContextVar[Callable[[str, str, Tensor], Tensor]] = ContextVar(
 """Who gives a sum over a tensor or the model, from its name, its scope and the part of it here."""
 
 
-def summed(name: str, over: str, *arguments: Value) -> Value:
+def summed(name: str, over: Scope, *arguments: Value) -> Value:
     """A sum over all elements of a tensor or of the model."""
-    require_known("over", over, SCOPES)
+    require_known("scope", over, get_args(Scope))
     first = arguments[0]
     if isinstance(first, Tensor):
         return asking.get()(name, over, SUMS[name].torch(*arguments))

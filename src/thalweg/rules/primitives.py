@@ -18,7 +18,7 @@ from torch import Tensor
 LARGEST = 0xFFFFFFFF
 """Of the words, which are whole numbers of 32 bits in an int64."""
 
-SCOPES = ("tensor", "model")
+Scope = Literal["tensor", "model"]
 """What a sum goes over: one tensor, or all that a model has."""
 
 Kind = Literal["real", "word"]
