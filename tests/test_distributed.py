@@ -225,6 +225,9 @@ class Unit(Rule):
 TWO_NORMS = chain(recipes.clip_norm(0.05), recipes.sgd(lr=0.5), Unit())
 """Each of them is a sum over all processes."""
 
+UNTRACED = chain(TWO_NORMS, recipes.tail_average(last=3))
+"""It has no kernel, and asks for one sum after the other."""
+
 
 def rows(seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
@@ -255,13 +258,14 @@ def by_hand(rank: int, _: Path) -> dict[str, Any]:
         found["all-reduces"].append(communication.get_total_counts())
         found[f"lone, {backend}"] = [lone.to_local().detach()]
 
-        lone = distribute_tensor(rows(0), mesh, [Shard(0)]).requires_grad_()
-        optimizer = Optimizer([lone], TWO_NORMS, backend=backend)
-        lone.grad = distribute_tensor(rows(1), mesh, [Shard(0)])
-        if rank == 1:
-            lone.grad = None
-        optimizer.step()
-        found[f"lone, two norms, {backend}"] = [lone.to_local().detach()]
+        for name, recipe in (("two norms", TWO_NORMS), ("untraced", UNTRACED)):
+            lone = distribute_tensor(rows(0), mesh, [Shard(0)]).requires_grad_()
+            optimizer = Optimizer([lone], recipe, backend=backend)
+            lone.grad = distribute_tensor(rows(1), mesh, [Shard(0)])
+            if rank == 1:
+                lone.grad = None
+            optimizer.step()
+            found[f"lone, {name}, {backend}"] = [lone.to_local().detach()]
 
         # Two passes, and a divergence in one process that the largest number must not hide.
         spread = distribute_tensor(rows(0), mesh, [Shard(0)]).requires_grad_()
@@ -316,10 +320,12 @@ def test_gradients_that_lie_otherwise_or_nowhere(tmp_path: Path) -> None:
     # A chunk of three rows in two has two of them.
     lone = stepped(rows(0)[:2], rows(1)[:2])
     twice = stepped(rows(0)[:2], rows(1)[:2], TWO_NORMS)
+    untraced = stepped(rows(0)[:2], rows(1)[:2], UNTRACED)
     everywhere = stepped(rows(0), rows(1))
     for backend in ("numba", "eager"):
         assert_same(found[f"lone, {backend}"], lone, f"lone, {backend}")
         assert_same(found[f"lone, two norms, {backend}"], twice, f"lone, two norms, {backend}")
+        assert_same(found[f"lone, untraced, {backend}"], untraced, f"lone, untraced, {backend}")
         for case in (f"whole gradients, {backend}", f"parts of gradients, {backend}"):
             assert_same(found[case], everywhere, case)
     assert found["all-reduces"] == [1, 1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from thalweg.fuse.program import Level, Operation, Program
@@ -27,8 +27,8 @@ class Layout:
     hypers: columns of the table of groups. scalars: columns of the table of the row's numbers that
     elements need, by place. tensors, row_states: what the table of pointers leads to, with the age
     `step` between them; parameters and gradients stand first. written: those of the tensors that
-    the kernel writes. passes: the places of the sums of each pass in front of the last. kinds: the
-    name of each sum and what it goes over.
+    the kernel writes. passes: for each pass in front of the last the places of its sums, and of
+    each sum the name and what it goes over.
     """
 
     hypers: tuple[str, ...]
@@ -36,13 +36,17 @@ class Layout:
     scalars: tuple[int, ...]
     tensors: tuple[str, ...]
     written: tuple[str, ...]
-    passes: tuple[tuple[int, ...], ...]
-    kinds: tuple[tuple[tuple[str, str], ...], ...]
+    passes: tuple[Mapping[int, tuple[str, str]], ...]
 
     @property
-    def sums(self) -> tuple[int, ...]:
+    def sums(self) -> list[int]:
         """Columns of the table of sums, by place."""
-        return tuple(place for each in self.passes for place in each)
+        return [place for each in self.passes for place in each]
+
+    @property
+    def kinds(self) -> list[tuple[tuple[str, str], ...]]:
+        """The name of each sum of each pass, and what it goes over."""
+        return [tuple(each.values()) for each in self.passes]
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -66,15 +70,13 @@ def layout(program: Program) -> Layout:
         for argument in operation.arguments
         if is_row_number(program.operations[argument])
     }
-    passes = program.passes()
     return Layout(
         hypers=tuple(label for label in rows if label not in (*row_states, "t")),
         row_states=row_states,
         scalars=tuple(sorted(used)),
         tensors=tuple(tensors),
         written=tuple(label for label in tensors if label != "grad"),
-        passes=passes,
-        kinds=tuple(tuple(kind(program.operations[place]) for place in each) for each in passes),
+        passes=program.passes(),
     )
 
 
@@ -106,10 +108,6 @@ def passes(program: Program, plan: Layout) -> list[Pass]:
         scalars = {place: i for i, place in enumerate(plan.scalars) if place in needed}
         found.append(Pass(f"sums_{number}" if sums else "tiles", sums, wanted, tensors, scalars))
     return found
-
-
-def kind(operation: Operation) -> tuple[str, str]:
-    return operation.name, operation.label
 
 
 def is_row_number(operation: Operation) -> bool:

@@ -73,14 +73,14 @@ class Program:
             numbers.append(below + (operation.name in SUMS))
         return numbers
 
-    def passes(self) -> tuple[tuple[int, ...], ...]:
-        """The places of the sums of each pass in front of the last."""
-        sums, numbers = sorted(set(self.asked)), self.pass_numbers()
-        count = max((numbers[place] for place in sums), default=0)
-        return tuple(
-            tuple(place for place in sums if numbers[place] == number)
-            for number in range(1, 1 + count)
-        )
+    def passes(self) -> tuple[dict[int, tuple[str, str]], ...]:
+        """The sums of each pass in front of the last: their places, names and what they go over."""
+        numbers = self.pass_numbers()
+        found: dict[int, dict[int, tuple[str, str]]] = {}
+        for place in sorted(set(self.asked)):
+            operation = self.operations[place]
+            found.setdefault(numbers[place], {})[place] = operation.name, operation.label
+        return tuple(found[number] for number in sorted(found))
 
     def needed(self, wanted: Iterable[int], level: Level) -> list[int]:
         """The places of all operations that the wanted ones rest on, in order.

@@ -223,7 +223,7 @@ class Fusing:
                 " storage was freed or made smaller."
             )
         self.parts, self.left = parts, left
-        self.summing = any(places_of(chain, torch.float32) for chain in optimizer.chains())
+        self.summing = any(places_of(chain, torch.float32) != () for chain in optimizer.chains())
         self.parted = is_in_parts(optimizer.parameters(), optimizer.zero)
         self.params = [param for param, _, _ in params]
         self.groups = tuple(index for _, _, index in params)

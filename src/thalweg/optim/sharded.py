@@ -104,9 +104,9 @@ def check_summable(params: Iterable[Tensor]) -> None:
         )
 
 
-def check_by_shards(params: Iterable[Tensor], chain: tuple[type[Rule], ...]) -> None:
+def check_by_shards(params: Sequence[Tensor], chain: tuple[type[Rule], ...]) -> None:
     """UserError for a chain that may look at whole parameters, where each process has a part."""
-    if any(map(is_sharded, params)) and not goes_by_shards(chain):
+    if is_in_parts(params, None) and not goes_by_shards(chain):
         raise UserError(
             f"{', '.join(rule.__name__ for rule in chain)} may need whole parameters, of which each"
             " process has a part: it cannot be traced. Write its rules in arithmetic and with"
@@ -140,7 +140,7 @@ def over_parts(
         of_model = tuple((name, "model") for name, _ in kinds)
         here = over_model(of_model, sums)[:1]
         whole = over_processes(kinds, here, partial(reduced_under_zero, zero))
-        own = torch.tensor([over == "tensor" for _, over in kinds])
+        own = torch.tensor([over == "tensor" for _, over in kinds], device=sums.device)
         return torch.where(own, sums, whole)
     every = sums.new_tensor([SUMS[name].start for name, _ in kinds]).repeat(len(model), 1)
     order = {id(param): place for place, param in enumerate(model)}
@@ -165,7 +165,7 @@ def over_processes(kinds: Kinds, parts: Tensor, reduce: Callable[[Tensor, str], 
 
     reduce: adds what all processes have, or takes the largest, which may lose a not-a-number.
     """
-    of_largest = torch.tensor([name == "largest" for name, _ in kinds])
+    of_largest = torch.tensor([name == "largest" for name, _ in kinds], device=parts.device)
     if not of_largest.any():
         return reduce(parts, "sum")
     lost = parts.isnan()
