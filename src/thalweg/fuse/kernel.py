@@ -51,7 +51,7 @@ class Kernel:
             (dtype if name == "param" else state).itemsize for name in self.layout.written
         ]
         self.module = load(self.source)
-        self.passes = [f"sums_{number + 1}" for number in range(len(self.layout.passes))]
+        self.passes = {f"sums_{i}": kinds for i, kinds in enumerate(self.layout.kinds, 1)}
         keep(self.module, ["rows", *self.passes, "tiles"], self.source)
         compiled(self.module, self.layout)
 
@@ -83,6 +83,7 @@ class Table:
         self.columns = [kernel.layout.column(name) for name in kernel.layout.written]
         self.group_of = np.array(group_of)
         self.wide = np.array(wide, np.bool_)
+        self.sums = np.full((len(sizes), len(kernel.layout.sums)), np.nan)
 
     def step(self, pointers: NDArray[np.int64], hypers: NDArray[np.float64]) -> Part:
         """One step of every tensor in place, age and row states included.
@@ -90,19 +91,18 @@ class Table:
         pointers: `[n, c]`, the addresses of the layout's columns. hypers: `[groups, h]`, in the
         layout's order.
         """
-        layout, module = self.kernel.layout, self.kernel.module
+        module = self.kernel.module
         if len(self.apart) > 1:
             self.keep_order(pointers[:, self.columns])
-        scalars = np.empty((len(self.wide), len(layout.scalars)))
-        sums = np.full((len(self.wide), len(layout.sums)), np.nan)
-        row_numbers = (hypers, self.group_of, pointers, self.wide, sums, scalars)
+        scalars = np.empty((len(self.wide), len(self.kernel.layout.scalars)))
+        row_numbers = (hypers, self.group_of, pointers, self.wide, self.sums, scalars)
         known = 0
-        for name, kinds in zip(self.kernel.passes, layout.kinds, strict=True):
+        for name, kinds in self.kernel.passes.items():
             module.rows(*row_numbers, False)
             of_tiles = np.empty((len(self.tiles[0]), len(kinds)))
             self.share(getattr(module, name), pointers, scalars, of_tiles)
             whole = yield Sums(kinds, torch.from_numpy(self.by_tensor(kinds, of_tiles)))
-            sums[:, known : known + len(kinds)] = whole.cpu().numpy()
+            self.sums[:, known : known + len(kinds)] = whole.cpu().numpy()
             known += len(kinds)
         module.rows(*row_numbers, True)
         self.share(module.tiles, pointers, scalars)
