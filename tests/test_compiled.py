@@ -20,6 +20,7 @@ from torch.func import vmap
 
 import thalweg as tw
 from made_record import MADE
+from test_sums import Lamb
 from thalweg import recipes
 from thalweg.errors import UserError
 from thalweg.racing import plan, timings
@@ -67,7 +68,8 @@ def both(task: Task, members: list[Member], steps: int) -> list[Any]:
 @pytest.mark.parametrize("name", EVERY)
 def test_a_compiled_stack_takes_the_steps_of_a_stack(name: str) -> None:
     task = find(name)
-    members = [Member(recipes.momentum(lr=1e-3), 0), Member(recipes.adam(), 1)]
+    summing = recipes.chain(recipes.clip_norm(0.2), Lamb())
+    members = [Member(recipes.momentum(lr=1e-3), 0), Member(recipes.adam(), 1), Member(summing, 2)]
     (losses, states), (others, compiled) = both(task, members, steps=3)
     for one, other in zip(losses, others, strict=True):
         assert other == pytest.approx(one, rel=1e-4)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,13 @@ from torch.distributed.tensor.parallel import (
 from torch.multiprocessing import spawn
 from torch.nn.parallel import DistributedDataParallel
 
+from test_sums import Lamb, OneAfterTheOther
 from thalweg import optim, recipes, schedules
 from thalweg.errors import UserError
 from thalweg.optim import Optimizer
 from thalweg.recipes import Recipe, chain
-from thalweg.rules.rule import Norm, Rule
+from thalweg.rules.arithmetic import norm
+from thalweg.rules.rule import Rule
 
 WORLD = 2
 STEPS = 4
@@ -50,6 +53,8 @@ RECIPES: dict[str, Recipe] = {
     "sgd behind a clip": chain(recipes.clip_norm(0.05), recipes.sgd(lr=0.5)),
     "adam behind a clip": chain(recipes.clip_norm(0.05), recipes.adam(lr=0.1)),
     "nadam, averaged": chain(recipes.nadam(lr=0.1), recipes.ema(0.9)),
+    "lamb behind a clip": chain(recipes.clip_norm(0.05), Lamb(lr=0.1)),
+    "sums one after the other": chain(OneAfterTheOther()),
     "nesterov, the last averaged": chain(recipes.nesterov(lr=0.1), recipes.tail_average(3)),
 }
 Numbers = list[Tensor]
@@ -213,14 +218,15 @@ CLIPPED = RECIPES["adam behind a clip"]
 class Unit(Rule):
     """g <- g / norm(g)."""
 
-    size = Norm()
-
     def update(self, g: Any) -> Any:
-        return g / self.size
+        return g / norm(g, over="model")
 
 
 TWO_NORMS = chain(recipes.clip_norm(0.05), recipes.sgd(lr=0.5), Unit())
 """Each of them is a sum over all processes."""
+
+UNTRACED = chain(TWO_NORMS, recipes.tail_average(last=3))
+"""It has no kernel, and asks for one sum after the other."""
 
 
 def rows(seed: int) -> Tensor:
@@ -230,7 +236,12 @@ def rows(seed: int) -> Tensor:
 
 def by_hand(rank: int, _: Path) -> dict[str, Any]:
     mesh = init_device_mesh("cpu", (WORLD,))
-    found: dict[str, Any] = {"all-reduces": [], "copied": []}
+    found: dict[str, Any] = {
+        "all-reduces": [],
+        "all-reduces of two passes": [],
+        "lost": [],
+        "copied": [],
+    }
     for backend in ("numba", "eager"):
 
         def made(*placements: Any, backend: str = backend) -> tuple[DTensor, Optimizer]:
@@ -247,13 +258,28 @@ def by_hand(rank: int, _: Path) -> dict[str, Any]:
         found["all-reduces"].append(communication.get_total_counts())
         found[f"lone, {backend}"] = [lone.to_local().detach()]
 
-        lone = distribute_tensor(rows(0), mesh, [Shard(0)]).requires_grad_()
-        optimizer = Optimizer([lone], TWO_NORMS, backend=backend)
-        lone.grad = distribute_tensor(rows(1), mesh, [Shard(0)])
+        for name, recipe in (("two norms", TWO_NORMS), ("untraced", UNTRACED)):
+            lone = distribute_tensor(rows(0), mesh, [Shard(0)]).requires_grad_()
+            optimizer = Optimizer([lone], recipe, backend=backend)
+            lone.grad = distribute_tensor(rows(1), mesh, [Shard(0)])
+            if rank == 1:
+                lone.grad = None
+            optimizer.step()
+            found[f"lone, {name}, {backend}"] = [lone.to_local().detach()]
+
+        # Two passes, and a divergence in one process that the largest number must not hide.
+        spread = distribute_tensor(rows(0), mesh, [Shard(0)]).requires_grad_()
+        optimizer = Optimizer([spread], RECIPES["lamb behind a clip"], backend=backend)
+        spread.grad = distribute_tensor(rows(1), mesh, [Shard(0)])
+        with CommDebugMode() as communication:
+            optimizer.step()
+        found["all-reduces of two passes"].append(communication.get_total_counts())
+        optimizer = Optimizer([spread], chain(OneAfterTheOther()), backend=backend)
+        spread.grad = distribute_tensor(rows(1), mesh, [Shard(0)])
         if rank == 1:
-            lone.grad = None
+            spread.grad.to_local().fill_(torch.nan)
         optimizer.step()
-        found[f"lone, two norms, {backend}"] = [lone.to_local().detach()]
+        found["lost"].append(bool(whole(spread).isfinite().any()))
 
         # Gradients that every process has all of, and that are parts of a sum.
         param, optimizer = made(Shard(0))
@@ -294,13 +320,17 @@ def test_gradients_that_lie_otherwise_or_nowhere(tmp_path: Path) -> None:
     # A chunk of three rows in two has two of them.
     lone = stepped(rows(0)[:2], rows(1)[:2])
     twice = stepped(rows(0)[:2], rows(1)[:2], TWO_NORMS)
+    untraced = stepped(rows(0)[:2], rows(1)[:2], UNTRACED)
     everywhere = stepped(rows(0), rows(1))
     for backend in ("numba", "eager"):
         assert_same(found[f"lone, {backend}"], lone, f"lone, {backend}")
         assert_same(found[f"lone, two norms, {backend}"], twice, f"lone, two norms, {backend}")
+        assert_same(found[f"lone, untraced, {backend}"], untraced, f"lone, untraced, {backend}")
         for case in (f"whole gradients, {backend}", f"parts of gradients, {backend}"):
             assert_same(found[case], everywhere, case)
     assert found["all-reduces"] == [1, 1]
+    assert found["all-reduces of two passes"] == [2, 2]
+    assert found["lost"] == [False, False]
     assert found["copied"] == [True, True]
 
 
@@ -375,7 +405,10 @@ PARTS = {
 """The type and the number of parameters, and how many have a gradient."""
 
 
-def stepped_by_hand(case: str, made: Callable[..., Any]) -> Numbers:
+UNDER_ZERO = ["sgd behind a clip", "sums one after the other"]
+
+
+def stepped_by_hand(case: str, name: str, made: Callable[..., Any]) -> Numbers:
     """Parameters after a step, with a closure, of the optimizer that `made` gives for them."""
     dtype, n, with_gradient = PARTS[case]
     params = [rows(0).to(dtype).requires_grad_() for _ in range(n)]
@@ -385,7 +418,7 @@ def stepped_by_hand(case: str, made: Callable[..., Any]) -> Numbers:
             param.grad = rows(seed).to(dtype)
         return 0.5
 
-    assert made(params, recipe=RECIPES["sgd behind a clip"]).step(closure) == 0.5
+    assert made(params, recipe=RECIPES[name]).step(closure) == 0.5
     return [param.detach() for param in params]
 
 
@@ -398,10 +431,9 @@ def evaluated(model: nn.Module, optimizer: Optimizer) -> Numbers:
 
 def of_zero(rank: int, folder: Path) -> dict[str, Numbers]:
     found = {}
-    for case in PARTS:
-        for backend in ("numba", "eager"):
-            made = partial(ZeroRedundancyOptimizer, optimizer_class=Optimizer, backend=backend)
-            found[f"{case}, {backend}"] = stepped_by_hand(case, made)
+    for case, name, backend in product(PARTS, UNDER_ZERO, ("numba", "eager")):
+        made = partial(ZeroRedundancyOptimizer, optimizer_class=Optimizer, backend=backend)
+        found[f"{case}, {name}, {backend}"] = stepped_by_hand(case, name, made)
 
     def zero(model: nn.Module) -> ZeroRedundancyOptimizer:
         return ZeroRedundancyOptimizer(
@@ -439,10 +471,10 @@ def test_two_processes_under_zero_step_as_one(tmp_path: Path) -> None:
     end = evaluated(model, optimizer)
 
     found = in_two_processes(of_zero, tmp_path)
-    for case in PARTS:
-        for backend in ("numba", "eager"):
-            expected = stepped_by_hand(case, partial(Optimizer, backend=backend))
-            assert_same(found[f"{case}, {backend}"], expected, f"{case}, {backend}")
+    for case, name, backend in product(PARTS, UNDER_ZERO, ("numba", "eager")):
+        expected = stepped_by_hand(case, name, partial(Optimizer, backend=backend))
+        every = f"{case}, {name}, {backend}"
+        assert_same(found[every], expected, every)
     assert_same(found["half"], half, "half")
     assert_same(found["from one to two"], end, "from one to two")
     model = model_of_one_seed()

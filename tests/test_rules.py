@@ -16,11 +16,8 @@ from torch import Tensor
 
 from thalweg import recipes, rules, schedules
 from thalweg.errors import UserError
-from thalweg.fuse import eager
-from thalweg.fuse.eager import Cell
 from thalweg.optim import Optimizer
 from thalweg.recipes import Recipe, chain
-from thalweg.rules.row import Row
 from thalweg.rules.rule import Rule
 
 STEPS = 50
@@ -482,93 +479,6 @@ def test_a_constant_gradient_makes_no_negative_variance() -> None:
     for _ in range(200):
         optimizer.step()
     assert param.isfinite().all()
-
-
-# Rows: K members in one tensor are each member alone.
-
-K, P = 3, 11
-
-
-def settings_of(rule: type[Rule], row: int) -> dict[str, Any]:
-    """Other settings for each row, near the defaults."""
-
-    def near(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return tuple(near(part) for part in value)
-        return value * (1 - 0.1 * row) if value else 0.05 * row
-
-    hypers = {name: near(hyper.default) for name, hyper in rule.hypers.items()}
-    coming = {name: 0.9 * near(rule.hypers[c.hyper].default) for name, c in rule.coming.items()}
-    return hypers | coming
-
-
-def columns(rows: list[Any]) -> Any:
-    """One setting of every row as a `Row`, a pair as two."""
-    if isinstance(rows[0], tuple):
-        return tuple(Row.of(list(part)) for part in zip(*rows, strict=True))
-    return Row.of(rows)
-
-
-def chain_of(rule: type[Rule]) -> list[type[Rule]]:
-    if "lr" in rule.hypers:
-        return [rule]
-    return [rules.Momentum, rule] if rule.place in ("behind", "last") else [rule, rules.Momentum]
-
-
-OPTIONS = {"last": 3, "steps": 8}
-
-
-def walk(
-    kinds: list[type[Rule]], param: Tensor, grads: Tensor, values: dict[str, Any], ones: Any
-) -> tuple[Tensor, Tensor, dict[str, Any]]:
-    """Eight steps on a tensor of one or more rows: the parameter, what is evaluated, the states."""
-    states: dict[str, Any] = {}
-    for kind in kinds:
-        for name, state in kind.states.items():
-            shape = (OPTIONS[state.copies], *param.shape) if state.copies else param.shape
-            init = state.init if not isinstance(state.init, str) else 0.0
-            states[name] = param.new_full(shape, init)
-        states |= {name: ones * state.init for name, state in kind.row_states.items()}
-
-    def norms(tensors: list[Tensor]) -> list[Tensor]:
-        return [tensor.norm(dim=-1, keepdim=True) for tensor in tensors]
-
-    for t in range(1, 9):
-        cell = Cell(param, grads[t - 1], {**values, **OPTIONS, "t": t}, states)
-        eager.step(kinds, [cell], norms)
-        param, states = cell.param, cell.states
-    return param, eager.evaluated(kinds, cell), states
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-def test_a_row_of_a_stack_is_the_row_alone(rule: type[Rule], dtype: torch.dtype) -> None:
-    kinds = chain_of(rule)
-    generator = torch.Generator().manual_seed(0)
-    param = torch.randn(K, P, generator=generator, dtype=dtype)
-    grads = torch.randn(8, K, P, generator=generator, dtype=dtype)
-    each = [
-        {name: value for kind in kinds for name, value in settings_of(kind, row).items()}
-        for row in range(K)
-    ]
-    stack = {name: columns([one[name] for one in each]) for name in each[0]}
-    stacked, seen, states = walk(kinds, param, grads, stack, Row.of([1.0] * K))
-    assert {stacked.dtype, seen.dtype} == {dtype}
-    assert all(state.dtype == dtype for state in states.values() if isinstance(state, Tensor))
-    tolerance = 1e-14 if dtype == torch.float64 else 1e-6
-    for row in range(K):
-        alone, seen_alone, _ = walk(kinds, param[row], grads[:, row], each[row], 1.0)
-        torch.testing.assert_close(stacked[row], alone, rtol=tolerance, atol=tolerance)
-        torch.testing.assert_close(seen[row], seen_alone, rtol=tolerance, atol=tolerance)
-
-
-def test_rows_combine_in_float64_and_are_rounded_once() -> None:
-    row = Row.of([0.999, 0.9])
-    combined = 1 - row**1000
-    assert isinstance(combined, Row)
-    assert combined.column.flatten().tolist() == pytest.approx([1 - 0.999**1000, 1 - 0.9**1000])
-    elements = torch.full((2, 3), 0.1)
-    assert torch.equal((combined * elements)[0], (1 - 0.999**1000) * elements[0])
 
 
 # Bad input.

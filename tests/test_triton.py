@@ -10,17 +10,21 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+import test_arithmetic
+import test_sums
 from test_fuse import CHAINS, assert_close
 from thalweg import recipes, rules
+from thalweg.fuse.choice import kernel_on
 from thalweg.fuse.triton_kernel import BLOCK, TritonKernel
 from thalweg.optim import Optimizer
 from thalweg.recipes import Recipe
+from thalweg.stack import rows
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda", torch.cuda.current_device()) if GPU else torch.device("cpu")
@@ -71,7 +75,7 @@ def allowed(source: str, dtype: torch.dtype) -> float:
         # Powers are within some units of float64, and 1 - beta**t cancels most of their digits.
         return 2**14
     # PyTorch's roots are not always the nearest on the CPU, nor its quotients by a number on a GPU.
-    differ = GPU or any(word in source for word in ("sqrt", "power", "norm = "))
+    differ = GPU or any(word in source for word in ("sqrt", "power", "sums_1"))
     return 4 if differ else 0
 
 
@@ -123,6 +127,37 @@ def test_no_kind_of_not_a_number_is_lost_in_bfloat16() -> None:
     assert params[0].isnan().tolist() == [False, True, True, False]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_functions_of_elements_are_numpys(dtype: torch.dtype) -> None:
+    test_arithmetic.test_functions_of_elements_are_numpys("triton", dtype, DEVICE)
+
+
+@pytest.mark.parametrize("lr", [0.3, 0.5, 2.5])
+def test_functions_of_a_setting_are_numpys(lr: float) -> None:
+    test_arithmetic.test_functions_of_a_setting_are_numpys("triton", lr, DEVICE)
+
+
+TRACED = [name for name in test_sums.CASES if name not in test_sums.UNTRACED]
+
+
+@pytest.mark.parametrize("dtypes", test_sums.KINDS, ids=str)
+@pytest.mark.parametrize("name", TRACED)
+def test_sums_are_those_of_the_formula(name: str, dtypes: tuple[torch.dtype, ...]) -> None:
+    test_sums.test_sums_are_those_of_the_formula(name, dtypes, "triton", SHAPES, DEVICE)
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_sums_in_a_stack_are_each_members_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_triton(*asked: Any) -> Any:
+        kernels.append(kernel_on(*asked, backend="triton"))
+        return kernels[-1]
+
+    kernels: list[Any] = []
+    monkeypatch.setattr(rows, "kernel_on", of_triton)
+    test_sums.test_sums_in_a_stack_are_each_members_own(name, SHAPES, DEVICE)
+    assert {type(kernel) for kernel in kernels} == {TritonKernel}
+
+
 def test_late_and_moved_tensors_and_groups_with_rates_of_their_own() -> None:
     sides = []
     for backend in ("triton", "eager"):
@@ -139,31 +174,6 @@ def test_late_and_moved_tensors_and_groups_with_rates_of_their_own() -> None:
             optimizer.step()
         sides.append(numbers(params, optimizer))
     assert_close(*sides, ulps=16)
-
-
-def test_each_member_is_clipped_by_its_own_norm() -> None:
-    """Tables may hold several members, whose tensors lie in any order."""
-    chain = (rules.ClipNorm, rules.SGD)
-    kernel = TritonKernel(chain, torch.float32, False, DEVICE)
-    params = [made((n,), torch.float32, n) for n in (BLOCK + 1, 3, 2 * BLOCK, 5)]
-    gradients = [made((len(param),), torch.float32, 7) for param in params]
-    member_of = [1, 0, 1, 0]
-    norms = [
-        torch.cat([g for g, member in zip(gradients, member_of, strict=True) if member == k]).norm()
-        for k in (0, 1)
-    ]
-    right = [
-        param - 0.5 * gradient * min(float(0.1 / norms[member]), 1.0)
-        for param, gradient, member in zip(params, gradients, member_of, strict=True)
-    ]
-    ages = torch.zeros(4, device=DEVICE)
-    row_states = torch.zeros(4, 0, dtype=torch.float64, device=DEVICE)
-    table = kernel.table([[param] for param in params], [0] * 4, member_of, ages, row_states)
-    values = {"max_norm": 0.1, "lr": 0.5}
-    hypers = np.array([[values[label] for label in kernel.layout.hypers]])
-    table.step([gradient.data_ptr() for gradient in gradients], hypers)
-    assert_close(params, right, ulps=2)
-    assert ages.tolist() == [1.0] * 4
 
 
 def test_kernels_can_be_read() -> None:
@@ -208,11 +218,11 @@ from thalweg.fuse.triton_kernel import BLOCK, TritonKernel
 
 recipe = recipes.chain(recipes.clip_norm(1.0), recipes.nadam(), recipes.stochastic_rounding())
 chain = tuple(type(rule) for rule in recipe.rules)
-integers = "tensors gradients tensor_of starts lengths slots group_of".split()
-types = {f"{name}_ptr": "*i64" for name in integers} | {"ages_ptr": "*fp32"}
+integers = "tensors tensor_of starts lengths group_of are_wide firsts counts".split()
+types = {f"{name}_ptr": "*i64" for name in integers} | {"width": "i32"}
 for dtype in (torch.float32, torch.float64, torch.bfloat16):
     kernel = TritonKernel(chain, dtype, False, torch.device("cuda"))
-    for name in ("rows", "squares", "tiles"):
+    for name in ("rows", "sums_1", "fold_add", "tiles"):
         function = getattr(kernel.module, name)
         signature = {arg: types.get(arg, "*fp64") for arg in function.arg_names}
         constants = {"LAST": True} if name == "rows" else {"BLOCK": BLOCK}
@@ -239,7 +249,7 @@ def test_kernels_compile_for_a_gpu_with_exact_roots_and_quotients(tmp_path: Path
     )
     assert run.returncode == 0, run.stderr
     parts = dict(part.split("\n", 1) for part in run.stdout.split("// torch.")[1:])
-    assert len(parts) == 9
+    assert len(parts) == 12
     for name, real in (("float32", "f32"), ("bfloat16", "f32"), ("float64", "f64")):
         ptx = parts[f"{name} tiles"]
         assert f"div.rn.{real}" in ptx

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from thalweg.rules.rule import Rule
-
-MemberNorm = Callable[[list[Tensor]], Sequence[Tensor]]
-"""The norm of a list of tensors over the member that each belongs to, one for each tensor."""
 
 
 @dataclass
@@ -41,22 +38,15 @@ class Cell:
                 self.states[name] = getattr(rule, name)
 
 
-def step(chain: Sequence[type[Rule]], cells: list[Cell], member_norm: MemberNorm) -> None:
-    """Takes every cell through the chain; `param` and `states` are then those after the step."""
-    bound = [cell.bound(chain) for cell in cells]
-    thetas = [theta_of(rules, cell.param) for rules, cell in zip(bound, cells, strict=True)]
-    made = [cell.grad for cell in cells]
-    for place, kind in enumerate(chain):
-        rules = [each[place] for each in bound]
-        for rule, theta in zip(rules, thetas, strict=True):
-            rule.param = theta
-        if kind.norms:
-            for rule, norm in zip(rules, member_norm(made), strict=True):
-                vars(rule).update(dict.fromkeys(kind.norms, norm))
-        made = [rule.update(g) for rule, g in zip(rules, made, strict=True)]
-    for cell, each, theta, taken in zip(cells, bound, thetas, made, strict=True):
-        cell.param = stored(each, theta + taken)
-        cell.keep(each)
+def step(chain: Sequence[type[Rule]], cell: Cell) -> tuple[Tensor, list[Rule]]:
+    """The parameter after a step, and the rules with what they keep from then on."""
+    rules = cell.bound(chain)
+    theta = theta_of(rules, cell.param)
+    made = cell.grad
+    for rule in rules:
+        rule.param = theta
+        made = rule.update(made)
+    return stored(rules, theta + made), rules
 
 
 def position(chain: Sequence[type[Rule]], cell: Cell) -> Tensor:
@@ -71,6 +61,13 @@ def evaluated(chain: Sequence[type[Rule]], cell: Cell) -> Tensor:
     for rule in rules:
         theta = rule.evaluated(theta)
     return theta
+
+
+def elsewhere(chain: Sequence[type[Rule]]) -> bool:
+    """Whether a chain evaluates at another point than it trains at."""
+    return any(
+        rule.evaluated is not Rule.evaluated or rule.position is not Rule.position for rule in chain
+    )
 
 
 def theta_of(rules: Sequence[Rule], param: Tensor) -> Tensor:

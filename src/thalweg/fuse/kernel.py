@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
@@ -11,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from thalweg.fuse.numba_printer import printed
+from thalweg.fuse.passes import Kinds, Part, Sums
 from thalweg.fuse.printed_module import load
 from thalweg.fuse.printing import Layout, layout
 from thalweg.fuse.threads import share
 from thalweg.fuse.trace import trace
+from thalweg.rules.primitives import SUMS
 from thalweg.rules.rule import Rule
 
 TILE = 2**16
@@ -51,19 +51,13 @@ class Kernel:
             (dtype if name == "param" else state).itemsize for name in self.layout.written
         ]
         self.module = load(self.source)
-        functions = ["rows", "tiles", *(["squares"] if self.layout.normed else [])]
-        keep(self.module, functions, self.source)
+        self.passes = {f"sums_{i}": kinds for i, kinds in enumerate(self.layout.kinds, 1)}
+        keep(self.module, ["rows", *self.passes, "tiles"], self.source)
         compiled(self.module, self.layout)
 
-    def table(
-        self,
-        sizes: Sequence[int],
-        group_of: Sequence[int],
-        member_of: Sequence[int],
-        wide: Sequence[bool],
-    ) -> Table:
+    def table(self, sizes: Sequence[int], group_of: Sequence[int], wide: Sequence[bool]) -> Table:
         """The tensors that it is to step; see `Table`."""
-        return Table(self, sizes, group_of, member_of, wide)
+        return Table(self, sizes, group_of, wide)
 
 
 def title(chain: Sequence[type[Rule]]) -> str:
@@ -71,58 +65,56 @@ def title(chain: Sequence[type[Rule]]) -> str:
     return "The step of " + ", ".join(rule.__name__ for rule in chain) + "."
 
 
-@cache
-def kernel_of(chain: tuple[type[Rule], ...], dtype: torch.dtype, maximize: bool) -> Kernel | None:
-    """The kernel of a chain; none for one that cannot be traced, and for other types."""
-    if dtype not in DTYPES:
-        return None
-    try:
-        return Kernel(chain, dtype, maximize)
-    except TypeError:
-        return None
-
-
 class Table:
     """The tensors that a kernel steps, in tiles.
 
-    sizes: how many elements each has. group_of, member_of: the row of the hyperparameters' table,
-    and the member, that each belongs to. wide: whether the age of each is a float64, not a float32.
-    `total` may be put in place by who steps parts of members.
+    sizes: how many elements each has. group_of: the row of the hyperparameters' table that each
+    belongs to. wide: whether the age of each is a float64, not a float32.
     """
 
     def __init__(
-        self,
-        kernel: Kernel,
-        sizes: Sequence[int],
-        group_of: Sequence[int],
-        member_of: Sequence[int],
-        wide: Sequence[bool],
+        self, kernel: Kernel, sizes: Sequence[int], group_of: Sequence[int], wide: Sequence[bool]
     ) -> None:
-        self.kernel, self.total = kernel, as_they_are
+        self.kernel = kernel
         self.tiles = tiled(sizes, TILE)
         self.pieces = self.apart = pieces(self.tiles[2])
         self.bytes = np.outer(sizes, kernel.widths)
         self.written = np.zeros_like(self.bytes)
         self.columns = [kernel.layout.column(name) for name in kernel.layout.written]
-        self.group_of, self.member_of = np.array(group_of), np.array(member_of)
+        self.group_of = np.array(group_of)
         self.wide = np.array(wide, np.bool_)
+        self.sums = np.full((len(sizes), len(kernel.layout.sums)), np.nan)
 
-    def step(self, pointers: NDArray[np.int64], hypers: NDArray[np.float64]) -> None:
+    def step(self, pointers: NDArray[np.int64], hypers: NDArray[np.float64]) -> Part:
         """One step of every tensor in place, age and row states included.
 
         pointers: `[n, c]`, the addresses of the layout's columns. hypers: `[groups, h]`, in the
         layout's order.
         """
-        layout = self.kernel.layout
+        module = self.kernel.module
         if len(self.apart) > 1:
             self.keep_order(pointers[:, self.columns])
-        scalars = np.empty((len(self.wide), len(layout.scalars)))
-        norms = np.full(len(self.wide), np.nan)
-        if layout.normed:
-            self.rows(pointers, hypers, norms, scalars, last=False)
-            norms = self.norms(pointers, scalars)
-        self.rows(pointers, hypers, norms, scalars, last=True)
-        self.share(self.kernel.module.tiles, pointers, scalars)
+        scalars = np.empty((len(self.wide), len(self.kernel.layout.scalars)))
+        row_numbers = (hypers, self.group_of, pointers, self.wide, self.sums, scalars)
+        known = 0
+        for name, kinds in self.kernel.passes.items():
+            module.rows(*row_numbers, False)
+            of_tiles = np.empty((len(self.tiles[0]), len(kinds)))
+            self.share(getattr(module, name), pointers, scalars, of_tiles)
+            whole = yield Sums(kinds, torch.from_numpy(self.by_tensor(kinds, of_tiles)))
+            self.sums[:, known : known + len(kinds)] = whole.cpu().numpy()
+            known += len(kinds)
+        module.rows(*row_numbers, True)
+        self.share(module.tiles, pointers, scalars)
+
+    def by_tensor(self, kinds: Kinds, of_tiles: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The sums over each tensor, from those over its tiles."""
+        found = np.empty((len(self.wide), len(kinds)))
+        with np.errstate(all="ignore"):  # what is not a number comes through
+            for i, (name, _) in enumerate(kinds):
+                found[:, i] = SUMS[name].start
+                SUMS[name].fold.at(found[:, i], self.tiles[0], of_tiles[:, i])
+        return found
 
     def keep_order(self, written: NDArray[np.int64]) -> None:
         """Has one thread step all, one tensor after the other, where some share memory."""
@@ -142,28 +134,6 @@ class Table:
         known = (pointers, *self.tiles, scalars, *arguments)
         share(lambda first, last: function(*known, first, last), self.pieces)
 
-    def rows(
-        self,
-        pointers: NDArray[np.int64],
-        hypers: NDArray[np.float64],
-        norms: NDArray[np.float64],
-        scalars: NDArray[np.float64],
-        last: bool,
-    ) -> None:
-        self.kernel.module.rows(hypers, self.group_of, pointers, self.wide, norms, scalars, last)
-
-    def norms(
-        self, pointers: NDArray[np.int64], scalars: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """For each tensor the norm over its member, of what the chain's norm is taken of."""
-        sums = np.zeros(len(self.tiles[0]))
-        self.share(self.kernel.module.squares, pointers, scalars, sums)
-        members = self.member_of[self.tiles[0]]
-        squares = np.bincount(members, sums, minlength=1 + self.member_of.max())
-        total: NDArray[np.float64] = self.total(torch.from_numpy(squares)).numpy()
-        norms: NDArray[np.float64] = np.sqrt(total)[self.member_of]
-        return norms
-
 
 def overlap(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> bool:
     """Whether any of the pieces of memory, which start at addresses and have lengths, overlap."""
@@ -171,11 +141,6 @@ def overlap(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> bool:
     order = np.argsort(starts[there])
     firsts, ends = starts[there][order], (starts + lengths)[there][order]
     return bool((ends[:-1] > firsts[1:]).any())
-
-
-def as_they_are(squares: Tensor) -> Tensor:
-    """The sums of squares of members that no other process has a part of."""
-    return squares
 
 
 def labelled(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,7 +176,9 @@ def compiled(module: ModuleType, plan: Layout) -> None:
     none = np.empty(0, np.int64)
     pointers, scalars = np.empty((0, len(plan.columns)), np.int64), np.empty((0, len(plan.scalars)))
     hypers = np.empty((0, len(plan.hypers)))
-    module.rows(hypers, none, pointers, np.empty(0, np.bool_), np.empty(0), scalars, True)
+    sums = np.empty((0, len(plan.sums)))
+    module.rows(hypers, none, pointers, np.empty(0, np.bool_), sums, scalars, True)
     module.tiles(pointers, none, none, none, scalars, 0, 0)
-    if plan.normed:
-        module.squares(pointers, none, none, none, scalars, np.empty(0), 0, 0)
+    for number in range(len(plan.passes)):
+        function = getattr(module, f"sums_{number + 1}")
+        function(pointers, none, none, none, scalars, np.empty((0, 1)), 0, 0)

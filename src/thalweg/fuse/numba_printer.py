@@ -4,31 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from thalweg.fuse.printing import Layout, Names, indented, layout
+from thalweg.fuse.printing import Layout, Names, Pass, indented, layout, passes
 from thalweg.fuse.program import Operation, Program
-
-FUNCTIONS = {
-    "add": "{} + {}",
-    "subtract": "{} - {}",
-    "multiply": "{} * {}",
-    "divide": "{} / {}",
-    "power": "{} ** {}",
-    "negate": "-{}",
-    "remainder": "{} % {}",
-    "sqrt": "sqrt({})",
-    # Written so that a not-a-number on either side comes through, as PyTorch's does.
-    "minimum": "{1} if {1} < {0} or {1} != {1} else {0}",
-    "maximum": "{1} if {1} > {0} or {1} != {1} else {0}",
-    "less": "one if {} < {} else zero",
-    "equal": "one if {} == {} else zero",
-    "where": "{1} if {0} != zero else {2}",
-    "rounded": "rounded({}, start + i, {}, {})",
-}
+from thalweg.rules.primitives import PRIMITIVES, SUMS
 
 HEADER = '''\
 """{title}"""
 
-from math import inf, nan, sqrt
+from math import exp, inf, log, nan, sqrt
 
 import numba
 import numpy as np
@@ -75,45 +58,22 @@ def narrowed(x):
 
 '''
 
-ROUNDED = '''\
-@numba.njit
-def mixed(word):
-    word = word ^ (word >> 16)
-    word = word * 0x21F0AAAD & 0xFFFFFFFF
-    word = word ^ (word >> 15)
-    word = word * 0xD35A2D97 & 0xFFFFFFFF
-    return word ^ (word >> 15)
-
-
-@numba.njit
-def rounded(x, place, seed, t):
-    """A float32 at random at one of the two bfloat16 beside it; see StochasticRounding."""
-    bits = np.int64(np.float32(x).view(np.uint32))
-    noise = mixed(bits >> 16 ^ mixed(place ^ mixed(np.int64(t) ^ mixed(np.int64(seed))))) & 0xFFFF
-    up = np.uint32((bits + noise) & 0xFFFF0000).view(np.float32)
-    return up if abs(x) < np.float32(np.inf) else x
-
-'''
-
 
 def printed(program: Program, dtype: str, title: str) -> str:
     """The module of a program's kernels for parameters of a type; states are float32 at the least.
 
     `rows` computes the row's numbers of every tensor, and moves its age and row states on when it
     is called for the last time in a step; `wide` says whose age is a float64, not a float32.
-    `tiles` runs over the elements of the tiles from `first` to before `last`; `squares`, where a
-    norm is asked for, sums the squares that it is the root of, from rows without the norm.
+    `tiles` runs over the elements of the tiles from `first` to before `last`; `sums_1`, `sums_2`
+    and so on are passes in front of it, for the sums of each tile that the row's numbers rest on.
     """
     plan = layout(program)
     half = dtype == "bfloat16"
     parts = [HEADER.format(title=title, real="float32" if half else dtype)]
     parts.append(NUMBERS)
     parts += [BFLOAT16] if half else []
-    parts += [ROUNDED] if any(one.name == "rounded" for one in program.operations) else []
     parts.append(row_function(program, plan))
-    if plan.normed:
-        parts.append(tile_function(program, plan, dtype, norm=True))
-    parts.append(tile_function(program, plan, dtype, norm=False))
+    parts += [tile_function(program, plan, dtype, each) for each in passes(program, plan)]
     return "\n\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
@@ -125,7 +85,7 @@ def row_function(program: Program, plan: Layout) -> str:
     body = [
         "hypers = groups[group_of[k]]",
         f"t = read(tensors[k, {step}], wide[k]) + 1.0",
-        *(["norm = norms[k]"] if plan.normed else []),
+        *(f"{names.of(place)} = sums[k, {i}]" for i, place in enumerate(plan.sums)),
         *(f"{names.input(label)} = hypers[{i}]" for i, label in enumerate(plan.hypers)),
         *(f"{names.input(label)} = read(tensors[k, {i}], True)" for label, i in states.items()),
         *names.lines(wanted),
@@ -137,52 +97,46 @@ def row_function(program: Program, plan: Layout) -> str:
     return "\n".join(
         [
             '@numba.njit(error_model="numpy")',
-            "def rows(groups, group_of, tensors, wide, norms, scalars, last):",
+            "def rows(groups, group_of, tensors, wide, sums, scalars, last):",
             *indented(["one, zero = 1.0, 0.0", "for k in range(len(tensors)):"]),
             *indented(body, 2),
         ]
     )
 
 
-def tile_function(program: Program, plan: Layout, dtype: str, norm: bool) -> str:
-    """The pass over elements: the step itself, or the sum of squares that a norm needs."""
+def tile_function(program: Program, plan: Layout, dtype: str, each: Pass) -> str:
+    """A pass over elements: the sums that the others need, or the step itself."""
     names = NumbaNames(program, real=True)
-    wanted = (
-        [program.results["normed"]] if norm else [program.results[label] for label in plan.written]
-    )
-    needed = set(program.needed(wanted))
-    tensors = [Array(label, i, dtype) for i, label in enumerate(plan.tensors)]
-    if norm:
-        tensors = [tensor for tensor in tensors if program.inputs[tensor.label] in needed]
-    scalars = [
-        f"{names.of(place)} = real(scalars[k, {i}])"
-        for i, place in enumerate(plan.scalars)
-        if place in needed
+    arrays = [Array(label, plan.column(label), dtype) for label in each.tensors]
+    kind_of = {"real": "real", "word": "np.int64"}
+    ends = [
+        SUMS[one.name].numba.format(f"sum_{i}", *map(names.of, one.arguments))
+        for i, one in enumerate(each.sums)
+    ] or [
+        array.store(names.of(program.results[array.label]))
+        for array in arrays
+        if array.label in plan.written
     ]
-    results = {label: names.of(program.results[label]) for label in plan.written}
-    ends = (
-        [f"total += np.float64({names.of(wanted[0])}) * np.float64({names.of(wanted[0])})"]
-        if norm
-        else [tensor.store(results[tensor.label]) for tensor in tensors if tensor.label in results]
-    )
     body = [
         "k, start, n = tensor_of[tile], starts[tile], lengths[tile]",
-        *(tensor.opening() for tensor in tensors),
-        *scalars,
-        *(["total = 0.0"] if norm else []),
+        *(array.opening() for array in arrays),
+        *(
+            f"{names.of(place)} = {kind_of[program.operations[place].kind]}(scalars[k, {i}])"
+            for place, i in each.scalars.items()
+        ),
+        *(f"sum_{i} = {SUMS[one.name].start}" for i, one in enumerate(each.sums)),
         "for i in range(n):",
-        *indented(tensor.load(names.input(tensor.label)) for tensor in tensors),
-        *indented([*names.lines(wanted), *ends]),
-        *(["sums[tile] = total"] if norm else []),
+        *indented(array.load(names.input(array.label)) for array in arrays),
+        *indented([*names.lines(each.wanted), *ends]),
+        *(f"sums[tile, {i}] = sum_{i}" for i in range(len(each.sums))),
     ]
-    name = "squares" if norm else "tiles"
-    sums = "sums, " if norm else ""
-    # A sum in strict order would take one square at a time.
-    order = ', fastmath={"reassoc", "nsz"}' if norm else ""
+    sums = "sums, " if each.sums else ""
+    # A sum in strict order would take one element at a time.
+    order = ', fastmath={"reassoc", "nsz"}' if each.sums else ""
     return "\n".join(
         [
             f'@numba.njit(nogil=True, error_model="numpy"{order})',
-            f"def {name}(tensors, tensor_of, starts, lengths, scalars, {sums}first, last):",
+            f"def {each.name}(tensors, tensor_of, starts, lengths, scalars, {sums}first, last):",
             *indented(["for tile in range(first, last):"]),
             *indented(body, 2),
         ]
@@ -226,4 +180,4 @@ class NumbaNames(Names):
         return f"real({number})" if self.real else number
 
     def result(self, operation: Operation) -> str:
-        return FUNCTIONS[operation.name].format(*map(self.of, operation.arguments))
+        return PRIMITIVES[operation.name].numba.format(*map(self.of, operation.arguments))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
+from thalweg.errors import UserError
 from thalweg.fuse import eager
 from thalweg.fuse.program import Level, Operation, Program
+from thalweg.rules.arithmetic import NO_ELEMENTS
+from thalweg.rules.primitives import PRIMITIVES, Kind
 from thalweg.rules.rule import Rule
 
-RESERVED = {"param", "grad", "t", "step", "norm", "normed", "dtype"}
+RESERVED = {"param", "grad", "t", "step", "dtype"}
 
 
 class Symbol:
@@ -21,82 +24,34 @@ class Symbol:
         self.program = program
         self.place = place
 
+    __hash__ = None  # type: ignore[assignment]
+
     @property
     def level(self) -> Level:
         return self.program.operations[self.place].level
 
     def made(self, name: str, *arguments: Any) -> Symbol:
-        """What a function of these arguments gives."""
+        """What a primitive gives of these arguments."""
+        program = self.program
+        given = [program.operations[x.place] for x in arguments if isinstance(x, Symbol)]
+        among: Kind = "word" if any(one.kind == "word" for one in given) else "real"
+        places = tuple(
+            x.place if isinstance(x, Symbol) else program.constant(x, among) for x in arguments
+        )
+        level: Level = "element" if any(one.level == "element" for one in given) else "row"
+        kind = PRIMITIVES[name].gives or among
+        return Symbol(program, program.add(Operation(name, places, level, kind=kind)))
+
+    def summed(self, name: str, over: str, *arguments: Any) -> Symbol:
+        """A number of the row, from all elements of a tensor or of a model."""
+        if self.level == "row":
+            raise UserError(NO_ELEMENTS)
         program = self.program
         places = tuple(
-            given.place if isinstance(given, Symbol) else program.constant(given)
-            for given in arguments
+            x.place if isinstance(x, Symbol) else program.constant(x, "real") for x in arguments
         )
-        levels = [program.operations[place].level for place in places]
-        level: Level = "element" if "element" in levels else "row"
-        return Symbol(program, program.add(Operation(name, places, level)))
-
-    def __add__(self, other: Any) -> Symbol:
-        return self.made("add", self, other)
-
-    def __radd__(self, other: Any) -> Symbol:
-        return self.made("add", other, self)
-
-    def __sub__(self, other: Any) -> Symbol:
-        return self.made("subtract", self, other)
-
-    def __rsub__(self, other: Any) -> Symbol:
-        return self.made("subtract", other, self)
-
-    def __mul__(self, other: Any) -> Symbol:
-        return self.made("multiply", self, other)
-
-    def __rmul__(self, other: Any) -> Symbol:
-        return self.made("multiply", other, self)
-
-    def __truediv__(self, other: Any) -> Symbol:
-        return self.made("divide", self, other)
-
-    def __rtruediv__(self, other: Any) -> Symbol:
-        return self.made("divide", other, self)
-
-    def __pow__(self, other: Any) -> Symbol:
-        return self.made("power", self, other)
-
-    def __rpow__(self, other: Any) -> Symbol:
-        return self.made("power", other, self)
-
-    def __mod__(self, other: Any) -> Symbol:
-        return self.made("remainder", self, other)
-
-    def __neg__(self) -> Symbol:
-        return self.made("negate", self)
-
-    def __lt__(self, other: Any) -> Symbol:
-        return self.made("less", self, other)
-
-    def __gt__(self, other: Any) -> Symbol:
-        return self.made("less", other, self)
-
-    def __eq__(self, other: object) -> Any:
-        return self.made("equal", self, other)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def sqrt(self) -> Symbol:
-        return self.made("sqrt", self)
-
-    def minimum(self, other: Any) -> Symbol:
-        return self.made("minimum", self, other)
-
-    def maximum(self, other: Any) -> Symbol:
-        return self.made("maximum", self, other)
-
-    def choose(self, yes: Any, no: Any) -> Symbol:
-        return self.made("where", self, yes, no)
-
-    def rounded(self, seed: Any, t: Any) -> Symbol:
-        return self.made("rounded", self, seed, t)
+        program.asked.append(program.add(Operation(name, places, "row", over)))
+        return Symbol(program, program.asked[-1])
 
     def __getattr__(self, name: str) -> Any:
         raise TypeError(f"{name} has no place in a straight line")
@@ -105,15 +60,29 @@ class Symbol:
         raise TypeError("a rule that takes a Python decision on its numbers cannot be traced")
 
 
+def operator(name: str, reflected: bool) -> Callable[..., Symbol]:
+    """The method of an operator, or of the same with its arguments the other way round."""
+
+    def method(self: Symbol, *others: Any) -> Symbol:
+        arguments = (*others, self) if reflected else (self, *others)
+        return self.made(name, *arguments)
+
+    return method
+
+
+for name in PRIMITIVES:
+    setattr(Symbol, f"__{name}__", operator(name, reflected=False))
+    turned = {"lt": "gt", "le": "ge"}.get(name, f"r{name}")
+    setattr(Symbol, f"__{turned}__", operator(name, reflected=True))
+
+
 def trace(
     chain: Sequence[type[Rule]], dtype: torch.dtype = torch.float32, maximize: bool = False
 ) -> Program:
     """The program of a chain's step, from `param`, `grad`, `t`, settings and states.
 
     dtype: in which the model holds its parameters. maximize: whether `grad` is the gradient of what
-    is to be made large. A pair's parts are the inputs `betas[0]` and
-    `betas[1]`. A norm is an input of the row, and the result `normed` is the element that it is
-    taken of.
+    is to be made large. A pair's parts are the inputs `betas[0]` and `betas[1]`.
 
     Raises TypeError for a chain that no straight-line program can do.
     """
@@ -122,7 +91,7 @@ def trace(
     def row(label: str) -> Symbol:
         return Symbol(program, program.input(label, "row"))
 
-    def element(label: str) -> Symbol:
+    def element(label: str) -> Any:
         return Symbol(program, program.input(label, "element"))
 
     row_states = {name for rule in chain for name in rule.row_states}
@@ -141,17 +110,11 @@ def trace(
             raise TypeError("a state of several copies has no place in a straight line")
         states |= {name: element(name) for name in rule.states}
         states |= {name: row(name) for name in rule.row_states}
-    grad: Any = -element("grad") if maximize else element("grad")
-    cell = eager.Cell(element("param"), grad, values, states)  # type: ignore[arg-type]
-
-    def norm_of(given: list[Any]) -> list[Any]:
-        if "normed" in program.results:
-            raise TypeError("a second norm needs a second pass")
-        program.results["normed"] = given[0].place
-        return [row("norm")]
-
-    eager.step(chain, [cell], norm_of)
-    for name, value in {"param": cell.param, **cell.states}.items():
+    grad = -element("grad") if maximize else element("grad")
+    cell = eager.Cell(element("param"), grad, values, states)
+    param, rules = eager.step(chain, cell)
+    cell.keep(rules)
+    for name, value in {"param": param, **cell.states}.items():
         level = "row" if name in row_states else "element"
         if not isinstance(value, Symbol) or value.level != level:
             raise TypeError(f"{name} does not end as what it began")

@@ -1,7 +1,7 @@
 """Steps tensors on a GPU with printed Triton kernels, without waiting for it.
 
-What a step depends on lies on the device: ages, the states of rows and the norm never pass through
-the host. Triton itself is first needed when a kernel is made. It keeps machine code in a cache of
+What a step depends on lies on the device: ages, the states of rows and sums never pass through the
+host. Triton itself is first needed when a kernel is made. It keeps machine code in a cache of
 its own, `~/.triton`.
 """
 
@@ -18,11 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from thalweg.fuse.kernel import DTYPES, as_they_are, tiled, title
+from thalweg.fuse.kernel import DTYPES, tiled, title
+from thalweg.fuse.passes import Kinds, Part, Sums
 from thalweg.fuse.printed_module import load
 from thalweg.fuse.printing import layout
 from thalweg.fuse.trace import trace
 from thalweg.fuse.triton_printer import printed
+from thalweg.rules.primitives import SUMS
 from thalweg.rules.rule import Rule
 
 BLOCK = 1024
@@ -33,7 +35,7 @@ class TritonKernel:
     """The step of a chain for parameters of one type on one device.
 
     source: the printed module. layout: where it finds what it works on.
-    Raises TypeError for a chain that cannot be traced or printed.
+    Raises TypeError for a chain that cannot be traced.
     """
 
     def __init__(
@@ -50,14 +52,10 @@ class TritonKernel:
         self.module = load(self.source)
 
     def table(
-        self,
-        sizes: Sequence[int],
-        group_of: Sequence[int],
-        member_of: Sequence[int],
-        wide: Sequence[bool],
+        self, sizes: Sequence[int], group_of: Sequence[int], wide: Sequence[bool]
     ) -> TritonTable:
         """The tensors that it is to step; see `TritonTable`."""
-        return TritonTable(self, sizes, group_of, member_of, wide)
+        return TritonTable(self, sizes, group_of, wide)
 
 
 def runs_on(device: torch.device) -> bool:
@@ -71,25 +69,11 @@ def installed() -> bool:
     return find_spec("triton") is not None
 
 
-@cache
-def triton_kernel_of(
-    chain: tuple[type[Rule], ...], dtype: torch.dtype, maximize: bool, device: torch.device
-) -> TritonKernel | None:
-    """The kernel of a chain; none for one that cannot be traced or printed, and for other types."""
-    if dtype not in DTYPES:
-        return None
-    try:
-        return TritonKernel(chain, dtype, maximize, device)
-    except TypeError:
-        return None
-
-
 class TritonTable:
     """The tensors that a kernel steps, in tiles.
 
-    sizes: how many elements each has. group_of, member_of: the row of the hyperparameters' table,
-    and the member, that each belongs to. wide: whether the age of each is a float64, not a float32.
-    `total` may be put in place by who steps parts of members.
+    sizes: how many elements each has. group_of: the row of the hyperparameters' table that each
+    belongs to. wide: whether the age of each is a float64, not a float32.
     """
 
     def __init__(
@@ -97,19 +81,18 @@ class TritonTable:
         kernel: TritonKernel,
         sizes: Sequence[int],
         group_of: Sequence[int],
-        member_of: Sequence[int],
         wide: Sequence[bool],
     ) -> None:
-        self.kernel, self.device, self.total = kernel, kernel.device, as_they_are
+        self.kernel, self.device = kernel, kernel.device
         tiles = tiled(sizes, BLOCK)
         self.tiles = [torch.from_numpy(column).to(self.device) for column in tiles]
         self.group_of = torch.tensor(group_of, device=self.device)
-        self.member_of = torch.tensor(member_of, device=self.device)
         self.wide = torch.tensor(wide, dtype=torch.int64, device=self.device)
         self.scalars = self.zeros(len(sizes), len(kernel.layout.scalars))
-        self.norms = self.zeros(len(sizes)).fill_(torch.nan)
-        slots, shape = slotted(np.array(member_of)[tiles[0]], 1 + max(member_of))
-        self.slots, self.sums = torch.from_numpy(slots).to(self.device), self.zeros(*shape)
+        self.sums = self.zeros(len(sizes), len(kernel.layout.sums)).fill_(torch.nan)
+        counts = torch.from_numpy(np.bincount(tiles[0], minlength=len(sizes)))
+        self.counts = counts.to(self.device)
+        self.firsts = (counts.cumsum(0) - counts).to(self.device)
         pointers = len(sizes) * len(kernel.layout.columns)
         # Triton compiles anew for an address that is no multiple of 16.
         self.behind_pointers = pointers + pointers % 2
@@ -119,20 +102,34 @@ class TritonTable:
     def zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=torch.float64, device=self.device)
 
-    def step(self, pointers: NDArray[np.int64], hypers: NDArray[np.float64]) -> None:
+    def step(self, pointers: NDArray[np.int64], hypers: NDArray[np.float64]) -> Part:
         """One step of every tensor in place, age and row states included.
 
         pointers: `[n, c]`, the addresses of the layout's columns. hypers: `[groups, h]`, in the
         layout's order. All lies on the device.
         """
+        self.give(pointers, hypers)
+        known = 0
+        for number, kinds in enumerate(self.kernel.layout.kinds, 1):
+            whole = yield Sums(kinds, self.by_tensor(f"sums_{number}", kinds))
+            self.sums[:, known : known + len(kinds)] = whole
+            known += len(kinds)
         with on(self.device):
-            self.give(pointers, hypers)
-            if self.kernel.layout.normed:
-                self.rows(last=False)
-                self.over_tiles("squares", self.sums, self.slots)
-                self.norms.copy_(self.total(self.sums.sum(1)).sqrt()[self.member_of])
             self.rows(last=True)
             self.over_tiles("tiles")
+
+    def by_tensor(self, function: str, kinds: Kinds) -> Tensor:
+        """The sums of a pass over each tensor."""
+        of_tiles = self.zeros(len(kinds), len(self.tiles[0]))
+        found = self.zeros(len(self.wide), len(kinds))
+        with on(self.device):
+            self.rows(last=False)
+            self.over_tiles(function, of_tiles)
+            for i, (name, _) in enumerate(kinds):
+                fold = getattr(self.kernel.module, f"fold_{SUMS[name].fold.__name__}")
+                given = (self.firsts, self.counts, of_tiles[i], found[:, i], len(kinds))
+                fold[len(self.wide),](*given, BLOCK=BLOCK, enable_fp_fusion=False)
+        return found
 
     def give(self, pointers: NDArray[np.int64], hypers: NDArray[np.float64]) -> None:
         """Copies what the host knows of a step to the device, at once."""
@@ -150,7 +147,7 @@ class TritonTable:
             self.group_of,
             self.given,
             self.wide,
-            self.norms,
+            self.sums,
             self.scalars,
             LAST=last,
             num_warps=1,
@@ -167,23 +164,6 @@ class TritonTable:
             BLOCK=BLOCK,
             enable_fp_fusion=False,
         )
-
-
-def slotted(
-    member_of: NDArray[np.int64], members: int
-) -> tuple[NDArray[np.int64], tuple[int, int]]:
-    """A slot for each tile in a table with a row for each member, and the table's shape.
-
-    Sums over such rows are the same every time, as those by atomic additions are not.
-    """
-    counts = np.bincount(member_of, minlength=members)
-    before = np.cumsum(counts) - counts
-    order = np.argsort(member_of, kind="stable")
-    slots = np.empty_like(member_of)
-    slots[order] = (
-        np.arange(len(member_of)) + (np.arange(members) * counts.max() - before)[member_of[order]]
-    )
-    return slots, (members, int(counts.max()))
 
 
 def on(device: torch.device) -> AbstractContextManager[object]:

@@ -2,74 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
-from thalweg.fuse.printing import Layout, Names, indented, layout
+from thalweg.fuse.printing import Layout, Names, Pass, indented, layout, passes
 from thalweg.fuse.program import Operation, Program
-
-FUNCTIONS = {
-    "add": "{} + {}",
-    "subtract": "{} - {}",
-    "multiply": "{} * {}",
-    "divide": "{} / {}",
-    "power": "power({}, {})",
-    "negate": "-{}",
-    "remainder": "remainder({}, {})",
-    "sqrt": "tl.sqrt({})",
-    "minimum": "smaller({}, {})",
-    "maximum": "larger({}, {})",
-    "less": "({} < {}).to(tl.{real})",
-    "equal": "({} == {}).to(tl.{real})",
-    "where": "tl.where({} != 0, {}, {})",
-    "rounded": "rounded({}, place, whole_{}, whole_{})",
-}
-
-# Of float32 Triton's own are the quick ones, not the correctly rounded.
-EXACT = {"divide": "tl.div_rn({}, {})", "sqrt": "tl.sqrt_rn({})"}
-
-HELPERS = {
-    "power": '''\
-@triton.jit
-def power(x, y):
-    """x to the power of y, for numbers of the row with x >= 0."""
-    return tl.exp2(y * tl.log2(tl.full((), x, tl.float64)))
-''',
-    "remainder": '''\
-@triton.jit
-def remainder(x, y):
-    """What is left of x, with the sign of y."""
-    left = x % y
-    return tl.where((left != 0) & ((left < 0) != (y < 0)), left + y, left)
-''',
-    "minimum": '''\
-@triton.jit
-def smaller(x, y):
-    """The smaller number, and a not-a-number where either is one."""
-    return tl.where(y < x, y, tl.where(y != y, y, x))
-''',
-    "maximum": '''\
-@triton.jit
-def larger(x, y):
-    """The larger number, and a not-a-number where either is one."""
-    return tl.where(y > x, y, tl.where(y != y, y, x))
-''',
-    "rounded": '''\
-@triton.jit
-def mixed(word):
-    word = (word ^ (word >> 16)).to(tl.uint32) * 0x21F0AAAD
-    word = (word ^ (word >> 15)) * 0xD35A2D97
-    return word ^ (word >> 15)
-
-
-@triton.jit
-def rounded(x, place, seed, t):
-    """A float32 at random at one of the two bfloat16 beside it; see StochasticRounding."""
-    bits = x.to(tl.uint32, bitcast=True)
-    noise = mixed((bits >> 16) ^ mixed(place ^ mixed(t ^ mixed(seed)))) & 0xFFFF
-    up = ((bits + noise) & 0xFFFF0000).to(tl.float32, bitcast=True)
-    return tl.where(tl.abs(x) < float("inf"), up, x)
-''',
-}
+from thalweg.rules.primitives import PRIMITIVES, SUMS
 
 NARROWED = '''\
 @triton.jit
@@ -79,6 +17,30 @@ def narrowed(x):
     bits = tl.where(x == x, bits + 0x7FFF + ((bits >> 16) & 1), 0x7FC00000)
     return (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
 '''
+
+FOLD = '''\
+@triton.jit
+def fold_{name}(firsts_ptr, counts_ptr, of_tiles_ptr, sums_ptr, width, BLOCK: tl.constexpr):
+    """The sum over a tensor, from those over its tiles; always in the same order."""
+    tensor = tl.program_id(0)
+    first, n = tl.load(firsts_ptr + tensor), tl.load(counts_ptr + tensor)
+    lane = tl.arange(0, BLOCK)
+    found = tl.full((BLOCK,), {start}, tl.float64)
+    for start in range(0, n, BLOCK):
+        part = tl.load(of_tiles_ptr + first + start + lane, start + lane < n, {start})
+        found = {together}
+    tl.store(sums_ptr + tensor * width, {whole})
+'''
+
+FOLDS = {
+    "add": FOLD.format(name="add", start="0.0", together="found + part", whole="tl.sum(found)"),
+    "maximum": FOLD.format(
+        name="maximum",
+        start='-float("inf")',
+        together="larger(found, part)",
+        whole="tl.reduce(found, 0, larger)",
+    ),
+}
 
 HEADER = '''\
 """{title}"""
@@ -93,20 +55,21 @@ def printed(program: Program, dtype: str, title: str) -> str:
 
     `rows` computes the row's numbers of every tensor, one program a tensor, and moves its age and
     row states on where `LAST` says that it is called for the last time in a step. `tiles` runs over
-    the elements, one program a tile of at most `BLOCK`; `squares`, where a norm is asked for, sums
-    of each tile the squares that it is the root of, from rows without the norm.
-
-    Raises TypeError for a power of elements.
+    the elements, one program a tile of at most `BLOCK`; `sums_1`, `sums_2` and so on are passes in
+    front of it, for the sums of each tile that the row's numbers rest on, and `fold_add` and
+    `fold_maximum` put these together for each tensor.
     """
     plan = layout(program)
     used = {operation.name for operation in program.operations}
     parts = [HEADER.format(title=title)]
-    parts += [helper for name, helper in HELPERS.items() if name in used]
+    summed = [SUMS[name] for name in SUMS if name in used]
+    helpers = [each.helper for name, each in PRIMITIVES.items() if name in used]
+    helpers += [each.helper for each in summed]
+    parts += filter(None, dict.fromkeys(helpers))
     parts += [NARROWED] if dtype == "bfloat16" else []
     parts.append(row_function(program, plan))
-    if plan.normed:
-        parts.append(tile_function(program, plan, dtype, norm=True))
-    parts.append(tile_function(program, plan, dtype, norm=False))
+    parts += [FOLDS[name] for name in dict.fromkeys(each.fold.__name__ for each in summed)]
+    parts += [tile_function(program, plan, dtype, each) for each in passes(program, plan)]
     return "\n\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
@@ -122,7 +85,10 @@ def row_function(program: Program, plan: Layout) -> str:
         "wide_ptr = step_ptr.to(tl.pointer_type(tl.float64))",
         "wide = tl.load(are_wide_ptr + tensor) != 0",
         "t = tl.load(narrow_ptr, wide == 0, 0.0).to(tl.float64) + tl.load(wide_ptr, wide, 0.0) + 1",
-        *(["norm = tl.load(norms_ptr + tensor)"] if plan.normed else []),
+        *(
+            f"{names.of(place)} = tl.load(sums_ptr + tensor * {len(plan.sums)} + {i})"
+            for i, place in enumerate(plan.sums)
+        ),
         f"group_ptr = groups_ptr + tl.load(group_of_ptr + tensor) * {hypers}",
         *(f"{names.input(name)} = tl.load(group_ptr + {i})" for i, name in enumerate(plan.hypers)),
         *(
@@ -141,17 +107,15 @@ def row_function(program: Program, plan: Layout) -> str:
         *(f"    tl.store({names.input(label)}_ptr, {end})" for label, end in ends.items()),
     ]
     return function(
-        "rows", ["groups", "group_of", "tensors", "are_wide", "norms", "scalars"], "LAST", body
+        "rows", ["groups", "group_of", "tensors", "are_wide", "sums", "scalars"], "LAST", body
     )
 
 
-def tile_function(program: Program, plan: Layout, dtype: str, norm: bool) -> str:
-    """The pass over elements: the step itself, or the sum of squares that a norm needs."""
+def tile_function(program: Program, plan: Layout, dtype: str, each: Pass) -> str:
+    """A pass over elements: the sums that the others need, or the step itself."""
     real = "float32" if dtype == "bfloat16" else dtype
     names = TritonNames(program, real, real=True)
-    wanted = [program.results[label] for label in (["normed"] if norm else plan.written)]
-    needed = set(program.needed(wanted))
-    tensors = [label for label in plan.tensors if not norm or program.inputs[label] in needed]
+    kind_of = {"real": real, "word": "int64"}
     half = {"param", "grad"} if dtype == "bfloat16" else set()
     body = [
         "tile = tl.program_id(0)",
@@ -162,53 +126,36 @@ def tile_function(program: Program, plan: Layout, dtype: str, norm: bool) -> str
         *(
             f"{names.input(label)}_ptr = {address(plan, label)}"
             f".to(tl.pointer_type(tl.{'bfloat16' if label in half else real})) + place"
-            for label in tensors
+            for label in each.tensors
         ),
-        *scalar_lines(program, plan, names, needed),
+        *(
+            f"{names.of(place)} = tl.load(scalars_ptr + tensor * {len(plan.scalars)} + {i})"
+            f".to(tl.{kind_of[program.operations[place].kind]})"
+            for place, i in each.scalars.items()
+        ),
         *(
             f"{names.input(label)} = tl.load({names.input(label)}_ptr, inside)"
             f"{'.to(tl.float32)' if label in half else ''}"
-            for label in tensors
+            for label in each.tensors
         ),
-        *names.lines(wanted),
+        *names.lines(each.wanted),
     ]
-    if norm:
-        body += [
-            f"normed = tl.where(inside, {names.of(*wanted)}, 0).to(tl.float64)",
-            "tl.store(sums_ptr + tl.load(slots_ptr + tile), tl.sum(normed * normed))",
-        ]
-    for label, place in zip(plan.written, wanted, strict=True) if not norm else ():
+    pointers = ["tensors", "tensor_of", "starts", "lengths", "scalars"]
+    if each.sums:
+        body += ["one = tl.full((), 1, tl.float64)", "tiles = tl.num_programs(0)"]
+        for i, one in enumerate(each.sums):
+            text = SUMS[one.name].triton.format(*map(names.of, one.arguments))
+            body.append(f"tl.store(of_tiles_ptr + {i} * tiles + tile, {text})")
+        return function(each.name, [*pointers, "of_tiles"], "BLOCK", body)
+    for label, place in zip(plan.written, each.wanted, strict=True):
         result = f"narrowed({names.of(place)})" if label in half else names.of(place)
         body.append(f"tl.store({names.input(label)}_ptr, {result}, inside)")
-    pointers = ["tensors", "tensor_of", "starts", "lengths", "scalars"]
-    if norm:
-        return function("squares", [*pointers, "sums", "slots"], "BLOCK", body)
-    return function("tiles", pointers, "BLOCK", body)
+    return function(each.name, pointers, "BLOCK", body)
 
 
 def address(plan: Layout, label: str) -> str:
     """The expression of a tensor's address."""
     return f"tl.load(tensors_ptr + tensor * {len(plan.columns)} + {plan.column(label)})"
-
-
-def scalar_lines(program: Program, plan: Layout, names: TritonNames, needed: set[int]) -> list[str]:
-    """The lines that load the row's numbers that the elements need; what is hashed stays whole."""
-    operations = [program.operations[place] for place in needed]
-    hashed = {place for one in operations if one.name == "rounded" for place in one.arguments[1:]}
-    real = {
-        place
-        for one in operations
-        if one.level == "element"
-        for place in one.arguments[: 1 if one.name == "rounded" else None]
-    }
-    lines = []
-    for i, place in enumerate(plan.scalars):
-        number = f"tl.load(scalars_ptr + tensor * {len(plan.scalars)} + {i})"
-        if place in real:
-            lines.append(f"{names.of(place)} = {number}.to(tl.{names.kind})")
-        if place in hashed:
-            lines.append(f"whole_{names.of(place)} = {number}.to(tl.int64)")
-    return lines
 
 
 class TritonNames(Names):
@@ -217,16 +164,16 @@ class TritonNames(Names):
     def __init__(self, program: Program, kind: str, real: bool) -> None:
         super().__init__(program, real)
         self.kind = kind
-        self.functions = FUNCTIONS | (EXACT if kind == "float32" else {})
 
     def constant(self, label: str) -> str:
-        return label  # Triton gives a bare number the type of what it meets
+        # Triton gives a bare number the type of what it meets.
+        return label if math.isfinite(float(label)) else f'float("{label}")'
 
     def result(self, operation: Operation) -> str:
-        if self.real and operation.name == "power":
-            raise TypeError("Triton has no power that holds for all elements")
         arguments = map(self.of, operation.arguments)
-        return self.functions[operation.name].format(*arguments, real=self.kind)
+        primitive = PRIMITIVES[operation.name]
+        text = (self.kind == "float32" and primitive.exact) or primitive.triton
+        return text.format(*arguments, real=self.kind)
 
 
 def function(name: str, pointers: Sequence[str], constant: str, body: Iterable[str]) -> str:

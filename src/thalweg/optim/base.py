@@ -16,7 +16,8 @@ from thalweg.arguments import require_flag, short, word
 from thalweg.errors import UserError
 from thalweg.fuse import eager
 from thalweg.fuse.eager import Cell
-from thalweg.optim.fused import Fusing, Group, ParamWithGrad, by_chain, kernel_for
+from thalweg.fuse.passes import Part, Whole, eagerly, over_model, places_of, together
+from thalweg.optim.fused import ChainPart, Fusing, Group, ParamWithGrad, by_chain, kernel_for
 from thalweg.optim.loading import A_STATE, copied, dictionary, fitted
 from thalweg.optim.settings import (
     at,
@@ -31,18 +32,18 @@ from thalweg.optim.settings import (
     resumed,
 )
 from thalweg.optim.sharded import (
+    check_by_shards,
     check_gathered,
     check_summable,
-    in_parts,
+    is_in_parts,
     local,
     local_gradient,
+    over_parts,
     received,
-    total,
     zero_above,
 )
-from thalweg.optim.state import Chain, age, age_in, as_real, complete, working
+from thalweg.optim.state import Chain, age, age_in, as_real, complete, starting, working
 from thalweg.optim.untraced import UntracedOptimizer
-from thalweg.rules.rule import Rule
 
 
 class RuleOptimizer(UntracedOptimizer):
@@ -93,7 +94,7 @@ class RuleOptimizer(UntracedOptimizer):
         if scheduled:
             group["step_count"] = 0
             group["memory"] = {name: memory(value) for name, value in scheduled.items()}
-        if any(rule.norms for rule in self.chain(group)):
+        if places_of(self.chain(group), torch.float32):
             check_summable(group["params"])
         param_group.update(group)  # the group is the user's own dictionary, as in PyTorch
         super().add_param_group(param_group)
@@ -134,11 +135,11 @@ class RuleOptimizer(UntracedOptimizer):
         if found_infinite(self):
             return loss
         unscale(self, params)
-        if not params:
-            self.stand_by()
-        left = params if self.backend == "eager" else self.fusing.step(self, params)
-        if left:
-            self.step_eagerly(left)
+        if self.backend == "eager":
+            parted = is_in_parts(self.parameters(), self.zero)
+            self.step_in_passes(self.eager_parts(params), parted)
+        else:
+            self.fusing.step(self, params)
         for group in self.param_groups:
             if "step_count" in group:
                 group["step_count"] += 1
@@ -152,14 +153,6 @@ class RuleOptimizer(UntracedOptimizer):
             for param in group["params"]
             if (grad := param.grad) is not None
         ]
-
-    @torch.no_grad()
-    def stand_by(self) -> None:
-        """Takes part in the norms of a step for which this process has no gradient."""
-        model = self.parameters()
-        for _ in [rule for chain in self.chains() for rule in chain if rule.norms]:
-            if in_parts(model, self.zero):
-                total(torch.empty(0, dtype=torch.float64), [], model, self.zero)
 
     @property
     def last_lr(self) -> float:
@@ -184,8 +177,37 @@ class RuleOptimizer(UntracedOptimizer):
         return "\n\n".join(kernel.source for kernel in kernels if kernel)
 
     @torch.no_grad()
-    def step_eagerly(self, params: Sequence[ParamWithGrad]) -> None:
-        """Steps parameters by their chains' arithmetic on whole tensors.
+    def step_in_passes(self, parts: Sequence[ChainPart], parted: bool) -> None:
+        """Steps all parts of each chain side by side; its sums are over all of them.
+
+        parted: whether other processes have parts of the model.
+        """
+        for chain in self.chains():
+            mine = [(params, part) for each, params, part in parts if each == chain]
+            if parted and not mine and places_of(chain, torch.float32) != ():
+                mine = [self.standing_by(chain)]
+            whole: Whole = over_model
+            if parted:
+                params = [param for some, _ in mine for param in some]
+                whole = partial(over_parts, params, self.parameters(), self.zero)
+            together([part for _, part in mine], whole)
+
+    def standing_by(self, chain: Chain) -> tuple[list[Tensor], Part]:
+        """Takes part in the sums of a step for which this process has no gradient."""
+        model = self.parameters()
+        check_by_shards(model, chain)
+        index = [self.chain(group) for group in self.param_groups].index(chain)
+        nothing = local(model[0]).new_empty(0) if model else torch.empty(0)
+        values = self.values(index) | {"t": 1, "dtype": nothing.dtype}
+        states: dict[str, Any] = {}
+        for rule in chain:
+            states |= {name: starting(nothing, s, values) for name, s in rule.states.items()}
+            states |= {name: state.init for name, state in rule.row_states.items()}
+        cell = Cell(working(nothing), working(nothing), values, states)
+        return model[:1], eagerly(chain, [cell])
+
+    def eager_parts(self, params: Sequence[ParamWithGrad]) -> list[ChainPart]:
+        """Who steps parameters that no kernel steps.
 
         Those on the device meta have no numbers: RuntimeError where their group is `fused`, as in
         PyTorch.
@@ -195,17 +217,22 @@ class RuleOptimizer(UntracedOptimizer):
                 "`fused=True` requires all the params to be floating point Tensors with numbers in"
                 " them; move the model from the device meta by its to_empty()."
             )
-        for chain, places in by_chain(self, params).items():
-            some = [params[place] for place in places]
-            cells = [self.cell(chain, *each) for each in some]
-            norm = partial(
-                model_norm, [param for param, _, _ in some], self.parameters(), self.zero
-            )
-            eager.step(chain, cells, norm)
-            for (param, _, _), cell in zip(some, cells, strict=True):
-                as_real(local(param)).copy_(cell.param)
-                increment_version(param)
-                self.keep(param, cell)
+        parts = []
+        for chain, some in by_chain(self, params).items():
+            mine = [params[place] for place in some]
+            own = [param for param, _, _ in mine]
+            check_by_shards(own, chain)
+            parts.append((chain, own, self.eagerly(chain, mine)))
+        return parts
+
+    def eagerly(self, chain: Chain, params: Sequence[ParamWithGrad]) -> Part:
+        """Steps parameters by their chain's arithmetic on whole tensors."""
+        cells = [self.cell(chain, *each) for each in params]
+        yield from eagerly(chain, cells)
+        for (param, _, _), cell in zip(params, cells, strict=True):
+            as_real(local(param)).copy_(cell.param)
+            increment_version(param)
+            self.keep(param, cell)
 
     def cell(self, chain: Chain, param: Tensor, grad: Tensor, index: int) -> Cell:
         """What is here of a parameter, on its way through its coming step."""
@@ -250,7 +277,7 @@ class RuleOptimizer(UntracedOptimizer):
         if self.training_point:
             yield
             return
-        if any(map(elsewhere, self.chains())):
+        if any(map(eager.elsewhere, self.chains())):
             check_gathered(self.parameters())
         try:
             with torch.no_grad():
@@ -259,7 +286,7 @@ class RuleOptimizer(UntracedOptimizer):
                     param, value = values.pop()
                     self.training_point.append((param, param.clone()))
                     as_real(param).copy_(value)
-                if self.zero is not None and any(map(elsewhere, self.chains())):
+                if self.zero is not None and any(map(eager.elsewhere, self.chains())):
                     self.training_point += received(self.zero, self.parameters())
             yield
         finally:
@@ -368,29 +395,6 @@ def unscale(optimizer: Any, params: Sequence[ParamWithGrad]) -> None:
     if scale is not None:
         for _, grad, _ in params:
             grad.div_(scale)
-
-
-def model_norm(
-    params: Sequence[Tensor], model: Sequence[Tensor], zero: Any, tensors: list[Tensor]
-) -> list[Tensor]:
-    """The norm over all of them, in float64; once for each, on its device.
-
-    Each belongs to one of `params`; where the model is in parts, the norm is over all parts.
-    """
-    norms = [torch.linalg.vector_norm(x, dtype=torch.float64) for x in tensors]
-    together = torch.stack([norm.to(norms[0].device) for norm in norms])
-    if in_parts(model, zero):
-        norm = total(together.square(), params, model, zero).sqrt()
-    else:
-        norm = torch.linalg.vector_norm(together)
-    return [norm.to(tensor.device) for tensor in tensors]
-
-
-def elsewhere(chain: Chain) -> bool:
-    """Whether a chain evaluates at another point than it trains at."""
-    return any(
-        rule.evaluated is not Rule.evaluated or rule.position is not Rule.position for rule in chain
-    )
 
 
 def descending(grad: Tensor, maximize: bool) -> Tensor:

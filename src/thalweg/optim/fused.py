@@ -21,21 +21,24 @@ from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
 from thalweg.errors import UserError
-from thalweg.fuse.kernel import Kernel, kernel_of, labelled
+from thalweg.fuse.choice import AnyKernel, kernel_on
+from thalweg.fuse.kernel import labelled
 from thalweg.fuse.look import Look, asked
-from thalweg.fuse.triton_kernel import TritonKernel, runs_on, triton_kernel_of
+from thalweg.fuse.passes import Part, places_of
+from thalweg.fuse.triton_kernel import TritonKernel
 from thalweg.optim.settings import is_plain
-from thalweg.optim.sharded import in_parts, is_sharded, local, total
+from thalweg.optim.sharded import is_in_parts, is_sharded, local
 from thalweg.optim.state import CPU, Chain, complete
 
 if TYPE_CHECKING:
     from thalweg.optim.base import RuleOptimizer
 
-AnyKernel = Kernel | TritonKernel
 Group = dict[str, Any]
 PLAIN = (Tensor, nn.Parameter)
 ParamWithGrad = tuple[Tensor, Tensor, int]
 """A parameter, what is here of the gradient that it has, and its group's index."""
+ChainPart = tuple[Chain, list[Tensor], Part]
+"""A chain, some of the parameters that it steps, and who steps them."""
 
 
 class Fused:
@@ -60,28 +63,17 @@ class Fused:
             complete(optimizer.state[param], kernel.chain, param, values, device)
         order = {id(param): place for place, param in enumerate(optimizer.state)}
         self.kept_at = [order[id(param)] for param in self.params]
-        self.model, self.zero = optimizer.parameters(), optimizer.zero
-        self.sharded = any(map(is_sharded, self.model))
+        self.sharded = any(map(is_sharded, self.params))
         self.known: tuple[list[ref[Tensor]], NDArray[np.int64]] = [], np.empty(0, np.int64)
         look = self.look([grad for _, grad, _ in params], list(optimizer.state.values()))
         self.marks, self.readable = look.marks, look.readable
         self.groups = sorted({index for _, _, index in taken})
         self.numbers = np.empty((len(self.groups), len(kernel.layout.hypers)))
-        # The sums over shards are told from those over what is whole, so each is one of its own.
-        parted = kernel.layout.normed and in_parts(self.model, self.zero)
-        members = range(len(taken)) if parted else [0] * len(taken)
         self.table = kernel.table(
             sizes=[local(param).numel() for param in self.params],
             group_of=[self.groups.index(index) for _, _, index in taken],
-            member_of=members,
             wide=[optimizer.state[param]["step"].dtype == torch.float64 for param in self.params],
         )
-        if parted:
-            self.table.total = self.over_parts
-
-    def over_parts(self, squares: Tensor) -> Tensor:
-        """For each tensor the sum over the whole model, from the sums over what is here of each."""
-        return total(squares, self.params, self.model, self.zero).expand(len(squares))
 
     def look(self, gradients: Sequence[Tensor], kept: Sequence[Mapping[str, Any]]) -> Look:
         """At all that the kernel works on; KeyError for a state that is gone.
@@ -117,8 +109,8 @@ class Fused:
                 row = [values[label] for label in self.kernel.layout.hypers]
                 self.numbers[self.groups.index(index)] = row
 
-    def step(self, look: Look) -> None:
-        self.table.step(look.addresses, self.numbers)
+    def step(self, look: Look) -> Part:
+        yield from self.table.step(look.addresses, self.numbers)
         # Autograd has to know that what it may have saved has changed.
         increment_version(self.params)
 
@@ -170,11 +162,12 @@ class Fusing:
         self.groups: tuple[int, ...] = ()
         self.owners: list[Tensor] = []
         self.left: list[int] = []
+        self.summing = self.parted = False
         self.lone: list[int] = []
         self.parts: list[Fused] = []
 
-    def step(self, optimizer: RuleOptimizer, params: list[ParamWithGrad]) -> list[ParamWithGrad]:
-        """Steps what kernels can, and returns the rest."""
+    def step(self, optimizer: RuleOptimizer, params: list[ParamWithGrad]) -> None:
+        """Steps what kernels can, and with it, where there are sums over both, the rest."""
         try:
             changed = self.watch.changed(optimizer)
             looks = self.looks(optimizer, params) if self.same_kinds(optimizer, changed) else None
@@ -185,12 +178,17 @@ class Fusing:
                 looks = [(part, part.look(gradients, kept)) for part in self.parts]
             for part, _ in looks:
                 part.renew(optimizer, changed)
-            for part, look in looks:
-                part.step(look)
+            if self.left or self.summing:
+                parts = [(part.kernel.chain, part.params, part.step(look)) for part, look in looks]
+                if self.left:
+                    parts += optimizer.eager_parts([params[place] for place in self.left])
+                optimizer.step_in_passes(parts, self.parted)
+            else:
+                for part, look in looks:
+                    list(part.step(look))  # it gives no sums, and so runs to its end
         except BaseException:
             self.forget()  # not all parts may know what has changed
             raise
-        return [params[place] for place in self.left]
 
     def same_kinds(self, optimizer: RuleOptimizer, changed: Iterable[int]) -> bool:
         """Whether the kernels are still those of the groups that have changed."""
@@ -226,6 +224,8 @@ class Fusing:
                 " storage was freed or made smaller."
             )
         self.parts, self.left = parts, left
+        self.summing = any(places_of(chain, torch.float32) != () for chain in optimizer.chains())
+        self.parted = is_in_parts(optimizer.parameters(), optimizer.zero)
         self.params = [param for param, _, _ in params]
         self.groups = tuple(index for _, _, index in params)
         self.owners = list(optimizer.state)
@@ -257,17 +257,12 @@ def kind(optimizer: RuleOptimizer, index: int) -> tuple[Chain, bool]:
 def sorted_out(
     optimizer: RuleOptimizer, params: Sequence[ParamWithGrad]
 ) -> tuple[list[int], dict[AnyKernel, list[int]]]:
-    """The places of the parameters that no kernel can step, and of those of each kernel.
-
-    A norm is over all parameters of a chain: one kernel takes all of them, or none does.
-    """
+    """The places of the parameters that no kernel can step, and of those of each kernel."""
     left: list[int] = []
     taken: dict[AnyKernel, list[int]] = {}
     for chain, places in by_chain(optimizer, params).items():
-        kernels = [kernel_for(optimizer, chain, params[i]) for i in places]
-        if any(rule.norms for rule in chain) and len(set(kernels)) > 1:
-            kernels = [None] * len(places)
-        for place, kernel in zip(places, kernels, strict=True):
+        for place in places:
+            kernel = kernel_for(optimizer, chain, params[place])
             (left if kernel is None else taken.setdefault(kernel, [])).append(place)
     return left, taken
 
@@ -297,18 +292,7 @@ def kernel_for(
         and grad.is_contiguous()
         and not (grad._is_zerotensor() or grad.is_neg() or param.is_neg())
     )
-    if not plain or nothing_is_compiled():
+    if not plain:
         return None
     maximize = optimizer.param_groups[index]["maximize"]
-    if param.device.type == "cpu" and optimizer.backend in ("auto", "numba"):
-        return kernel_of(chain, param.dtype, maximize)
-    if runs_on(param.device) and optimizer.backend in ("auto", "triton"):
-        return triton_kernel_of(chain, param.dtype, maximize, param.device)
-    return None
-
-
-def nothing_is_compiled() -> bool:
-    """Whether NUMBA_DISABLE_JIT is set: Numba would run compiled code's text as Python's."""
-    from numba import config  # it takes its time to be imported
-
-    return bool(config.DISABLE_JIT)  # type: ignore[attr-defined]
+    return kernel_on(param.device, chain, param.dtype, maximize, optimizer.backend)

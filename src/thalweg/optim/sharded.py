@@ -1,4 +1,4 @@
-"""Models in parts: each process steps the part that it has, and norms are over all parts.
+"""Models in parts: each process steps the part that it has, and sums are over all parts.
 
 The parts are shards of each parameter (DTensor), or whole parameters, of which each process steps
 some. The latter are the work of PyTorch's `ZeroRedundancyOptimizer`, called ZeRO here.
@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from thalweg.errors import UserError
+from thalweg.fuse.passes import Kinds, goes_by_shards, over_model
+from thalweg.rules.primitives import SUMS
+from thalweg.rules.rule import Rule
 
 
 def is_sharded(x: Tensor) -> bool:
@@ -79,13 +83,9 @@ def zero_above() -> Any:
     return weakref.proxy(frame.f_locals["self"]) if frame else None
 
 
-def in_parts(model: Sequence[Tensor], zero: Any) -> bool:
-    """Whether other processes have parts of a model of which these parameters are here.
-
-    UserError where no sum over them can be had.
-    """
-    check_summable(model)
-    return zero is not None or any(map(is_sharded, model))
+def is_in_parts(model: Sequence[Tensor], zero: Any) -> bool:
+    """Whether other processes have parts of a model of which these parameters are here."""
+    return zero is not None or flattened(model) or any(map(is_sharded, model))
 
 
 def flattened(params: Iterable[Tensor]) -> bool:
@@ -98,9 +98,20 @@ def check_summable(params: Iterable[Tensor]) -> None:
     if flattened(params):
         raise UserError(
             "the parameters of FullyShardedDataParallel do not tell which part of the model they"
-            " are, so clip_norm cannot have the norm over the whole model: shard the model with"
-            " fully_shard, or leave clip_norm out and call the model's own clip_grad_norm_ before"
-            " each step."
+            " are, so no rule can have a norm over the whole model or a whole parameter: shard the"
+            " model with fully_shard, or leave clip_norm out and call the model's own"
+            " clip_grad_norm_ before each step."
+        )
+
+
+def check_by_shards(params: Sequence[Tensor], chain: tuple[type[Rule], ...]) -> None:
+    """UserError for a chain that may look at whole parameters, where each process has a part."""
+    if is_in_parts(params, None) and not goes_by_shards(chain):
+        raise UserError(
+            f"{', '.join(rule.__name__ for rule in chain)} may need whole parameters, of which each"
+            " process has a part: it cannot be traced. Write its rules in arithmetic and with"
+            ' functions such as norm(g, over="tensor"), without decisions of Python\'s own on'
+            " numbers, or do not shard the model."
         )
 
 
@@ -114,47 +125,71 @@ def check_gathered(params: Iterable[Tensor]) -> None:
         )
 
 
-def total(squares: Tensor, params: Sequence[Tensor], model: Sequence[Tensor], zero: Any) -> Tensor:
-    """The sum over a whole model, from the sums of squares of what is here of some parameters.
+def over_parts(
+    params: Sequence[Tensor], model: Sequence[Tensor], zero: Any, kinds: Kinds, sums: Tensor
+) -> Tensor:
+    """The sums over whole tensors and the whole model, from those of what is here of `params`.
 
     Shards are summed over the processes that they lie in, with one all-reduce for all that lie in
     the same way; what each process has all of counts once. Under ZeRO, the sums of all processes
     are added. model: all parameters that are here, sharded ones in an order that is the same
     everywhere: every process takes part, whatever it has gradients of.
     """
-    ways = [way(param) for param in params]
-    sums = []
-    for each in dict.fromkeys([None, *map(way, model)]):
-        alike = torch.tensor([other == each for other in ways], dtype=torch.bool)
-        sums.append(summed(squares[alike].sum(), each))
-    here = torch.stack(sums).sum()
-    return here if zero is None else over_processes(here, zero)
+    check_summable(model)
+    if zero is not None:
+        of_model = tuple((name, "model") for name, _ in kinds)
+        here = over_model(of_model, sums)[:1]
+        whole = over_processes(kinds, here, partial(reduced_under_zero, zero))
+        own = torch.tensor([over == "tensor" for _, over in kinds], device=sums.device)
+        return torch.where(own, sums, whole)
+    every = sums.new_tensor([SUMS[name].start for name, _ in kinds]).repeat(len(model), 1)
+    order = {id(param): place for place, param in enumerate(model)}
+    places = [order[id(param)] for param in params]
+    every[places] = sums
+    ways = [way(param) for param in model]
+    for each in dict.fromkeys(filter(None, ways)):
+        alike = torch.tensor([other == each for other in ways])
+        every[alike] = over_processes(kinds, every[alike], partial(reduced, each))
+    return over_model(kinds, every)[places]
 
 
 def way(param: Any) -> Any:
     """How a parameter lies, as far as a sum over it can tell; None for one that is not sharded."""
     if not is_sharded(param):
         return None
-    from torch.distributed.tensor import Partial, Replicate
-
-    parts = (Replicate() if each.is_replicate() else Partial() for each in param.placements)
-    return param.device_mesh, tuple(parts)
+    return param.device_mesh, tuple(each.is_replicate() for each in param.placements)
 
 
-def summed(part: Tensor, way: Any) -> Tensor:
-    """A sum over what lies in this way, from the part of it that is here."""
-    if way is None:
-        return part
-    from torch.distributed.tensor import DTensor
+def over_processes(kinds: Kinds, parts: Tensor, reduce: Callable[[Tensor, str], Tensor]) -> Tensor:
+    """The sums over all processes, from what each has.
 
-    return DTensor.from_local(part, *way, run_check=False).full_tensor().to(part.device)
+    reduce: adds what all processes have, or takes the largest, which may lose a not-a-number.
+    """
+    of_largest = torch.tensor([name == "largest" for name, _ in kinds], device=parts.device)
+    if not of_largest.any():
+        return reduce(parts, "sum")
+    lost = parts.isnan()
+    added = reduce(torch.where(of_largest, lost.to(parts), parts), "sum")
+    largest = reduce(parts.masked_fill(lost, -torch.inf), "max")
+    return torch.where(of_largest, largest.masked_fill(added > 0, torch.nan), added)
 
 
-def over_processes(part: Tensor, zero: Any) -> Tensor:
-    """The sum of what all processes of a ZeRO have."""
-    whole = part.to(zero.join_device)
-    torch.distributed.all_reduce(whole, group=zero.join_process_group)
-    return whole.to(part.device)
+def reduced(way: Any, parts: Tensor, operation: str) -> Tensor:
+    """Over the processes that parameters lie in, which lie in this way."""
+    from torch.distributed.tensor import DTensor, Partial, Replicate
+
+    mesh, whole = way
+    placements = [Replicate() if each else Partial(operation) for each in whole]
+    found = DTensor.from_local(parts, mesh, placements, run_check=False).full_tensor()
+    return found.to(parts.device)
+
+
+def reduced_under_zero(zero: Any, parts: Tensor, operation: str) -> Tensor:
+    """Over the processes of a ZeRO."""
+    whole = parts.to(zero.join_device, copy=True)
+    kind = {"sum": torch.distributed.ReduceOp.SUM, "max": torch.distributed.ReduceOp.MAX}
+    torch.distributed.all_reduce(whole, kind[operation], group=zero.join_process_group)
+    return whole.to(parts.device)
 
 
 def received(zero: Any, mine: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:

@@ -7,10 +7,24 @@ folder; `__init__.pyi`, which tests/stubs.py prints, lists them for type checker
 from importlib import import_module
 from pkgutil import iter_modules
 
-from thalweg.rules.arithmetic import clamp, maximum, minimum, sign, sqrt, where
+from thalweg.rules.arithmetic import (
+    clamp,
+    dot,
+    exp,
+    largest,
+    log,
+    maximum,
+    mean,
+    minimum,
+    nearest,
+    norm,
+    sign,
+    sqrt,
+    where,
+)
 from thalweg.rules.record import Named
 from thalweg.rules.rule import Counterpart, Hyper, Option, RowState, Rule, State
-from thalweg.rules.space import linear, log, log_one_minus
+from thalweg.rules.space import linear, log_one_minus
 
 files = [import_module(f"{__name__}.{file.name}") for file in iter_modules(__path__)]
 NAMED = {named.name: named for file in files for named in getattr(file, "optimizers", ())}
@@ -23,5 +37,5 @@ RULES = {
 }
 globals().update(RULES)
 __all__ = ["NAMED", "RULES", "Counterpart", "Hyper", "Named", "Option", "RowState", "Rule"]
-__all__ += ["State", "clamp", "linear", "log", "log_one_minus", "maximum", "minimum", "sign"]
-__all__ += ["sqrt", "where", *RULES]
+__all__ += ["State", "clamp", "dot", "exp", "largest", "linear", "log", "log_one_minus"]
+__all__ += ["maximum", "mean", "minimum", "nearest", "norm", "sign", "sqrt", "where", *RULES]

@@ -4,8 +4,15 @@ from thalweg.rules.adagrad import Adagrad as Adagrad
 from thalweg.rules.adam import Adam as Adam
 from thalweg.rules.adam import AMSGrad as AMSGrad
 from thalweg.rules.arithmetic import clamp as clamp
+from thalweg.rules.arithmetic import dot as dot
+from thalweg.rules.arithmetic import exp as exp
+from thalweg.rules.arithmetic import largest as largest
+from thalweg.rules.arithmetic import log as log
 from thalweg.rules.arithmetic import maximum as maximum
+from thalweg.rules.arithmetic import mean as mean
 from thalweg.rules.arithmetic import minimum as minimum
+from thalweg.rules.arithmetic import nearest as nearest
+from thalweg.rules.arithmetic import norm as norm
 from thalweg.rules.arithmetic import sign as sign
 from thalweg.rules.arithmetic import sqrt as sqrt
 from thalweg.rules.arithmetic import where as where
@@ -38,7 +45,6 @@ from thalweg.rules.sgd import SGD as SGD
 from thalweg.rules.sgd import SGDMomentum as SGDMomentum
 from thalweg.rules.sgd import SGDNesterov as SGDNesterov
 from thalweg.rules.space import linear as linear
-from thalweg.rules.space import log as log
 from thalweg.rules.space import log_one_minus as log_one_minus
 
 RULES: dict[str, type[Rule]]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from thalweg.rules.arithmetic import sqrt
 from thalweg.rules.decay import L2Decay
 from thalweg.rules.record import Named
-from thalweg.rules.row import Value
 from thalweg.rules.rule import Counterpart, Hyper, Rule, State
 from thalweg.rules.space import log, log_one_minus
+from thalweg.rules.value import Value
 
 
 class Adadelta(Rule):

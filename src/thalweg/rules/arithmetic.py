@@ -1,4 +1,4 @@
-"""The functions that rules use, on floats, rows and tensors alike.
+"""The functions that rules use, on floats and tensors alike; `abs` is Python's own.
 
 `minimum`, `maximum` and `clamp` let a not-a-number through, as PyTorch's do, and `sign` does too,
 where PyTorch's gives 0: a divergence must not be hidden by a clip.
@@ -6,17 +6,52 @@ where PyTorch's gives 0: a divergence must not be hidden by a clip.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
+from contextvars import ContextVar
+from numbers import Real
+from typing import get_args, overload
 
 import torch
 from torch import Tensor
 
-from thalweg.rules.row import Row, Value
+from thalweg.arguments import require_known
+from thalweg.errors import UserError
+from thalweg.rules import space
+from thalweg.rules.primitives import PRIMITIVES, SUMS, Scope
+from thalweg.rules.space import Space
+from thalweg.rules.value import Value
+
+NO_ELEMENTS = "a norm, dot, mean or largest goes over the elements of a tensor, not over a number."
+
+NUMBER = torch.empty(0, dtype=torch.float64)
 
 
 def sqrt(x: Value) -> Value:
     """The square root."""
-    return math.sqrt(x) if isinstance(x, float | int) else x.sqrt()
+    return applied("sqrt", x)
+
+
+def exp(x: Value) -> Value:
+    """e to the power of x."""
+    return applied("exp", x)
+
+
+@overload
+def log(x: Value) -> Value: ...
+
+
+@overload
+def log(x: float, high: float) -> Space: ...
+
+
+def log(x: Value, high: float | None = None) -> Value:
+    """The natural logarithm; of two ends, the space between them that is even in it."""
+    return applied("log", x) if high is None else space.log(x, high)
+
+
+def nearest(x: Value) -> Value:
+    """The nearest whole number, of two the even one."""
+    return applied("nearest", x)
 
 
 def sign(x: Value) -> Value:
@@ -31,30 +66,100 @@ def clamp(x: Value, low: Value, high: Value) -> Value:
 
 def minimum(x: Value, y: Value) -> Value:
     """The smaller of each element and y."""
-    return x.minimum(like(x, y))
+    return applied("minimum", x, y)
 
 
 def maximum(x: Value, y: Value) -> Value:
     """The larger of each element and y."""
-    if isinstance(x, int | float):
-        return max(x, y)
-    return x.maximum(like(x, y))
+    return applied("maximum", x, y)
 
 
-def where(condition: Tensor | bool, x: Value, y: Value) -> Value:
+def where(condition: Value, x: Value, y: Value) -> Value:
     """x where the condition holds, else y; a condition on the age is one answer for all."""
     if isinstance(condition, bool):
         return x if condition else y
-    if isinstance(condition, Tensor):
-        return torch.where(condition, x, y)
-    return condition.choose(x, y)
+    return applied("where", condition, x, y)
 
 
-def like(x: Value, y: Value) -> Value:
-    """y as a tensor of x's kind."""
-    if isinstance(y, Tensor) or not isinstance(x, Tensor):
-        return y
-    return y.column.to(x) if isinstance(y, Row) else x.new_tensor(y)
+def word(x: Value) -> Value:
+    """The whole number below 2**32 that a number of the row is, for arithmetic on bits."""
+    return int(x) if isinstance(x, int | float) else applied("word", x)
+
+
+def bits(x: Value) -> Value:
+    """The bits of each float32, as a word."""
+    return applied("bits", x)
+
+
+def number(word: Value) -> Value:
+    """The float32 of these bits."""
+    return applied("number", word)
+
+
+def place(x: Value) -> Value:
+    """The place of each element in its tensor, from 0, as a word."""
+    return applied("place", x)
+
+
+def dot(x: Value, y: Value, over: Scope) -> Value:
+    """The sum of the products of two tensors' elements, computed in float64.
+
+    It is a number, as are all sums here. over: "tensor", the parameter that the rule steps, all of
+    it where it lies in several processes; or "model", all parameters that step at once.
+    """
+    return summed("dot", over, x, y)
+
+
+def norm(x: Value, over: Scope) -> Value:
+    """The Euclidean norm over a tensor or the model; see `dot`."""
+    return sqrt(dot(x, x, over))
+
+
+def mean(x: Value, over: Scope) -> Value:
+    """The mean of the elements of a tensor or the model; see `dot`."""
+    return summed("total", over, x) / summed("count", over, x)
+
+
+def largest(x: Value, over: Scope) -> Value:
+    """The largest element of a tensor or the model, not-a-number where there is one; see `dot`."""
+    return summed("largest", over, x)
+
+
+def only_in_a_step(name: str, over: str, part: Tensor) -> Tensor:  # noqa: ARG001
+    raise UserError(
+        "norm, dot, mean and largest are known while a step is taken, in a rule's update; what is"
+        " evaluated must keep them in a state."
+    )
+
+
+asking: ContextVar[Callable[[str, str, Tensor], Tensor]] = ContextVar(
+    "asking", default=only_in_a_step
+)
+"""Who gives a sum over a tensor or the model, from its name, its scope and the part of it here."""
+
+
+def summed(name: str, over: Scope, *arguments: Value) -> Value:
+    """A sum over all elements of a tensor or of the model."""
+    require_known("scope", over, get_args(Scope))
+    first = arguments[0]
+    if isinstance(first, Tensor):
+        return asking.get()(name, over, SUMS[name].torch(*arguments))
+    if isinstance(first, Real):
+        raise UserError(NO_ELEMENTS)
+    return first.summed(name, over, *arguments)
+
+
+def applied(name: str, *arguments: Value) -> Value:
+    """What a primitive gives: of numbers a number, computed in float64, of tensors a tensor."""
+    for x in arguments:
+        if not isinstance(x, Tensor | Real):
+            return x.made(name, *arguments)
+    tensors = [x for x in arguments if isinstance(x, Tensor)]
+    like = next((x for x in tensors if x.is_floating_point()), NUMBER)
+    made = PRIMITIVES[name].torch(
+        *(x if isinstance(x, Tensor) else like.new_tensor(x) for x in arguments)
+    )
+    return made if tensors else made.item()
 
 
 def replaced(ring: Tensor, slot: int, x: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ An average stands last in a chain. Polyak and Juditsky 1992.
 from __future__ import annotations
 
 from thalweg.rules.arithmetic import maximum, replaced, where
-from thalweg.rules.row import Value
 from thalweg.rules.rule import Hyper, Option, RowState, Rule, State
+from thalweg.rules.value import Value
 
 
 class TailAverage(Rule):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from thalweg.rules.arithmetic import clamp, minimum, where
-from thalweg.rules.row import Value
-from thalweg.rules.rule import Hyper, Norm, Rule
+from thalweg.rules.arithmetic import clamp, minimum, norm, where
+from thalweg.rules.rule import Hyper, Rule
+from thalweg.rules.value import Value
 
 
 class ClipValue(Rule):
@@ -29,8 +29,8 @@ class ClipNorm(Rule):
     """
 
     max_norm = Hyper(1.0)
-    norm = Norm()
 
     def update(self, g: Value) -> Value:
+        size = norm(g, over="model")
         # A gradient of zeros stays as it is, also where max_norm is 0.
-        return g * where(self.norm == 0, 1.0, minimum(self.max_norm / self.norm, 1.0))
+        return g * where(size == 0, 1.0, minimum(self.max_norm / size, 1.0))

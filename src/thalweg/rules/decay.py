@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from thalweg.rules.row import Value
 from thalweg.rules.rule import Hyper, Rule
 from thalweg.rules.space import log
+from thalweg.rules.value import Value
 
 
 class L2Decay(Rule):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from thalweg.rules.arithmetic import sign, where
 from thalweg.rules.decay import L2Decay
 from thalweg.rules.record import Named
-from thalweg.rules.row import Value
 from thalweg.rules.rule import Hyper, Rule, State
 from thalweg.rules.space import linear, log
+from thalweg.rules.value import Value
 
 
 class DeltaBarDelta(Rule):

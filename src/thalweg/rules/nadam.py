@@ -5,9 +5,9 @@ from __future__ import annotations
 from thalweg.rules.adam import Adam
 from thalweg.rules.decay import L2Decay
 from thalweg.rules.record import Named
-from thalweg.rules.row import Value
 from thalweg.rules.rule import Counterpart, Hyper, RowState
 from thalweg.rules.space import log
+from thalweg.rules.value import Value
 
 
 class NAdam(Adam):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from thalweg.rules.decay import L2Decay
 from thalweg.rules.momentum import Momentum
 from thalweg.rules.record import Named
-from thalweg.rules.row import Value
 from thalweg.rules.rule import Next, RowState
+from thalweg.rules.value import Value
 
 
 class Nesterov(Momentum):

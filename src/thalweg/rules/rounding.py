@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
 import torch
-from torch import Tensor
 
-from thalweg.rules.row import Value
+from thalweg.rules.arithmetic import bits, number, place, where, word
+from thalweg.rules.primitives import LARGEST
 from thalweg.rules.rule import Option, Rule
+from thalweg.rules.value import Value
 
-EXACT = 2**24
-"""Seeds and ages below this come whole through the float32 that a kernel computes in."""
-
-LOW = 0xFFFF
-WORD = 0xFFFFFFFF
+LOW, HIGH = 0xFFFF, 0xFFFF0000
+"""The half of a float32's bits that a bfloat16 does not have, and the half that it has."""
 
 
 class StochasticRounding(Rule):
@@ -35,29 +33,20 @@ class StochasticRounding(Rule):
         return g
 
     def stored(self, theta: Value) -> Value:
-        if self.dtype is not torch.bfloat16:
-            return theta
-        seed = self.seed % EXACT
-        if isinstance(theta, Tensor):
-            return rounded(theta, seed, self.t)
-        return theta.rounded(seed, self.t)
+        return rounded(theta, self.seed, self.t) if self.dtype is torch.bfloat16 else theta
 
 
-def rounded(x: Tensor, seed: int, t: int) -> Tensor:
-    """Each float32 of a tensor at a bfloat16 beside it; numbers that are not finite as they are."""
-    bits = x.view(torch.int32).to(torch.int64) & WORD
-    place = torch.arange(x.numel(), device=x.device).reshape(x.shape)
-    noise = mixed(bits >> 16 ^ mixed(place ^ mixed(t ^ mixed(seed)))) & LOW
-    # Above the largest int32 the sign is set: to there go the bits of negative numbers.
-    up = (bits + noise) & (WORD ^ LOW)
-    whole = torch.where(up > WORD >> 1, up - WORD - 1, up).to(torch.int32)
-    return torch.where(x.isfinite(), whole.view(torch.float32), x)
+def rounded(x: Value, seed: Value, t: Value) -> Value:
+    """Each float32 at a bfloat16 beside it; numbers that are not finite as they are."""
+    old = bits(x)
+    noise = mixed(old >> 16 ^ mixed(place(x) ^ mixed(word(t) ^ mixed(word(seed))))) & LOW
+    return where(abs(x) < math.inf, number((old + noise) & HIGH), x)
 
 
-def mixed(x: Any) -> Any:
-    """A 32-bit word in which every bit depends on every bit of another."""
+def mixed(x: Value) -> Value:
+    """A word in which every bit depends on every bit of another."""
     x = x ^ (x >> 16)
-    x = x * 0x21F0AAAD & WORD
+    x = x * 0x21F0AAAD & LARGEST
     x = x ^ (x >> 15)
-    x = x * 0xD35A2D97 & WORD
+    x = x * 0xD35A2D97 & LARGEST
     return x ^ (x >> 15)

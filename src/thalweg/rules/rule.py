@@ -31,8 +31,8 @@ from torch import dtype as Precision
 
 from thalweg.arguments import FAR, MOST, number, require_whole, short
 from thalweg.errors import UserError, suggest
-from thalweg.rules.row import Value
 from thalweg.rules.space import Space
+from thalweg.rules.value import Value
 
 Place = Literal["anywhere", "before", "behind", "last"]
 """Where a rule may stand in a chain: before or behind the rule that takes the step, or last."""
@@ -140,11 +140,6 @@ class Next(Declared):
     hyper: str
 
 
-@dataclass(frozen=True)
-class Norm(Declared):
-    """The Euclidean norm of what the rule is given, over the whole model of a member."""
-
-
 class Counterpart:
     """The class of `torch.optim` whose steps are those of a rule.
 
@@ -179,7 +174,6 @@ class Rule:
     states: ClassVar[Mapping[str, State]] = {}
     row_states: ClassVar[Mapping[str, RowState]] = {}
     coming: ClassVar[Mapping[str, Next]] = {}
-    norms: ClassVar[Mapping[str, Norm]] = {}
     place: ClassVar[Place] = "anywhere"
     torch: ClassVar[Counterpart | None] = None
     __signature__: ClassVar[Signature]
@@ -202,7 +196,7 @@ class Rule:
                 " else to an optimizer; choose another name."
             )
         kinds = {"hypers": Hyper, "options": Option, "states": State}
-        kinds |= {"row_states": RowState, "coming": Next, "norms": Norm}
+        kinds |= {"row_states": RowState, "coming": Next}
         for plural, kind in kinds.items():
             setattr(cls, plural, {n: d for n, d in declared.items() if isinstance(d, kind)})
         cls.__signature__ = Signature(

@@ -7,9 +7,9 @@ from math import inf
 from thalweg.rules.arithmetic import where
 from thalweg.rules.decay import L2Decay
 from thalweg.rules.record import Named
-from thalweg.rules.row import Value
 from thalweg.rules.rule import Counterpart, Hyper, Rule, State
 from thalweg.rules.space import log, log_one_minus
+from thalweg.rules.value import Value
 
 
 class SGD(Rule):

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
 from thalweg.fuse import eager
+from thalweg.fuse.choice import AnyKernel, AnyTable, kernel_on
 from thalweg.fuse.eager import Cell
-from thalweg.fuse.kernel import Kernel, Table, kernel_of, labelled
+from thalweg.fuse.passes import Kinds, eagerly, over_model, together
 from thalweg.optim.settings import at, base, holds_schedule, memory, observed
 from thalweg.optim.state import starting, working
 from thalweg.recipes import Recipe
-from thalweg.rules.row import Row
 from thalweg.rules.rule import Rule
 
 Tensors = dict[str, Tensor]
@@ -27,7 +28,7 @@ class Rows:
     """The members of a stack in the rows `[start, stop)`, which run one chain with one shape.
 
     `t` is one number, because members of a stack start together. born: after which step their
-    states began.
+    states began. states: of each parameter, `[R, *shape]` each, or `[R]` for numbers of the row.
     """
 
     def __init__(self, recipes: Sequence[Recipe], start: int) -> None:
@@ -37,9 +38,9 @@ class Rows:
         self.options = {name: recipes[0].settings[name] for r in self.chain for name in r.options}
         self.settings = [recipe.settings for recipe in recipes]
         self.memories = [{n: memory(value) for n, value in s.items()} for s in self.settings]
-        self.columns: dict[str, Any] = {}
-        self.states: list[dict[str, Any]] = []
-        self.table: Table | None = None
+        self.columns: dict[str, NDArray[np.float64]] = {}
+        self.states: list[Tensors] = []
+        self.table: AnyTable | None = None
 
     @property
     def places(self) -> range:
@@ -52,36 +53,53 @@ class Rows:
     def step(self, params: Tensors, gradients: Tensors, step: int) -> None:
         """Moves its rows of each parameter, `[R, *shape]`, where they are; steps count from 0."""
         first = next(iter(params.values()))
-        kernel = kernel_of(self.chain, first.dtype, False) if first.device.type == "cpu" else None
-        if kernel:
-            table = self.table or self.laid_out(kernel, params, step)
-            grad = kernel.layout.column("grad")
-            self.pointers[:, grad] = self.addresses(gradients)
-            table.step(self.pointers, self.numbers(kernel, step))
+        kernel = kernel_on(first.device, self.chain, first.dtype)
+        if kernel is None:
+            self.step_one_by_one(part(params, self.rows), part(gradients, self.rows), step)
             return
-        mine = part(params, self.rows)
-        cells = self.cells(mine, part(gradients, self.rows), step)
-        for cell in cells:
-            cell.values |= {"t": step - self.born + 1, "dtype": cell.param.dtype}
-            cell.param, cell.grad = working(cell.param), working(cell.grad)
-        eager.step(self.chain, cells, row_norms)
-        for param, cell in zip(mine.values(), cells, strict=True):
-            flat(param).copy_(cell.param)
-        self.states = [cell.states for cell in cells]
+        table = self.table or self.laid_out(kernel, params, step)
+        self.pointers[:, kernel.layout.column("grad")] = self.addresses(gradients)
+        together([table.step(self.pointers, self.numbers(kernel, step))], self.over_members)
+
+    def step_one_by_one(self, params: Tensors, gradients: Tensors, step: int) -> None:
+        """Steps each member as it is stepped alone, by its chain's arithmetic."""
+        say_that_they_go_one_by_one(self.chain)
+        for i in range(len(self.settings)):
+            cells = self.cells(i, params, gradients, step, age=step - self.born + 1)
+            together([eagerly(self.chain, cells)])
+            for param, states, cell in zip(params.values(), self.states, cells, strict=True):
+                param[i] = cell.param
+                for name, state in states.items():
+                    state[i] = cell.states[name]
+
+    def over_members(self, kinds: Kinds, sums: Tensor) -> Tensor:
+        """The sums over each member, a row for each parameter of each, from those over these."""
+        by_member = sums.view(-1, len(self.settings), len(kinds))
+        return over_model(kinds, by_member).reshape(sums.shape)
 
     def begin(self, params: Tensors, steps: int, states: Tensors, memory: dict[str, Any]) -> None:
         """Goes on from what a training has left behind after so many steps, as far as it fits."""
         states = fitting_states(self.chain, states)
         self.born = 0 if states else steps
-        values = self.values(steps)
-        self.states = [
-            {
-                state: spread(states.get(f"{state}.{name}"), fresh)
-                for state, fresh in self.starting(flat(param), values).items()
-            }
-            for name, param in part(params, self.rows).items()
-        ]
+        self.start_states(part(params, self.rows), steps)
+        for name, own in zip(params, self.states, strict=True):
+            for state, rows in own.items():
+                if f"{state}.{name}" in states:
+                    rows[:] = states[f"{state}.{name}"].to(rows).view(rows.shape[1:])
         self.memories = [{n: memory.get(n, own) for n, own in m.items()} for m in self.memories]
+
+    def start_states(self, params: Tensors, step: int) -> None:
+        """States before their first step, for the rows of each parameter."""
+        values = [self.values(i, step) for i in range(len(self.settings))]
+        self.states = [{} for _ in params]
+        for rows, states in zip(params.values(), self.states, strict=True):
+            for rule in self.chain:
+                for name, state in rule.states.items():
+                    each = zip(rows, values, strict=True)
+                    states[name] = torch.stack([starting(x, state, own) for x, own in each])
+                for name, row_state in rule.row_states.items():
+                    numbers = [row_state.init] * len(rows)
+                    states[name] = torch.tensor(numbers, dtype=torch.float64, device=rows.device)
 
     def addresses(self, gradients: Tensors) -> NDArray[np.int64]:
         """Where each of its rows of each gradient is, whose numbers lie one after the other."""
@@ -90,72 +108,85 @@ class Rows:
         addresses: NDArray[np.int64] = firsts + strides * np.arange(self.start, self.rows.stop)
         return addresses.ravel()
 
-    def numbers(self, kernel: Kernel, step: int) -> NDArray[np.float64]:
+    def numbers(self, kernel: AnyKernel, step: int) -> NDArray[np.float64]:
         """The hyperparameters of its rows at a step, `[k, h]`."""
-        values = labelled(self.values(step))
+        columns: dict[str, Any] = {**self.options}
+        for name, column in self.hypers(step).items():
+            parts = {f"{name}[{i}]": part for i, part in enumerate(column.T)}
+            columns |= {name: column} if column.ndim == 1 else parts
         numbers = np.empty((len(self.settings), len(kernel.layout.hypers)))
         for i, label in enumerate(kernel.layout.hypers):
-            value = values[label]
-            numbers[:, i] = value.column[:, 0].numpy() if isinstance(value, Row) else value
+            numbers[:, i] = columns[label]
         return numbers
 
-    def laid_out(self, kernel: Kernel, params: Tensors, step: int) -> Table:
+    def laid_out(self, kernel: AnyKernel, params: Tensors, step: int) -> AnyTable:
         """The table of the rows, which stay where they are, as do their states from now on."""
         mine = part(params, self.rows)
-        cells = self.cells(mine, mine, step)
-        names = [name for rule in self.chain for name in rule.row_states]
-        count, height = len(cells), len(self.settings)
-        numbers = torch.empty(count, height, len(names), dtype=torch.float64)
-        for own, cell in zip(numbers, cells, strict=True):
-            for i, name in enumerate(names):
-                own[:, i : i + 1] = cell.states[name].column
-                cell.states[name] = Row(own[:, i : i + 1])
-        self.states = [cell.states for cell in cells]
-        self.ages = torch.full((count, height), float(step - self.born))
+        if not self.states:
+            self.start_states(mine, step)
+        count, height = len(mine), len(self.settings)
+        device = next(iter(mine.values())).device
+        self.ages = torch.full((count, height), float(step - self.born), device=device)
         held = [
-            {"param": cell.param, "grad": cell.param, "step": ages, **cell.states}
-            for cell, ages in zip(cells, self.ages, strict=True)
+            {"param": param, "grad": param, "step": ages, **states}
+            for param, ages, states in zip(mine.values(), self.ages, self.states, strict=True)
         ]
         labels = kernel.layout.columns
-        columns = [[place for one in held for place in row_addresses(one[name])] for name in labels]
+        columns = [[row.data_ptr() for one in held for row in one[name]] for name in labels]
         self.pointers = np.array(columns, np.int64).T.copy()
         each = [*range(height)] * count
-        sizes = [cell.param[0].numel() for cell in cells for _ in range(height)]
-        self.table = kernel.table(sizes, each, each, [False] * len(each))
+        sizes = [param[0].numel() for param in mine.values() for _ in range(height)]
+        self.table = kernel.table(sizes, each, [False] * len(each))
         return self.table
 
     def evaluated(self, params: Tensors, step: int) -> Tensors:
         """Its rows of each parameter as evaluation uses them, after `step` steps."""
         mine = part(params, self.rows)
-        if step == self.born:
+        if step == self.born or not eager.elsewhere(self.chain):
             return mine
-        cells = self.cells(mine, mine, step)
+        members = [
+            self.cells(i, mine, mine, step, age=step - self.born) for i in range(len(self.settings))
+        ]
         return {
-            name: eager.evaluated(self.chain, cell).view_as(param)
-            for (name, param), cell in zip(mine.items(), cells, strict=True)
+            name: torch.stack([eager.evaluated(self.chain, cell) for cell in cells])
+            for name, cells in zip(mine, zip(*members, strict=True), strict=True)
         }
 
-    def cells(self, params: Tensors, gradients: Tensors, step: int) -> list[Cell]:
-        """Each parameter, the rows of it as a matrix, on its way through a step."""
-        values = self.values(step)
-        rows = [flat(param) for param in params.values()]
-        states = self.states or [self.starting(each, values) for each in rows]
+    def cells(self, i: int, params: Tensors, gradients: Tensors, step: int, age: int) -> list[Cell]:
+        """The parameters of a member on their way through a step."""
+        if not self.states:
+            self.start_states(params, step)
+        values = self.values(i, step) | {"t": age}
+        numbers = {name for rule in self.chain for name in rule.row_states}
         return [
-            Cell(each, flat(gradient), dict(values), own)
-            for each, gradient, own in zip(rows, gradients.values(), states, strict=True)
+            Cell(
+                working(param[i]),
+                working(gradient[i]),
+                values | {"dtype": param.dtype},
+                {n: float(x[i]) if n in numbers else x[i] for n, x in states.items()},
+            )
+            for param, gradient, states in zip(
+                params.values(), gradients.values(), self.states, strict=True
+            )
         ]
 
-    def values(self, step: int) -> dict[str, Any]:
-        values = {"t": step - self.born, **self.options}
-        for rule in self.chain:
-            for name in rule.hypers:
-                values[name] = self.column(name, step)
-            for name, following in rule.coming.items():
-                values[name] = self.column(following.hyper, step + 1)
-        return values
+    def values(self, i: int, step: int) -> dict[str, Any]:
+        """The hyperparameters and options of a member at a step."""
+        found = {name: column[i].tolist() for name, column in self.hypers(step).items()}
+        pairs = {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
+        return self.options | found | pairs
 
-    def column(self, name: str, step: int) -> Any:
-        """A hyperparameter of every row at a step; for a pair, two."""
+    def hypers(self, step: int) -> dict[str, NDArray[np.float64]]:
+        """The hyperparameters of its rows at a step, `[R]` or, for pairs, `[R, 2]`."""
+        found: dict[str, NDArray[np.float64]] = {}
+        for rule in self.chain:
+            found |= {name: self.column(name, step) for name in rule.hypers}
+            for name, following in rule.coming.items():
+                found[name] = self.column(following.hyper, step + 1)
+        return found
+
+    def column(self, name: str, step: int) -> NDArray[np.float64]:
+        """A hyperparameter of every row at a step."""
         if name in self.columns:
             return self.columns[name]
         settings = [setting[name] for setting in self.settings]
@@ -164,18 +195,10 @@ class Rows:
             at(base(setting), setting if holds_schedule(setting) else None, step, remembered)
             for setting, remembered in zip(settings, kept, strict=True)
         ]
-        made = in_columns(values)
+        made = np.array(values, np.float64)
         if not any(holds_schedule(setting) for setting in settings):
             self.columns[name] = made
         return made
-
-    def starting(self, rows: Tensor, values: dict[str, Any]) -> dict[str, Any]:
-        states: dict[str, Any] = {}
-        for rule in self.chain:
-            states |= {name: starting(rows, state, values) for name, state in rule.states.items()}
-            for name, row_state in rule.row_states.items():
-                states[name] = Row.of([row_state.init] * len(rows))
-        return states
 
     def observe(self, training: Sequence[float], validation: Sequence[float]) -> None:
         for i, settings in enumerate(self.settings):
@@ -194,22 +217,21 @@ class Rows:
         self.memories = [self.memories[i] for i in within]
         self.columns = {}
         self.table = None
-        self.states = [{n: kept(x, within) for n, x in own.items()} for own in self.states]
-
-
-def row_addresses(state: Tensor | Row) -> list[int]:
-    """Where each row of a parameter or of a state lies."""
-    column = state.column if isinstance(state, Row) else state
-    return [row.data_ptr() for row in column]
+        self.states = [{name: x[within] for name, x in own.items()} for own in self.states]
 
 
 def part(tensors: Tensors, rows: slice | int | Tensor) -> Tensors:
     return {name: tensor[rows] for name, tensor in tensors.items()}
 
 
-def kept(state: Any, within: Sequence[int]) -> Any:
-    """A state of these rows alone."""
-    return Row(state.column[within]) if isinstance(state, Row) else state[..., within, :]
+@cache
+def say_that_they_go_one_by_one(chain: tuple[type[Rule], ...]) -> None:
+    warnings.warn(
+        f"no kernel can be made of {', '.join(rule.__name__ for rule in chain)} here, so the"
+        " members of a stack are stepped one after the other: kernels take float32, float64 and"
+        " bfloat16, and chains that can be traced.",
+        stacklevel=2,
+    )
 
 
 def fitting_states(chain: Sequence[type[Rule]], states: Tensors) -> Tensors:
@@ -219,31 +241,3 @@ def fitting_states(chain: Sequence[type[Rule]], states: Tensors) -> Tensors:
     """
     (stepping,) = (rule for rule in chain if "lr" in rule.hypers)
     return states if {key.split(".")[0] for key in states} >= set(stepping.states) else {}
-
-
-def spread(kept: Tensor | None, fresh: Any) -> Any:
-    """The state of one training for every row of a stack; the fresh one where it has none."""
-    if kept is None:
-        return fresh
-    if isinstance(fresh, Row):
-        return Row(torch.full_like(fresh.column, float(kept)))
-    copies, (rows, numbers) = fresh.shape[:-2], fresh.shape[-2:]
-    return kept.to(fresh).view(*copies, 1, numbers).expand(*copies, rows, numbers).clone()
-
-
-def flat(rows: Float[Tensor, "k ..."]) -> Float[Tensor, "k n"]:
-    """One parameter's numbers in a row for each member."""
-    return rows.reshape(len(rows), -1)
-
-
-def row_norms(tensors: list[Tensor]) -> list[Tensor]:
-    """The norm of each member over all its parameters, summed in float64; once for each of them."""
-    norms = [torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float64) for x in tensors]
-    norm = torch.linalg.vector_norm(torch.stack(norms), dim=0)
-    return [norm.to(tensor) for tensor in tensors]
-
-
-def in_columns(values: list[Any]) -> Any:
-    if isinstance(values[0], tuple):
-        return tuple(in_columns(list(parts)) for parts in zip(*values, strict=True))
-    return Row.of(values)

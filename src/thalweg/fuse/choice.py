@@ -1,0 +1,48 @@
+"""Which compiler's kernel steps tensors of a kind."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+
+from thalweg.fuse.kernel import DTYPES, Kernel, Table
+from thalweg.fuse.passes import places_of
+from thalweg.fuse.triton_kernel import TritonKernel, TritonTable, runs_on
+from thalweg.rules.rule import Rule
+
+AnyKernel = Kernel | TritonKernel
+AnyTable = Table | TritonTable
+
+
+def kernel_on(
+    device: torch.device,
+    chain: tuple[type[Rule], ...],
+    dtype: torch.dtype,
+    maximize: bool = False,
+    backend: str = "auto",
+) -> AnyKernel | None:
+    """The kernel of a chain on a device, made once; none where eager arithmetic has to step.
+
+    backend: the one compiler that may make it, or "auto".
+    """
+    if dtype not in DTYPES or places_of(chain, dtype) is None or nothing_is_compiled():
+        return None
+    if device.type == "cpu" and backend in ("auto", "numba"):
+        return made(Kernel, chain, dtype, maximize)
+    if runs_on(device) and backend in ("auto", "triton"):
+        return made(TritonKernel, chain, dtype, maximize, device)
+    return None
+
+
+@cache
+def made(kind: type[AnyKernel], *arguments: Any) -> AnyKernel:
+    return kind(*arguments)
+
+
+def nothing_is_compiled() -> bool:
+    """Whether NUMBA_DISABLE_JIT is set: Numba would run compiled code's text as Python's."""
+    from numba import config  # it takes its time to be imported
+
+    return bool(config.DISABLE_JIT)  # type: ignore[attr-defined]

@@ -1,0 +1,188 @@
+"""What a rule's arithmetic is made of: each function with its text for the compilers.
+
+An operator has Python's name for it (`add`, `lt`). In a text `{}` stands for the arguments in their
+order. `{real}` is the type of the numbers that a function works on.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LARGEST = 0xFFFFFFFF
+"""Of the words, which are whole numbers of 32 bits in an int64."""
+
+Scope = Literal["tensor", "model"]
+"""What a sum goes over: one tensor, or all that a model has."""
+
+Kind = Literal["real", "word"]
+
+
+@dataclass(frozen=True)
+class Primitive:
+    """A function of numbers.
+
+    torch: it on tensors. numba, triton: its text. exact: Triton's text for float32, where its own
+    is a quick one. helper: what Triton's text calls. gives: a real number or a word; where it does
+    not say so, a word as soon as one argument is one.
+    """
+
+    torch: Callable[..., Any]
+    numba: str
+    triton: str
+    exact: str = ""
+    helper: str = ""
+    gives: Kind | None = None
+
+
+def bits(x: Tensor) -> Tensor:
+    return x.view(torch.int32).to(torch.int64) & LARGEST
+
+
+def number(word: Tensor) -> Tensor:
+    # Above the largest int32 the sign is set: to there go the bits of negative numbers.
+    signed = torch.where(word > LARGEST >> 1, word - LARGEST - 1, word)
+    return signed.to(torch.int32).view(torch.float32)
+
+
+def place(x: Tensor) -> Tensor:
+    return torch.arange(x.numel(), device=x.device).reshape(x.shape)
+
+
+POWER = '''\
+@triton.jit
+def power(x, y):
+    """x to the power of y, in float64."""
+    one = tl.full((), 1, tl.float64)
+    x, y = x * one, y * one
+    size = tl.where(y == 0, one, tl.exp2(y * tl.log2(tl.abs(x))))
+    half = y * 0.5
+    negative = tl.where(half == tl.floor(half), size, -size)
+    return tl.where(x < 0, tl.where(y == tl.floor(y), negative, float("nan")), size)
+'''
+
+REMAINDER = '''\
+@triton.jit
+def remainder(x, y):
+    """What is left of x, with the sign of y."""
+    left = x % y
+    return tl.where((left != 0) & ((left < 0) != (y < 0)), left + y, left)
+'''
+
+NEAREST = '''\
+@triton.jit
+def nearest(x):
+    """The nearest whole number, of two the even one."""
+    below = tl.floor(x)
+    left, half = x - below, below * 0.5
+    up = (left > 0.5) | ((left == 0.5) & (half != tl.floor(half)))
+    return tl.where(up, below + 1, below)
+'''
+
+SMALLER = '''\
+@triton.jit
+def smaller(x, y):
+    """The smaller number, and a not-a-number where either is one."""
+    return tl.where(y < x, y, tl.where(y != y, y, x))
+'''
+
+LARGER = SMALLER.replace("smaller", "larger").replace("y < x", "y > x")
+
+PRIMITIVES = {
+    "add": Primitive(operator.add, "{} + {}", "{} + {}"),
+    "sub": Primitive(operator.sub, "{} - {}", "{} - {}"),
+    "mul": Primitive(operator.mul, "{} * {}", "{} * {}"),
+    "truediv": Primitive(operator.truediv, "{} / {}", "{} / {}", "tl.div_rn({}, {})"),
+    "pow": Primitive(operator.pow, "{} ** {}", "power({}, {}).to(tl.{real})", helper=POWER),
+    "mod": Primitive(operator.mod, "{} % {}", "remainder({}, {})", helper=REMAINDER),
+    "neg": Primitive(operator.neg, "-{}", "-{}"),
+    "abs": Primitive(torch.abs, "abs({})", "tl.abs({})"),
+    "lt": Primitive(operator.lt, "one if {} < {} else zero", "({} < {}).to(tl.{real})"),
+    "le": Primitive(operator.le, "one if {} <= {} else zero", "({} <= {}).to(tl.{real})"),
+    "eq": Primitive(operator.eq, "one if {} == {} else zero", "({} == {}).to(tl.{real})"),
+    "sqrt": Primitive(torch.sqrt, "sqrt({})", "tl.sqrt({})", "tl.sqrt_rn({})"),
+    "exp": Primitive(torch.exp, "exp({})", "tl.exp({})"),
+    "log": Primitive(torch.log, "log({})", "tl.log({})"),
+    "nearest": Primitive(torch.round, "np.rint({})", "nearest({})", helper=NEAREST),
+    # Written so that a not-a-number on either side comes through, as PyTorch's does.
+    "minimum": Primitive(
+        torch.minimum,
+        "{1} if {1} < {0} or {1} != {1} else {0}",
+        "smaller({}, {})",
+        helper=SMALLER,
+    ),
+    "maximum": Primitive(
+        torch.maximum, "{1} if {1} > {0} or {1} != {1} else {0}", "larger({}, {})", helper=LARGER
+    ),
+    "where": Primitive(torch.where, "{1} if {0} != zero else {2}", "tl.where({} != 0, {}, {})"),
+    "and": Primitive(operator.and_, "{} & {}", "{} & {}"),
+    "xor": Primitive(operator.xor, "{} ^ {}", "{} ^ {}"),
+    "rshift": Primitive(operator.rshift, "{} >> {}", "{} >> {}"),
+    "word": Primitive(Tensor.long, "np.int64({})", "{}.to(tl.int64)", gives="word"),
+    "bits": Primitive(
+        bits,
+        "np.int64(np.float32({}).view(np.uint32))",
+        "{}.to(tl.uint32, bitcast=True).to(tl.int64)",
+        gives="word",
+    ),
+    "number": Primitive(
+        number,
+        "np.uint32({}).view(np.float32)",
+        "{}.to(tl.uint32).to(tl.float32, bitcast=True)",
+        gives="real",
+    ),
+    "place": Primitive(place, "start + i", "place", gives="word"),
+}
+
+
+@dataclass(frozen=True)
+class Sum:
+    """What makes one number, in float64, of all elements of a tensor or of a model.
+
+    torch: it of tensors. numba: what each element does to `{0}`. triton: what it is of a tile.
+    fold: puts two parts together. start: it of nothing. helper: what Triton's text calls.
+    """
+
+    torch: Callable[..., Tensor]
+    numba: str
+    triton: str
+    fold: np.ufunc = np.add
+    start: float = 0.0
+    helper: str = ""
+
+
+def largest(x: Tensor) -> Tensor:
+    return x.amax().double() if x.numel() else x.new_tensor(-torch.inf, dtype=torch.float64)
+
+
+SUMS = {
+    "dot": Sum(
+        lambda x, y: (x.double() * y).sum(),
+        "{0} += np.float64({1}) * np.float64({2})",
+        "tl.sum(tl.where(inside, ({0} * one) * ({1} * one), 0.0))",
+    ),
+    "total": Sum(
+        lambda x: x.sum(dtype=torch.float64),
+        "{0} += np.float64({1})",
+        "tl.sum(tl.where(inside, {0} * one, 0.0))",
+    ),
+    "count": Sum(
+        lambda x: x.new_tensor(x.numel(), dtype=torch.float64),
+        "{0} += 1.0",
+        "tl.sum(tl.where(inside, one, 0.0))",
+    ),
+    "largest": Sum(
+        largest,
+        "{0} = {1} if {1} > {0} or {1} != {1} else {0}",
+        'tl.reduce(tl.where(inside, {0} * one, -float("inf")), 0, larger)',
+        fold=np.maximum,
+        start=-np.inf,
+        helper=LARGER,
+    ),
+}
