@@ -12,8 +12,7 @@ A rule declares what it needs as class attributes and computes in `update`:
             return self.velocity
 
 In a recipe, an instance holds settings: `Momentum(lr=0.1).lr` is 0.1, or a schedule. When a step is
-taken, `bound` gives a copy that holds the values of that step instead, and `update` runs on these,
-whether they are floats and tensors of one model or rows and tensors of a stack.
+taken, `bound` gives a copy that holds the values of that step instead, and `update` runs on these.
 """
 
 from __future__ import annotations
