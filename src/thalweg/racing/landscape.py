@@ -90,7 +90,7 @@ class Landscape:
 
     names: of the tuned settings, one for each dimension. points: of the configurations, by index.
     scaled, scores: of the runs, on the scale of all entrants, and as the model learns from them.
-    middle: the median of those that explored.
+    middle: the median of `scaled`.
     """
 
     def __init__(self, entrant: str, record: Record, scale: Scale) -> None:
@@ -103,9 +103,7 @@ class Landscape:
         losses = np.array([as_loss(run.score, self.settings) for run in self.runs])
         self.scale = scale
         self.scaled = scale.of_losses(losses, np.array([self.lasted(run) for run in self.runs]))
-        explored = {one.index for one in own if not one.refined}
-        first = [run.configuration in explored for run in self.runs]
-        self.middle = float(np.median(self.scaled[first])) if any(first) else math.inf
+        self.middle = float(np.median(self.scaled)) if self.runs else math.inf
         self.scores = without_walls(self.scaled, self.middle)
 
     @property
@@ -152,7 +150,7 @@ class Landscape:
         return self.points[next(iter(self.expected), 0)]
 
     def losses(self, scores: Array) -> Array:
-        """The losses that have these scores."""
+        """The losses that have these scores; above the middle as those of the runs lie."""
         order = np.argsort(self.scores)
         worse = np.interp(scores, self.scores[order], self.scaled[order])
         return self.scale.loss(np.where(scores < self.middle, scores, worse))
