@@ -76,7 +76,7 @@ SCREENING, CHOOSING, JUDGING = 2**31, 3 * 10**9, 4 * 10**9
 behind those of races.
 """
 
-UNSEEN = 6_000
+UNSEEN = 7_000
 """The seed of the first race: the search was not built with races of such seeds in view."""
 
 Pair = tuple[str, int]

@@ -72,11 +72,12 @@ class Scale:
         return self.floor + np.exp(scaled)
 
 
-def without_walls(scores: Array, middle: float) -> Array:
-    """Those above the middle by their ranks alone, as the upper half of a normal distribution
-    around it, as wide as those below are (Song et al. 2024): a process that is smooth cannot follow
+def without_walls(scores: Array) -> Array:
+    """The worse half by its ranks alone, as the upper half of a normal distribution around the
+    median, as wide as the better half is (Song et al. 2024): a process that is smooth cannot follow
     a wall, and would take it for noise or for short lengths.
     """
+    middle = np.median(scores) if len(scores) else 0.0
     worse = scores > middle
     spread = np.sqrt(np.mean((scores[~worse] - middle) ** 2))
     shares = rankdata(scores[worse]) / (np.count_nonzero(worse) + 1)
@@ -90,7 +91,6 @@ class Landscape:
 
     names: of the tuned settings, one for each dimension. points: of the configurations, by index.
     scaled, scores: of the runs, on the scale of all entrants, and as the model learns from them.
-    middle: the median of those that explored.
     """
 
     def __init__(self, entrant: str, record: Record, scale: Scale) -> None:
@@ -101,12 +101,8 @@ class Landscape:
         self.points = {one.index: self.point(one) for one in own}
         self.runs = [run for run in record.runs if run.round == "tuning" and run.entrant == entrant]
         losses = np.array([as_loss(run.score, self.settings) for run in self.runs])
-        self.scale = scale
         self.scaled = scale.of_losses(losses, np.array([self.lasted(run) for run in self.runs]))
-        explored = {one.index for one in own if not one.refined}
-        first = [run.configuration in explored for run in self.runs]
-        self.middle = float(np.median(self.scaled[first])) if any(first) else math.inf
-        self.scores = without_walls(self.scaled, self.middle)
+        self.scores = without_walls(self.scaled)
 
     @property
     def tunes_cooling(self) -> bool:
@@ -124,10 +120,14 @@ class Landscape:
 
     @cached_property
     def model(self) -> GaussianProcess:
+        return self.fitted(self.scores)
+
+    def fitted(self, scores: Array) -> GaussianProcess:
+        """A model of these scores of the runs."""
         best = np.argsort(self.scores, kind="stable")[:LEARNED]
         points = np.array([self.points[run.configuration] for run in self.runs])
         seeds = np.array([run.seed for run in self.runs])
-        return GaussianProcess(points[best], self.scores[best], seeds[best])
+        return GaussianProcess(points[best], scores[best], seeds[best])
 
     @cached_property
     def expected(self) -> dict[int, float]:
@@ -150,12 +150,6 @@ class Landscape:
     def best(self) -> Array:
         """The point of which the model expects the most; the first one where all diverged."""
         return self.points[next(iter(self.expected), 0)]
-
-    def losses(self, scores: Array) -> Array:
-        """The losses that have these scores."""
-        order = np.argsort(self.scores)
-        worse = np.interp(scores, self.scores[order], self.scaled[order])
-        return self.scale.loss(np.where(scores < self.middle, scores, worse))
 
     def candidates(
         self, generator: np.random.Generator, low: Array | float = 0.0, high: Array | float = 1.0

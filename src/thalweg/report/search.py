@@ -94,10 +94,11 @@ class Searches:
         held = known.best if chosen is None else known.points[chosen]
         at = np.tile(held, (len(quantiles), 1))
         at[:, known.names.index("lr")] = quantiles
-        mean, deviation = known.model.mean_and_deviation(at)
+        # The search sees walls by ranks alone; a reader wants to see how high they are.
+        mean, deviation = known.fitted(known.scaled).mean_and_deviation(at)
         rates = [value_at(known.spaces["lr"], quantile) for quantile in quantiles.tolist()]
         low, middle, high = (
-            self.drawn(known.losses(mean + away * deviation), self.limits)
+            self.drawn(self.scale.loss(mean + away * deviation), self.limits)
             for away in (-LIKELY, 0, LIKELY)
         )
         stroke = self.strokes[known.entrant]
