@@ -26,7 +26,7 @@ from thalweg.tasks import Task
 
 def begun(runs: Path, task: Task = NET, **more: Any) -> Race:
     """With these seeds one entrant chooses another configuration after more tuning."""
-    given = {"trials": 9, "tuning_seeds": 2, "seeds": 12, "seed": 3} | more
+    given = {"trials": 9, "tuning_seeds": 2, "seeds": 12, "seed": 6} | more
     return short(runs, task, **given)
 
 
@@ -93,7 +93,7 @@ def test_the_best_by_now_run_the_same_final_seeds_and_are_looked_at_anew(
 
 
 def test_an_entrant_that_had_stopped_is_looked_at_again(tmp_path: Path) -> None:
-    (stop,) = begun(tmp_path, seed=30, trials=12).record.stops
+    (stop,) = begun(tmp_path, seed=12, trials=12).record.stops
     record = resumed(tmp_path, trials=16).record
     assert (record.stops, stop.entrant) == ((), "adam")
     assert sum(one.entrant == "adam" for one in record.configurations) > stop.trials
