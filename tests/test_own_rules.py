@@ -51,6 +51,9 @@ OPTIONS = [
 ]
 
 
+README = Path(__file__).parents[1] / "README.md"
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -244,3 +247,14 @@ def test_the_state_of_one_rule_is_refused_by_another() -> None:
     state = tw.optim.Optimizer(params, "rules.py:Mine").state_dict()
     with pytest.raises(UserError, match="has beta: it was saved by another optimizer"):
         tw.optim.Optimizer(params, Less()).load_state_dict(state)
+
+
+def test_the_rule_of_the_readme_races_and_steps_by_the_length_that_it_says() -> None:
+    block = README.read_text().partition("# rules.py\n")[2].partition("```")[0]
+    Path("rules.py").write_text(block)
+    result = tw.race("diabetes", "adam,rules.py:Mine", **SHORT)
+    assert {row["entrant"] for row in result.table()} == {"adam", "Mine"}
+    w = torch.nn.Parameter(torch.ones(3))
+    w.grad = torch.tensor([1.0, 2.0, 3.0])
+    tw.optim.Optimizer([w], tw.chain(rule_named("rules.py:Mine")(lr=0.1))).step()
+    assert (w - 1).norm().item() == pytest.approx(0.1)
