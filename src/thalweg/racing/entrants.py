@@ -36,7 +36,8 @@ COOLINGS = ("none", "linear", "cosine")
 
 Entry: TypeAlias = "str | Recipe | Rule | type[Rule] | Entrant"
 """What an entrant may be given as: a name, the path of a recipe file, `rules.py:Mine`, a recipe, a
-rule, an entrant."""
+rule, an entrant.
+"""
 
 
 @dataclass(frozen=True)

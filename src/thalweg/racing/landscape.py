@@ -22,7 +22,7 @@ DEEPER = 0.3
 """How far the floor lies below the best loss, in distances from there to the worst good one."""
 
 CLOSE = 0.5
-"""In deviations of a run: what is so close to the best is hardly told apart from it by tuning."""
+"""Deviations of a run within which a score is close to the best: tuning hardly tells them apart."""
 
 EVERYWHERE, NEARBY, NEAR = 128, 64, 0.1
 """Points at which curves are drawn: over the whole space, and around the best one, with this
@@ -73,9 +73,11 @@ class Scale:
 
 
 def without_walls(scores: Array) -> Array:
-    """The worse half by its ranks alone, as the upper half of a normal distribution around the
-    median, as wide as the better half is (Song et al. 2024): a process that is smooth cannot follow
-    a wall, and would take it for noise or for short lengths.
+    """The scores, with those of the worse half replaced by what their ranks say.
+
+    They become the upper half of a normal distribution around the median, as wide as the better
+    half is (Song et al. 2024). A smooth process cannot follow a wall: it would take the wall for
+    noise, or for short lengths.
     """
     middle = np.median(scores) if len(scores) else 0.0
     worse = scores > middle
@@ -143,7 +145,9 @@ class Landscape:
 
     @property
     def close(self) -> float:
-        """The score that is close to the best one that the model expects of what was tried."""
+        """The worst score that counts as close: what the model expects of the best configuration
+        that was tried, and `CLOSE` deviations of a run.
+        """
         return next(iter(self.expected.values()), math.inf) + CLOSE * self.model.noise
 
     @property

@@ -58,13 +58,13 @@ HOPE = 0.05
 """An entrant stops where its chance to come close to the best that was found is below this."""
 
 ALL_REFINED = 2
-"""Stages in which all entrants are refined before one may stop: a model of fewer points is too sure
-of itself.
+"""All entrants are refined in so many stages before one may stop: a model of fewer points is too
+sure of itself.
 """
 
 FEWEST = EXPLORED + ALL_REFINED
-"""Points that an entrant has tried, at least, when it stops. Where tuning is added to a small race,
-it has fewer at first.
+"""An entrant that has tried fewer points does not stop: where tuning is added to a small race, all
+have few at first.
 """
 
 EDGE = 0.05
@@ -144,9 +144,7 @@ class Search:
         return [(one.entrant, one.index, self.seed_of(one.index)) for one in self.first_points]
 
     def refine(self, stage: int, record: Record) -> Asked:
-        """Points where an entrant may be better than all that was found; the same number for each
-        that may.
-        """
+        """Further points, as many for each entrant that may still come close to the best."""
         generator = np.random.default_rng([self.settings.seed, stage, len(self.settings.earlier)])
         scale, out = Scale.of(record), {stop.entrant for stop in record.stops}
         landscapes = [Landscape(name, record, scale) for name in self.field]
