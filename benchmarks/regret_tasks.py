@@ -1,6 +1,6 @@
-"""The tasks of the benchmark of regret: bundled ones, some of them shortened, and one of its own.
+"""The tasks of the benchmark of regret: bundled ones, some of them shortened, and two of its own.
 
-All have a loss as their metric. On `words` one family is clearly ahead.
+All have a loss as their metric. On `scales` one family is clearly ahead.
 """
 
 from __future__ import annotations
@@ -55,13 +55,41 @@ words = Task(
     epochs=2,
 )
 
+INPUTS, ROWS = 16, (600, 300, 300)
+
+
+def unequal() -> Data:
+    """A noisy function of inputs whose scales lie between 0.01 and 10."""
+    generator = torch.Generator().manual_seed(5)
+    count = sum(ROWS)
+    inputs = torch.randn(count, INPUTS, generator=generator)
+    directions = torch.randn(INPUTS, 8, generator=generator) / INPUTS**0.5
+    targets = (1.5 * inputs @ directions).tanh().sum(1, keepdim=True)
+    targets += torch.randn(count, 1, generator=generator)
+    scaled = inputs * torch.logspace(-2, 1, INPUTS)
+    return Data(*zip(scaled.split(ROWS), targets.split(ROWS), strict=True))
+
+
+def small_network() -> nn.Module:
+    return nn.Sequential(nn.Linear(INPUTS, 16), nn.Tanh(), nn.Linear(16, 1))
+
+
+scales = Task(
+    name="scales",
+    model=small_network,
+    data=unequal,
+    loss=F.mse_loss,
+    batch_size=30,
+    epochs=8,
+)
+
 smaller = partial(Transformer, width=32, heads=2, layers=1)
 
 TASKS = {
     "digits": find("digits"),
-    "digits-deep": replace(find("digits-deep"), epochs=6),
     "digits-conv": replace(find("digits-conv"), epochs=3),
     "adding": replace(adding_problem(20), batch_size=32, steps=150),
     "topics": replace(find("topics"), model=smaller, batch_size=8, steps=40),
+    "scales": scales,
     "words": words,
 }
