@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import random
 import sys
 from collections.abc import Callable
@@ -22,7 +23,8 @@ from torch.utils.data import Dataset, TensorDataset
 from test_race import NET, samples, short
 from test_training import Told, small
 from thalweg.errors import UserError
-from thalweg.tasks import Data, Task
+from thalweg.tasks import Data, Task, find
+from thalweg.training.fingerprint import fingerprint
 from thalweg.training.train import train
 
 
@@ -345,3 +347,38 @@ def test_a_metric_may_hold_objects_within_objects_without_end(tmp_path: Path) ->
     for _ in range(5_000):
         nested = [nested]
     short(tmp_path, scored(lambda out, y: F.mse_loss(out, y) * len(nested)), trials=1, seeds=2)
+
+
+def test_a_task_is_the_same_from_its_file_and_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "owntask.py").write_text(OWN_TASK)
+    monkeypatch.syspath_prepend(tmp_path)
+    from_file = find(str(tmp_path / "owntask.py:task"))
+    imported = importlib.import_module("owntask").task
+    assert imported is not from_file
+    assert fingerprint([imported]) == fingerprint([from_file])
+
+
+OWN_TASK = """
+import torch
+from torch import nn
+from thalweg.tasks import Data, Task, find
+
+
+class Squared(nn.Module):
+    def forward(self, out, y):
+        return scaled(out - y).mean()
+
+
+def scaled(x):
+    return 3 * x * x
+
+
+def rows():
+    x = torch.arange(12.0).view(12, 1)
+    return Data(*[(part, 2 * part) for part in x.split(4)])
+
+
+task = Task("own", model=lambda: nn.Linear(1, 1), data=rows, loss=Squared(), batch_size=2, epochs=1)
+"""

@@ -56,8 +56,8 @@ def standing(measures: Measures) -> str:
         return f"{left[0]} is the best of these {recipes} {ground}."
     if len(left) > NEARLY_ALL * field:
         return f"There is no clear winner among these {recipes} {ground}."
-    apart = f"{listed(left)} cannot be told apart; the rest are worse as tuned here"
-    return f"{apart} ({recipes} {ground})."
+    worse = f"the rest are worse{' as tuned here' if all_tuned(measures) else ''}"
+    return f"{listed(left)} cannot be told apart; {worse} ({recipes} {ground})."
 
 
 def tuning_certainty(measures: Measures) -> Iterator[str]:

@@ -63,7 +63,10 @@ def within(collection: Any, seen: dict[int, Any], depth: int) -> str:
 
 
 def name_of(value: Any) -> str:
+    """A person's own module does not count: its name depends on how the file was found."""
     titled = value if isinstance(value, type | FunctionType | BuiltinFunctionType) else type(value)
+    if not isinstance(titled, BuiltinFunctionType) and is_own(titled):
+        return titled.__qualname__
     return f"{titled.__module__}.{titled.__qualname__}"
 
 
