@@ -194,6 +194,13 @@ def test_a_recipe_is_tuned_in_the_spaces_of_all_its_rules() -> None:
     assert set(tuned_too.space) == {"lr", "betas[0]", "betas[1]", "weight_decay"}
 
 
+def test_a_decay_that_is_off_is_tuned_where_it_is_asked_for_alone() -> None:
+    asked_for = {"weight_decay": log(1e-3, 1)}
+    assert "weight_decay" not in tuned(Entrant("off", recipes.lion())).space
+    assert "weight_decay" in tuned(Entrant("on", recipes.lion(weight_decay=0.1))).space
+    assert "weight_decay" in tuned(Entrant("asked for", recipes.lion(), asked_for)).space
+
+
 def test_a_hyperparameter_of_a_users_own_has_a_dimension_too() -> None:
     recipe = recipes.chain(rules.ClipValue(), recipes.sgd(), name="clipped")
     own = Entrant("clipped", recipe, {"lr": log(1e-3, 1), "clip_value": log(0.1, 10)})

@@ -26,6 +26,10 @@ class Tunable:
     def scheduled(self) -> bool:
         return not isinstance(self.value, float)
 
+    @property
+    def is_off(self) -> bool:
+        return self.value == 0 and self.space is not None and self.space.scale == "log"
+
 
 def tunables(chain: Iterable[Rule]) -> dict[str, Tunable]:
     """All that can be tuned in a chain, by name, the parts of a pair as `betas[0]`, `betas[1]`."""
@@ -47,12 +51,12 @@ def documented(chain: Iterable[Rule]) -> dict[str, Space]:
     """The search space that the rules document, by the name of the setting.
 
     A setting that follows a schedule is left out, so that the schedule is kept, but for `lr`, whose
-    schedule is the race's to give.
+    schedule is the race's to give. So is one that is off, at 0, which no logarithmic space holds.
     """
     return {
         name: one.space
         for name, one in tunables(chain).items()
-        if one.space and (name == "lr" or not one.scheduled)
+        if one.space and (name == "lr" or not (one.scheduled or one.is_off))
     }
 
 
