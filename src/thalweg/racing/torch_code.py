@@ -21,6 +21,7 @@ EVERY_STEP = "# in every step, after loss.backward()"
 EVERY_EVALUATION = "# after every evaluation"
 
 CLIPS = (rules.ClipValue, rules.ClipNorm)
+DECAYS = (rules.L2Decay, rules.DecoupledDecay)
 
 
 def in_torch(recipe: Recipe) -> tuple[str | None, str | None]:
@@ -60,7 +61,7 @@ def parts(recipe: Recipe) -> tuple[Rule | None, Rule, Rule | None]:
     stepping: Rule | None = None
     decay: Rule | None = None
     for rule in recipe.rules:
-        if rule.settings.get("weight_decay") == 0:
+        if isinstance(rule, DECAYS) and rule.weight_decay == 0:
             continue
         if isinstance(rule, CLIPS) and not (clip or decay or stepping):
             clip = rule
