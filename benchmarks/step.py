@@ -112,6 +112,7 @@ ADAM = {
     "thalweg": stepping(lambda params: optim.Adam(params)),
     "torch fused": stepping(lambda params: torch.optim.Adam(params, fused=True)),
 }
+LAMB = stepping(lambda params: optim.Lamb(params))
 LOOKED = ADAM | {"thalweg, looking at gradients alone": blind}
 CASES: dict[str, tuple[list[tuple[int, ...]], dict[str, Side]]] = {
     "Adam, 60 small tensors": (SMALL, LOOKED),
@@ -125,15 +126,20 @@ CASES: dict[str, tuple[list[tuple[int, ...]], dict[str, Side]]] = {
             "thalweg, one group": stepping(optim.Adam),
         },
     ),
-    "clip by norm and Adam, 320 tensors": (
-        MANY,
-        {
-            "thalweg": stepping(
-                lambda params: optim.Optimizer(params, chain(clip_norm(1.0), adam()))
-            ),
-            "torch, two calls": clipped,
-        },
-    ),
+    **{
+        f"clip by norm and Adam, {name}": (
+            shapes,
+            {
+                "thalweg": stepping(
+                    lambda params: optim.Optimizer(params, chain(clip_norm(1.0), adam()))
+                ),
+                "torch, two calls": clipped,
+                "thalweg, Adam alone": ADAM["thalweg"],
+            },
+        )
+        for name, shapes in {"60 small tensors": SMALL, "320 tensors": MANY}.items()
+    },
+    "LAMB, 320 tensors": (MANY, {"thalweg": LAMB, "thalweg, Adam alone": ADAM["thalweg"]}),
     **{
         f"{name}, 320 tensors": (
             MANY,
@@ -207,15 +213,18 @@ def measured(shapes: list[tuple[int, ...]], sides: dict[str, Side]) -> dict[str,
     }
 
 
-def bandwidth_used(rounds: int = 15) -> dict[str, Any]:
-    """The bytes a second that Adam moves, as a share of what a copy moves; both large."""
-    adam = timed(ADAM["thalweg"], LARGE)
+def bandwidth_used(side: Side, moved: int, rounds: int = 15) -> dict[str, Any]:
+    """The bytes a second that a step moves, as a share of what a copy moves; both large.
+
+    moved: the bytes that a step reads and writes for each parameter.
+    """
+    step = timed(side, LARGE)
     source = torch.randn(7 * 2**22, device=DEVICE)
     sink = torch.empty_like(source)
     shares = []
     for _ in range(rounds + 3):
         copy = 8 * source.numel() / seconds_of(lambda: sink.copy_(source))
-        shares.append(28 * 8 * 2**22 / adam() / copy)
+        shares.append(moved * 8 * 2**22 / step() / copy)
     return spread(shares[3:])
 
 
@@ -289,13 +298,16 @@ def main() -> None:
         steps[name] = row = measured(shapes, sides)
         ratios = ", ".join(f"{r['median']:.2f} {n}" for n, r in row["times as fast"].items())
         print(f"{name}: {row['milliseconds']['thalweg']['median']:.2f} ms, times as fast: {ratios}")
-    share = bandwidth_used()
-    print(f"Adam, 8 tensors of 4 M, share of the copy bandwidth: {share['median']:.2f}")
+    shares = {"Adam": bandwidth_used(ADAM["thalweg"], 28)}
+    # The first of its two passes reads what the second reads and writes.
+    shares["LAMB"] = bandwidth_used(LAMB, 16 + 28)
+    for name, share in shares.items():
+        print(f"{name}, 8 tensors of 4 M, share of the copy bandwidth: {share['median']:.2f}")
     beyond = imports()
     print(f"import of an optimizer beyond torch's: {beyond}")
     results = {
         "steps": steps,
-        "share of the copy bandwidth": share,
+        "share of the copy bandwidth": shares,
         "import of an optimizer beyond torch's": beyond,
     }
     if DEVICE.type == "cpu":

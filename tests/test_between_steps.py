@@ -32,7 +32,11 @@ NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     "adadelta": ("Adadelta", {}),
     "adam": ("Adam", {"lr": 0.02, "amsgrad": True}),
     "adamw": ("AdamW", {"lr": torch.tensor(0.02, dtype=torch.float64), "weight_decay": 0.1}),
-    "nadam": ("NAdam", {"lr": 0.02, "weight_decay": 0.1}),
+}
+NAMED |= {
+    name: (name, {"weight_decay": 0.1})
+    for name in optim.named.__all__
+    if hasattr(torch.optim, name) and name not in {kind for kind, _ in NAMED.values()}
 }
 CHAINS: dict[str, Recipe] = {
     recipe.name: recipe for recipe in random.Random(1).sample(EVERY, 6)

@@ -20,7 +20,6 @@ from torch.func import vmap
 
 import thalweg as tw
 from made_record import MADE
-from test_sums import Lamb
 from thalweg import recipes
 from thalweg.errors import UserError
 from thalweg.racing import plan, timings
@@ -68,7 +67,7 @@ def both(task: Task, members: list[Member], steps: int) -> list[Any]:
 @pytest.mark.parametrize("name", EVERY)
 def test_a_compiled_stack_takes_the_steps_of_a_stack(name: str) -> None:
     task = find(name)
-    summing = recipes.chain(recipes.clip_norm(0.2), Lamb())
+    summing = recipes.chain(recipes.clip_norm(0.2), recipes.lamb())
     members = [Member(recipes.momentum(lr=1e-3), 0), Member(recipes.adam(), 1), Member(summing, 2)]
     (losses, states), (others, compiled) = both(task, members, steps=3)
     for one, other in zip(losses, others, strict=True):

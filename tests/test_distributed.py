@@ -37,7 +37,7 @@ from torch.distributed.tensor.parallel import (
 from torch.multiprocessing import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from test_sums import Lamb, OneAfterTheOther
+from test_sums import OneAfterTheOther
 from thalweg import optim, recipes, schedules
 from thalweg.errors import UserError
 from thalweg.optim import Optimizer
@@ -48,12 +48,11 @@ from thalweg.rules.rule import Rule
 WORLD = 2
 STEPS = 4
 
-RECIPES: dict[str, Recipe] = {
-    "adam": recipes.adam(lr=0.1),
+RECIPES: dict[str, Recipe] = {name: make(lr=0.1) for name, make in recipes.RECIPES.items()} | {
     "sgd behind a clip": chain(recipes.clip_norm(0.05), recipes.sgd(lr=0.5)),
     "adam behind a clip": chain(recipes.clip_norm(0.05), recipes.adam(lr=0.1)),
     "nadam, averaged": chain(recipes.nadam(lr=0.1), recipes.ema(0.9)),
-    "lamb behind a clip": chain(recipes.clip_norm(0.05), Lamb(lr=0.1)),
+    "lamb behind a clip": chain(recipes.clip_norm(0.05), recipes.lamb(lr=0.1)),
     "sums one after the other": chain(OneAfterTheOther()),
     "nesterov, the last averaged": chain(recipes.nesterov(lr=0.1), recipes.tail_average(3)),
 }

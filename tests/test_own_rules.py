@@ -249,9 +249,25 @@ def test_the_state_of_one_rule_is_refused_by_another() -> None:
         tw.optim.Optimizer(params, Less()).load_state_dict(state)
 
 
+def of_the_readme(line: str) -> str:
+    """The block of code in which a line stands, from there on."""
+    _, found, rest = README.read_text().partition(f"{line}\n")
+    return found + rest.partition("```")[0]
+
+
+def test_the_doctor_knows_the_limit_of_the_readmes_other_rule() -> None:
+    Path("rules.py").write_text(of_the_readme("from thalweg.rules import Hyper, Rule, State, sqrt"))
+    w = torch.nn.Parameter(torch.ones(2))
+    w.grad = torch.tensor([3.0, 4.0])
+    optimizer = tw.optim.Optimizer([w], tw.chain(rule_named("rules.py:Scaled")(lr=0.5)))
+    optimizer.step()
+    found = stepping(optimizer, 0)
+    assert found.limit == pytest.approx(2 / 0.5)
+    assert found.metric(w, optimizer.state[w]).tolist() == pytest.approx([0.3, 0.4])
+
+
 def test_the_rule_of_the_readme_races_and_steps_by_the_length_that_it_says() -> None:
-    block = README.read_text().partition("# rules.py\n")[2].partition("```")[0]
-    Path("rules.py").write_text(block)
+    Path("rules.py").write_text(of_the_readme("# rules.py"))
     result = tw.race("diabetes", "adam,rules.py:Mine", **SHORT)
     assert {row["entrant"] for row in result.table()} == {"adam", "Mine"}
     w = torch.nn.Parameter(torch.ones(3))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -308,3 +310,12 @@ def test_rules_are_equal_when_their_settings_are() -> None:
 def test_a_suggestion_is_the_nearest_word_or_all_of_them() -> None:
     assert suggest("adm", ["sgd", "adam"]) == "did you mean adam?"
     assert suggest("qqq", ["sgd", "adam"]) == "known are sgd, adam."
+
+
+@pytest.mark.parametrize("name", ["RAdam", "Lamb"])
+def test_an_optimizer_is_one_file(name: str) -> None:
+    """Beside the stubs, which tests/stubs.py prints."""
+    source = Path(rules.__file__).parents[1]
+    word = re.compile(rf"\b{name}\b", re.IGNORECASE)
+    files = [file for file in source.rglob("*.py") if word.search(file.read_text())]
+    assert files == [source / "rules" / f"{name.lower()}.py"]

@@ -173,6 +173,36 @@ def nadam(
         yield theta
 
 
+def radam(theta: ndarray, lr: float, beta1: float, beta2: float, eps: float) -> Iterator[ndarray]:
+    m = v = np.zeros_like(theta)
+    r_inf = 2 / (1 - beta2) - 1
+    for t in range(1, STEPS + 1):
+        g = gradient(theta, t - 1)
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g * g
+        r = r_inf - 2 * t * beta2**t / (1 - beta2**t)
+        step = lr * m / (1 - beta1**t)
+        if r > 5:
+            rect = math.sqrt((r - 4) * (r - 2) * r_inf / ((r_inf - 4) * (r_inf - 2) * r))
+            step = step * rect * math.sqrt(1 - beta2**t) / (np.sqrt(v) + eps)
+        theta = theta - step
+        yield theta
+
+
+def lamb(
+    theta: ndarray, lr: float, beta1: float, beta2: float, eps: float, decay: float
+) -> Iterator[ndarray]:
+    m = v = np.zeros_like(theta)
+    for t in range(1, STEPS + 1):
+        g = gradient(theta, t - 1)
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g * g
+        u = m / (1 - beta1**t) / (np.sqrt(v / (1 - beta2**t)) + eps) + decay * theta
+        size, length = np.sqrt((theta * theta).sum()), np.sqrt((u * u).sum())
+        theta = theta - lr * (size / length if size > 0 < length else 1.0) * u
+        yield theta
+
+
 def adadelta(theta: ndarray, lr: float, rho: float, eps: float) -> Iterator[ndarray]:
     q = s = np.zeros_like(theta)
     for i in range(STEPS):
@@ -276,6 +306,19 @@ FORMULAS: list[tuple[list[Rule], Formula]] = [
         [rules.NAdam(lr=0.03, betas=(0.8, 0.95), eps=1e-6, momentum_decay=0.01)],
         lambda x: nadam(x, 0.03, 0.8, 0.95, 1e-6, 0.01),
     ),
+    (
+        [rules.RAdam(lr=0.03, betas=(0.8, 0.95), eps=1e-6)],
+        lambda x: radam(x, 0.03, 0.8, 0.95, 1e-6),
+    ),
+    # A mean of so few gradients that none of the steps is divided by it.
+    (
+        [rules.RAdam(lr=0.03, betas=(0.8, 0.6), eps=1e-6)],
+        lambda x: radam(x, 0.03, 0.8, 0.6, 1e-6),
+    ),
+    (
+        [rules.Lamb(lr=0.03, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.1)],
+        lambda x: lamb(x, 0.03, 0.8, 0.95, 1e-6, 0.1),
+    ),
     ([rules.Adadelta(lr=0.7, rho=0.8, eps=1e-4)], lambda x: adadelta(x, 0.7, 0.8, 1e-4)),
     ([rules.Lion(lr=0.01, betas=(0.8, 0.95))], lambda x: lion(x, 0.01, 0.8, 0.95)),
     (
@@ -346,6 +389,16 @@ def test_decay_acts_on_theta_not_on_the_look_ahead_point() -> None:
         v = 0.8 * v - 0.05 * g
         theta = theta + v
         np.testing.assert_allclose(thetas[i], theta, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("backend", ["auto", "eager"])
+def test_lamb_steps_by_its_rate_where_a_norm_is_zero(backend: str) -> None:
+    """From a tensor of zeros it steps as Adam does; along a direction of zeros it stays."""
+    params = [torch.zeros(2, requires_grad=True), torch.ones(2, requires_grad=True)]
+    params[0].grad, params[1].grad = torch.tensor([2.0, -1.0]), torch.zeros(2)
+    Optimizer(params, recipes.lamb(lr=0.1, weight_decay=0.0), backend=backend).step()
+    assert params[0].tolist() == pytest.approx([-0.1, 0.1], rel=1e-5)
+    assert params[1].tolist() == [1.0, 1.0]
 
 
 # Averages.

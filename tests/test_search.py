@@ -21,7 +21,7 @@ from sklearn.gaussian_process.kernels import Matern
 
 from made_record import MADE
 from test_race import NET, SGD, SLOW, Watched, outcome, short
-from thalweg import recipes
+from thalweg import recipes, rules
 from thalweg.racing import gaussian_process
 from thalweg.racing.draws import quantile_of, value_at
 from thalweg.racing.entrants import Entrant, cooling_of, entrant
@@ -29,7 +29,7 @@ from thalweg.racing.gaussian_process import JITTER, KEPT, SHAPE, GaussianProcess
 from thalweg.racing.landscape import LEARNED, Landscape, Scale
 from thalweg.racing.ledger import FILE
 from thalweg.racing.record import Key, Record, RunRecord, Settings
-from thalweg.racing.search import TOGETHER, Asked, Search
+from thalweg.racing.search import TOGETHER, Asked, Search, kinds
 from thalweg.rules.space import log
 from thalweg.schedules import linear
 
@@ -612,6 +612,12 @@ def test_one_with_weight_decay_tries_the_best_of_what_it_is_without() -> None:
     chosen = done.search.chosen(done.record)["adamw"]
     assert done.values("adamw")[chosen] == tried[0]
     assert len(done.seeds("adamw", -1)) == 3 * 4
+
+
+def test_a_rule_that_takes_the_step_counts_whatever_its_decay() -> None:
+    lamb = Entrant("lamb", recipes.lamb(weight_decay=0.0), {"lr": log(1e-5, 1.0)})
+    assert kinds(lamb) == {rules.Lamb}
+    assert kinds(entrant("adam")) == {rules.Adam}
 
 
 def test_a_space_of_ones_own_is_kept_whatever_is_found_without_weight_decay() -> None:

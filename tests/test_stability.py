@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from patients import NOTHING, Bowl, batch_of, exact, height, small_network
-from thalweg import optim, schedules
+from thalweg import optim, rules, schedules
 from thalweg.doctor.limits import stepping
 from thalweg.doctor.objective import Objective
 from thalweg.doctor.stability import stability
@@ -26,30 +28,29 @@ SLOW = 1 - 1e-12
 EIGENVALUES = torch.tensor([0.3, 2.0, 7.0], dtype=torch.float64)
 SPREAD = torch.tensor([4.0, 9.0, 0.25], dtype=torch.float64)
 TINY = 1e-12
+STEADY = {"betas": (0.9, SLOW), "alpha": SLOW, "lr_decay": 1e-9, "weight_decay": 1e-9}
 
 OPTIMIZERS: dict[str, Make] = {
-    "SGD": lambda p, lr: torch.optim.SGD(p, lr),
-    "SGD with momentum": lambda p, lr: torch.optim.SGD(p, lr, momentum=0.8),
     "SGD with dampening": lambda p, lr: torch.optim.SGD(p, lr, momentum=0.8, dampening=0.3),
-    "SGD with Nesterov's": lambda p, lr: torch.optim.SGD(p, lr, momentum=0.8, nesterov=True),
-    "Adagrad": lambda p, lr: torch.optim.Adagrad(p, lr, lr_decay=1e-9),
-    "RMSprop": lambda p, lr: torch.optim.RMSprop(p, lr, alpha=SLOW),
-    "centered RMSprop": lambda p, lr: torch.optim.RMSprop(p, lr, alpha=SLOW, centered=True),
-    "RMSprop, momentum": lambda p, lr: torch.optim.RMSprop(p, lr, alpha=SLOW, momentum=0.8),
-    "centered RMSprop, momentum": lambda p, lr: torch.optim.RMSprop(
-        p, lr, alpha=SLOW, momentum=0.8, centered=True
-    ),
-    "Adam": lambda p, lr: torch.optim.Adam(p, lr, betas=(0.9, SLOW)),
-    "AdamW": lambda p, lr: torch.optim.AdamW(p, lr, betas=(0.7, SLOW), weight_decay=1e-9),
-    "AMSGrad": lambda p, lr: torch.optim.Adam(p, lr, betas=(0.9, SLOW), amsgrad=True),
-    "our SGD": lambda p, lr: optim.SGD(p, lr, momentum=0.8, nesterov=True),
-    "our Momentum": lambda p, lr: optim.Momentum(p, lr, momentum=0.8),
-    "our Nesterov": lambda p, lr: optim.Nesterov(p, lr, momentum=0.8),
-    "our Adam": lambda p, lr: optim.Adam(p, lr, betas=(0.9, SLOW)),
     "our chain": lambda p, lr: optim.Optimizer(
         p, chain(clip_norm(1e9), momentum(lr=lr, momentum=0.8), tail_average(5))
     ),
 }
+
+
+def every_variant() -> Iterator[tuple[str, Make]]:
+    """Every optimizer whose rule says its edge, ours and PyTorch's, with all that it can do."""
+    for named, module in product(rules.NAMED.values(), (optim, torch.optim)):
+        for on, rule in named.variants.items():
+            if rule.edge is not Rule.edge and hasattr(module, named.name):
+                given = {flag: 0.8 if flag in named.hypers else True for flag in on}
+                taken = named.signature.parameters
+                given |= {name: value for name, value in STEADY.items() if name in taken}
+                make = partial(getattr(module, named.name), **given)
+                yield f"{module.__name__}.{named.name}, {', '.join(sorted(on))}", make
+
+
+OPTIMIZERS |= dict(every_variant())
 
 
 def started(make: Make, lr: float) -> tuple[Bowl, torch.optim.Optimizer]:
@@ -109,6 +110,15 @@ def test_the_bias_corrections_of_adam_belong_to_its_metric() -> None:
     moment = optimizer.state[model.x]["exp_avg_sq"]
     divisor = (1 - 0.9**3) * ((moment / (1 - 0.99**3)).sqrt() + 1e-8)
     expected = (EIGENVALUES / divisor).max() / (3.8 / 0.1)
+    assert ratio_of(model, optimizer) == pytest.approx(float(expected))
+
+
+def test_radam_moves_in_plain_gradients_until_it_divides() -> None:
+    model = Bowl(EIGENVALUES)
+    optimizer = torch.optim.RAdam([model.x], lr=1.0, betas=(0.9, 0.99))
+    for _ in range(3):
+        descend(model, optimizer)
+    expected = EIGENVALUES.max() / (1 - 0.9**3) / (3.8 / 0.1)
     assert ratio_of(model, optimizer) == pytest.approx(float(expected))
 
 

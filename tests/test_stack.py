@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import Dataset, TensorDataset
 
-from test_sums import Lamb
 from thalweg import recipes, schedules
 from thalweg.optim import Optimizer
 from thalweg.recipes import Recipe, chain, clip_norm, clip_value, ema, tail_average
@@ -45,7 +44,7 @@ MIX = [
     chain(clip_norm(0.2), recipes.rmsprop(lr=5e-4, momentum=0.5), tail_average(3)),
     chain(clip_norm(0.2), recipes.rmsprop(lr=2e-3, momentum=0.9), tail_average(3)),
     recipes.adagrad(lr=1e-2, weight_decay=0.1),
-    chain(clip_norm(0.2), Lamb(lr=1e-3)),
+    chain(clip_norm(0.2), recipes.lamb(lr=1e-3)),
 ]
 """Every named recipe, and chains with schedules, clips, averages and sums; some share rows."""
 

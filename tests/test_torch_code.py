@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from thalweg import recipes, rules, schedules
+from thalweg.errors import UserError
 from thalweg.optim import Optimizer
 from thalweg.racing.torch_code import EVERY_EVALUATION, EVERY_STEP, in_torch
-from thalweg.recipes import Recipe, chain
+from thalweg.recipes import RECIPES, Recipe, chain
 
 STEPS = 60
 COOLED = schedules.linear(0.05, steps=STEPS)
@@ -77,25 +79,18 @@ def largest_gap(recipe: Recipe) -> float:
 
 
 EQUAL = {
-    "sgd": recipes.sgd(lr=COOLED, weight_decay=0.01),
     "momentum, constant lr": recipes.momentum(lr=0.02),
     "momentum, cooled": recipes.momentum(lr=COOLED, momentum=0.8, weight_decay=0.01),
     "momentum, cooled to zero": recipes.momentum(lr=schedules.cosine(0.05, steps=STEPS)),
     "momentum as in PyTorch": chain(rules.SGDMomentum(lr=COOLED, dampening=0.1)),
     "Nesterov as in PyTorch": chain(rules.SGDNesterov(lr=COOLED)),
-    "adagrad": recipes.adagrad(lr=COOLED),
-    "rmsprop": recipes.rmsprop(lr=COOLED, weight_decay=0.01),
-    "rmsprop with momentum": recipes.rmsprop(lr=COOLED, momentum=0.5),
     "centered rmsprop": chain(rules.CenteredRMSprop(lr=COOLED)),
     "centered rmsprop with momentum": chain(rules.CenteredRMSpropMomentum(lr=COOLED)),
     "adadelta": recipes.adadelta(lr=schedules.linear(1.0, steps=STEPS)),
     "adam": recipes.adam(lr=COOLED, betas=(0.8, 0.99), weight_decay=0.01),
     "adam at a constant schedule": recipes.adam(lr=schedules.constant(0.05)),
-    "amsgrad": recipes.amsgrad(lr=COOLED),
     "adamw": recipes.adamw(lr=COOLED, weight_decay=0.1),
     "amsgrad, decoupled": chain(rules.AMSGrad(lr=COOLED), rules.DecoupledDecay(weight_decay=0.1)),
-    "nadam": recipes.nadam(lr=COOLED, weight_decay=0.01),
-    "nadam, decoupled": chain(rules.NAdam(lr=COOLED), rules.DecoupledDecay(weight_decay=0.1)),
     "clipped by value": chain(recipes.clip_value(0.1), recipes.sgd(lr=COOLED, weight_decay=0.1)),
     "linear, shorter than the run": recipes.sgd(lr=schedules.linear(0.05, 0.0, steps=40)),
     "exponential": recipes.sgd(lr=schedules.exponential(0.05, 0.97)),
@@ -105,6 +100,21 @@ EQUAL = {
     "one cycle": recipes.adam(lr=schedules.one_cycle(0.05, STEPS)),
     "plateau": recipes.sgd(lr=schedules.plateau(0.05, gamma=0.5, patience=2, minimum=0.01)),
 }
+
+
+def of_pytorch() -> Iterator[tuple[str, Recipe]]:
+    """Every optimizer that PyTorch has too, with all that it can do."""
+    for name, known in rules.NAMED.items():
+        if known.stepping.torch:
+            make = RECIPES[known.recipe]
+            yield name, make(lr=COOLED, weight_decay=0.01)
+            for flag in (flag for flag in known.flags if flag in known.signature.parameters):
+                on = 0.5 if flag in known.hypers else True
+                with suppress(UserError):  # some flags are nothing without another
+                    yield f"{name}, {flag}", make(lr=COOLED, **{flag: on})
+
+
+EQUAL |= dict(of_pytorch())
 
 
 @pytest.mark.parametrize("name", EQUAL)
@@ -122,6 +132,7 @@ NO_COUNTERPART = {
     "nesterov": (recipes.nesterov(lr=COOLED), "look-ahead"),
     "delta-bar-delta": (recipes.delta_bar_delta(), "no DeltaBarDelta"),
     "lion": (recipes.lion(), "no Lion"),
+    "lamb": (recipes.lamb(weight_decay=0.0), "no Lamb"),
     "decoupled decay of sgd": (
         chain(rules.SGD(), rules.DecoupledDecay()),
         "no SGD with decoupled decay",

@@ -17,10 +17,12 @@ from .named import adam as adam
 from .named import adamw as adamw
 from .named import amsgrad as amsgrad
 from .named import delta_bar_delta as delta_bar_delta
+from .named import lamb as lamb
 from .named import lion as lion
 from .named import momentum as momentum
 from .named import nadam as nadam
 from .named import nesterov as nesterov
+from .named import radam as radam
 from .named import rmsprop as rmsprop
 from .named import sgd as sgd
 from .racing.entrants import Entrant as Entrant

@@ -11,10 +11,12 @@ __all__ = [
     "adamw",
     "amsgrad",
     "delta_bar_delta",
+    "lamb",
     "lion",
     "momentum",
     "nadam",
     "nesterov",
+    "radam",
     "rmsprop",
     "sgd",
 ]
@@ -155,6 +157,31 @@ def delta_bar_delta(
     weight_decay: finite and at least 0.
     """
 
+def lamb(
+    lr: Setting = 0.001,
+    betas: Pair = (0.9, 0.999),
+    eps: Setting = 1e-06,
+    weight_decay: Setting = 0.01,
+) -> Recipe:
+    """Adam whose steps have a length of lr |theta| in each tensor.
+
+        v <- beta1 v + (1 - beta1) g
+        r <- beta2 r + (1 - beta2) g g
+        u = v / (1 - beta1^t) / (eps + sqrt(r) / sqrt(1 - beta2^t)) + weight_decay theta
+        theta <- theta - lr |theta| / |u| u
+
+    The norms are over one tensor; where one of them is 0, the step is lr u. The decay is a part of
+    u, and neither norm is bounded. Packages that clip the gradient by its norm first do what
+    `chain(clip_norm(1.0), lamb())` does. `exp_avg` is v and `exp_avg_sq` is r, of the parameter's
+    shape. You et al. 2020.
+
+    lr: finite and at least 0; tuned from 1e-05 to 1, even in log x.
+    betas: at least 0 and below 1; tuned from 0.5 to 0.99, even in log(1 - x) and from 0.8 to
+        0.9999, even in log(1 - x).
+    eps: finite and at least 0.
+    weight_decay: finite and at least 0; tuned from 0.0001 to 1, even in log x.
+    """
+
 def lion(lr: Setting = 0.0001, betas: Pair = (0.9, 0.99), weight_decay: Setting = 0.0) -> Recipe:
     """theta <- theta - lr sign(beta1 m + (1 - beta1) g); m <- beta2 m + (1 - beta2) g
 
@@ -219,6 +246,35 @@ def nesterov(lr: Setting = 0.01, momentum: Setting = 0.9, weight_decay: Setting 
 
     lr: finite and at least 0; tuned from 0.0001 to 1, even in log x.
     momentum: at least 0 and below 1; tuned from 0.5 to 0.99, even in log(1 - x).
+    weight_decay: finite and at least 0.
+    """
+
+def radam(
+    lr: Setting = 0.001,
+    betas: Pair = (0.9, 0.999),
+    eps: Setting = 1e-08,
+    weight_decay: Setting = 0.0,
+    decoupled_weight_decay: bool = False,
+) -> Recipe:
+    """Adam with a warm-up that follows from beta2.
+
+        n_inf = 2 / (1 - beta2) - 1;  n = n_inf - 2 t beta2^t / (1 - beta2^t)
+        v <- beta1 v + (1 - beta1) g
+        r <- beta2 r + (1 - beta2) g g
+        where n > 5:
+            s = sqrt((n - 4) (n - 2) n_inf / ((n_inf - 4) (n_inf - 2) n))
+            theta <- theta - lr s / (1 - beta1^t) v sqrt(1 - beta2^t) / (eps + sqrt(r))
+        else:
+            theta <- theta - lr / (1 - beta1^t) v
+
+    n is how many gradients r is the mean of. With the default beta2 the first five steps divide by
+    nothing. As in PyTorch, n is compared with 5, where the paper says 4, and `eps` is added before
+    the correction. `exp_avg` is v and `exp_avg_sq` is r, of the parameter's shape. Liu et al. 2020.
+
+    lr: finite and at least 0; tuned from 1e-05 to 1, even in log x.
+    betas: at least 0 and below 1; tuned from 0.5 to 0.99, even in log(1 - x) and from 0.8 to
+        0.9999, even in log(1 - x).
+    eps: finite and at least 0.
     weight_decay: finite and at least 0.
     """
 

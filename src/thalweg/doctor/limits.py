@@ -28,6 +28,7 @@ from thalweg.optim.settings import number
 from thalweg.optim.state import Chain, age
 from thalweg.rules import NAMED, RULES
 from thalweg.rules.rule import Rule
+from thalweg.rules.value import Value
 
 Values = Mapping[str, Any]
 """A group's hyperparameters at its coming step."""
@@ -54,15 +55,15 @@ class Stepping:
 
     def metric(self, param: Tensor, state: State) -> Tensor:
         """D for one parameter, of its shape; UserError for an adaptive rule before a first step."""
-        if not self.adaptive:
-            return torch.ones_like(param)
-        # At an lr of 1, the rate is what slows a parameter beside, by its age.
-        return self.divisor(state) / float(self.at({**state, "lr": 1.0}).rate())
+        metric = torch.ones_like(param)
+        if self.adaptive:
+            # At an lr of 1, the rate is what slows a parameter beside, by its age.
+            metric = metric * self.divisor(state) / float(self.at({**state, "lr": 1.0}).rate())
+        return metric
 
-    def divisor(self, state: State) -> Tensor:
+    def divisor(self, state: State) -> Value:
         """What an adaptive rule divides the gradient of one parameter by."""
-        divisor: Tensor = self.at(state).divisor()
-        return divisor
+        return self.at(state).divisor()
 
     def at(self, state: State) -> Rule:
         """The rule at the state of a parameter, after its last step; UserError before the first."""

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from thalweg.fuse.numba_printer import printed
 from thalweg.fuse.passes import Kinds, Part, Sums
 from thalweg.fuse.printed_module import load
-from thalweg.fuse.printing import Layout, layout
+from thalweg.fuse.printing import Layout, layout, passes
 from thalweg.fuse.threads import share
 from thalweg.fuse.trace import trace
 from thalweg.rules.primitives import SUMS
@@ -51,8 +52,8 @@ class Kernel:
             (dtype if name == "param" else state).itemsize for name in self.layout.written
         ]
         self.module = load(self.source)
-        self.passes = {f"sums_{i}": kinds for i, kinds in enumerate(self.layout.kinds, 1)}
-        keep(self.module, ["rows", *self.passes, "tiles"], self.source)
+        self.passes = passes(program, self.layout)
+        keep(self.module, ["rows", *(each.name for each in self.passes)], self.source)
         compiled(self.module, self.layout)
 
     def table(self, sizes: Sequence[int], group_of: Sequence[int], wide: Sequence[bool]) -> Table:
@@ -84,6 +85,7 @@ class Table:
         self.group_of = np.array(group_of)
         self.wide = np.array(wide, np.bool_)
         self.sums = np.full((len(sizes), len(kernel.layout.sums)), np.nan)
+        self.tile_each = np.array_equal(self.tiles[0], np.arange(len(sizes)))
 
     def step(self, pointers: NDArray[np.int64], hypers: NDArray[np.float64]) -> Part:
         """One step of every tensor in place, age and row states included.
@@ -97,18 +99,23 @@ class Table:
         scalars = np.empty((len(self.wide), len(self.kernel.layout.scalars)))
         row_numbers = (hypers, self.group_of, pointers, self.wide, self.sums, scalars)
         known = 0
-        for name, kinds in self.kernel.passes.items():
-            module.rows(*row_numbers, False)
+        # The last pass has no sums.
+        for each, kinds in zip(self.kernel.passes, self.kernel.layout.kinds, strict=False):
+            if each.scalars:
+                module.rows(*row_numbers, False)
             of_tiles = np.empty((len(self.tiles[0]), len(kinds)))
-            self.share(getattr(module, name), pointers, scalars, of_tiles)
-            whole = yield Sums(kinds, torch.from_numpy(self.by_tensor(kinds, of_tiles)))
-            self.sums[:, known : known + len(kinds)] = whole.cpu().numpy()
+            self.share(getattr(module, each.name), pointers, scalars, of_tiles)
+            whole = yield Sums(kinds, self.by_tensor(kinds, of_tiles))
+            whole = whole.cpu() if isinstance(whole, Tensor) else whole
+            self.sums[:, known : known + len(kinds)] = whole
             known += len(kinds)
         module.rows(*row_numbers, True)
         self.share(module.tiles, pointers, scalars)
 
     def by_tensor(self, kinds: Kinds, of_tiles: NDArray[np.float64]) -> NDArray[np.float64]:
         """The sums over each tensor, from those over its tiles."""
+        if self.tile_each:
+            return of_tiles
         found = np.empty((len(self.wide), len(kinds)))
         with np.errstate(all="ignore"):  # what is not a number comes through
             for i, (name, _) in enumerate(kinds):

@@ -7,13 +7,14 @@ for each tensor, and is sent what they are over the whole tensors and the whole 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float64
+from numpy.typing import NDArray
 from torch import Tensor
 
 from thalweg.errors import UserError
@@ -31,26 +32,28 @@ Place = tuple[int, int]
 """Of a sum: its pass, from 1, and its column there."""
 
 
+Numbers = Tensor | NDArray[np.float64]
+"""On the CPU an array: NumPy's calls are quicker, which counts where tensors are few and small."""
+
+
 class Sums(NamedTuple):
     kinds: Kinds
-    parts: Float64[Tensor, "tensors sums"]
+    parts: Float64[Numbers, "tensors sums"]
 
 
-Part = Generator[Sums, Tensor, None]
-Whole = Callable[[Kinds, Tensor], Tensor]
+Part = Generator[Sums, Numbers, None]
+Whole = Callable[[Kinds, Numbers], Numbers]
 """From the sums over what is here of each tensor, those over whole tensors and the whole model."""
 
 
-def over_model(kinds: Kinds, parts: Float64[Tensor, "t ... s"]) -> Float64[Tensor, "t ... s"]:
-    """The sums over a model of which all tensors, and all of each, are here."""
-    found = parts.clone()
-    # NumPy calls are quicker than PyTorch's, which counts where tensors are few and small.
-    numbers = found.numpy() if found.device.type == "cpu" else found
+def over_model(kinds: Kinds, parts: Float64[Numbers, "t ... s"]) -> Float64[Numbers, "t ... s"]:
+    """The sums over a model of which all tensors, and all of each, are here; put into `parts`."""
+    numbers = parts.numpy() if isinstance(parts, Tensor) and parts.is_cpu else parts
     with np.errstate(all="ignore"):  # what is not a number comes through
         for i, (name, over) in enumerate(kinds):
             if over == "model":
                 numbers[..., i] = folded(name, numbers[..., i])
-    return found
+    return parts
 
 
 def folded(name: str, parts: Any) -> Any:
@@ -66,13 +69,22 @@ def together(parts: Sequence[Part], whole: Whole = over_model) -> None:
     asked = [sent(part, None) for part in parts]
     while any(asked):
         kinds = agreed([sums.kinds if sums else () for sums in asked])
-        sums = [each.parts for each in asked if each]
-        found = whole(kinds, torch.cat([each.to(sums[0].device) for each in sums]))
-        shares = found.split_with_sizes([len(each) for each in sums])
+        shares = side_by_side([each.parts for each in asked if each], partial(whole, kinds))
         asked = [sent(part, share) for part, share in zip(parts, shares, strict=True)]
 
 
-def sent(part: Part, found: Tensor | None) -> Sums | None:
+def side_by_side(
+    parts: Sequence[Numbers], whole: Callable[[Numbers], Numbers]
+) -> Sequence[Numbers]:
+    """What `whole` makes of the rows of all parts, in parts again."""
+    if len(parts) == 1:
+        return [whole(parts[0])]
+    tensors = [torch.as_tensor(each) for each in parts]
+    found = whole(torch.cat([each.to(tensors[0].device) for each in tensors]))
+    return torch.as_tensor(found).split_with_sizes([len(each) for each in tensors])
+
+
+def sent(part: Part, found: Numbers | None) -> Sums | None:
     """What a part asks for next; nothing when it is done."""
     try:
         return part.send(found)  # type: ignore[arg-type]
@@ -162,7 +174,7 @@ def eagerly(chain: tuple[type[Rule], ...], cells: Sequence[Cell]) -> Part:
         device = asked[0].parts[places[0]].device
         parts = [torch.stack([each.parts[place] for place in places]) for each in asked]
         found = yield Sums(kinds, torch.stack([part.to(device) for part in parts]))
-        for own, row in zip(known, found, strict=True):
+        for own, row in zip(known, torch.as_tensor(found), strict=True):
             own.update(zip(places, row, strict=True))
     for cell, end in zip(cells, ends, strict=True):
         cell.param, rules = end

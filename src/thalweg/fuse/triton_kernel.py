@@ -112,7 +112,7 @@ class TritonTable:
         known = 0
         for number, kinds in enumerate(self.kernel.layout.kinds, 1):
             whole = yield Sums(kinds, self.by_tensor(f"sums_{number}", kinds))
-            self.sums[:, known : known + len(kinds)] = whole
+            self.sums[:, known : known + len(kinds)] = torch.as_tensor(whole)
             known += len(kinds)
         with on(self.device):
             self.rows(last=True)

@@ -176,7 +176,6 @@ class RuleOptimizer(UntracedOptimizer):
         }
         return "\n\n".join(kernel.source for kernel in kernels if kernel)
 
-    @torch.no_grad()
     def step_in_passes(self, parts: Sequence[ChainPart], parted: bool) -> None:
         """Steps all parts of each chain side by side; its sums are over all of them.
 
@@ -192,6 +191,7 @@ class RuleOptimizer(UntracedOptimizer):
                 whole = partial(over_parts, params, self.parameters(), self.zero)
             together([part for _, part in mine], whole)
 
+    @torch.no_grad()
     def standing_by(self, chain: Chain) -> tuple[list[Tensor], Part]:
         """Takes part in the sums of a step for which this process has no gradient."""
         model = self.parameters()
@@ -225,6 +225,7 @@ class RuleOptimizer(UntracedOptimizer):
             parts.append((chain, own, self.eagerly(chain, mine)))
         return parts
 
+    @torch.no_grad()
     def eagerly(self, chain: Chain, params: Sequence[ParamWithGrad]) -> Part:
         """Steps parameters by their chain's arithmetic on whole tensors."""
         cells = [self.cell(chain, *each) for each in params]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import UserError
-from thalweg.fuse.passes import Kinds, goes_by_shards, over_model
+from thalweg.fuse.passes import Kinds, Numbers, goes_by_shards, over_model
 from thalweg.rules.primitives import SUMS
 from thalweg.rules.rule import Rule
 
@@ -126,8 +126,8 @@ def check_gathered(params: Iterable[Tensor]) -> None:
 
 
 def over_parts(
-    params: Sequence[Tensor], model: Sequence[Tensor], zero: Any, kinds: Kinds, sums: Tensor
-) -> Tensor:
+    params: Sequence[Tensor], model: Sequence[Tensor], zero: Any, kinds: Kinds, parts: Numbers
+) -> Numbers:
     """The sums over whole tensors and the whole model, from those of what is here of `params`.
 
     Shards are summed over the processes that they lie in, with one all-reduce for all that lie in
@@ -136,9 +136,10 @@ def over_parts(
     everywhere: every process takes part, whatever it has gradients of.
     """
     check_summable(model)
+    sums = torch.as_tensor(parts)
     if zero is not None:
         of_model = tuple((name, "model") for name, _ in kinds)
-        here = over_model(of_model, sums)[:1]
+        here = torch.as_tensor(over_model(of_model, sums.clone()))[:1]
         whole = over_processes(kinds, here, partial(reduced_under_zero, zero))
         own = torch.tensor([over == "tensor" for _, over in kinds], device=sums.device)
         return torch.where(own, sums, whole)

@@ -31,6 +31,7 @@ from thalweg.racing.gaussian_process import Array
 from thalweg.racing.landscape import Landscape, Scale
 from thalweg.racing.measures import as_loss
 from thalweg.racing.record import Configuration, Edge, Key, Record, Settings, Stop
+from thalweg.rules.decay import DecoupledDecay, L2Decay
 from thalweg.rules.rule import Rule
 from thalweg.rules.space import Space
 from thalweg.rules.tuning import documented, tunables
@@ -356,7 +357,8 @@ def usual(one: Entrant) -> dict[str, float]:
 def kinds(one: Entrant) -> set[type[Rule]]:
     """The rules of an entrant that do something: a decay of 0 does nothing unless it is tuned."""
     decays = "weight_decay" in one.space or one.recipe.settings.get("weight_decay") != 0
-    return {type(rule) for rule in one.recipe.rules if decays or "weight_decay" not in rule.hypers}
+    idle = () if decays else (L2Decay, DecoupledDecay)
+    return {type(rule) for rule in one.recipe.rules if not isinstance(rule, idle)}
 
 
 def as_it_stands(one: Entrant) -> Configuration:

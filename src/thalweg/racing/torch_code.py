@@ -10,7 +10,6 @@ import torch
 from thalweg import rules, schedules
 from thalweg.errors import NoCounterpartError
 from thalweg.recipe import Recipe
-from thalweg.rules import NAMED
 from thalweg.rules.record import DECOUPLED
 from thalweg.rules.rule import Rule
 from thalweg.schedules import Schedule
@@ -20,7 +19,14 @@ WIDTH = 80
 EVERY_STEP = "# in every step, after loss.backward()"
 EVERY_EVALUATION = "# after every evaluation"
 
-CLIPS = (rules.ClipValue, rules.ClipNorm)
+# The buffer of PyTorch's SGD has no lr inside, the velocity of ours has. With b = -v / lr, the
+# buffer follows b <- momentum (lr before / lr now) b + g.
+RESCALED = """\
+before = scheduler.get_last_lr()[0]
+scheduler.step()
+now = scheduler.get_last_lr()[0] or before
+for group in optimizer.param_groups:  # past gradients keep the lr of their own time
+    group["momentum"] = {momentum!r} * before / now"""
 
 
 def in_torch(recipe: Recipe) -> tuple[str | None, str | None]:
@@ -44,8 +50,8 @@ def translated(recipe: Recipe) -> list[str]:
             f"Pre-training {recipe.pretrain} is no matter of an optimizer: `thalweg train` does it,"
             " and `thalweg.pretrain`."
         )
-    clip, rule, decay = parts(recipe)
-    step = [*([clip_line(clip)] if clip else []), "optimizer.step()"]
+    clips, rule, decay = parts(recipe)
+    step = [*map(clip_line, clips), "optimizer.step()"]
     optimizer = f"optimizer = {optimizer_call(rule, decay)}"
     lr = rule.settings["lr"]
     if not isinstance(lr, Schedule) or isinstance(lr, schedules.Constant):
@@ -54,28 +60,19 @@ def translated(recipe: Recipe) -> list[str]:
     return [optimizer, scheduler, "", EVERY_STEP, *step, *cooling_lines(rule, lr)]
 
 
-def parts(recipe: Recipe) -> tuple[Rule | None, Rule, Rule | None]:
+def parts(recipe: Recipe) -> tuple[list[Rule], Rule, Rule | None]:
     """The clipping, the rule that takes the step and the decay of a chain, in PyTorch's order."""
-    clip: Rule | None = None
-    stepping: Rule | None = None
-    decay: Rule | None = None
-    for rule in recipe.rules:
-        if rule.settings.get("weight_decay") == 0:
-            continue
-        if isinstance(rule, CLIPS) and not (clip or decay or stepping):
-            clip = rule
-        elif isinstance(rule, rules.L2Decay) and not (decay or stepping):
-            decay = rule
-        elif "lr" in rule.hypers:
-            stepping = rule
-        elif isinstance(rule, rules.DecoupledDecay) and stepping and not decay:
-            decay = rule
-        else:
-            raise NoCounterpartError(
-                f"torch.optim has nothing for {type(rule).__name__} at its place in the chain."
-            )
-    assert stepping is not None, "every recipe has one rule that takes the step"
-    return clip, stepping, decay
+    decays = (rules.L2Decay, rules.DecoupledDecay)
+    chain = [r for r in recipe.rules if not (isinstance(r, decays) and r.weight_decay == 0)]
+    clips = [chain.pop(0)] if chain[0].torch and "lr" not in chain[0].hypers else []
+    before = chain.pop(0) if isinstance(chain[0], rules.L2Decay) else None
+    behind = chain.pop() if isinstance(chain[-1], rules.DecoupledDecay) else None
+    others = [rule for rule in chain if "lr" not in rule.hypers]
+    if others:
+        raise NoCounterpartError(
+            f"torch.optim has nothing for {type(others[-1]).__name__} at its place in the chain."
+        )
+    return clips, chain[0], before or behind
 
 
 def optimizer_call(rule: Rule, decay: Rule | None) -> str:
@@ -96,14 +93,14 @@ def counterpart(rule: Rule, beside: bool) -> tuple[str, dict[str, bool]]:
     beside the step, and the flags that are on.
     """
     if rule.torch:
-        flags = dict.fromkeys(sorted(rule.torch.on - rule.settings.keys()), True)
-        for named in NAMED.values():
-            theirs = named.stepping.torch and named.stepping.torch.name
-            same = (theirs, named.decoupled) == (rule.torch.name, beside)
-            if same and hasattr(torch.optim, named.name):
-                return named.name, flags
+        name, on = rule.torch.name, rule.torch.on - rule.settings.keys()
+        flags = dict.fromkeys(sorted(on), True)
+        if not beside:
+            return name, flags
+        if hasattr(torch.optim, f"{name}W"):
+            return f"{name}W", flags
         if DECOUPLED in rule.torch.arguments:
-            return rule.torch.name, {**flags, DECOUPLED: True}
+            return name, {**flags, DECOUPLED: True}
     with_decay = " with decoupled decay" if beside else ""
     raise NoCounterpartError(f"torch.optim has no {type(rule).__name__}{with_decay}.")
 
@@ -131,38 +128,21 @@ def plain(name: str, value: Any) -> Any:
 
 
 def clip_line(clip: Rule) -> str:
-    if isinstance(clip, rules.ClipValue):
-        limit = plain("clip_value", clip.settings["clip_value"])
-        return f"torch.nn.utils.clip_grad_value_(model.parameters(), {limit!r})"
-    limit = plain("max_norm", clip.settings["max_norm"])
-    return (
-        f"torch.nn.utils.clip_grad_norm_(model.parameters(), {limit!r})  # divides by norm + 1e-6"
-    )
+    assert clip.torch is not None, "only such a rule is taken for a clip"
+    limits = ", ".join(repr(plain(name, value)) for name, value in clip.settings.items())
+    return f"torch.nn.utils.{clip.torch.name}(model.parameters(), {limits}){clip.torch.note}"
 
 
 def cooling_lines(rule: Rule, lr: Schedule) -> list[str]:
     """What tells the scheduler that a step, or an evaluation, is over."""
-    if isinstance(rule, rules.Momentum):
-        if isinstance(lr, schedules.Plateau):
+    rescaled = isinstance(rule, rules.Momentum)
+    if isinstance(lr, schedules.Plateau):
+        if rescaled:
             raise NoCounterpartError(
                 "torch.optim.SGD rescales the whole velocity when a plateau reduces the lr; here "
                 "past gradients keep the rate of their own time."
             )
-        return rescaling_lines(plain("momentum", rule.settings["momentum"]))
-    if isinstance(lr, schedules.Plateau):
         return ["", EVERY_EVALUATION, f"scheduler.step({lr.metric}_metric)"]
+    if rescaled:
+        return [RESCALED.format(momentum=plain("momentum", rule.settings["momentum"]))]
     return ["scheduler.step()"]
-
-
-def rescaling_lines(momentum: float) -> list[str]:
-    """The buffer of PyTorch's SGD has no lr inside, the velocity of ours has.
-
-    With b = -v / lr, the buffer follows b <- momentum (lr before / lr now) b + g.
-    """
-    return [
-        "before = scheduler.get_last_lr()[0]",
-        "scheduler.step()",
-        "now = scheduler.get_last_lr()[0] or before",
-        "for group in optimizer.param_groups:  # past gradients keep the lr of their own time",
-        f'    group["momentum"] = {momentum!r} * before / now',
-    ]

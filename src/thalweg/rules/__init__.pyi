@@ -25,10 +25,12 @@ from thalweg.rules.clip import ClipValue as ClipValue
 from thalweg.rules.decay import DecoupledDecay as DecoupledDecay
 from thalweg.rules.decay import L2Decay as L2Decay
 from thalweg.rules.delta_bar_delta import DeltaBarDelta as DeltaBarDelta
+from thalweg.rules.lamb import Lamb as Lamb
 from thalweg.rules.lion import Lion as Lion
 from thalweg.rules.momentum import Momentum as Momentum
 from thalweg.rules.nadam import NAdam as NAdam
 from thalweg.rules.nesterov import Nesterov as Nesterov
+from thalweg.rules.radam import RAdam as RAdam
 from thalweg.rules.record import Named as Named
 from thalweg.rules.rmsprop import CenteredRMSprop as CenteredRMSprop
 from thalweg.rules.rmsprop import CenteredRMSpropMomentum as CenteredRMSpropMomentum

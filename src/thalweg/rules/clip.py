@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from thalweg.rules.arithmetic import clamp, minimum, norm, where
-from thalweg.rules.rule import Hyper, Rule
+from thalweg.rules.rule import Counterpart, Hyper, Rule
 from thalweg.rules.value import Value
 
 
@@ -15,6 +15,7 @@ class ClipValue(Rule):
     """
 
     clip_value = Hyper(1.0)
+    torch = Counterpart("clip_grad_value_")
 
     def update(self, g: Value) -> Value:
         return clamp(g, -self.clip_value, self.clip_value)
@@ -29,6 +30,7 @@ class ClipNorm(Rule):
     """
 
     max_norm = Hyper(1.0)
+    torch = Counterpart("clip_grad_norm_", note="  # divides by norm + 1e-6")
 
     def update(self, g: Value) -> Value:
         size = norm(g, over="model")

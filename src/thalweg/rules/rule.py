@@ -144,14 +144,18 @@ class Counterpart:
 
         Counterpart("SGD", "momentum", "nesterov")
 
-    name: of the class. on: its arguments that are not 0 or False there. counts: whether its state
-    counts the steps.
+    A rule that takes no step has a function of `torch.nn.utils`, to be called before the step with
+    the parameters and the rule's settings.
+
+    name: of the class or the function. on: its arguments that are not 0 or False there. counts:
+    whether its state counts the steps. note: a comment behind the function's line.
     """
 
-    def __init__(self, name: str, *on: str, counts: bool = True) -> None:
+    def __init__(self, name: str, *on: str, counts: bool = True, note: str = "") -> None:
         self.name = name
         self.on = frozenset(on)
         self.counts = counts
+        self.note = note
 
     @property
     def arguments(self) -> Mapping[str, Parameter]:

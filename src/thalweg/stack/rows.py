@@ -15,7 +15,7 @@ from torch import Tensor
 from thalweg.fuse import eager
 from thalweg.fuse.choice import AnyKernel, AnyTable, kernel_on
 from thalweg.fuse.eager import Cell
-from thalweg.fuse.passes import Kinds, eagerly, over_model, together
+from thalweg.fuse.passes import Kinds, Numbers, eagerly, over_model, together
 from thalweg.optim.settings import at, base, holds_schedule, memory, observed
 from thalweg.optim.state import starting, working
 from thalweg.recipes import Recipe
@@ -72,9 +72,9 @@ class Rows:
                 for name, state in states.items():
                     state[i] = cell.states[name]
 
-    def over_members(self, kinds: Kinds, sums: Tensor) -> Tensor:
+    def over_members(self, kinds: Kinds, sums: Numbers) -> Numbers:
         """The sums over each member, a row for each parameter of each, from those over these."""
-        by_member = sums.view(-1, len(self.settings), len(kinds))
+        by_member = sums.reshape(-1, len(self.settings), len(kinds))
         return over_model(kinds, by_member).reshape(sums.shape)
 
     def begin(self, params: Tensors, steps: int, states: Tensors, memory: dict[str, Any]) -> None:

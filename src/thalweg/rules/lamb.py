@@ -1,0 +1,36 @@
+"""LAMB: Adam for large batches, whose step is as long in each tensor as the tensor is."""
+
+from __future__ import annotations
+
+from thalweg.rules.adam import Adam
+from thalweg.rules.arithmetic import norm, where
+from thalweg.rules.record import Named
+from thalweg.rules.rule import Hyper
+from thalweg.rules.space import log
+from thalweg.rules.value import Value
+
+
+class Lamb(Adam):
+    """Adam whose steps have a length of lr |theta| in each tensor.
+
+        v <- beta1 v + (1 - beta1) g
+        r <- beta2 r + (1 - beta2) g g
+        u = v / (1 - beta1^t) / (eps + sqrt(r) / sqrt(1 - beta2^t)) + weight_decay theta
+        theta <- theta - lr |theta| / |u| u
+
+    The norms are over one tensor; where one of them is 0, the step is lr u. The decay is a part of
+    u, and neither norm is bounded. Packages that clip the gradient by its norm first do what
+    `chain(clip_norm(1.0), lamb())` does. `exp_avg` is v and `exp_avg_sq` is r, of the parameter's
+    shape. You et al. 2020.
+    """
+
+    eps = Hyper(1e-6)
+    weight_decay = Hyper(1e-2, log(1e-4, 1.0))
+
+    def update(self, g: Value) -> Value:
+        step = super().update(g) - self.lr * self.weight_decay * self.param
+        size, length = norm(self.param, over="tensor"), norm(step, over="tensor")
+        return step * where(size * length == 0, 1.0, self.lr * size / length)
+
+
+optimizers = [Named("Lamb", Lamb())]
