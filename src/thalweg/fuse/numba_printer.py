@@ -82,6 +82,9 @@ def row_function(program: Program, plan: Layout) -> str:
     ends = {label: names.of(program.results[label]) for label in plan.row_states}
     wanted = [*plan.scalars, *(program.results[label] for label in plan.row_states)]
     step, states = plan.column("step"), {name: plan.column(name) for name in plan.row_states}
+    moved = [f"write(tensors[k, {states[label]}], True, {end})" for label, end in ends.items()]
+    if "param" in plan.written:
+        moved.insert(0, f"write(tensors[k, {step}], wide[k], t)")
     body = [
         "hypers = groups[group_of[k]]",
         f"t = read(tensors[k, {step}], wide[k]) + 1.0",
@@ -90,9 +93,7 @@ def row_function(program: Program, plan: Layout) -> str:
         *(f"{names.input(label)} = read(tensors[k, {i}], True)" for label, i in states.items()),
         *names.lines(wanted),
         *(f"scalars[k, {i}] = {names.of(place)}" for i, place in enumerate(plan.scalars)),
-        "if last:",
-        f"    write(tensors[k, {step}], wide[k], t)",
-        *(f"    write(tensors[k, {states[label]}], True, {end})" for label, end in ends.items()),
+        *(["if last:", *indented(moved)] if moved else []),
     ]
     return "\n".join(
         [

@@ -20,6 +20,7 @@ from torch import Tensor
 from thalweg.errors import UserError
 from thalweg.fuse import eager
 from thalweg.fuse.eager import Cell
+from thalweg.fuse.matrices import HANDED, on_matrices, stages_of, step_matrices
 from thalweg.fuse.trace import trace
 from thalweg.rules.arithmetic import asking
 from thalweg.rules.primitives import SUMS
@@ -134,7 +135,14 @@ class Asked:
 
 @cache
 def places_of(chain: tuple[type[Rule], ...], dtype: torch.dtype) -> tuple[Place, ...] | None:
-    """Those of the sums of a chain, as they are asked for; none where it cannot be traced."""
+    """Those of the sums of a chain, as they are asked for; none where it cannot be traced.
+
+    Of a chain with rules on matrices, those of its stages of elements.
+    """
+    if on_matrices(chain):
+        of_stages = [places_of(stage, dtype) for stage in stages_of(chain)[::2]]
+        known = [places for places in of_stages if places is not None]
+        return sum(known, ()) if len(known) == len(of_stages) else None
     try:
         program = trace(chain, dtype)
     except UserError:
@@ -159,7 +167,18 @@ def goes_by_shards(chain: tuple[type[Rule], ...]) -> bool:
 
 
 def eagerly(chain: tuple[type[Rule], ...], cells: Sequence[Cell]) -> Part:
-    """Takes every cell through the chain; `param` and `states` are then those after the step.
+    """Takes every cell through the chain; `param` and `states` are then those after the step."""
+    for stage in stages_of(chain):
+        if on_matrices(stage):
+            step_matrices(stage[0], cells)
+        else:
+            yield from by_elements(stage, cells)
+    for cell in cells:
+        cell.states.pop(HANDED, None)
+
+
+def by_elements(chain: tuple[type[Rule], ...], cells: Sequence[Cell]) -> Part:
+    """Takes every cell through a stage of elements.
 
     Where sums are asked for, all cells run anew in each pass, until all sums are known.
     """

@@ -27,8 +27,9 @@ class Layout:
     hypers: columns of the table of groups. scalars: columns of the table of the row's numbers that
     elements need, by place. tensors, row_states: what the table of pointers leads to, with the age
     `step` between them; parameters and gradients stand first. written: those of the tensors that
-    the kernel writes. passes: for each pass in front of the last the places of its sums, and of
-    each sum the name and what it goes over.
+    the kernel changes; where the parameter is none of them, the tensor gets no older. passes: for
+    each pass in front of the last the places of its sums, and of each sum the name and what it goes
+    over.
     """
 
     hypers: tuple[str, ...]
@@ -75,7 +76,11 @@ def layout(program: Program) -> Layout:
         row_states=row_states,
         scalars=tuple(sorted(used)),
         tensors=tuple(tensors),
-        written=tuple(label for label in tensors if label != "grad"),
+        written=tuple(
+            label
+            for label in tensors
+            if program.results.get(label, program.inputs[label]) != program.inputs[label]
+        ),
         passes=program.passes(),
     )
 
@@ -104,7 +109,8 @@ def passes(program: Program, plan: Layout) -> list[Pass]:
         wanted = [place for one in sums for place in one.arguments]
         wanted = wanted or [program.results[label] for label in plan.written]
         needed = program.needed(wanted, "element")
-        tensors = [each for each in plan.tensors if not sums or program.inputs[each] in needed]
+        ends = () if sums else plan.written
+        tensors = [t for t in plan.tensors if t in ends or program.inputs[t] in needed]
         scalars = {place: i for i, place in enumerate(plan.scalars) if place in needed}
         found.append(Pass(f"sums_{number}" if sums else "tiles", sums, wanted, tensors, scalars))
     return found

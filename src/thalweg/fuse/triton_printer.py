@@ -78,6 +78,10 @@ def row_function(program: Program, plan: Layout) -> str:
     ends = {label: names.of(program.results[label]) for label in plan.row_states}
     wanted = [*plan.scalars, *(program.results[label] for label in plan.row_states)]
     hypers, scalars = len(plan.hypers), len(plan.scalars)
+    moved = [f"tl.store({names.input(label)}_ptr, {end})" for label, end in ends.items()]
+    if "param" in plan.written:
+        moved += ["tl.store(narrow_ptr, t.to(tl.float32), wide == 0)"]
+        moved += ["tl.store(wide_ptr, t, wide)"]
     body = [
         "tensor = tl.program_id(0)",
         f"step_ptr = {address(plan, 'step')}",
@@ -101,10 +105,7 @@ def row_function(program: Program, plan: Layout) -> str:
             f"tl.store(scalars_ptr + tensor * {scalars} + {i}, {names.of(place)})"
             for i, place in enumerate(plan.scalars)
         ),
-        "if LAST:",
-        "    tl.store(narrow_ptr, t.to(tl.float32), wide == 0)",
-        "    tl.store(wide_ptr, t, wide)",
-        *(f"    tl.store({names.input(label)}_ptr, {end})" for label, end in ends.items()),
+        *(["if LAST:", *indented(moved)] if moved else []),
     ]
     return function(
         "rows", ["groups", "group_of", "tensors", "are_wide", "sums", "scalars"], "LAST", body

@@ -16,6 +16,7 @@ from thalweg.arguments import require_flag, short, word
 from thalweg.errors import UserError
 from thalweg.fuse import eager
 from thalweg.fuse.eager import Cell
+from thalweg.fuse.matrices import check_matrices
 from thalweg.fuse.passes import Part, Whole, eagerly, over_model, places_of, together
 from thalweg.optim.fused import ChainPart, Fusing, Group, ParamWithGrad, by_chain, kernel_for
 from thalweg.optim.loading import A_STATE, copied, dictionary, fitted
@@ -42,7 +43,7 @@ from thalweg.optim.sharded import (
     received,
     zero_above,
 )
-from thalweg.optim.state import Chain, age, age_in, as_real, complete, starting, working
+from thalweg.optim.state import CPU, Chain, age, age_in, as_real, complete, starting, working
 from thalweg.optim.untraced import UntracedOptimizer
 
 
@@ -94,10 +95,15 @@ class RuleOptimizer(UntracedOptimizer):
         if scheduled:
             group["step_count"] = 0
             group["memory"] = {name: memory(value) for name, value in scheduled.items()}
-        if places_of(self.chain(group), torch.float32):
-            check_summable(group["params"])
         param_group.update(group)  # the group is the user's own dictionary, as in PyTorch
         super().add_param_group(param_group)
+        try:
+            check_matrices(self.chain(group), param_group["params"])
+            if places_of(self.chain(group), torch.float32):
+                check_summable(param_group["params"])
+        except UserError:
+            self.param_groups.pop()
+            raise
         self.schedules.append(scheduled)
 
     def scheduled(self, index: int) -> dict[str, Any]:
@@ -197,7 +203,7 @@ class RuleOptimizer(UntracedOptimizer):
         model = self.parameters()
         check_by_shards(model, chain)
         index = [self.chain(group) for group in self.param_groups].index(chain)
-        nothing = local(model[0]).new_empty(0) if model else torch.empty(0)
+        nothing = local(model[0]).new_empty(0, 0) if model else torch.empty(0, 0)
         values = self.values(index) | {"t": 1, "dtype": nothing.dtype}
         states: dict[str, Any] = {}
         for rule in chain:
@@ -235,10 +241,15 @@ class RuleOptimizer(UntracedOptimizer):
             increment_version(param)
             self.keep(param, cell)
 
-    def cell(self, chain: Chain, param: Tensor, grad: Tensor, index: int) -> Cell:
-        """What is here of a parameter, on its way through its coming step."""
+    def cell(
+        self, chain: Chain, param: Tensor, grad: Tensor, index: int, device: torch.device = CPU
+    ) -> Cell:
+        """What is here of a parameter, on its way through its coming step.
+
+        device: where the count of its steps lies.
+        """
         values, saved = self.values(index), self.state[param]
-        complete(saved, chain, param, values)
+        complete(saved, chain, param, values, device)
         values |= {"t": age(saved) + 1, "dtype": param.dtype}
         downhill = descending(grad, self.param_groups[index]["maximize"])
         return Cell(working(local(param)), downhill, values, states_of(chain, saved))
@@ -338,6 +349,8 @@ class RuleOptimizer(UntracedOptimizer):
 
         def put(_: Any) -> None:
             self.fusing.forget()
+            for group in self.param_groups:
+                group |= self.accepted(group)
             for param, states in fitting:
                 self.state[param] = copied(self.state[param]) | states
 

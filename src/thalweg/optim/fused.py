@@ -22,13 +22,14 @@ from torch.autograd.graph import increment_version
 
 from thalweg.errors import UserError
 from thalweg.fuse.choice import AnyKernel, kernel_on
+from thalweg.fuse.eager import Cell
 from thalweg.fuse.kernel import labelled
 from thalweg.fuse.look import Look, asked
 from thalweg.fuse.passes import Part, places_of
-from thalweg.fuse.triton_kernel import TritonKernel
+from thalweg.fuse.staged_kernel import StagedTable
 from thalweg.optim.settings import is_plain
 from thalweg.optim.sharded import is_in_parts, is_sharded, local
-from thalweg.optim.state import CPU, Chain, complete
+from thalweg.optim.state import Chain, complete
 
 if TYPE_CHECKING:
     from thalweg.optim.base import RuleOptimizer
@@ -57,21 +58,21 @@ class Fused:
         self.kernel, self.places = kernel, places
         taken = [params[place] for place in places]
         self.params = [param for param, _, _ in taken]
-        device = self.params[0].device if isinstance(kernel, TritonKernel) else CPU
-        for param, _, index in taken:
+        self.indices = [index for _, _, index in taken]
+        for param, index in zip(self.params, self.indices, strict=True):
             values = optimizer.values(index)
-            complete(optimizer.state[param], kernel.chain, param, values, device)
+            complete(optimizer.state[param], kernel.chain, param, values, kernel.device)
         order = {id(param): place for place, param in enumerate(optimizer.state)}
         self.kept_at = [order[id(param)] for param in self.params]
         self.sharded = any(map(is_sharded, self.params))
         self.known: tuple[list[ref[Tensor]], NDArray[np.int64]] = [], np.empty(0, np.int64)
         look = self.look([grad for _, grad, _ in params], list(optimizer.state.values()))
         self.marks, self.readable = look.marks, look.readable
-        self.groups = sorted({index for _, _, index in taken})
+        self.groups = sorted(set(self.indices))
         self.numbers = np.empty((len(self.groups), len(kernel.layout.hypers)))
         self.table = kernel.table(
             sizes=[local(param).numel() for param in self.params],
-            group_of=[self.groups.index(index) for _, _, index in taken],
+            group_of=[self.groups.index(index) for index in self.indices],
             wide=[optimizer.state[param]["step"].dtype == torch.float64 for param in self.params],
         )
 
@@ -109,10 +110,22 @@ class Fused:
                 row = [values[label] for label in self.kernel.layout.hypers]
                 self.numbers[self.groups.index(index)] = row
 
-    def step(self, look: Look) -> Part:
-        yield from self.table.step(look.addresses, self.numbers)
+    def step(self, optimizer: RuleOptimizer, look: Look) -> Part:
+        given = look.addresses, self.numbers
+        if isinstance(self.table, StagedTable):
+            yield from self.table.step(*given, self.cells(optimizer))
+        else:
+            yield from self.table.step(*given)
         # Autograd has to know that what it may have saved has changed.
         increment_version(self.params)
+
+    def cells(self, optimizer: RuleOptimizer) -> list[Cell]:
+        """Its parameters on their way through a step, of which kernels know the gradients."""
+        chain, device, unread = self.kernel.chain, self.kernel.device, torch.empty(0)
+        return [
+            optimizer.cell(chain, param, unread, index, device)
+            for param, index in zip(self.params, self.indices, strict=True)
+        ]
 
 
 class Watch:
@@ -179,13 +192,16 @@ class Fusing:
             for part, _ in looks:
                 part.renew(optimizer, changed)
             if self.left or self.summing:
-                parts = [(part.kernel.chain, part.params, part.step(look)) for part, look in looks]
+                parts = [
+                    (part.kernel.chain, part.params, part.step(optimizer, look))
+                    for part, look in looks
+                ]
                 if self.left:
                     parts += optimizer.eager_parts([params[place] for place in self.left])
                 optimizer.step_in_passes(parts, self.parted)
             else:
                 for part, look in looks:
-                    list(part.step(look))  # it gives no sums, and so runs to its end
+                    list(part.step(optimizer, look))  # it gives no sums, and so runs to its end
         except BaseException:
             self.forget()  # not all parts may know what has changed
             raise

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import UserError
+from thalweg.fuse.matrices import on_matrices
 from thalweg.fuse.passes import Kinds, Numbers, goes_by_shards, over_model
 from thalweg.rules.primitives import SUMS
 from thalweg.rules.rule import Rule
@@ -106,6 +107,12 @@ def check_summable(params: Iterable[Tensor]) -> None:
 
 def check_by_shards(params: Sequence[Tensor], chain: tuple[type[Rule], ...]) -> None:
     """UserError for a chain that may look at whole parameters, where each process has a part."""
+    rule = on_matrices(chain)
+    if rule and any(map(is_sharded, params)):
+        raise UserError(
+            f"{rule.__name__} works on whole matrices, of which each process has a part: train the"
+            " model with DistributedDataParallel, or send the sharded parameters to another rule."
+        )
     if is_in_parts(params, None) and not goes_by_shards(chain):
         raise UserError(
             f"{', '.join(rule.__name__ for rule in chain)} may need whole parameters, of which each"

@@ -115,6 +115,10 @@ def starting(param: Tensor, state: State, values: Mapping[str, Any]) -> Tensor:
 
 
 def shape_of(param: Tensor, state: State, values: Mapping[str, Any]) -> tuple[int, ...]:
+    """The shape of a state of a parameter, which is real or counts as pairs of real numbers."""
+    if state.shape is not None:
+        m, n = param.shape[0], param.shape[1:].numel()
+        return tuple({"m": m, "n": n, "1": 1}[letter] for letter in state.shape)
     return (values[state.copies], *param.shape) if state.copies else tuple(param.shape)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from thalweg import statistics
 from thalweg.doctor.stopwatch import wait
 from thalweg.optim import Optimizer
+from thalweg.optim.state import shape_of
 from thalweg.racing.alarm import Alarm
 from thalweg.racing.record import Cost, Settings
 from thalweg.random_numbers import drawing
@@ -101,13 +102,16 @@ def costs(task: Task, recipes: Mapping[str, Recipe], timeout: float | None) -> l
     One whose step fails, or takes longer than `timeout` seconds, is left out.
     """
     taken = lone_steps(task, recipes, timeout)
-    return [cost(name, recipes[name], own) for name, own in taken.items()]
+    with failure_in_training(task):
+        params = [p for p in initial_model(task, seed=0).parameters() if p.requires_grad]
+    return [
+        cost(name, state_per_parameter(recipes[name], params), own) for name, own in taken.items()
+    ]
 
 
-def cost(entrant: str, recipe: Recipe, taken: Sequence[tuple[float, float]]) -> Cost:
+def cost(entrant: str, memory: float, taken: Sequence[tuple[float, float]]) -> Cost:
     found = median_interval([whole for whole, _ in taken], "min")
     own = median(within for _, within in taken)
-    memory = state_per_parameter(recipe)
     return Cost(entrant, found.estimate, found.low, found.high, own, memory)
 
 
@@ -166,11 +170,11 @@ def lone_step(
     return end - start, end - before_step
 
 
-def state_per_parameter(recipe: Recipe) -> float:
-    """The numbers that the recipe's rules keep for each number of the model."""
-    settings = recipe.settings
+def state_per_parameter(recipe: Recipe, params: Sequence[Tensor]) -> float:
+    """The numbers that the recipe's rules keep for each number of a model's parameters."""
     states = [state for rule in recipe.rules for state in rule.states.values()]
-    return float(sum(settings[state.copies] if state.copies else 1 for state in states))
+    kept = [math.prod(shape_of(p, state, recipe.settings)) for state in states for p in params]
+    return sum(kept) / max(1, sum(p.numel() for p in params))
 
 
 def announcement(seconds: float) -> str:

@@ -1,5 +1,7 @@
 # Printed by tests/stubs.py.
 from thalweg.rules.adadelta import Adadelta as Adadelta
+from thalweg.rules.adafactor import Adafactor as Adafactor
+from thalweg.rules.adafactor import AdafactorVectors as AdafactorVectors
 from thalweg.rules.adagrad import Adagrad as Adagrad
 from thalweg.rules.adam import Adam as Adam
 from thalweg.rules.adam import AMSGrad as AMSGrad
@@ -28,6 +30,7 @@ from thalweg.rules.delta_bar_delta import DeltaBarDelta as DeltaBarDelta
 from thalweg.rules.lamb import Lamb as Lamb
 from thalweg.rules.lion import Lion as Lion
 from thalweg.rules.momentum import Momentum as Momentum
+from thalweg.rules.muon import Muon as Muon
 from thalweg.rules.nadam import NAdam as NAdam
 from thalweg.rules.nesterov import Nesterov as Nesterov
 from thalweg.rules.radam import RAdam as RAdam

@@ -50,7 +50,8 @@ class Hyper(Declared):
 
     default: its value where none is given. space: where it is tuned; none for one that stays at its
     value (for a pair, a space or none for each). low, high: the values it may take; `below` when
-    `high` itself is not one of them.
+    `high` itself is not one of them. absent: what None stands for, of the part of a pair that has
+    this default.
     """
 
     default: float | tuple[float, ...]
@@ -58,6 +59,7 @@ class Hyper(Declared):
     low: float = 0.0
     high: float = math.inf
     below: bool = False
+    absent: float | None = None
 
     def accepted(self, name: str, value: Any) -> Any:
         """The value, where this hyperparameter may take it; UserError where not."""
@@ -65,7 +67,11 @@ class Hyper(Declared):
             return self.one(name, value)
         if not isinstance(value, tuple | list) or len(value) != len(self.default):
             raise UserError(f"{name} must be {len(self.default)} numbers, not {short(value)}.")
-        return tuple(self.one(f"{name}[{i}]", part) for i, part in enumerate(value))
+        parts = [
+            default if part is None and default == self.absent else part
+            for part, default in zip(value, self.default, strict=True)
+        ]
+        return tuple(self.one(f"{name}[{i}]", part) for i, part in enumerate(parts))
 
     def one(self, name: str, value: Any) -> Any:
         """A number or a schedule; a schedule's base, start and end are its extreme values."""
@@ -95,22 +101,33 @@ class Hyper(Declared):
             return f"{self.low:g}"
         if math.isinf(self.high):
             return f"finite and at least {self.low:g}"
+        if math.isinf(self.low):
+            return f"finite and at most {self.high:g}"
         return f"at least {self.low:g} and {'below' if self.below else 'at most'} {self.high:g}"
 
 
 @dataclass(frozen=True)
 class Option(Declared):
-    """A positive whole number that shapes a rule's state; the same for all rows that run together.
+    """A positive whole number or a word, the same for all rows that run together.
 
-    default: its value where none is given; without one it must be given. high: the largest.
+    default: its value where none is given; without one it must be given. high: the largest number.
+    among: the words or flags that it may be instead of a number; None stands for the default.
     """
 
-    default: int | None = None
+    default: int | str | None = None
     high: int = MOST
+    among: tuple[str | bool, ...] = ()
 
-    def accepted(self, name: str, value: Any) -> int:
+    def accepted(self, name: str, value: Any) -> int | str | None:
         """The value, where this option may take it; UserError where not."""
-        return require_whole(name, value, 1, self.high)
+        if not self.among:
+            return require_whole(name, value, 1, self.high)
+        if value is None:
+            return self.default
+        if not isinstance(value, str | bool) or value not in self.among:
+            words = " or ".join(map(repr, self.among))
+            raise UserError(f"{name} must be {words}, not {short(value)}.")
+        return value
 
 
 @dataclass(frozen=True)
@@ -119,10 +136,13 @@ class State(Declared):
 
     init: what it starts at, a number or the name of the hyperparameter that says so.
     copies: the name of the option that says how many such tensors are kept, in a leading dimension.
+    shape: the sizes of one that is kept for a matrix `[m, n]` and has another shape, in letters:
+    "m1" for `[m, 1]`, "nn" for `[n, n]`.
     """
 
     init: float | str = 0.0
     copies: str | None = None
+    shape: str | None = None
 
 
 @dataclass(frozen=True)
@@ -169,6 +189,10 @@ class Rule:
     While a step is taken, a bound rule also has `param`, the parameter before the step, `t`, the
     step's number from 1 in the age of the tensor, and `dtype`, in which the model holds it.
 
+    matrices: whether it works on a whole matrix, `[m, n]`, with any function of PyTorch: `update`
+    is given one, and returns one. The kernel of a convolution, `[out, in, height, width]`, is the
+    matrix `[out, in * height * width]`. Matrices of one shape are stepped at once, by `vmap`.
+
     Raises UserError for a setting that the rule does not have, or outside its range.
     """
 
@@ -178,6 +202,7 @@ class Rule:
     row_states: ClassVar[Mapping[str, RowState]] = {}
     coming: ClassVar[Mapping[str, Next]] = {}
     place: ClassVar[Place] = "anywhere"
+    matrices: ClassVar[bool] = False
     torch: ClassVar[Counterpart | None] = None
     __signature__: ClassVar[Signature]
 
@@ -187,12 +212,8 @@ class Rule:
     lr: Value
 
     def __init_subclass__(cls) -> None:
-        declared = {
-            name: kind
-            for base in reversed(cls.__mro__)
-            for name, kind in vars(base).items()
-            if isinstance(kind, Declared)
-        }
+        named = {name: x for base in reversed(cls.__mro__) for name, x in vars(base).items()}
+        declared = {name: kind for name, kind in named.items() if isinstance(kind, Declared)}
         for name in declared.keys() & RESERVED:
             raise UserError(
                 f"{cls.__name__} cannot call a setting or a state {name}, which means something"
@@ -202,6 +223,7 @@ class Rule:
         kinds |= {"row_states": RowState, "coming": Next}
         for plural, kind in kinds.items():
             setattr(cls, plural, {n: d for n, d in declared.items() if isinstance(d, kind)})
+        cls.check_states()
         cls.__signature__ = Signature(
             [
                 Parameter(name, Parameter.KEYWORD_ONLY, default=it.default)
@@ -213,6 +235,26 @@ class Rule:
             cls.torch = None
         if "update" in vars(cls) and "edge" not in vars(cls):
             cls.edge = Rule.edge  # type: ignore[method-assign]
+
+    @classmethod
+    def check_states(cls) -> None:
+        """UserError for a state that a rule of this kind cannot keep."""
+        if cls.matrices and cls.row_states:
+            raise UserError(
+                f"{cls.__name__} works on matrices and cannot keep a RowState: a number of a matrix"
+                ' is a State(shape="1").'
+            )
+        for name, state in cls.states.items():
+            if state.shape is not None and not cls.matrices:
+                raise UserError(
+                    f"{name} has a shape of its own, which only a rule on matrices may keep: say"
+                    f" matrices = True in {cls.__name__}, or leave the shape out."
+                )
+            if not set(state.shape or "") <= set("mn1") or (state.shape and state.copies):
+                raise UserError(
+                    f"the shape of {name} is one of the letters m, n and 1 for each dimension, such"
+                    f' as "m1" for a number for each row, not {short(state.shape)}.'
+                )
 
     def __init__(self, **settings: Any) -> None:
         given = {name: self.accepted(name, value) for name, value in settings.items()}

@@ -16,6 +16,7 @@ from thalweg.fuse import eager
 from thalweg.fuse.choice import AnyKernel, AnyTable, kernel_on
 from thalweg.fuse.eager import Cell
 from thalweg.fuse.passes import Kinds, Numbers, eagerly, over_model, together
+from thalweg.fuse.staged_kernel import StagedTable
 from thalweg.optim.settings import at, base, holds_schedule, memory, observed
 from thalweg.optim.state import starting, working
 from thalweg.recipes import Recipe
@@ -59,7 +60,15 @@ class Rows:
             return
         table = self.table or self.laid_out(kernel, params, step)
         self.pointers[:, kernel.layout.column("grad")] = self.addresses(gradients)
-        together([table.step(self.pointers, self.numbers(kernel, step))], self.over_members)
+        given = self.pointers, self.numbers(kernel, step)
+        if isinstance(table, StagedTable):
+            mine, theirs = part(params, self.rows), part(gradients, self.rows)
+            age = step - self.born + 1
+            members = [self.cells(i, mine, theirs, step, age) for i in range(len(self.settings))]
+            cells = [cell for of_param in zip(*members, strict=True) for cell in of_param]
+            together([table.step(*given, cells)], self.over_members)
+        else:
+            together([table.step(*given)], self.over_members)
 
     def step_one_by_one(self, params: Tensors, gradients: Tensors, step: int) -> None:
         """Steps each member as it is stepped alone, by its chain's arithmetic."""

@@ -1,0 +1,168 @@
+"""Rules that work on whole matrices, among neighbours that work on elements.
+
+A chain is cut at such a rule into stages. A stage of elements in front of it ends with what the
+gradient has become so far, and the next one goes on from what the rule has made of that: each is a
+chain of its own, with a kernel of its own, and the parameter changes in the last of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from thalweg.arguments import short
+from thalweg.errors import UserError
+from thalweg.fuse.eager import Cell
+from thalweg.rules.arithmetic import asking
+from thalweg.rules.rule import Rule, State
+from thalweg.rules.value import Value
+
+Tensors = dict[str, Tensor]
+
+HANDED = "handed_on"
+"""What stages hand on, in the precision of states."""
+
+
+class HandsOn(Rule):
+    """Ends a stage: what the gradient has become is kept, and the parameter stays."""
+
+    handed_on = State()
+
+    def update(self, g: Value) -> Value:
+        self.handed_on = g
+        return g
+
+    def stored(self, theta: Value) -> Value:  # noqa: ARG002 (the step is yet to be made)
+        return self.param
+
+
+class TakesOver(Rule):
+    """Begins a stage: it goes on from what the stages before have made."""
+
+    handed_on = State()
+
+    def update(self, g: Value) -> Value:  # noqa: ARG002 (what the first stage has begun with)
+        return self.handed_on
+
+
+@cache
+def stages_of(chain: tuple[type[Rule], ...]) -> tuple[tuple[type[Rule], ...], ...]:
+    """The stages of a chain: one of elements, and then by turns a rule on matrices and another."""
+    if not on_matrices(chain):
+        return (chain,)
+    # A rule may read the numbers of one in another stage, as decay reads the rate.
+    hypers = {name: hyper for rule in chain for name, hyper in rule.hypers.items()}
+    ends, begins = (type(kind.__name__, (kind,), hypers) for kind in (HandsOn, TakesOver))
+    stages: list[list[type[Rule]]] = [[]]
+    for rule in chain:
+        if rule.matrices:
+            stages[-1].append(ends)
+            stages += [[rule], [begins]]
+        else:
+            stages[-1].append(rule)
+    return tuple(map(tuple, stages))
+
+
+def on_matrices(chain: Sequence[type[Rule]]) -> type[Rule] | None:
+    """The first rule of a chain that works on whole matrices, where there is one."""
+    return next((rule for rule in chain if rule.matrices), None)
+
+
+def check_matrices(chain: Sequence[type[Rule]], params: Sequence[Tensor]) -> None:
+    """UserError for a parameter that is no matrix, where a rule of the chain works on matrices."""
+    rule = on_matrices(chain)
+    if rule is None:
+        return
+    for param in params:
+        if param.ndim < 2 or param.is_complex():
+            kind = "complex numbers" if param.is_complex() else f"the shape {tuple(param.shape)}"
+            raise UserError(
+                f"{rule.__name__} works on matrices of real numbers, not on a parameter of {kind}:"
+                " send it to another rule by a route, or give the optimizer the matrices alone."
+            )
+
+
+def step_matrices(rule: type[Rule], cells: Sequence[Cell]) -> None:
+    """Takes what is handed on through a rule, matrices of one shape and age at once.
+
+    The states are changed where they are.
+    """
+    alike: dict[Any, list[Cell]] = {}
+    for cell in cells:
+        x = cell.states[HANDED]
+        if not x.numel():
+            continue
+        options = [cell.values[name] for name in (*rule.options, "t", "dtype")]
+        alike.setdefault((x.shape, x.dtype, x.device, *options), []).append(cell)
+    for some in alike.values():
+        for cell, made in zip(some, stepped(rule, some), strict=True):
+            x = cell.states[HANDED]
+            cell.states[HANDED] = made.pop(HANDED).contiguous().view(x.shape)
+            for name, new in made.items():
+                cell.states[name].copy_(new.view(cell.states[name].shape))
+
+
+def stepped(rule: type[Rule], cells: Sequence[Cell]) -> list[Tensors]:
+    """What a rule makes of matrices of one shape: the states, and what is handed on."""
+    each = [{name: cell.values[name] for name in numbers_of(rule, cell)} for cell in cells]
+    # A number that is the same for all stays one of Python's, on which a rule may decide.
+    differing = [name for name in each[0] if any(own[name] != each[0][name] for own in each)]
+    columns = {n: torch.tensor([own[n] for own in each], dtype=torch.float64) for n in differing}
+    device = cells[0].param.device
+
+    def step(numbers: Mapping[str, Any], tensors: Tensors) -> Tensors:
+        live = rule.bound({**cells[0].values, **numbers, **tensors})
+        made = {HANDED: live.update(tensors[HANDED]), **{n: getattr(live, n) for n in rule.states}}
+        return {name: fitting(rule, name, x, tensors[name]) for name, x in made.items()}
+
+    token = asking.set(of_matrix)
+    try:
+        found = vmap(step)({n: x.to(device) for n, x in columns.items()}, together(rule, cells))
+        return [{name: x[i] for name, x in found.items()} for i in range(len(cells))]
+    except RuntimeError:  # such as a decision on numbers that differ: it may be taken one by one
+        tensors = together(rule, cells)
+        return [step(own, {n: x[i] for n, x in tensors.items()}) for i, own in enumerate(each)]
+    finally:
+        asking.reset(token)
+
+
+def numbers_of(rule: type[Rule], cell: Cell) -> list[str]:
+    """The numbers that a rule reads, which may differ from cell to cell."""
+    return [name for name in (*rule.hypers, *rule.coming, "lr") if name in cell.values]
+
+
+def together(rule: type[Rule], cells: Sequence[Cell]) -> Tensors:
+    """Copies of what a rule works on, one matrix after the other; each may be changed in place."""
+    held = [{"param": cell.param, **cell.states} for cell in cells]
+    flat = {"param": 1, HANDED: 1}
+    flat |= {name: 1 + bool(s.copies) for name, s in rule.states.items() if s.shape is None}
+    names = ["param", HANDED, *rule.states]
+    return {
+        name: torch.stack([x[name].flatten(flat[name]) if name in flat else x[name] for x in held])
+        for name in names
+    }
+
+
+def fitting(rule: type[Rule], name: str, made: Any, before: Tensor) -> Tensor:
+    """What a rule has made, in the precision of what was there; UserError for another shape."""
+    if isinstance(made, Tensor) and made.shape == before.shape:
+        return made.to(before.dtype)
+    found = f"the shape {tuple(made.shape)}" if isinstance(made, Tensor) else short(made)
+    what = "what update of {} returns" if name == HANDED else f"{name} of {{}}"
+    raise UserError(
+        f"{what.format(rule.__name__)} must have the shape {tuple(before.shape)}, not {found}."
+    )
+
+
+def of_matrix(name: str, over: str, part: Tensor) -> Tensor:  # noqa: ARG001
+    """A sum that a rule on matrices asks for: all of its tensor is here."""
+    if over == "model":
+        raise UserError(
+            'a rule on matrices has no sum over="model"; a rule on elements in front of it may.'
+        )
+    return part
