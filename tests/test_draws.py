@@ -31,7 +31,7 @@ from thalweg.racing.entrants import (
 )
 from thalweg.racing.record import Configuration, Edge
 from thalweg.racing.search import Search, as_it_stands
-from thalweg.recipes import Recipe, from_file
+from thalweg.recipes import Recipe, recipe_of
 from thalweg.rules.space import Scale, Space, linear, log, log_one_minus
 from thalweg.rules.tuning import documented
 
@@ -185,7 +185,7 @@ def test_a_baseline_file_without_a_name_is_called_after_its_file(tmp_path) -> No
     path = tmp_path / "mine.toml"
     path.write_text('[[rules]]\nrule = "SGD"\nlr = 0.5\n')
     assert baseline_entrant(str(path)).name == "mine (baseline)"
-    assert from_file(path).settings["lr"] == 0.5
+    assert recipe_of(path).settings["lr"] == 0.5
 
 
 def test_a_recipe_is_tuned_in_the_spaces_of_all_its_rules() -> None:

@@ -95,16 +95,15 @@ def recipe_of(given: AnyRecipe) -> Recipe:
         raise UserError(
             f"a recipe is a Recipe, a rule, a name, or the path of a file, not {short(given)}."
         )
-    return from_file(Path(given)) if str(given).endswith(".toml") else named(str(given))
-
-
-def from_file(path: Path) -> Recipe:
-    """The recipe in a file; one without a name of its own is called after the file."""
-    return file_with_space(path)[0]
+    path = str(given)
+    return file_with_space(Path(path))[0] if path.endswith(".toml") else named(path)
 
 
 def file_with_space(path: Path) -> tuple[Recipe, dict[str, Space]]:
-    """The recipe in a file, and where a race is to tune it."""
+    """The recipe in a file, and where a race is to tune it.
+
+    A recipe without a name of its own is called after the file.
+    """
     require_path("the path of a recipe file", path)
     text = read_text("the recipe file", path)
     try:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,7 +28,6 @@ from thalweg.optim.settings import number
 from thalweg.optim.state import Chain, age
 from thalweg.rules import NAMED, RULES
 from thalweg.rules.rule import Rule
-from thalweg.rules.value import Value
 
 Values = Mapping[str, Any]
 """A group's hyperparameters at its coming step."""
@@ -58,12 +57,9 @@ class Stepping:
         metric = torch.ones_like(param)
         if self.adaptive:
             # At an lr of 1, the rate is what slows a parameter beside, by its age.
-            metric = metric * self.divisor(state) / float(self.at({**state, "lr": 1.0}).rate())
+            rule = replace(self, values={**self.values, "lr": 1.0}).at(state)
+            metric = metric * rule.divisor() / float(rule.rate())
         return metric
-
-    def divisor(self, state: State) -> Value:
-        """What an adaptive rule divides the gradient of one parameter by."""
-        return self.at(state).divisor()
 
     def at(self, state: State) -> Rule:
         """The rule at the state of a parameter, after its last step; UserError before the first."""

@@ -59,5 +59,5 @@ def adaptive(optimizer: torch.optim.Optimizer) -> Iterator[tuple[Stepping, Tenso
 
 def ratio(way: Stepping, param: Tensor, state: dict[str, Tensor]) -> float:
     assert param.grad is not None  # only such are asked
-    scaled = param.grad.to_dense() / way.divisor(state)
+    scaled = param.grad.to_dense() / way.at(state).divisor()
     return float(scaled.square().mean().sqrt())

@@ -118,13 +118,11 @@ def plain(name: str, value: Any) -> Any:
     """A setting as a plain number; only the lr may follow a schedule in PyTorch."""
     if isinstance(value, tuple):
         return tuple(plain(name, part) for part in value)
-    if isinstance(value, schedules.Constant) or (isinstance(value, Schedule) and name == "lr"):
+    if not isinstance(value, Schedule):
+        return value
+    if name == "lr" or isinstance(value, schedules.Constant):
         return value.base
-    if isinstance(value, Schedule):
-        raise NoCounterpartError(
-            f"{name} follows a schedule, and lr_scheduler changes the lr only."
-        )
-    return value
+    raise NoCounterpartError(f"{name} follows a schedule, and lr_scheduler changes the lr only.")
 
 
 def clip_line(clip: Rule) -> str:
