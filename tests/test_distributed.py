@@ -37,8 +37,9 @@ from torch.distributed.tensor.parallel import (
 from torch.multiprocessing import spawn
 from torch.nn.parallel import DistributedDataParallel
 
+from test_matrices import Shampoo
 from test_sums import OneAfterTheOther
-from thalweg import optim, recipes, schedules
+from thalweg import optim, recipes, rules, schedules
 from thalweg.errors import UserError
 from thalweg.optim import Optimizer
 from thalweg.recipes import Recipe, chain
@@ -208,6 +209,51 @@ def test_two_processes_step_as_one(tmp_path: Path) -> None:
     assert len(found) == len(RECIPES) * (len(WAYS) * 2 + 1) + 1
     for case, name, theirs in found:
         assert_same(theirs, expected[name], case)
+
+
+MATRICES: dict[str, Recipe] = {
+    "muon behind a clip": chain(
+        recipes.clip_norm(0.05), rules.Muon(lr=0.1), rules.DecoupledDecay(weight_decay=0.1)
+    ),
+    "adafactor": chain(rules.Adafactor(lr=0.1)),
+    "shampoo, the last averaged": chain(Shampoo(lr=0.1), recipes.tail_average(3)),
+}
+
+
+def model_of_matrices() -> nn.Module:
+    """The last one, of one row, leaves one of two processes without any of it."""
+    torch.manual_seed(0)
+    layers = nn.Linear(3, 5, bias=False), nn.Tanh(), nn.Linear(5, 1, bias=False)
+    return nn.Sequential(*layers).double()
+
+
+def matrices_trained(rank: int, _: Path) -> list[tuple[str, str, Numbers]]:
+    found = []
+    for (way, spread), (name, recipe) in product(WAYS.items(), MATRICES.items()):
+        for backend in ("numba", "eager"):
+            model = spread(model_of_matrices())
+            optimizer = Optimizer(model.parameters(), recipe, backend=backend)
+            train(model, optimizer, range(STEPS // 2), rank)
+            saved = copy.deepcopy(optimizer.state_dict())
+            optimizer = Optimizer(model.parameters(), recipe, backend=backend)
+            optimizer.load_state_dict(saved)
+            train(model, optimizer, range(STEPS // 2, STEPS), rank)
+            found.append((f"{way}, {name}, {backend}", name, numbers(optimizer)))
+    return found
+
+
+def test_two_processes_step_whole_matrices_of_which_each_has_a_part(tmp_path: Path) -> None:
+    def expected(recipe: Recipe) -> Numbers:
+        model = model_of_matrices()
+        optimizer = Optimizer(model.parameters(), recipe)
+        train(model, optimizer, range(STEPS))
+        return numbers(optimizer)
+
+    right = {name: expected(recipe) for name, recipe in MATRICES.items()}
+    found = in_two_processes(matrices_trained, tmp_path)
+    assert len(found) == len(WAYS) * len(MATRICES) * 2
+    for case, name, theirs in found:
+        assert_same(theirs, right[name], case)
 
 
 CLIPPED = RECIPES["adam behind a clip"]

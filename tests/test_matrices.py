@@ -5,21 +5,27 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from test_sums import CPU, STEPS, Doubles, assert_near, clipped, drawn, gradients, stepped
 from thalweg import recipes, rules
+from thalweg.api import race
 from thalweg.errors import UserError
 from thalweg.optim import Optimizer
 from thalweg.racing.cost import state_per_parameter
+from thalweg.racing.entrants import Entrant
 from thalweg.recipes import Recipe, chain
-from thalweg.rules.arithmetic import norm
+from thalweg.rules.arithmetic import log, norm
 from thalweg.rules.rule import Hyper, Option, RowState, Rule, State
+from thalweg.stack.member import Member
 from thalweg.stack.rows import Rows
+from thalweg.stack.way import Way, populate
+from thalweg.tasks import Data, Task
 
 SHAPES = [(3, 5), (5, 3), (3, 5), (4, 2, 3, 2), (1, 1), (0, 3)]
 
@@ -444,3 +450,55 @@ def test_an_update_that_returns_nothing_gets_a_sentence_on_elements_too() -> Non
     param.grad = torch.ones(3)
     with pytest.raises(UserError, match="update of Mine returns nothing"):
         Optimizer([param], of(nothing, matrices=False)()).step()
+
+
+MATRICES_ONLY = Task(
+    name="matrices",
+    model=lambda: nn.Sequential(
+        nn.Unflatten(1, (1, 2, 2)),
+        nn.Conv2d(1, 6, 2, bias=False),
+        nn.Flatten(),
+        nn.Tanh(),
+        nn.Linear(6, 6, bias=False),
+        nn.Tanh(),
+        nn.Linear(6, 2, bias=False),
+    ).double(),
+    data=lambda: Data(*[regression(seed) for seed in range(3)]),
+    loss=nn.functional.mse_loss,
+    batch_size=8,
+    steps=6,
+)
+
+
+def regression(seed: int) -> tuple[Tensor, Tensor]:
+    x = torch.randn(24, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return x, x[:, :2].sin()
+
+
+@pytest.mark.parametrize("way", ["stacked", pytest.param("compiled", marks=pytest.mark.exhaustive)])
+def test_members_are_the_same_in_every_way_of_stepping(way: Way) -> None:
+    rates = ["muon", "adafactor", "clip, muon, decay"]
+    found = [CASES[name][0].replace(lr=lr) for name in rates for lr in (0.01, 0.03)]
+    members = [Member(recipe, seed) for recipe in found for seed in (0, 1)]
+    alone, other = (populate(MATRICES_ONLY, members, 4, each) for each in ("single", way))
+    for _ in range(4):
+        alone.step()
+        other.step()
+    for place in range(len(members)):
+        there = other.state_dict(place)
+        for name, x in alone.state_dict(place).items():
+            torch.testing.assert_close(there[name], x, rtol=1e-9, atol=1e-9)
+
+
+def test_two_entrants_race_to_a_verdict_that_knows_their_memory(tmp_path: Path) -> None:
+    field = [
+        Entrant("muon", chain(rules.Muon(), DECAY), {"lr": log(1e-3, 1e-1)}),
+        Entrant("adafactor", chain(rules.Adafactor()), {"lr": log(1e-3, 1e-1)}),
+    ]
+    few = {"trials": 4, "tuning_seeds": 1, "seeds": 4, "lanes": 1, "step": "stacked", "width": 4}
+    raced = race(MATRICES_ONLY, field, runs=tmp_path, **few)  # type: ignore[arg-type]
+    memory = {name: cost.state_per_parameter for name, cost in raced.record.costs.items()}
+    sides = (6 + 4) + (6 + 6) + (2 + 6)
+    assert memory == {"muon": 1.0, "adafactor": sides / (24 + 36 + 12)}
+    best = Recipe.from_toml((raced.folder / "winner.toml").read_text())
+    assert best.rules[0].matrices

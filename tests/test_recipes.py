@@ -128,7 +128,10 @@ def test_a_file_written_by_hand() -> None:
         ('\nnam = "x"', "line 2: a recipe file has no nam; did you mean name?"),
         ('[[rule]]\nrule = "SGD"', "line 1: a recipe file has no rule; did you mean rules?"),
         ('[[rules]]\n\nrule = "Adm"', "line 3: no rule is called Adm; did you mean Adam?"),
-        ("[[rules]]\nrule = 3", "line 2: no rule is called 3; known are Adadelta, Adafactor,"),
+        (
+            "[[rules]]\nrule = 3",
+            "line 2: no rule is called 3; known are Adadelta,",
+        ),
         (
             '[[rules]]\nclip_value = 1.0\n[[rules]]\nrule = "SGD"',
             "line 1: this table does not say which rule it is",

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 import test_arithmetic
+import test_matrices
 import test_sums
 from test_fuse import CHAINS, assert_close
 from thalweg import recipes, rules
@@ -156,6 +157,13 @@ def test_sums_in_a_stack_are_each_members_own(name: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(rows, "kernel_on", of_triton)
     test_sums.test_sums_in_a_stack_are_each_members_own(name, SHAPES, DEVICE)
     assert {type(kernel) for kernel in kernels} == {TritonKernel}
+
+
+@pytest.mark.parametrize("dtypes", test_sums.KINDS, ids=str)
+@pytest.mark.parametrize("name", ["clip, muon, decay", "adafactor", "two of them"])
+def test_rules_on_matrices_are_their_formula(name: str, dtypes: tuple[torch.dtype, ...]) -> None:
+    formula = test_matrices.test_a_rule_on_matrices_is_its_formula_in_any_chain
+    formula(name, dtypes, "triton", device=DEVICE)
 
 
 def test_late_and_moved_tensors_and_groups_with_rates_of_their_own() -> None:

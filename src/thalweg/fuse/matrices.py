@@ -7,7 +7,7 @@ chain of its own, with a kernel of its own, and the parameter changes in the las
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -23,6 +23,7 @@ from thalweg.rules.rule import Rule, State
 from thalweg.rules.value import Value
 
 Tensors = dict[str, Tensor]
+OnMatrices = Callable[[type[Rule], Sequence[Cell]], None]
 
 HANDED = "handed_on"
 """What stages hand on, in the precision of states."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from thalweg.errors import UserError
 from thalweg.fuse import eager
 from thalweg.fuse.eager import Cell
-from thalweg.fuse.matrices import HANDED, on_matrices, stages_of, step_matrices
+from thalweg.fuse.matrices import HANDED, OnMatrices, on_matrices, stages_of, step_matrices
 from thalweg.fuse.trace import trace
 from thalweg.rules.arithmetic import asking
 from thalweg.rules.primitives import SUMS
@@ -166,11 +166,16 @@ def goes_by_shards(chain: tuple[type[Rule], ...]) -> bool:
     return places_of(front, torch.float32) is not None
 
 
-def eagerly(chain: tuple[type[Rule], ...], cells: Sequence[Cell]) -> Part:
-    """Takes every cell through the chain; `param` and `states` are then those after the step."""
+def eagerly(
+    chain: tuple[type[Rule], ...], cells: Sequence[Cell], on_whole: OnMatrices = step_matrices
+) -> Part:
+    """Takes every cell through the chain; `param` and `states` are then those after the step.
+
+    on_whole: what steps the matrices.
+    """
     for stage in stages_of(chain):
         if on_matrices(stage):
-            step_matrices(stage[0], cells)
+            on_whole(stage[0], cells)
         else:
             yield from by_elements(stage, cells)
     for cell in cells:

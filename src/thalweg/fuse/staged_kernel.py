@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from thalweg.fuse.eager import Cell
 from thalweg.fuse.kernel import Kernel
-from thalweg.fuse.matrices import HANDED, stages_of, step_matrices
+from thalweg.fuse.matrices import HANDED, OnMatrices, stages_of, step_matrices
 from thalweg.fuse.passes import Part
 from thalweg.fuse.printing import Layout
 from thalweg.fuse.triton_kernel import TritonKernel
@@ -60,12 +60,16 @@ class StagedTable:
         self.tables = [one.table(sizes, group_of, wide) for one in kernel.kernels]
 
     def step(
-        self, pointers: NDArray[np.int64], hypers: NDArray[np.float64], cells: Sequence[Cell]
+        self,
+        pointers: NDArray[np.int64],
+        hypers: NDArray[np.float64],
+        cells: Sequence[Cell],
+        on_whole: OnMatrices = step_matrices,
     ) -> Part:
         """One step of every tensor in place, age and all states included.
 
         pointers, hypers: as a table takes them. cells: the tensors on their way through the step,
-        with the states that rules on matrices change where they are.
+        with the states that rules on matrices change where they are. on_whole: what steps these.
         """
         own = self.kernel.layout
         for cell in cells:
@@ -80,4 +84,4 @@ class StagedTable:
                 np.ascontiguousarray(hypers[:, numbers]),
             )
             if rule:
-                step_matrices(rule, cells)
+                on_whole(rule, cells)

@@ -41,6 +41,7 @@ from thalweg.optim.sharded import (
     local_gradient,
     over_parts,
     received,
+    step_sharded,
     zero_above,
 )
 from thalweg.optim.state import CPU, Chain, age, age_in, as_real, complete, starting, working
@@ -235,7 +236,7 @@ class RuleOptimizer(UntracedOptimizer):
     def eagerly(self, chain: Chain, params: Sequence[ParamWithGrad]) -> Part:
         """Steps parameters by their chain's arithmetic on whole tensors."""
         cells = [self.cell(chain, *each) for each in params]
-        yield from eagerly(chain, cells)
+        yield from eagerly(chain, cells, partial(step_sharded, [param for param, _, _ in params]))
         for (param, _, _), cell in zip(params, cells, strict=True):
             as_real(local(param)).copy_(cell.param)
             increment_version(param)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain as joined
 from operator import call, is_, itemgetter
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ from thalweg.fuse.look import Look, asked
 from thalweg.fuse.passes import Part, places_of
 from thalweg.fuse.staged_kernel import StagedTable
 from thalweg.optim.settings import is_plain
-from thalweg.optim.sharded import is_in_parts, is_sharded, local
+from thalweg.optim.sharded import is_in_parts, is_sharded, local, step_sharded
 from thalweg.optim.state import Chain, complete
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ class Fused:
     def step(self, optimizer: RuleOptimizer, look: Look) -> Part:
         given = look.addresses, self.numbers
         if isinstance(self.table, StagedTable):
-            yield from self.table.step(*given, self.cells(optimizer))
+            on_whole = partial(step_sharded, self.params)
+            yield from self.table.step(*given, self.cells(optimizer), on_whole)
         else:
             yield from self.table.step(*given)
         # Autograd has to know that what it may have saved has changed.

@@ -13,7 +13,6 @@ from thalweg.arguments import number as plain
 from thalweg.arguments import short
 from thalweg.errors import UserError
 from thalweg.optim.settings import number
-from thalweg.optim.sharded import local
 from thalweg.optim.state import CPU, Chain, check_shape, counting, precise
 from thalweg.rules.rule import every_rule
 
@@ -131,7 +130,7 @@ def check_kept(
         )
     for name, state in states.items():
         check_tensor(f"{name} of {where}", kept[name], param)
-        check_shape(f"{name} of {where}", kept[name], local(param), state, settings)
+        check_shape(f"{name} of {where}", kept[name], param, state, settings)
     for name in row_states:
         check_number(f"{name} of {where}", kept[name])
 

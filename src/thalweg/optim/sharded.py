@@ -13,13 +13,15 @@ import sys
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import compress
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from thalweg.errors import UserError
-from thalweg.fuse.matrices import on_matrices
+from thalweg.fuse.eager import Cell
+from thalweg.fuse.matrices import HANDED, step_matrices
 from thalweg.fuse.passes import Kinds, Numbers, goes_by_shards, over_model
 from thalweg.rules.primitives import SUMS
 from thalweg.rules.rule import Rule
@@ -61,6 +63,61 @@ def placed_as(param: Any, part: Tensor) -> Tensor:
         shape=own + param.shape,
         stride=(*(param.numel() for _ in own), *param.stride()),
     )
+
+
+def step_sharded(params: Sequence[Tensor], rule: type[Rule], cells: Sequence[Cell]) -> None:
+    """Takes what is handed on of parameters through a rule on matrices; see `step_matrices`.
+
+    A sharded one is put together in all processes. Each of them steps its share of these, and then
+    gives all what the rule has made.
+    """
+    both = list(zip(params, cells, strict=True))
+    step_matrices(rule, [cell for param, cell in both if not is_sharded(param)])
+    sharded: list[tuple[Any, Cell]] = [(param, cell) for param, cell in both if is_sharded(param)]
+    whole = [put_together(param, rule, cell) for param, cell in sharded]
+    meshes = [param.device_mesh for param, _ in sharded]
+    owners = [i % min(mesh.shape) for i, mesh in enumerate(meshes)]
+    mine = [set(mesh.get_coordinate()) == {at} for mesh, at in zip(meshes, owners, strict=True)]
+    step_matrices(rule, list(compress(whole, mine)))
+    for (param, cell), made, mesh, at in zip(sharded, whole, meshes, owners, strict=True):
+        for name in (HANDED, *rule.states):
+            given_by(at, mesh, made.states[name])
+        cell.states[HANDED] = part_of(param, made.states[HANDED])
+        for name, state in rule.states.items():
+            if state.shape is None:
+                cell.states[name].copy_(part_of(param, made.states[name]))
+
+
+def put_together(param: Any, rule: type[Rule], cell: Cell) -> Cell:
+    """All of a sharded matrix; a state of a shape of its own is whole already."""
+
+    def whole(part: Tensor) -> Tensor:
+        placed: Any = placed_as(param, part)
+        found: Tensor = placed.full_tensor()
+        return found.contiguous()
+
+    states = {HANDED: whole(cell.states[HANDED])}
+    for name, state in rule.states.items():
+        kept = cell.states[name]
+        states[name] = whole(kept) if state.shape is None else kept
+    return Cell(whole(cell.param), cell.grad, cell.values, states)
+
+
+def given_by(owner: int, mesh: Any, x: Tensor) -> None:
+    """Gives all processes of a mesh what the one has that is at this place in each dimension."""
+    for group in mesh.get_all_groups():
+        source = torch.distributed.get_global_rank(group, owner)
+        torch.distributed.broadcast(x, source, group=group)
+
+
+def part_of(param: Any, x: Tensor) -> Tensor:
+    """The part of a tensor that is to be here where it lies as a parameter does."""
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh, by = param.device_mesh, x.ndim - param.ndim
+    everywhere = DTensor.from_local(x, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    spread = everywhere.redistribute(placements=[moved(each, by) for each in param.placements])
+    return local(spread).contiguous()
 
 
 def moved(placement: Any, by: int) -> Any:
@@ -107,12 +164,6 @@ def check_summable(params: Iterable[Tensor]) -> None:
 
 def check_by_shards(params: Sequence[Tensor], chain: tuple[type[Rule], ...]) -> None:
     """UserError for a chain that may look at whole parameters, where each process has a part."""
-    rule = on_matrices(chain)
-    if rule and any(map(is_sharded, params)):
-        raise UserError(
-            f"{rule.__name__} works on whole matrices, of which each process has a part: train the"
-            " model with DistributedDataParallel, or send the sharded parameters to another rule."
-        )
     if is_in_parts(params, None) and not goes_by_shards(chain):
         raise UserError(
             f"{', '.join(rule.__name__ for rule in chain)} may need whole parameters, of which each"

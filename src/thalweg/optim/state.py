@@ -54,7 +54,7 @@ def complete(
     for name, state in states.items():
         kept = saved.get(name)
         if kept is not None:
-            check_shape(name, kept, here, state, values)
+            check_shape(name, kept, param, state, values)
     steps = age_in(chain, saved)
     if not is_number(saved.get("step"), COUNTING, device):
         saved["step"] = torch.tensor(float(steps), dtype=counting(), device=device)
@@ -63,10 +63,10 @@ def complete(
     for name, state in states.items():
         kept = saved.get(name)
         if kept is None:
-            saved[name] = placed_as(param, as_kind_of(here, starting(here, state, values)))
+            saved[name] = placed(param, state, as_kind_of(here, starting(param, state, values)))
         elif not can_be_stepped(here, local(kept)):
             moved = local(kept).to(here.device, precise(here.dtype)).contiguous()
-            saved[name] = placed_as(param, moved)
+            saved[name] = placed(param, state, moved)
     for rule in chain:
         for name, row_state in rule.row_states.items():
             if not is_number(saved.get(name), (torch.float64,), device):
@@ -107,26 +107,32 @@ def can_be_stepped(param: Tensor, kept: Tensor) -> bool:
 
 def starting(param: Tensor, state: State, values: Mapping[str, Any]) -> Tensor:
     """A state before its first step, of real numbers."""
-    real = as_real(param)
+    real = as_real(local(param))
     init = values[state.init] if isinstance(state.init, str) else state.init
-    shape = shape_of(real, state, values)
+    shape = shape_of(param, state, values) + (2,) * param.is_complex()
     started: Tensor = real.new_zeros(shape, dtype=precise(real.dtype)) + init
     return started
 
 
+def placed(param: Tensor, state: State, here: Tensor) -> Tensor:
+    """A state as a parameter lies; one of a shape of its own is whole in every process."""
+    return placed_as(param, here) if state.shape is None else here
+
+
 def shape_of(param: Tensor, state: State, values: Mapping[str, Any]) -> tuple[int, ...]:
-    """The shape of a state of a parameter, which is real or counts as pairs of real numbers."""
+    """The shape of what is here of a state, where a parameter may be sharded."""
     if state.shape is not None:
         m, n = param.shape[0], param.shape[1:].numel()
         return tuple({"m": m, "n": n, "1": 1}[letter] for letter in state.shape)
-    return (values[state.copies], *param.shape) if state.copies else tuple(param.shape)
+    here = local(param).shape
+    return (values[state.copies], *here) if state.copies else tuple(here)
 
 
 def check_shape(
-    name: str, kept: Tensor, here: Tensor, state: State, values: Mapping[str, Any]
+    name: str, kept: Tensor, param: Tensor, state: State, values: Mapping[str, Any]
 ) -> None:
     """UserError for a kept state that does not have the shape of its parameter."""
-    shape = shape_of(here, state, values)
+    shape = shape_of(param, state, values)
     if local(kept).shape != shape:
         raise UserError(
             f"{name} has the shape {tuple(local(kept).shape)} in the state, but {shape} here; load "

@@ -208,4 +208,4 @@ def settings_of(rules: Sequence[Rule]) -> dict[str, Any]:
 def shown(value: Any) -> str:
     if isinstance(value, Schedule):
         return f"{value.kind} from {value(0):.4g}"
-    return f"{value:.4g}"
+    return f"{value:.4g}" if type(value) in (int, float) else str(value)
