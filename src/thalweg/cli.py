@@ -297,7 +297,7 @@ def entrants() -> None:
     table.add_column("entrant", no_wrap=True)
     table.add_column("search space")
     for name in RECIPES:
-        space = documented(named(name).rules).items()
+        space = documented(named(name).tunables).items()
         table.add_row(name, "\n".join(f"{hyper} {where}" for hyper, where in space))
     Console().print(table, markup=False, highlight=False)
 

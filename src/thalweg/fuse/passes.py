@@ -72,6 +72,73 @@ def together(parts: Sequence[Part], whole: Whole = over_model) -> None:
         asked = [sent(part, share) for part, share in zip(parts, shares, strict=True)]
 
 
+class Side(NamedTuple):
+    """The parts of a branch: its sums are its own, but for those that all branches share.
+
+    shared: of each pass, the columns of the latter.
+    """
+
+    parts: Sequence[Part]
+    whole: Whole
+    shared: Sequence[Sequence[int]]
+
+    def shared_in(self, number: int) -> list[int]:
+        """The columns of a pass, from 0, that are shared."""
+        return list(self.shared[number]) if number < len(self.shared) else []
+
+
+def side_by_side(sides: Sequence[Side], whole: Whole) -> None:
+    """Runs branches side by side; what they share is summed over all of them by `whole`."""
+    if len(sides) < 2 or not any(side.shared for side in sides):
+        for side in sides:
+            together(side.parts, side.whole)
+        return
+    asked = [[sent(part, None) for part in side.parts] for side in sides]
+    for number in count():
+        live = [i for i, each in enumerate(asked) if any(each)]
+        if not live:
+            return
+        kinds, sums, found = {}, {}, {}
+        joint: Kinds = ()
+        for i in live:
+            kinds[i] = agreed([each.kinds if each else () for each in asked[i]])
+            parts = [each.parts for each in asked[i] if each]
+            sums[i] = torch.cat([each.to(parts[0].device) for each in parts])
+            columns = sides[i].shared_in(number)
+            joint = joint or tuple(kinds[i][column] for column in columns)
+            alone = len(columns) < len(kinds[i])
+            found[i] = sides[i].whole(kinds[i], sums[i]) if alone else torch.empty_like(sums[i])
+        sharing = [i for i in live if sides[i].shared_in(number)]
+        if sharing:
+            parts = [sums[i][:, sides[i].shared_in(number)] for i in sharing]
+            every = whole(joint, torch.cat([each.to(parts[0].device) for each in parts]))
+            shares = every.split_with_sizes([len(each) for each in parts])
+            for i, share in zip(sharing, shares, strict=True):
+                found[i][:, sides[i].shared_in(number)] = share.to(found[i].device)
+        for i in live:
+            shares = found[i].split_with_sizes([len(each.parts) for each in asked[i] if each])
+            asked[i] = [sent(*each) for each in zip(sides[i].parts, shares, strict=True)]
+
+
+@cache
+def shared_sums(chain: tuple[type[Rule], ...], shared: int) -> tuple[tuple[int, ...], ...]:
+    """Of each pass of a chain, the columns of the sums that its first `shared` rules ask for."""
+    front = places_of(chain[:shared], torch.float32)
+    if front is None:
+        names = ", ".join(rule.__name__ for rule in chain[:shared])
+        raise UserError(
+            f"{names} cannot be traced, and so cannot be shared by several routes: put it in the"
+            " chain of each route."
+        )
+    asked = places_of(chain, torch.float32)
+    places = [(i, 0) for i in range(1, len(front) + 1)] if asked is None else asked[: len(front)]
+    last = max((number for number, _ in places), default=0)
+    return tuple(
+        tuple(sorted({column for number, column in places if number == each}))
+        for each in range(1, last + 1)
+    )
+
+
 def sent(part: Part, found: Tensor | None) -> Sums | None:
     """What a part asks for next; nothing when it is done."""
     try:

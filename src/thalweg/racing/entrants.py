@@ -71,8 +71,8 @@ class Entrant:
         # The record of a race keeps recipes as text, so one that text cannot tell is told now.
         Recipe.from_toml(self.recipe.to_toml())
         try:
-            rules = self.recipe.rules
-            space = {name: space_of(rules, name, given) for name, given in self.space.items()}
+            known = self.recipe.tunables
+            space = {name: space_of(known, name, given) for name, given in self.space.items()}
         except UserError as error:
             raise UserError(f"{of} {error}") from None
         object.__setattr__(self, "space", space)
@@ -130,7 +130,7 @@ def is_file(given: object) -> TypeGuard[str]:
 
 def tuned(one: Entrant) -> Entrant:
     """The same entrant, tuned in its documented space, where its own says nothing else."""
-    space = {**documented(one.recipe.rules), **one.space}
+    space = {**documented(one.recipe.tunables), **one.space}
     if not space:
         raise UserError(
             f"{one.name} cannot be tuned, because its rules document no search space: give an"
