@@ -589,6 +589,18 @@ def test_a_named_optimizer_may_come_with_other_rules_for_the_rest() -> None:
     assert [route.to for route in only.routes] == [("matrix",), ("*",)]
 
 
+def test_the_highest_rate_of_all_groups_is_told() -> None:
+    model, cooling = net(), schedules.linear(0.5, 0.1, steps=2)
+    routed = tw.route(("head", tw.sgd(lr=cooling)), default=tw.sgd(lr=0.2))
+    optimizer = tw.optim.Optimizer(model, routed)
+    told = []
+    for _ in range(3):
+        gradients(model, 0)
+        optimizer.step()
+        told.append(optimizer.last_lr)
+    assert told == pytest.approx([0.5, 0.3, 0.2])
+
+
 def test_a_recipe_without_routes_makes_the_groups_that_it_was_given() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -102,6 +102,23 @@ class Recipe:
         """The `lr` of every chain, by the name of the setting."""
         return {name: value for name, value in self.settings.items() if is_rate(name)}
 
+    @property
+    def rate(self) -> float:
+        """The `lr` of the first chain, or the base of its schedule."""
+        first = next(iter(self.rates.values()))
+        return float(first.base if isinstance(first, Schedule) else first)
+
+    def at_rate(self, lr: float) -> Recipe:
+        """The same recipe with this number for the `lr` of its first chain, and with the bases of
+        those of others in the ratio to it that they have, or equal where it is 0.
+        """
+
+        def number(own: Setting) -> float:
+            start = float(own.base if isinstance(own, Schedule) else own)
+            return lr * start / self.rate if self.rate else lr
+
+        return self.with_rates(number)
+
     def with_rates(self, change: Callable[[Setting], Setting]) -> Recipe:
         """The same recipe with the `lr` of every chain changed."""
         return self.replace(**{name: change(lr) for name, lr in self.rates.items()})

@@ -112,6 +112,11 @@ class RuleOptimizer(UntracedOptimizer):
         way = self.ways.get(group.get("route", ""))
         return self.settings_on(way, {}) if way else self.defaults
 
+    @property
+    def shared(self) -> int:
+        """How many rules all branches begin with, whose sums over the model are over all of it."""
+        return len(self.recipe.rules) if self.recipe and self.recipe.branches else 0
+
     def branch(self, group: Group) -> Branch:
         """What a group's sums over the model are over, and its rules."""
         way = self.ways.get(group.get("route", ""))
@@ -239,8 +244,9 @@ class RuleOptimizer(UntracedOptimizer):
 
     @property
     def last_lr(self) -> float:
-        """The rate of the first group's last step, schedules included."""
-        return float(now(self.param_groups[0], self.scheduled(0), "lr", -1))
+        """The highest rate of all groups in the last step, schedules included."""
+        groups = enumerate(self.param_groups)
+        return max(float(now(group, self.scheduled(i), "lr", -1)) for i, group in groups)
 
     def branches(self) -> list[Branch]:
         """Those of all groups, each once."""
@@ -285,7 +291,6 @@ class RuleOptimizer(UntracedOptimizer):
         parted: whether other processes have parts of the model.
         """
         sides, stepped = [], []
-        shared = len(self.recipe.rules) if self.recipe and self.recipe.branches else 0
         for branch in self.branches():
             mine = [(params, part) for each, params, part in parts if each == branch]
             if parted and not mine and places_of(branch[1], torch.float32) != ():
@@ -293,7 +298,7 @@ class RuleOptimizer(UntracedOptimizer):
             if mine:
                 params = [param for some, _ in mine for param in some]
                 stepped += params
-                columns = shared_sums(branch[1], shared)
+                columns = shared_sums(branch[1], self.shared)
                 sides.append(Side([part for _, part in mine], self.whole(params, parted), columns))
         side_by_side(sides, self.whole(stepped, parted))
 

@@ -19,6 +19,7 @@ from thalweg.racing.alarm import Alarm
 from thalweg.racing.record import Cost, Settings
 from thalweg.random_numbers import drawing
 from thalweg.recipe import Recipe
+from thalweg.routes import parameters_of
 from thalweg.stack.batches import fetch, training_order
 from thalweg.stack.member import Member
 from thalweg.stack.population import initial_model
@@ -101,13 +102,16 @@ def costs(task: Task, recipes: Mapping[str, Recipe], timeout: float | None) -> l
     One whose step fails, or takes longer than `timeout` seconds, is left out.
     """
     taken = lone_steps(task, recipes, timeout)
-    return [cost(name, recipes[name], own) for name, own in taken.items()]
+    with failure_in_training(task):
+        model = initial_model(task, seed=0)
+    return [
+        cost(name, state_per_parameter(recipes[name], model), own) for name, own in taken.items()
+    ]
 
 
-def cost(entrant: str, recipe: Recipe, taken: Sequence[tuple[float, float]]) -> Cost:
+def cost(entrant: str, memory: float, taken: Sequence[tuple[float, float]]) -> Cost:
     found = median_interval([whole for whole, _ in taken], "min")
     own = median(within for _, within in taken)
-    memory = state_per_parameter(recipe)
     return Cost(entrant, found.estimate, found.low, found.high, own, memory)
 
 
@@ -125,7 +129,7 @@ def lone_steps(
         # What is expanded cannot be written to, by training neither.
         tensors = [*model.parameters(), *(x for x in model.buffers() if x.is_contiguous())]
         start = [tensor.detach().clone() for tensor in tensors]
-        optimizers = {name: Optimizer(model.parameters(), one) for name, one in recipes.items()}
+        optimizers = {name: Optimizer(model, one) for name, one in recipes.items()}
         taken: dict[str, list[tuple[float, float]]] = {name: [] for name in recipes}
         turns = random.Random(0)
         began = perf_counter()
@@ -166,11 +170,14 @@ def lone_step(
     return end - start, end - before_step
 
 
-def state_per_parameter(recipe: Recipe) -> float:
+def state_per_parameter(recipe: Recipe, model: nn.Module) -> float:
     """The numbers that the recipe's rules keep for each number of the model."""
-    settings = recipe.settings
-    states = [state for rule in recipe.rules for state in rule.states.values()]
-    return float(sum(settings[state.copies] if state.copies else 1 for state in states))
+    kept, sizes = 0.0, [param.numel() for param in model.parameters()]
+    for size, way in zip(sizes, recipe.ways(parameters_of(model)), strict=True):
+        settings = way.settings()
+        states = [state for rule in way.rules for state in rule.states.values()]
+        kept += size * sum(settings[state.copies] if state.copies else 1 for state in states)
+    return kept / max(1, sum(sizes))
 
 
 def announcement(seconds: float) -> str:

@@ -25,9 +25,10 @@ from thalweg.racing.record import Settings
 from thalweg.racing.repeat import quoted
 from thalweg.recipe import Recipe
 from thalweg.recipes import RECIPES
+from thalweg.recipes import no_decay as without_decay
 from thalweg.rule_names import is_rule
 from thalweg.rules.rule import Rule
-from thalweg.rules.tuning import documented
+from thalweg.rules.tuning import documented, is_rate
 from thalweg.schedules import Schedule
 
 
@@ -53,8 +54,11 @@ def entered(
     tune: Sequence[Entry],
     baseline: str | Recipe | None,
     pretrainings: Sequence[str],
+    no_decay: bool = False,
 ) -> list[Entrant]:
     """All that race, with a twin for each of these pre-trainings, the baseline last.
+
+    no_decay: whether they are without decay on biases and norms; the baseline stays as it is.
 
     Before it comes the same tuned, where nobody else is that and its rules document a space.
     UserError for one to be tuned that does not race, and as `require_different`.
@@ -64,6 +68,8 @@ def entered(
         for i in places(asked, given):
             field[i] = tuned(field[i])
     field = apart(field, given)
+    if no_decay:
+        field = [replace(one, recipe=without_decay(one.recipe)) for one in field]
     plain = [one for one in field if not one.recipe.pretrain]
     field += [twin(one, kind) for kind in pretrainings for one in plain]
     if baseline is not None:
@@ -191,11 +197,11 @@ def told(one: Entrant, cooling: str) -> str:
         return f"{one.name} {as_it_stands}: {', '.join(fixed)}."
     spaces = [f"{name} ({space.low:g} to {space.high:g})" for name, space in one.space.items()]
     verbs = [f"keeps {wording.listed(fixed)}"] if fixed else []
-    scheduled = isinstance(values["lr"], Schedule)
+    scheduled = any(isinstance(lr, Schedule) for lr in one.recipe.rates.values())
     if one.comes_under_cooling:
         instead = " in place of its own schedule" if scheduled else ""
         verbs.append(f"races {wording.COOLINGS[cooling]}{instead}")
-    elif "lr" in one.space:
+    elif any(map(is_rate, one.space)):
         own = "with the shape of its own schedule" if scheduled else "without the common cooling"
         verbs.append(f"races {own}")
     return f"{one.name} is tuned in {wording.listed(spaces)}; it {', and '.join(verbs)}."

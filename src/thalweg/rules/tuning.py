@@ -61,6 +61,11 @@ def is_rate(name: str) -> bool:
     return name.rpartition(".")[2] == "lr"
 
 
+def first_rate(names: Iterable[str]) -> str:
+    """The first `lr` among the names of settings; "" for none."""
+    return next(filter(is_rate, names), "")
+
+
 def space_of(known: Mapping[str, Tunable], name: str, given: Any) -> Space:
     """The space in which a person wants a setting tuned.
 
