@@ -98,6 +98,12 @@ class RuleOptimizer(UntracedOptimizer):
         defaults = {"maximize": False, **defaults}
         if self.recipe is None:
             self.accepted(defaults)
+        elif self.zero is not None:
+            raise UserError(
+                "a ZeroRedundancyOptimizer keeps the groups that it was given, so a recipe under it"
+                " can have no routes: give it groups with settings of their own, or shard the model"
+                " with fully_shard."
+            )
         given, self.known = with_names(params)
         super().__init__(given, defaults)
         if self.recipe is not None and self.known:
