@@ -105,7 +105,7 @@ def entrant(name: str, steps: int) -> Entrant:
     for kind in PRETRAINING:
         if name.endswith(f" ({kind})"):
             return twin(entrant(name.removesuffix(f" ({kind})"), steps), kind)
-    sgd, rate = recipes.sgd(), {"lr": documented(recipes.momentum().rules)["lr"]}
+    sgd, rate = recipes.sgd(), {"lr": documented(recipes.momentum().tunables)["lr"]}
     average = recipes.tail_average(last=steps // 4, steps=steps)
     warming = schedules.warming(0.5, 0.99, steps=steps)
     special = {
@@ -121,7 +121,7 @@ def entrant(name: str, steps: int) -> Entrant:
 
 
 def tuned(recipe: Recipe, cooled: bool = True, **further: Space) -> Entrant:
-    return Entrant(recipe.name, recipe, documented(recipe.rules) | further, cooled)
+    return Entrant(recipe.name, recipe, documented(recipe.tunables) | further, cooled)
 
 
 def normalized(task: Task) -> Task:

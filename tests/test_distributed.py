@@ -55,6 +55,10 @@ RECIPES: dict[str, Recipe] = {name: make(lr=0.1) for name, make in recipes.RECIP
     "nadam, averaged": chain(recipes.nadam(lr=0.1), recipes.ema(0.9)),
     "lamb behind a clip": chain(recipes.clip_norm(0.05), recipes.lamb(lr=0.1)),
     "sums one after the other": chain(OneAfterTheOther()),
+    "a clip in front of routes": chain(
+        recipes.clip_norm(0.05),
+        recipes.route(("matrix", recipes.sgd(lr=0.5)), default=chain(OneAfterTheOther())),
+    ),
     "nesterov, the last averaged": chain(recipes.nesterov(lr=0.1), recipes.tail_average(3)),
 }
 Numbers = list[Tensor]
@@ -554,6 +558,13 @@ def test_a_gradient_may_still_be_on_its_way() -> None:
             optimizer.step()
         found.append(param)
     torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.usefixtures("lone_process")
+def test_no_routes_are_taken_where_groups_cannot_be_split() -> None:
+    params = list(model_of_one_seed().parameters())
+    with pytest.raises(UserError, match="a recipe under it can have no routes: give it groups"):
+        ZeroRedundancyOptimizer(params, Optimizer, recipe=RECIPES["a clip in front of routes"])
 
 
 def with_flat_parameters(model: nn.Module, named: bool) -> nn.Module:

@@ -103,7 +103,7 @@ def test_the_first_point_is_an_entrants_own_settings() -> None:
             for name, value in one.values.items():
                 part = re.fullmatch(r"(\w+)\[(\d)\]", name)
                 own = given.settings[part[1]][int(part[2])] if part else given.settings[name]
-                space = documented(given.rules)[name]
+                space = documented(given.tunables)[name]
                 assert value == pytest.approx(min(max(own, space.low), space.high))
 
 
@@ -121,7 +121,7 @@ def test_an_entrant_tries_the_same_whoever_else_races() -> None:
 
 def test_every_value_lies_within_its_documented_space() -> None:
     for one in drawn(list(recipes.RECIPES), cooling="tune"):
-        spaces = documented(recipes.named(one.entrant).rules)
+        spaces = documented(recipes.named(one.entrant).tunables)
         assert one.values.keys() == spaces.keys()
         for hyper, value in one.values.items():
             assert spaces[hyper].low <= value <= spaces[hyper].high

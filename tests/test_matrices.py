@@ -12,7 +12,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from test_sums import CPU, STEPS, Doubles, assert_near, clipped, drawn, gradients, stepped
+from test_sums import (
+    CPU,
+    STEPS,
+    Doubles,
+    assert_near,
+    clipped,
+    drawn,
+    gradients,
+    neighbours,
+    stepped,
+)
 from thalweg import recipes, rules
 from thalweg.api import race
 from thalweg.errors import UserError
@@ -23,7 +33,6 @@ from thalweg.recipes import Recipe, chain
 from thalweg.rules.arithmetic import log, norm
 from thalweg.rules.rule import Hyper, Option, RowState, Rule, State
 from thalweg.stack.member import Member
-from thalweg.stack.rows import Rows
 from thalweg.stack.way import Way, populate
 from thalweg.tasks import Data, Task
 
@@ -201,7 +210,7 @@ def in_a_stack(parts: Sequence[Recipe], device: torch.device = CPU) -> list[Tens
         return {str(i): x.to(device) for i, x in enumerate(held)}
 
     params = stacked(drawn(SHAPES, 0))
-    rows = Rows(parts, 0)
+    rows = neighbours(parts, params)
     for step, grads in enumerate(gradients(SHAPES)):
         rows.step(params, stacked(grads), step)
     return list(params.values())
@@ -321,7 +330,8 @@ def test_a_checkpoint_goes_on_bit_for_bit(name: str) -> None:
 
 
 def test_states_have_the_shapes_that_the_rule_says_and_are_counted() -> None:
-    param = torch.ones(4, 2, 3, 2, requires_grad=True)
+    model = nn.Conv2d(2, 4, (3, 2), bias=False)
+    param = model.weight
     for rule, shapes in (
         (rules.Muon(), {"momentum_buffer": (4, 2, 3, 2)}),
         (rules.Adafactor(), {"row_var": (4, 1), "col_var": (1, 12)}),
@@ -333,7 +343,7 @@ def test_states_have_the_shapes_that_the_rule_says_and_are_counted() -> None:
         kept = optimizer.state_dict()["state"][0]
         assert {name: tuple(x.shape) for name, x in kept.items() if name != "step"} == shapes
         numbers = sum(math.prod(shape) for shape in shapes.values())
-        assert state_per_parameter(recipes.recipe_of(rule), [param]) == numbers / 48
+        assert state_per_parameter(recipes.recipe_of(rule), model) == numbers / 48
 
 
 def test_a_parameter_that_is_young_or_rests_keeps_its_own_age() -> None:

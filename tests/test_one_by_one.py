@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
 
+from test_sums import neighbours
 from thalweg import recipes, rules
 from thalweg.errors import UserError
 from thalweg.optim import Optimizer
@@ -20,7 +21,6 @@ from thalweg.recipes import Recipe, chain
 from thalweg.rules.arithmetic import where
 from thalweg.rules.rule import Hyper, Rule, State
 from thalweg.stack import rows
-from thalweg.stack.rows import Rows
 
 
 class OwnNorm(Rule):
@@ -117,7 +117,8 @@ def alone(recipe: Recipe, member: int) -> tuple[list[Tensor], list[Tensor]]:
 @pytest.mark.parametrize("rule", UNTRACED, ids=lambda rule: rule.__name__)
 def test_a_member_of_a_stack_is_the_member_alone(rule: type[Rule]) -> None:
     members = recipes_of(rule)
-    params, group = drawn(0), Rows(members, 0)
+    params = drawn(0)
+    group = neighbours(members, params)
     for step in range(STEPS):
         group.step(params, drawn(1 + step), step)
     seen = group.evaluated(params, STEPS)
@@ -132,8 +133,8 @@ def test_that_members_go_one_by_one_is_said_once() -> None:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         for _ in range(2):
-            group = Rows([chain(Decided())] * 2, 0)
-            group.step({"w": torch.ones(2, 3)}, {"w": torch.ones(2, 3)}, 0)
+            params = {"w": torch.ones(2, 3)}
+            neighbours([chain(Decided())] * 2, params).step(params, params, 0)
     (sentence,) = [str(each.message) for each in told]
     assert sentence.startswith("no kernel can be made of Decided here, so the members of a stack")
 

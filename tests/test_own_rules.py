@@ -140,8 +140,9 @@ def test_training_and_the_doctor_take_a_rule_by_its_file(folder: Path) -> None:
     trained = tw.train("saddle", "rules.py:Mine", out=folder / "model.safetensors")
     assert trained
     assert tw.diagnose("saddle", "rules.py:clipped")
-    optimizer = tw.optim.Optimizer([torch.ones(1, requires_grad=True)], "rules.py:gentle")
-    assert recipe_in_use(optimizer).rules == (rule_named("rules.py:Mine")(lr=0.001),)
+    model = nn.Linear(1, 1)
+    optimizer = tw.optim.Optimizer(model, "rules.py:gentle")
+    assert recipe_in_use(optimizer, model).rules == (rule_named("rules.py:Mine")(lr=0.001),)
 
 
 def test_a_rule_is_found_again_from_another_folder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from test_fuse import CHAINS
+from test_sums import neighbours
 from thalweg import optim, recipes
 from thalweg.optim import Optimizer
 from thalweg.recipes import Recipe, chain
-from thalweg.stack.rows import Rows
 
 MAGNITUDES = [1e-30, 1e-20, 1e-10, 1.0, 1e10, 1e19, 3e19, 1e20]
 STEPS = 20
@@ -153,8 +153,8 @@ def clipped(recipe: Recipe, gradients: Tensor, way: str) -> Tensor:
     if way != "stacked":
         return recipe_path(recipe, gradients, way)
     # An exact window has no kernel, so that its stack is stepped eagerly.
-    rows = Rows([chain(recipe, recipes.tail_average(last=3))] * 2, 0)
     params, points = torch.zeros(2, gradients.shape[1]), []
+    rows = neighbours([chain(recipe, recipes.tail_average(last=3))] * 2, {"x": params})
     for step, gradient in enumerate(gradients):
         rows.step({"x": params}, {"x": torch.stack([torch.zeros_like(gradient), gradient])}, step)
         points.append(params[1].clone())

@@ -852,7 +852,12 @@ def test_nothing_of_a_step_is_kept_in_a_graph() -> None:
     stack = stack_of(recipes.adam(), (0, 1), width=2, task=task)
     after(stack, 2)
     held = [*stack.params.values(), *stack.buffers.values(), *stack.constants.values()]
-    held += [state for group in stack.groups for own in group.states for state in own.values()]
+    held += [
+        state
+        for group in stack.groups
+        for own in group.parts[0].rows.states
+        for state in own.values()
+    ]
     assert not any(x.requires_grad for x in held)
 
 

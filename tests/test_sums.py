@@ -14,9 +14,10 @@ from thalweg.errors import UserError
 from thalweg.fuse.choice import kernel_on
 from thalweg.optim import Optimizer
 from thalweg.recipes import Recipe, chain
+from thalweg.routes import Parameter
 from thalweg.rules.arithmetic import dot, largest, maximum, mean, norm, where
 from thalweg.rules.rule import Hyper, RowState, Rule, State
-from thalweg.stack.rows import Rows
+from thalweg.stack.neighbours import Neighbours
 
 SHAPES = [(), (0,), (7,), (3, 5), (2**16 + 3,)]
 CPU = torch.device("cpu")
@@ -202,6 +203,12 @@ def test_a_sum_goes_over_what_kernels_take_and_what_they_leave() -> None:
         assert_near(found, expected, "clip, lamb")
 
 
+def neighbours(recipes: Sequence[Recipe], params: dict[str, Tensor]) -> Neighbours:
+    """Members of a stack that hold these parameters, `[R, *shape]`."""
+    known = {name: Parameter(name, tuple(x.shape[1:]), "other") for name, x in params.items()}
+    return Neighbours(recipes, 0, known)
+
+
 def in_a_stack(
     recipe: Recipe, members: int, shapes: Sequence[tuple[int, ...]], device: torch.device = CPU
 ) -> list[Tensor]:
@@ -213,7 +220,7 @@ def in_a_stack(
         return {str(i): x for i, x in enumerate(held)}
 
     params = stacked(drawn(shapes, 0))
-    rows = Rows([recipe] * members, 0)
+    rows = neighbours([recipe] * members, params)
     for step, grads in enumerate(gradients(shapes)):
         rows.step(params, stacked(grads), step)
     return list(params.values())

@@ -34,6 +34,9 @@ from .recipes import clip_value as clip_value
 from .recipes import ema as ema
 from .recipes import stochastic_rounding as stochastic_rounding
 from .recipes import tail_average as tail_average
+from .routed import layerwise as layerwise
+from .routed import no_decay as no_decay
+from .routed import route as route
 from .rules.space import Space as Space
 from .tasks import Data as Data
 from .tasks import Task as Task

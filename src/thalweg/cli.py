@@ -74,6 +74,9 @@ def race(
     pretrain: Annotated[
         bool, typer.Option("--pretrain", help="Race each entrant pre-trained too, on equal steps.")
     ] = False,
+    no_decay: Annotated[
+        bool, typer.Option("--no-decay", help="No entrant decays biases and norms.")
+    ] = False,
     cooling: Annotated[
         str, typer.Option(help="Schedule of every tuned lr: none, linear, cosine or tune.")
     ] = "linear",
@@ -119,6 +122,7 @@ def race(
                 tune=tune or (),
                 baseline=baseline,
                 pretrain=pretrain,
+                no_decay=no_decay,
                 cooling=cooling,
                 alpha=alpha,
                 seed=seed,
@@ -173,6 +177,9 @@ def train(
     pretrain: Annotated[
         bool, typer.Option("--pretrain", help="First the stages that the task offers.")
     ] = False,
+    no_decay: Annotated[
+        bool, typer.Option("--no-decay", help="Biases and norms do not decay.")
+    ] = False,
 ) -> None:
     """Train a task with a recipe and save a checkpoint.
 
@@ -202,6 +209,7 @@ def train(
             keep=keep,
             patience=patience,
             pretrain=pretrain,
+            no_decay=no_decay,
             accumulate=accumulate,
             precision=precision,
             tensorboard=tensorboard,
@@ -297,7 +305,7 @@ def entrants() -> None:
     table.add_column("entrant", no_wrap=True)
     table.add_column("search space")
     for name in RECIPES:
-        space = documented(named(name).rules).items()
+        space = documented(named(name).tunables).items()
         table.add_row(name, "\n".join(f"{hyper} {where}" for hyper, where in space))
     Console().print(table, markup=False, highlight=False)
 

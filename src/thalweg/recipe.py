@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from thalweg import recipe_file
 from thalweg.arguments import require_kind, require_known, require_text, short
 from thalweg.errors import UserError, suggest
+from thalweg.routes import EVERYTHING, Parameter, Route, Way, tunables_of, ways_of
 from thalweg.rules.record import Named
-from thalweg.rules.rule import Rule
+from thalweg.rules.rule import Rule, settings_of, with_settings
 from thalweg.rules.space import Space
+from thalweg.rules.tuning import Tunable, is_rate
 from thalweg.schedules import Schedule
 
 Setting: TypeAlias = "float | Schedule"
@@ -28,6 +30,9 @@ class Recipe:
     rules: in order; exactly one of them takes the step and has the `lr`. Every hyperparameter and
         every state has its name once in a chain.
     name: what the recipe is called in tables and reports.
+    routes: which parameters go to chains of their own, each of which stands behind `rules`, and
+        which have some settings changed; see `thalweg.route`. Without routes to other chains, all
+        parameters go through `rules`.
     pretrain: one of `PRETRAINING` where training goes through such stages, each of which is a
         training with this chain from its first step; see `thalweg.pretrain`. An optimizer made of
         the recipe knows nothing of it.
@@ -38,6 +43,7 @@ class Recipe:
     rules: tuple[Rule, ...]
     name: str = "recipe"
     pretrain: str | None = None
+    routes: tuple[Route, ...] = ()
 
     def __post_init__(self) -> None:
         require_text("the name of a recipe", self.name)
@@ -48,22 +54,74 @@ class Recipe:
             require_kind(
                 "each of a recipe's rules", rule, Rule, "a rule, such as thalweg.rules.Adam()"
             )
-        stepping = [i for i, rule in enumerate(self.rules) if "lr" in rule.hypers]
-        if len(stepping) != 1:
-            raise UserError(
-                "a recipe needs exactly one rule that takes the step and has an lr; "
-                f"this one has {len(stepping)}."
-            )
-        check_order(self.rules, stepping[0])
-        named = [name for r in self.rules for name in (*r.settings, *r.states, *r.row_states)]
-        for name in named:
-            if named.count(name) > 1:
-                raise UserError(f"two rules of one recipe both have {name}; a chain takes one.")
+        require_kind("the routes of a recipe", self.routes, (tuple, list), "a tuple of routes")
+        for route in self.routes:
+            require_kind("each of a recipe's routes", route, Route, "a thalweg.routes.Route")
+        names = [route.name for route in self.routes]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"two routes of one recipe are called {name}; give one a name.")
+        for rules in self.chains:
+            check_chain(rules)
+        stepping = [rule for rules in self.chains for rule in rules]
+        routes = tuple(route.accepted(stepping) for route in self.routes)
+        object.__setattr__(self, "rules", tuple(self.rules))
+        object.__setattr__(self, "routes", routes)
+
+    @property
+    def branches(self) -> tuple[Route, ...]:
+        """The routes to chains of their own."""
+        return tuple(route for route in self.routes if route.rules)
+
+    @property
+    def chains(self) -> list[tuple[Rule, ...]]:
+        """The whole chains that parameters may go through."""
+        return [self.rules + route.rules for route in self.branches] or [self.rules]
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Every hyperparameter and option of every rule, by name."""
-        return {name: value for rule in self.rules for name, value in rule.settings.items()}
+        """Every hyperparameter and option of every rule, by name, and those of routes by theirs:
+        `lr`, `bias, norm.weight_decay`.
+        """
+        found = settings_of(self.rules)
+        for route in self.routes:
+            found |= route.named_settings
+        return found
+
+    def ways(self, parameters: Sequence[Parameter]) -> list[Way]:
+        """How each parameter is stepped; UserError for parameters that no route takes."""
+        return ways_of(self.rules, self.routes, parameters)
+
+    @property
+    def tunables(self) -> dict[str, Tunable]:
+        """All that can be tuned, by the name of the setting."""
+        return tunables_of(self.rules, self.routes)
+
+    @property
+    def rates(self) -> dict[str, Setting]:
+        """The `lr` of every chain, by the name of the setting."""
+        return {name: value for name, value in self.settings.items() if is_rate(name)}
+
+    @property
+    def rate(self) -> float:
+        """The `lr` of the first chain, or the base of its schedule."""
+        first = next(iter(self.rates.values()))
+        return float(first.base if isinstance(first, Schedule) else first)
+
+    def at_rate(self, lr: float) -> Recipe:
+        """The same recipe with this number for the `lr` of its first chain, and with the bases of
+        those of others in the ratio to it that they have, or equal where it is 0.
+        """
+
+        def number(own: Setting) -> float:
+            start = float(own.base if isinstance(own, Schedule) else own)
+            return lr * start / self.rate if self.rate else lr
+
+        return self.with_rates(number)
+
+    def with_rates(self, change: Callable[[Setting], Setting]) -> Recipe:
+        """The same recipe with the `lr` of every chain changed."""
+        return self.replace(**{name: change(lr) for name, lr in self.rates.items()})
 
     def replace(self, **settings: Any) -> Recipe:
         """The same chain with some settings changed; UserError for one that it does not have."""
@@ -71,15 +129,13 @@ class Recipe:
             if name not in self.settings:
                 hint = suggest(name, self.settings)
                 raise UserError(f"recipe {self.name} has no setting {name}; {hint}")
-        changed = (
-            type(rule)(**{name: settings.get(name, value) for name, value in rule.settings.items()})
-            for rule in self.rules
-        )
-        return replace(self, rules=tuple(changed))
+        named = self.settings | settings
+        routes = tuple(route.with_settings(named) for route in self.routes)
+        return replace(self, rules=with_settings(self.rules, named), routes=routes)
 
     def to_toml(self) -> str:
         """The recipe as a file that a person can read and change; `from_toml` reads it back."""
-        return recipe_file.written(self.name, self.rules, self.pretrain)
+        return recipe_file.written(self.name, self.rules, self.pretrain, self.routes)
 
     @classmethod
     def from_toml(cls, text: str) -> Recipe:
@@ -89,8 +145,23 @@ class Recipe:
     @classmethod
     def with_space(cls, text: str) -> tuple[Recipe, dict[str, Space]]:
         """The recipe that a file holds, and where a race is to tune it: its `[space]` table."""
-        name, chain, pretrain, space = recipe_file.read(text)
-        return cls(chain, name, pretrain), space
+        name, chain, pretrain, routes, space = recipe_file.read(text)
+        return cls(chain, name, pretrain, routes), space
+
+
+def check_chain(chain: tuple[Rule, ...]) -> None:
+    """UserError for rules that could not train in this order."""
+    stepping = [i for i, rule in enumerate(chain) if "lr" in rule.hypers]
+    if len(stepping) != 1:
+        raise UserError(
+            "a recipe needs exactly one rule that takes the step and has an lr; "
+            f"this one has {len(stepping)}."
+        )
+    check_order(chain, stepping[0])
+    named = [name for r in chain for name in (*r.settings, *r.states, *r.row_states)]
+    for name in named:
+        if named.count(name) > 1:
+            raise UserError(f"two rules of one recipe both have {name}; a chain takes one.")
 
 
 def check_order(chain: tuple[Rule, ...], step: int) -> None:
@@ -109,14 +180,34 @@ def chain(*parts: Rule | Recipe, name: str = "recipe") -> Recipe:
 
         chain(clip_value(1.0), adam(lr=3e-3), tail_average(last=500))
 
-    Raises UserError for a chain that could not train.
+    What stands in front of a recipe with routes is shared: a norm over the model there is over all
+    parameters, and one in a route's own chain over those that the route takes. What stands behind
+    it goes into every chain. Raises UserError for a chain that could not train.
     """
-    flat: list[Rule] = []
+    rules: tuple[Rule, ...] = ()
+    routes: tuple[Route, ...] = ()
     for part in parts:
         if not isinstance(part, Rule | Recipe):
             raise UserError(f"a chain is made of rules and recipes, not {short(part)}.")
-        flat += part.rules if isinstance(part, Recipe) else [part]
-    return Recipe(tuple(flat), name)
+        own, further = (part.rules, part.routes) if isinstance(part, Recipe) else ((part,), ())
+        if any(route.rules for route in routes):
+            routes = tuple(
+                replace(route, rules=route.rules + own) if route.rules else route
+                for route in routes
+            )
+        else:
+            rules += own
+        routes += further
+    return Recipe(rules, name, routes=routes)
+
+
+def recipe_with(named: Named, settings: Mapping[str, Any]) -> Recipe:
+    """The recipe of a named optimizer at these settings."""
+    rules = named.rules_with(settings)
+    if not named.to:
+        return Recipe(rules, named.recipe)
+    rest = Route((EVERYTHING,), named.rest_with(settings))
+    return Recipe((), named.recipe, routes=(Route((named.to,), rules), rest))
 
 
 def function_of(named: Named, module: str) -> Callable[..., Recipe]:
@@ -126,7 +217,7 @@ def function_of(named: Named, module: str) -> Callable[..., Recipe]:
     def make(*args: Any, **settings: Any) -> Recipe:
         given = signature.bind(*args, **settings)
         given.apply_defaults()
-        return Recipe(named.rules_with(given.arguments), named.recipe)
+        return recipe_with(named, given.arguments)
 
     make.__name__ = make.__qualname__ = named.function
     make.__module__, make.__doc__ = module, named.documentation

@@ -15,6 +15,9 @@ from thalweg.recipe import PRETRAINING as PRETRAINING
 from thalweg.recipe import Recipe as Recipe
 from thalweg.recipe import Setting
 from thalweg.recipe import chain as chain
+from thalweg.routed import layerwise as layerwise
+from thalweg.routed import no_decay as no_decay
+from thalweg.routed import route as route
 from thalweg.rule_names import in_file, is_in_file, is_rule
 from thalweg.rules.rule import Rule
 from thalweg.rules.space import Space

@@ -478,6 +478,11 @@ SCHEDULES: dict[str, type[Schedule]] = {
 }
 
 
+def times(value: Any, factor: float) -> Any:
+    """A number or a schedule, of which all levels are multiplied."""
+    return value.scaled(value.base * factor) if isinstance(value, Schedule) else value * factor
+
+
 def from_dict(data: Mapping[str, Any]) -> Schedule:
     """The schedule that `to_dict` wrote, or a person in a TOML file.
 

@@ -84,7 +84,7 @@ class Doctor(Watcher):
     def recipe(self) -> tuple[Recipe | None, str]:
         """That in use, or why it is not known."""
         try:
-            return recipe_in_use(self.optimizer), ""
+            return recipe_in_use(self.optimizer, plain(self.model)), ""
         except UserError as error:
             return None, str(error)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,29 +17,19 @@ from thalweg.nn import with_batch_norm
 from thalweg.recipe import Recipe, chain
 from thalweg.recipes import clip_norm, momentum, rmsprop, tail_average
 from thalweg.rules.rule import Rule
-from thalweg.schedules import Schedule, linear
+from thalweg.schedules import Schedule, linear, times
 from thalweg.stack.population import averages, batch_norms
 from thalweg.stack.reading import Batch
 
 
 def with_rate(factor: float, recipe: Recipe) -> Recipe:
-    return recipe.replace(lr=times(recipe.settings["lr"], factor))
-
-
-def times(lr: float | Schedule, factor: float) -> float | Schedule:
-    return lr.scaled(lr.base * factor) if isinstance(lr, Schedule) else lr * factor
-
-
-def base_rate(recipe: Recipe) -> float:
-    lr = recipe.settings["lr"]
-    return float(lr.base if isinstance(lr, Schedule) else lr)
+    return recipe.with_rates(partial(times, factor=factor))
 
 
 def rates(recipe: Recipe, factors: Sequence[float]) -> tuple[Remedy, ...]:
     """Other learning rates, as multiples of that in use."""
     return tuple(
-        Remedy(f"lr = {base_rate(recipe) * factor:.2g}", partial(with_rate, factor))
-        for factor in factors
+        Remedy(f"lr = {recipe.rate * factor:.2g}", partial(with_rate, factor)) for factor in factors
     )
 
 
@@ -60,9 +51,9 @@ def calming(recipe: Recipe, since: int, steps: int) -> tuple[Remedy, ...]:
     has them not yet.
     """
     found = []
-    if not isinstance(recipe.settings["lr"], Schedule):
+    if not any(isinstance(lr, Schedule) for lr in recipe.rates.values()):
         found.append(Remedy("cooling to 0", partial(with_cooling, since, steps)))
-    if not averages([type(rule) for rule in recipe.rules]):
+    if not any(averages([type(rule) for rule in chain]) for chain in recipe.chains):
         last = max(1, (steps - since) // 4)
         found.append(
             Remedy(f"the average of the last {last} steps", partial(with_average, last, steps))
@@ -72,8 +63,11 @@ def calming(recipe: Recipe, since: int, steps: int) -> tuple[Remedy, ...]:
 
 def with_cooling(since: int, steps: int, recipe: Recipe) -> Recipe:
     """A straight line from the rate in use at `since` to 0 at the end."""
-    lr = base_rate(recipe)
-    return recipe.replace(lr=linear(lr * steps / (steps - since), 0.0, steps=steps))
+
+    def cooled(lr: Any) -> Schedule:
+        return linear(lr * steps / (steps - since), 0.0, steps=steps)
+
+    return recipe.with_rates(cooled)
 
 
 def with_average(last: int, steps: int, recipe: Recipe) -> Recipe:
@@ -83,15 +77,14 @@ def with_average(last: int, steps: int, recipe: Recipe) -> Recipe:
 def accelerating(recipe: Recipe) -> tuple[Remedy, ...]:
     """Momentum in the place of plain descent, at its rate and at a tenth of it."""
     return tuple(
-        Remedy(
-            f"momentum 0.9, lr = {base_rate(recipe) * factor:.2g}", partial(with_momentum, factor)
-        )
+        Remedy(f"momentum 0.9, lr = {recipe.rate * factor:.2g}", partial(with_momentum, factor))
         for factor in (1.0, 0.1)
     )
 
 
 def with_momentum(factor: float, recipe: Recipe) -> Recipe:
-    return momentum(lr=times(recipe.settings["lr"], factor), momentum=0.9)
+    lr = next(iter(recipe.rates.values()))
+    return momentum(lr=times(lr, factor), momentum=0.9)
 
 
 def forgetting() -> tuple[Remedy, ...]:
@@ -105,7 +98,7 @@ def with_rmsprop(lr: float, _: Recipe) -> Recipe:
 
 def steps_by(recipe: Recipe, kind: type[Rule]) -> bool:
     """Whether this rule takes the steps of a recipe."""
-    return any(isinstance(rule, kind) for rule in recipe.rules)
+    return all(any(isinstance(rule, kind) for rule in chain) for chain in recipe.chains)
 
 
 NORMALIZED = Remedy("batch normalization behind the layers", model=lambda model: normalized(model))

@@ -117,7 +117,9 @@ class Branch:
 def state_of(alone: Single) -> State:
     """Where a lone training stands."""
     (model,), (optimizer,) = alone.models, alone.optimizers
-    memory = dict(optimizer.param_groups[0].get("memory", {}))
+    memory: dict[str, Any] = {}
+    for group in reversed(optimizer.param_groups):
+        memory |= group.get("memory", {})
     return State(alone.steps, alone.state_dict(0), optimizer_states(model, optimizer), memory)
 
 

@@ -6,7 +6,7 @@ for each tensor, and is sent what they are over the whole tensors and the whole 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from functools import cache, partial
 from itertools import count
 from typing import Any, NamedTuple
@@ -83,6 +83,81 @@ def side_by_side(
     tensors = [torch.as_tensor(each) for each in parts]
     found = whole(torch.cat([each.to(tensors[0].device) for each in tensors]))
     return torch.as_tensor(found).split_with_sizes([len(each) for each in tensors])
+
+
+class BranchPart(NamedTuple):
+    """A part of a branch: its sums are over the branch, but for those that all branches share.
+
+    shared: of each pass, the columns of the latter.
+    """
+
+    branch: Hashable
+    part: Part
+    shared: Sequence[Sequence[int]]
+
+    def keys(self, number: int, kinds: Kinds) -> list[Hashable]:
+        """What the sums of a pass, from 0, are over: parts with the same key share a sum."""
+        shared = self.shared[number] if number < len(self.shared) else ()
+        return [
+            shared.index(column) if column in shared else (self.branch, column)
+            for column in range(len(kinds))
+        ]
+
+
+def by_branches(parts: Sequence[BranchPart], whole: Whole) -> None:
+    """Runs the parts of several branches side by side, pass by pass."""
+    if len({part.branch for part in parts}) < 2:
+        together([each.part for each in parts], whole)
+        return
+    asked = [sent(each.part, None) for each in parts]
+    for number in count():
+        for branch in {each.branch for each in parts}:
+            own = zip(parts, asked, strict=True)
+            agreed([sums.kinds if sums else () for each, sums in own if each.branch == branch])
+        live = [(each, sums) for each, sums in zip(parts, asked, strict=True) if sums]
+        if not live:
+            return
+        found = of_branches(live, number, whole)
+        parts = [each for each, _ in live]
+        asked = [sent(each.part, own) for each, own in zip(parts, found, strict=True)]
+
+
+def of_branches(
+    asked: Sequence[tuple[BranchPart, Sums]], number: int, whole: Whole
+) -> list[Tensor]:
+    """What the sums of a pass are, in one table that has a column for each."""
+    keys = [part.keys(number, sums.kinds) for part, sums in asked]
+    kinds: dict[Hashable, tuple[str, str]] = {}
+    for own, (_, sums) in zip(keys, asked, strict=True):
+        kinds |= zip(own, sums.kinds, strict=True)
+    columns = [[list(kinds).index(key) for key in own] for own in keys]
+    nothing = torch.tensor([SUMS[name].start for name, _ in kinds.values()], dtype=torch.float64)
+    rows = []
+    for places, (_, sums) in zip(columns, asked, strict=True):
+        numbers = torch.as_tensor(sums.parts)
+        rows.append(nothing.to(numbers.device).repeat(len(numbers), 1))
+        rows[-1][:, places] = numbers
+    found = side_by_side(rows, partial(whole, tuple(kinds.values())))
+    return [torch.as_tensor(x)[:, own] for x, own in zip(found, columns, strict=True)]
+
+
+@cache
+def shared_sums(chain: tuple[type[Rule], ...], shared: int) -> tuple[tuple[int, ...], ...]:
+    """Of each pass of a chain, the columns of the sums that its first `shared` rules ask for."""
+    front = places_of(chain[:shared], torch.float32)
+    if front is None:
+        names = ", ".join(rule.__name__ for rule in chain[:shared])
+        raise UserError(
+            f"{names} cannot be traced, and so cannot be shared by several routes: put it in the"
+            " chain of each route."
+        )
+    asked = places_of(chain, torch.float32)
+    places = [(i, 0) for i in range(1, len(front) + 1)] if asked is None else asked[: len(front)]
+    last = max((number for number, _ in places), default=0)
+    return tuple(
+        tuple(sorted({column for number, column in places if number == each}))
+        for each in range(1, last + 1)
+    )
 
 
 def sent(part: Part, found: Numbers | None) -> Sums | None:

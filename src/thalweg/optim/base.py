@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 from torch.optim.optimizer import ParamsT, StateDict
 
@@ -17,8 +17,25 @@ from thalweg.errors import UserError
 from thalweg.fuse import eager
 from thalweg.fuse.eager import Cell
 from thalweg.fuse.matrices import check_matrices
-from thalweg.fuse.passes import Part, Whole, eagerly, over_model, places_of, together
-from thalweg.optim.fused import ChainPart, Fusing, Group, ParamWithGrad, by_chain, kernel_for
+from thalweg.fuse.passes import (
+    BranchPart,
+    Part,
+    by_branches,
+    eagerly,
+    over_model,
+    places_of,
+    shared_sums,
+)
+from thalweg.optim.description import Described, Description, state_bytes
+from thalweg.optim.fused import (
+    Branch,
+    Fusing,
+    Group,
+    ParamWithGrad,
+    Stepper,
+    by_branch,
+    kernel_for,
+)
 from thalweg.optim.loading import A_STATE, copied, dictionary, fitted
 from thalweg.optim.settings import (
     at,
@@ -46,6 +63,15 @@ from thalweg.optim.sharded import (
 )
 from thalweg.optim.state import CPU, Chain, age, age_in, as_real, complete, starting, working
 from thalweg.optim.untraced import UntracedOptimizer
+from thalweg.recipe import Recipe
+from thalweg.routes import (
+    Parameter,
+    Way,
+    check_all_taken,
+    parameters_by_name,
+    parameters_of,
+)
+from thalweg.rules.rule import settings_of
 
 
 class RuleOptimizer(UntracedOptimizer):
@@ -60,19 +86,80 @@ class RuleOptimizer(UntracedOptimizer):
     fixed: ClassVar[Mapping[str, Any]] = {}
     """Settings that make the class what it is, whatever a loaded state says."""
 
-    def __init__(self, params: ParamsT, defaults: Mapping[str, Any]) -> None:
+    recipe: Recipe | None = None
+    """What sends parameters by different routes; a group that takes several becomes several."""
+
+    def __init__(self, params: ParamsT | nn.Module, defaults: Mapping[str, Any]) -> None:
         self.schedules: list[dict[str, Any]] = []
+        self.ways: dict[str, Way] = {}
         self.backend = "auto"
         self.training_point: list[tuple[Tensor, Tensor]] = []
         self.fusing = Fusing()
         self.zero = zero_above()
         defaults = {"maximize": False, **defaults}
-        self.accepted(defaults)
-        super().__init__(params, defaults)
+        if self.recipe is None:
+            self.accepted(defaults)
+        elif self.zero is not None:
+            raise UserError(
+                "a ZeroRedundancyOptimizer keeps the groups that it was given, so a recipe under it"
+                " can have no routes: give it groups with settings of their own, or shard the model"
+                " with fully_shard."
+            )
+        given, self.known = with_names(params)
+        super().__init__(given, defaults)
+        if self.recipe is not None and self.known:
+            check_all_taken(self.recipe.routes, list(self.known.values()))
 
     def chain(self, group: Group) -> Chain:
         """The rules that step a group."""
         raise NotImplementedError
+
+    def defaults_of(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that a group has where its user gave it none of its own."""
+        way = self.ways.get(group.get("route", ""))
+        return self.settings_on(way, {}) if way else self.defaults
+
+    @property
+    def shared(self) -> int:
+        """How many rules all branches begin with, whose sums over the model are over all of it."""
+        return len(self.recipe.rules) if self.recipe and self.recipe.branches else 0
+
+    def branch(self, group: Group) -> Branch:
+        """What a group's sums over the model are over, and its rules."""
+        way = self.ways.get(group.get("route", ""))
+        return way.branch if way else "", self.chain(group)
+
+    def by_routes(self, group: Group) -> list[Group]:
+        """The groups that a group becomes, one for all parameters that take the same routes."""
+        if self.recipe is None:
+            return [{**self.defaults, **group}]
+        entries = listed(group["params"])
+        names = [entry[0] if isinstance(entry, tuple) else "" for entry in entries]
+        tensors = [entry[1] if isinstance(entry, tuple) else entry for entry in entries]
+        nameless = [Parameter("", tuple(tensor.shape), "") for tensor in tensors]
+        new = parameters_by_name(zip(names, tensors, strict=True))
+        told = [
+            self.known.get(name) or (guess if name else shape)
+            for name, guess, shape in zip(names, new, nameless, strict=True)
+        ]
+        found: dict[str, Group] = {}
+        for entry, way in zip(entries, self.recipe.ways(told), strict=True):
+            if way.name not in found:
+                self.ways[way.name] = way
+                found[way.name] = self.settings_on(way, group) | {"params": []}
+            found[way.name]["params"].append(entry)
+        return list(found.values())
+
+    def settings_on(self, way: Way, group: Group) -> dict[str, Any]:
+        """What is in the group of those parameters of a given group that go a way."""
+        assert self.recipe is not None, "ways come from a recipe"
+        known = way.settings()
+        others = {
+            name for rules in self.recipe.chains for name in settings_of(rules)
+        } - known.keys()
+        given = {name: value for name, value in group.items() if name not in others}
+        own = {name: given[name] for name in known if name in given}
+        return {**self.defaults, **given, **way.settings(own), "route": way.name}
 
     def accepted(self, group: Group) -> Group:
         """A group with its settings as it is to hold them; UserError for one outside its range."""
@@ -90,13 +177,19 @@ class RuleOptimizer(UntracedOptimizer):
             raise TypeError(f"param_group must be a dict, not {short(param_group)}.")
         if "params" not in param_group:
             raise UserError("a parameter group needs its params, a tensor or several.")
-        group = self.accepted({**self.defaults, **param_group})
+        first, *others = self.by_routes(param_group)
+        self.add_one_group(param_group, first)  # the user's own dictionary, as in PyTorch
+        for other in others:
+            self.add_one_group({}, other)
+
+    def add_one_group(self, param_group: Group, settings: Group) -> None:
+        group = self.accepted(settings)
         scheduled = {name: value for name, value in group.items() if holds_schedule(value)}
         group |= {name: base(value) for name, value in scheduled.items()}
         if scheduled:
             group["step_count"] = 0
             group["memory"] = {name: memory(value) for name, value in scheduled.items()}
-        param_group.update(group)  # the group is the user's own dictionary, as in PyTorch
+        param_group.update(group)
         super().add_param_group(param_group)
         try:
             check_matrices(self.chain(group), param_group["params"])
@@ -163,12 +256,32 @@ class RuleOptimizer(UntracedOptimizer):
 
     @property
     def last_lr(self) -> float:
-        """The rate of the first group's last step, schedules included."""
-        return float(now(self.param_groups[0], self.scheduled(0), "lr", -1))
+        """The highest rate of all groups in the last step, schedules included."""
+        groups = enumerate(self.param_groups)
+        return max(float(now(group, self.scheduled(i), "lr", -1)) for i, group in groups)
+
+    def branches(self) -> list[Branch]:
+        """Those of all groups, each once."""
+        return list(dict.fromkeys(map(self.branch, self.param_groups)))
 
     def chains(self) -> list[Chain]:
         """Those of all groups, each once."""
-        return list(dict.fromkeys(map(self.chain, self.param_groups)))
+        return list(dict.fromkeys(chain for _, chain in self.branches()))
+
+    def describe(self) -> Description:
+        """Each parameter with its shape, its role, the routes that it takes, and the bytes of what
+        is kept for it; nothing is allocated for that, and a model on the device meta will do.
+        """
+        found = Description()
+        for index, group in enumerate(self.param_groups):
+            names = group.get("param_names") or [
+                f"{index}[{i}]" for i in range(len(group["params"]))
+            ]
+            for name, param in zip(names, group["params"], strict=True):
+                known = self.known.get(name) or Parameter(name, tuple(param.shape), "")
+                kept = state_bytes(self.chain(group), param, group)
+                found.append(Described(*known, group.get("route", ""), kept))
+        return found
 
     def parameters(self) -> list[Tensor]:
         """Those of all groups."""
@@ -183,27 +296,30 @@ class RuleOptimizer(UntracedOptimizer):
         }
         return "\n\n".join(kernel.source for kernel in kernels if kernel)
 
-    def step_in_passes(self, parts: Sequence[ChainPart], parted: bool) -> None:
-        """Steps all parts of each chain side by side; its sums are over all of them.
+    def step_in_passes(self, steppers: Sequence[Stepper], parted: bool) -> None:
+        """Steps all parts of each branch side by side; its sums are over all of them.
 
         parted: whether other processes have parts of the model.
         """
-        for chain in self.chains():
-            mine = [(params, part) for each, params, part in parts if each == chain]
-            if parted and not mine and places_of(chain, torch.float32) != ():
-                mine = [self.standing_by(chain)]
-            whole: Whole = over_model
-            if parted:
-                params = [param for some, _ in mine for param in some]
-                whole = partial(over_parts, params, self.parameters(), self.zero)
-            together([part for _, part in mine], whole)
+        parts: list[BranchPart] = []
+        stepped: list[Tensor] = []
+        for branch in self.branches():
+            mine = [(params, part) for each, params, part in steppers if each == branch]
+            if parted and not mine and places_of(branch[1], torch.float32) != ():
+                mine = [self.standing_by(branch)]
+            shared = shared_sums(branch[1], self.shared)
+            for params, part in mine:
+                parts.append(BranchPart(branch, part, shared))
+                stepped += params
+        of_all = partial(over_parts, stepped, self.parameters(), self.zero)
+        by_branches(parts, of_all if parted else over_model)
 
     @torch.no_grad()
-    def standing_by(self, chain: Chain) -> tuple[list[Tensor], Part]:
+    def standing_by(self, branch: Branch) -> tuple[list[Tensor], Part]:
         """Takes part in the sums of a step for which this process has no gradient."""
-        model = self.parameters()
+        model, (_, chain) = self.parameters(), branch
         check_by_shards(model, chain)
-        index = [self.chain(group) for group in self.param_groups].index(chain)
+        index = [self.branch(group) for group in self.param_groups].index(branch)
         nothing = local(model[0]).new_empty(0, 0) if model else torch.empty(0, 0)
         values = self.values(index) | {"t": 1, "dtype": nothing.dtype}
         states: dict[str, Any] = {}
@@ -213,7 +329,7 @@ class RuleOptimizer(UntracedOptimizer):
         cell = Cell(working(nothing), working(nothing), values, states)
         return model[:1], eagerly(chain, [cell])
 
-    def eager_parts(self, params: Sequence[ParamWithGrad]) -> list[ChainPart]:
+    def eager_parts(self, params: Sequence[ParamWithGrad]) -> list[Stepper]:
         """Who steps parameters that no kernel steps.
 
         Those on the device meta have no numbers: RuntimeError where their group is `fused`, as in
@@ -225,11 +341,11 @@ class RuleOptimizer(UntracedOptimizer):
                 " them; move the model from the device meta by its to_empty()."
             )
         parts = []
-        for chain, some in by_chain(self, params).items():
+        for branch, some in by_branch(self, params).items():
             mine = [params[place] for place in some]
             own = [param for param, _, _ in mine]
-            check_by_shards(own, chain)
-            parts.append((chain, own, self.eagerly(chain, mine)))
+            check_by_shards(own, branch[1])
+            parts.append((branch, own, self.eagerly(branch[1], mine)))
         return parts
 
     @torch.no_grad()
@@ -371,9 +487,12 @@ class RuleOptimizer(UntracedOptimizer):
                 hook.remove()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        routes = [group.get("route") for group in self.__dict__.get("param_groups", ())]
         super().__setstate__(state)
+        for group, route in zip(self.param_groups, routes, strict=False):
+            group |= {"route": route} if route else {}
         for index, group in enumerate(self.param_groups):
-            for name, value in {**self.defaults, "maximize": False}.items():
+            for name, value in {**self.defaults_of(group), "maximize": False}.items():
                 group.setdefault(name, base(value))
             group |= self.fixed
             fresh = {name: memory(value) for name, value in self.scheduled(index).items()}
@@ -391,11 +510,37 @@ class RuleOptimizer(UntracedOptimizer):
         return {
             **super().__getstate__(),
             "schedules": self.schedules,
+            "recipe": self.recipe,
+            "ways": self.ways,
+            "known": self.known,
             "backend": self.backend,
             "training_point": [],
             "fusing": Fusing(),
             "zero": None,
         }
+
+
+def with_names(params: ParamsT | nn.Module) -> tuple[Any, dict[str, Parameter]]:
+    """What an optimizer is given, as PyTorch takes it, and what is known of it by name."""
+    if isinstance(params, nn.Module):
+        named = list(params.named_parameters())
+        return named, dict(zip([name for name, _ in named], parameters_of(params), strict=True))
+    if isinstance(params, Tensor | set) or not isinstance(params, Iterable):
+        return params, {}
+    given: list[Any] = list(params)
+    grouped = given and all(isinstance(one, dict) and "params" in one for one in given)
+    for group in given if grouped else ():
+        group["params"] = listed(group["params"])
+    entries = [one for group in given for one in group["params"]] if grouped else given
+    named = [one for one in entries if isinstance(one, tuple)]
+    return given, dict(zip([name for name, _ in named], parameters_by_name(named), strict=True))
+
+
+def listed(params: Any) -> Any:
+    """The parameters of a group in a list; what has no order, or is none, as it is."""
+    if isinstance(params, Tensor):
+        return [params]
+    return list(params) if isinstance(params, Iterable) and not isinstance(params, set) else params
 
 
 def found_infinite(optimizer: Any) -> bool:

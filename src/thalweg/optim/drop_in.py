@@ -6,13 +6,18 @@ from collections.abc import Iterable
 from inspect import Parameter
 from typing import Any, ClassVar
 
+from torch import nn
+from torch.optim.optimizer import ParamsT
+
 from thalweg.arguments import require_flag
 from thalweg.errors import UserError
 from thalweg.optim.base import RuleOptimizer
 from thalweg.optim.fused import Group
 from thalweg.optim.settings import number
 from thalweg.optim.state import Chain
-from thalweg.rules.record import Named
+from thalweg.recipe import recipe_with
+from thalweg.routes import REST, Way
+from thalweg.rules.record import DROP_IN, Named
 
 
 class NamedOptimizer(RuleOptimizer):
@@ -20,12 +25,30 @@ class NamedOptimizer(RuleOptimizer):
 
     named: ClassVar[Named]
 
+    def __init__(self, params: ParamsT | nn.Module, settings: dict[str, Any]) -> None:
+        settings |= self.named.fixed
+        self.own: dict[str, Any] = {}
+        if self.named.to:
+            self.recipe = recipe_with(self.named, settings)
+            self.own = {name: value for name, value in settings.items() if name not in DROP_IN}
+        super().__init__(params, {n: x for n, x in settings.items() if n not in self.own})
+
     def chain(self, group: Group) -> Chain:
+        if group.get("route") == REST:
+            return tuple(map(type, self.named.rest))
         return self.named.chain(group)
 
+    def settings_on(self, way: Way, group: Group) -> Group:
+        own = {} if way.name == REST else self.own
+        return own | super().settings_on(way, group)
+
     def accepted(self, group: Group) -> Group:
-        self.named.check({name: number(group[name]) for name in group if name != "params"})
+        if group.get("route") != REST:
+            self.named.check({name: number(group[name]) for name in group if name != "params"})
         return super().accepted(group)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "own": self.own}
 
 
 def classes_of(all_named: Iterable[Named], module: str) -> dict[str, type[NamedOptimizer]]:
@@ -50,7 +73,7 @@ def class_of(named: Named, base: type[NamedOptimizer], module: str) -> type[Name
             require_flag(unbuilt, given.arguments.get(unbuilt, False))
             if given.arguments.get(unbuilt):
                 raise UserError(f"{unbuilt}=True is not built; leave it out.")
-        RuleOptimizer.__init__(self, params, {**given.arguments, **named.fixed})
+        NamedOptimizer.__init__(self, params, given.arguments)
 
     __init__.__module__, __init__.__qualname__ = module, f"{named.name}.__init__"
     itself = Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)

@@ -39,8 +39,10 @@ Group = dict[str, Any]
 PLAIN = (Tensor, nn.Parameter)
 ParamWithGrad = tuple[Tensor, Tensor, int]
 """A parameter, what is here of the gradient that it has, and its group's index."""
-ChainPart = tuple[Chain, list[Tensor], Part]
-"""A chain, some of the parameters that it steps, and who steps them."""
+Branch = tuple[str, Chain]
+"""The route to a chain of its own, none for the chain of all, and the chain."""
+Stepper = tuple[Branch, list[Tensor], Part]
+"""A branch, some of the parameters that it steps, and who steps them."""
 
 
 class Fused:
@@ -55,8 +57,9 @@ class Fused:
         kernel: AnyKernel,
         params: Sequence[ParamWithGrad],
         places: Sequence[int],
+        branch: Branch,
     ) -> None:
-        self.kernel, self.places = kernel, places
+        self.kernel, self.places, self.branch = kernel, places, branch
         taken = [params[place] for place in places]
         self.params = [param for param, _, _ in taken]
         self.indices = [index for _, _, index in taken]
@@ -137,17 +140,17 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        self.read: Callable[[Group], tuple[Any, ...]]
+        self.reads: list[Callable[[Group], tuple[Any, ...]]] = []
         self.known: list[tuple[Any, ...]] = []
         self.varying: list[int] = []
 
     def changed(self, optimizer: RuleOptimizer) -> list[int]:
         """The groups whose numbers may be others than at the last call."""
-        before = self.known
-        if not before:
-            first = optimizer.param_groups[0]
-            self.read = itemgetter(*(name for name in optimizer.defaults if name in first))
-        self.known = list(map(self.read, optimizer.param_groups))
+        before, groups = self.known, optimizer.param_groups
+        for group in groups[len(self.reads) :]:
+            own = optimizer.defaults_of(group)
+            self.reads.append(itemgetter(*(name for name in own if name in group)))
+        self.known = list(map(call, self.reads, groups))
         if same(list(joined(*self.known)), list(joined(*before))):
             return self.varying
         self.varying = [
@@ -172,7 +175,7 @@ class Fusing:
         self.told = False
 
     def forget(self) -> None:
-        self.kinds: list[tuple[Chain, bool]] = []
+        self.kinds: list[tuple[Branch, bool]] = []
         self.params: list[Tensor] = []
         self.groups: tuple[int, ...] = ()
         self.owners: list[Tensor] = []
@@ -195,8 +198,7 @@ class Fusing:
                 part.renew(optimizer, changed)
             if self.left or self.summing:
                 parts = [
-                    (part.kernel.chain, part.params, part.step(optimizer, look))
-                    for part, look in looks
+                    (part.branch, part.params, part.step(optimizer, look)) for part, look in looks
                 ]
                 if self.left:
                     parts += optimizer.eager_parts([params[place] for place in self.left])
@@ -235,7 +237,10 @@ class Fusing:
         """Finds the kernels for the parameters, and those that no kernel steps."""
         self.forget()
         left, taken = sorted_out(optimizer, params)
-        parts = [Fused(optimizer, kernel, params, some) for kernel, some in taken.items()]
+        parts = [
+            Fused(optimizer, kernel, params, some, branch)
+            for (branch, kernel), some in taken.items()
+        ]
         if not all(part.readable for part in parts):
             raise UserError(
                 "a parameter, a gradient or a state has no memory for its numbers any more: its"
@@ -266,31 +271,31 @@ def same(some: Collection[Any], others: Collection[Any]) -> bool:
     return len(some) == len(others) and all(map(is_, some, others))
 
 
-def kind(optimizer: RuleOptimizer, index: int) -> tuple[Chain, bool]:
+def kind(optimizer: RuleOptimizer, index: int) -> tuple[Branch, bool]:
     """What a group's kernel is chosen by."""
     group = optimizer.param_groups[index]
-    return optimizer.chain(group), group["maximize"]
+    return optimizer.branch(group), group["maximize"]
 
 
 def sorted_out(
     optimizer: RuleOptimizer, params: Sequence[ParamWithGrad]
-) -> tuple[list[int], dict[AnyKernel, list[int]]]:
+) -> tuple[list[int], dict[tuple[Branch, AnyKernel], list[int]]]:
     """The places of the parameters that no kernel can step, and of those of each kernel."""
     left: list[int] = []
-    taken: dict[AnyKernel, list[int]] = {}
-    for chain, places in by_chain(optimizer, params).items():
+    taken: dict[tuple[Branch, AnyKernel], list[int]] = {}
+    for branch, places in by_branch(optimizer, params).items():
         for place in places:
-            kernel = kernel_for(optimizer, chain, params[place])
-            (left if kernel is None else taken.setdefault(kernel, [])).append(place)
+            kernel = kernel_for(optimizer, branch[1], params[place])
+            (left if kernel is None else taken.setdefault((branch, kernel), [])).append(place)
     return left, taken
 
 
-def by_chain(optimizer: RuleOptimizer, params: Iterable[ParamWithGrad]) -> dict[Chain, list[int]]:
-    """The places of the parameters that each chain steps."""
-    chains = [optimizer.chain(group) for group in optimizer.param_groups]
-    found: dict[Chain, list[int]] = {}
+def by_branch(optimizer: RuleOptimizer, params: Iterable[ParamWithGrad]) -> dict[Branch, list[int]]:
+    """The places of the parameters that each branch steps."""
+    branches = [optimizer.branch(group) for group in optimizer.param_groups]
+    found: dict[Branch, list[int]] = {}
     for place, (_, _, index) in enumerate(params):
-        found.setdefault(chains[index], []).append(place)
+        found.setdefault(branches[index], []).append(place)
     return found
 
 

@@ -77,16 +77,22 @@ def check_group(optimizer: RuleOptimizer, group: Any, where: str, saved: Any) ->
         raise UserError(
             f"{where} has {count} parameters, the parameter group here {len(group['params'])}."
         )
+    if saved.get("route", group.get("route")) != group.get("route"):
+        raise UserError(
+            f"{where} took the route {short(saved['route'])}, and the parameter group here takes"
+            f" {short(group.get('route'))}: it was saved with other routes."
+        )
+    defaults = optimizer.defaults_of(group)
     settings = {name for rule in every_rule() for name in rule.known()}
     own = {name for name in settings.intersection(saved, group) if saved[name] == group[name]}
-    strange = sorted(settings.intersection(effective(saved)).difference(optimizer.defaults, own))
-    rules_have = {name for rule in optimizer.chain(optimizer.defaults) for name in rule.known()}
-    missing = sorted(rules_have.intersection(effective(optimizer.defaults)).difference(saved))
+    strange = sorted(settings.intersection(effective(saved)).difference(defaults, own))
+    rules_have = {name for rule in optimizer.chain(defaults) for name in rule.known()}
+    missing = sorted(rules_have.intersection(effective(defaults)).difference(saved))
     if missing or strange:
         found = f"no {', '.join(missing)}" if missing else ", ".join(strange)
         kind = type(optimizer).__name__
         raise UserError(f"{where} has {found}: it was saved by another optimizer than {kind}.")
-    optimizer.accepted({**optimizer.defaults, **saved, **optimizer.fixed})
+    optimizer.accepted({**defaults, **saved, **optimizer.fixed})
     check_number(f"step_count of {where}", saved.get("step_count", 0))
     kept = saved.get("memory") or {}
     if not isinstance(kept, Mapping) or not all(map(is_memory, kept.values())):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from difflib import get_close_matches
 
+from torch import nn
 from torch.optim.optimizer import ParamsT
 
 from thalweg.arguments import require_known, word
@@ -15,19 +16,24 @@ from thalweg.optim.settings import number
 from thalweg.optim.state import Chain
 from thalweg.recipes import AnyRecipe, recipe_of
 from thalweg.rules import NAMED
-from thalweg.rules.rule import every_rule
+from thalweg.rules.rule import every_rule, settings_of
 
 BACKENDS = ("auto", "eager", "numba", "triton")
 
 
 class Optimizer(RuleOptimizer):
-    """Steps `params` (tensors, or groups with settings of their own) by a recipe.
+    """Steps `params` (a model, tensors, or groups with settings of their own) by a recipe.
 
         recipe = chain(clip_value(1.0), adam(lr=3e-3), tail_average(last=500))
         optimizer = Optimizer(model.parameters(), recipe)
 
     recipe: a recipe, a rule, the name of an optimizer, or the path of a recipe file, `*.toml`, or
     of a rule in a file, `rules.py:Mine`. Each of its settings is a key of the parameter groups.
+    Where it has routes, a group becomes one for all of its parameters that take the same routes,
+    whose names are its "route": give the model, which tells the role of each parameter, or
+    `model.named_parameters()`, whose names let it be guessed. A setting that a group of yours has
+    takes the place of its chain's; what routes change, they change in your groups too.
+    `optimizer.describe()` shows what goes where.
 
     backend: "auto" steps with compiled kernels what these can, which is contiguous float32, float64
     and bfloat16 on the CPU (by Numba) and on a GPU (by Triton); the rest is stepped eagerly, which
@@ -35,14 +41,18 @@ class Optimizer(RuleOptimizer):
     rules' arithmetic on whole tensors. Triton steps tensors on the CPU only in its interpreter,
     which serves to test kernels: where TRITON_INTERPRET=1 is set.
 
-    Raises UserError for a setting outside its range, and for an unknown recipe or backend.
+    Raises UserError for a setting outside its range, for an unknown recipe or backend, and for
+    parameters that no route takes.
     """
 
-    def __init__(self, params: ParamsT, recipe: AnyRecipe, *, backend: str = "auto") -> None:
+    def __init__(
+        self, params: ParamsT | nn.Module, recipe: AnyRecipe, *, backend: str = "auto"
+    ) -> None:
         require_known("backend", backend, BACKENDS)
         made = recipe_of(recipe)
         self.rules: Chain = tuple(type(rule) for rule in made.rules)
-        super().__init__(params, made.settings)
+        self.recipe = made if made.routes else None
+        super().__init__(params, settings_of(made.rules))
         self.backend = backend
 
     def add_param_group(self, param_group: Group) -> None:
@@ -50,15 +60,19 @@ class Optimizer(RuleOptimizer):
 
         What is no setting of any optimizer stays in the group, as in PyTorch.
         """
+        known = list(self.defaults)
+        for rules in self.recipe.chains if self.recipe else ():
+            known += settings_of(rules)
         for name, value in param_group.items() if isinstance(param_group, dict) else ():
-            strange = name not in self.defaults and is_setting(name, self.defaults)
+            strange = name not in known and is_setting(name, known)
             if strange and number(value):
-                hint = suggest(name, self.defaults)
+                hint = suggest(name, known)
                 raise UserError(f"the recipe has no setting {word(name)} for a group; {hint}")
         super().add_param_group(param_group)
 
-    def chain(self, group: Group) -> Chain:  # noqa: ARG002 (every group has the recipe's chain)
-        return self.rules
+    def chain(self, group: Group) -> Chain:
+        way = self.ways.get(group.get("route", ""))
+        return tuple(map(type, way.rules)) if way else self.rules
 
     def __getstate__(self) -> dict[str, object]:
         return {**super().__getstate__(), "rules": self.rules}

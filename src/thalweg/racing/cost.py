@@ -20,6 +20,7 @@ from thalweg.racing.alarm import Alarm
 from thalweg.racing.record import Cost, Settings
 from thalweg.random_numbers import drawing
 from thalweg.recipe import Recipe
+from thalweg.routes import parameters_of
 from thalweg.stack.batches import fetch, training_order
 from thalweg.stack.member import Member
 from thalweg.stack.population import initial_model
@@ -103,9 +104,9 @@ def costs(task: Task, recipes: Mapping[str, Recipe], timeout: float | None) -> l
     """
     taken = lone_steps(task, recipes, timeout)
     with failure_in_training(task):
-        params = [p for p in initial_model(task, seed=0).parameters() if p.requires_grad]
+        model = initial_model(task, seed=0)
     return [
-        cost(name, state_per_parameter(recipes[name], params), own) for name, own in taken.items()
+        cost(name, state_per_parameter(recipes[name], model), own) for name, own in taken.items()
     ]
 
 
@@ -129,7 +130,7 @@ def lone_steps(
         # What is expanded cannot be written to, by training neither.
         tensors = [*model.parameters(), *(x for x in model.buffers() if x.is_contiguous())]
         start = [tensor.detach().clone() for tensor in tensors]
-        optimizers = {name: Optimizer(model.parameters(), one) for name, one in recipes.items()}
+        optimizers = {name: Optimizer(model, one) for name, one in recipes.items()}
         taken: dict[str, list[tuple[float, float]]] = {name: [] for name in recipes}
         turns = random.Random(0)
         began = perf_counter()
@@ -170,11 +171,13 @@ def lone_step(
     return end - start, end - before_step
 
 
-def state_per_parameter(recipe: Recipe, params: Sequence[Tensor]) -> float:
+def state_per_parameter(recipe: Recipe, model: nn.Module) -> float:
     """The numbers that the recipe's rules keep for each number of a model's parameters."""
-    states = [state for rule in recipe.rules for state in rule.states.values()]
-    kept = [math.prod(shape_of(p, state, recipe.settings)) for state in states for p in params]
-    return sum(kept) / max(1, sum(p.numel() for p in params))
+    kept, params = 0, list(model.parameters())
+    for param, way in zip(params, recipe.ways(parameters_of(model)), strict=True):
+        states = [state for rule in way.rules for state in rule.states.values()]
+        kept += sum(math.prod(shape_of(param, state, way.settings())) for state in states)
+    return kept / max(1, sum(param.numel() for param in params))
 
 
 def announcement(seconds: float) -> str:

@@ -11,12 +11,12 @@ from typing import Any, TypeAlias, TypeGuard
 from thalweg import schedules
 from thalweg.arguments import require_flag, require_kind, require_text
 from thalweg.errors import UserError
-from thalweg.recipe import Recipe
+from thalweg.recipe import Recipe, Setting
 from thalweg.recipes import file_with_space, recipe_of
 from thalweg.rule_names import in_file, is_in_file
 from thalweg.rules.rule import Rule
 from thalweg.rules.space import Space
-from thalweg.rules.tuning import documented, space_of
+from thalweg.rules.tuning import documented, is_rate, space_of
 from thalweg.schedules import Schedule
 
 DEFAULT_ENTRANTS = (
@@ -52,7 +52,7 @@ class Entrant:
         lists for that setting, else the log scale where both are above 0. Without a space it races
         as it stands.
     cooled: whether a tuned `lr` comes under the common cooling of the race, and not under a
-        schedule that it has in the recipe.
+        schedule that it has in the recipe; where one is tuned, those of other routes come too.
 
     Raises UserError for a space that the recipe cannot be tuned in, and for another wrong argument.
     """
@@ -71,16 +71,16 @@ class Entrant:
         # The record of a race keeps recipes as text, so one that text cannot tell is told now.
         Recipe.from_toml(self.recipe.to_toml())
         try:
-            rules = self.recipe.rules
-            space = {name: space_of(rules, name, given) for name, given in self.space.items()}
+            known = self.recipe.tunables
+            space = {name: space_of(known, name, given) for name, given in self.space.items()}
         except UserError as error:
             raise UserError(f"{of} {error}") from None
         object.__setattr__(self, "space", space)
 
     @property
     def comes_under_cooling(self) -> bool:
-        """Whether its `lr` follows the cooling of the race."""
-        return self.cooled and "lr" in self.space
+        """Whether its rates follow the cooling of the race."""
+        return self.cooled and any(map(is_rate, self.space))
 
     def configured(self, values: Mapping[str, float]) -> Recipe:
         """The recipe with these values of its tuned settings; a schedule of `lr` is scaled."""
@@ -92,7 +92,7 @@ class Entrant:
 
 def whole(name: str) -> str:
     """The setting that a tuned name belongs to: `betas` for `betas[0]`."""
-    return name.partition("[")[0]
+    return re.sub(r"\[\d\]$", "", name)
 
 
 def with_part(setting: Any, name: str, value: float) -> object:
@@ -130,7 +130,7 @@ def is_file(given: object) -> TypeGuard[str]:
 
 def tuned(one: Entrant) -> Entrant:
     """The same entrant, tuned in its documented space, where its own says nothing else."""
-    space = {**documented(one.recipe.rules), **one.space}
+    space = {**documented(one.recipe.tunables), **one.space}
     if not space:
         raise UserError(
             f"{one.name} cannot be tuned, because its rules document no search space: give an"
@@ -162,22 +162,23 @@ def baseline_with_space(baseline: Entrant) -> Entrant:
 
 
 def with_cooling(recipe: Recipe, cooling: str, steps: int) -> Recipe:
-    """The recipe with its `lr` under one of `COOLINGS` over `steps` steps.
+    """The recipe with the `lr` of every chain under one of `COOLINGS` over `steps` steps.
 
     "linear" falls to a hundredth, "cosine" to zero, "none" leaves the number; a schedule that the
     recipe brings is replaced.
     """
-    lr = recipe.settings["lr"]
-    start = lr.base if isinstance(lr, Schedule) else lr
-    cooled = {
-        "none": start,
-        "linear": schedules.linear(start, steps=steps),
-        "cosine": schedules.cosine(start, steps=steps),
-    }
-    return recipe.replace(lr=cooled[cooling])
+
+    def cooled(lr: Setting) -> Setting:
+        start = lr.base if isinstance(lr, Schedule) else lr
+        if cooling == "none":
+            return start
+        falling = schedules.linear if cooling == "linear" else schedules.cosine
+        return falling(start, steps=steps)
+
+    return recipe.with_rates(cooled)
 
 
 def cooling_of(recipe: str) -> str:
     """The cooling of a recipe, given as TOML, by its name in `COOLINGS`."""
-    lr = Recipe.from_toml(recipe).settings["lr"]
+    lr = next(iter(Recipe.from_toml(recipe).rates.values()))
     return lr.kind if isinstance(lr, Schedule) else "none"

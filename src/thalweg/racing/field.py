@@ -25,9 +25,10 @@ from thalweg.racing.record import Settings
 from thalweg.racing.repeat import quoted
 from thalweg.recipe import Recipe
 from thalweg.recipes import RECIPES
+from thalweg.recipes import no_decay as without_decay
 from thalweg.rule_names import is_rule
 from thalweg.rules.rule import Rule
-from thalweg.rules.tuning import documented, tunables
+from thalweg.rules.tuning import documented, is_rate
 from thalweg.schedules import Schedule
 
 
@@ -53,8 +54,11 @@ def entered(
     tune: Sequence[Entry],
     baseline: str | Recipe | None,
     pretrainings: Sequence[str],
+    no_decay: bool = False,
 ) -> list[Entrant]:
     """All that race, with a twin for each of these pre-trainings, the baseline last.
+
+    no_decay: whether they are without decay on biases and norms; the baseline stays as it is.
 
     Before it comes the same tuned, where nobody else is that and its rules document a space.
     UserError for one to be tuned that does not race, and as `require_different`.
@@ -64,11 +68,13 @@ def entered(
         for i in places(asked, given):
             field[i] = tuned(field[i])
     field = apart(field, given)
+    if no_decay:
+        field = [replace(one, recipe=without_decay(one.recipe)) for one in field]
     plain = [one for one in field if not one.recipe.pretrain]
     field += [twin(one, kind) for kind in pretrainings for one in plain]
     if baseline is not None:
         now = baseline_entrant(baseline)
-        if documented(now.recipe.rules) and baseline_tuned(field, now) is None:
+        if documented(now.recipe.tunables) and baseline_tuned(field, now) is None:
             field.append(baseline_with_space(now))
         field.append(now)
     require_different(field)
@@ -129,9 +135,9 @@ def baseline_tuned(field: Sequence[Entrant], baseline: Entrant) -> str | None:
 
 def kept(recipe: Recipe, tuned: Container[str]) -> tuple[object, ...]:
     """All of a recipe but its tuned settings."""
-    values = settings_of(recipe.rules)
-    fixed = {name: value for name, value in values.items() if name not in tuned}
-    return [type(rule) for rule in recipe.rules], fixed, recipe.pretrain
+    fixed = {name: value for name, value in settings_of(recipe).items() if name not in tuned}
+    kinds = [type(rule) for rules in recipe.chains for rule in rules]
+    return kinds, [route.to for route in recipe.routes], fixed, recipe.pretrain
 
 
 def beside_baseline(settings: Settings) -> Iterator[str]:
@@ -165,14 +171,16 @@ def alike(field: Sequence[Entrant]) -> Iterator[str]:
 
 def runs_of(one: Entrant) -> tuple[object, ...]:
     """All that its runs depend on."""
-    return one.recipe.rules, one.recipe.pretrain, one.space, one.comes_under_cooling
+    recipe = one.recipe
+    return recipe.rules, recipe.routes, recipe.pretrain, one.space, one.comes_under_cooling
 
 
 def by_name(one: Entrant) -> bool:
     """Whether it is what a name alone stands for, as `thalweg entrants` lists it."""
-    chains = [make().rules for make in RECIPES.values()]
-    listed = any(one.recipe.rules == rules and one.space == documented(rules) for rules in chains)
-    return listed and one.cooled
+    recipe = one.recipe
+    known = [make() for make in RECIPES.values()]
+    listed = any((recipe.rules, recipe.routes) == (other.rules, other.routes) for other in known)
+    return listed and one.space == documented(recipe.tunables) and one.cooled
 
 
 def told(one: Entrant, cooling: str) -> str:
@@ -180,7 +188,7 @@ def told(one: Entrant, cooling: str) -> str:
 
     A weight decay of 0 does nothing, and is not told.
     """
-    values = settings_of(one.recipe.rules)
+    values = settings_of(one.recipe)
     if values.get("weight_decay") == 0:
         del values["weight_decay"]
     fixed = [f"{name} {shown(value)}" for name, value in values.items() if name not in one.space]
@@ -189,20 +197,20 @@ def told(one: Entrant, cooling: str) -> str:
         return f"{one.name} {as_it_stands}: {', '.join(fixed)}."
     spaces = [f"{name} ({space.low:g} to {space.high:g})" for name, space in one.space.items()]
     verbs = [f"keeps {wording.listed(fixed)}"] if fixed else []
-    scheduled = isinstance(values["lr"], Schedule)
+    scheduled = any(isinstance(lr, Schedule) for lr in one.recipe.rates.values())
     if one.comes_under_cooling:
         instead = " in place of its own schedule" if scheduled else ""
         verbs.append(f"races {wording.COOLINGS[cooling]}{instead}")
-    elif "lr" in one.space:
+    elif any(map(is_rate, one.space)):
         own = "with the shape of its own schedule" if scheduled else "without the common cooling"
         verbs.append(f"races {own}")
     return f"{one.name} is tuned in {wording.listed(spaces)}; it {', and '.join(verbs)}."
 
 
-def settings_of(rules: Sequence[Rule]) -> dict[str, Any]:
-    """Every setting of a chain by name, the parts of a pair as `betas[0]` and `betas[1]`."""
-    values = {name: each.value for name, each in tunables(rules).items()}
-    return values | {name: rule.settings[name] for rule in rules for name in rule.options}
+def settings_of(recipe: Recipe) -> dict[str, Any]:
+    """Every setting of a recipe by name, the parts of a pair as `betas[0]` and `betas[1]`."""
+    values = {name: each.value for name, each in recipe.tunables.items()}
+    return values | {n: value for n, value in recipe.settings.items() if type(value) is int}
 
 
 def shown(value: Any) -> str:

@@ -34,6 +34,7 @@ from thalweg.racing.record import (
     Stop,
 )
 from thalweg.racing.repeat import whole_call
+from thalweg.routes import Parameter
 from thalweg.rules.space import Space
 from thalweg.training.fingerprint import difference
 from thalweg.training.run import Point
@@ -101,7 +102,15 @@ CREATE TABLE certainties (
 CREATE TABLE notes (line TEXT PRIMARY KEY);
 """
 
-COMPARED_APART = ("trials", "earlier", "spaces", "recipes", "cooled", "fingerprint")
+COMPARED_APART = (
+    "trials",
+    "earlier",
+    "spaces",
+    "recipes",
+    "cooled",
+    "parameters",
+    "fingerprint",
+)
 """The settings that are not just the same or others."""
 
 KEPT = "id <= (SELECT coalesce(max(kept), 0) FROM tunings)"
@@ -436,7 +445,10 @@ def settings_of(kept: dict[str, Any]) -> Settings:
         for entrant, own in kept["spaces"].items()
     }
     tuples = {name: tuple(kept[name]) for name in ("entrants", "cooled", "earlier")}
-    return Settings(**kept | tuples | {"spaces": spaces})
+    parameters = tuple(
+        Parameter(name, tuple(shape), role) for name, shape, role in kept.get("parameters", ())
+    )
+    return Settings(**kept | tuples | {"spaces": spaces, "parameters": parameters})
 
 
 def entered(settings: Settings, entrant: str) -> tuple[object, ...]:

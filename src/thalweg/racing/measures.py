@@ -9,6 +9,7 @@ from statistics import median
 
 from thalweg.racing.entrants import cooling_of
 from thalweg.racing.record import Configuration, Cost, Record, RunRecord, Settings
+from thalweg.rules.tuning import is_rate
 from thalweg.statistics import Interval, compare, median_interval, tunability, wilson
 
 BUDGETS = (1, 2, 4, 8, 16)
@@ -244,7 +245,7 @@ class Measures:
         chosen = self.chosen(entrant)
         if chosen is None:
             return {}
-        if "lr" not in chosen.values or self.settings.cooling != "tune":
+        if not any(map(is_rate, chosen.values)) or self.settings.cooling != "tune":
             return chosen.values
         return {**chosen.values, "cooling": cooling_of(chosen.recipe)}
 

@@ -35,7 +35,10 @@ from thalweg.racing.repeat import call, usual_folder
 from thalweg.racing.search import MOST_TRIALS
 from thalweg.racing.verdict import Verdict, verdict
 from thalweg.recipe import Recipe
+from thalweg.routes import parameters_of
 from thalweg.stack.batches import length_of
+from thalweg.stack.population import initial_model
+from thalweg.tasks.groups import with_groups
 from thalweg.tasks.task import Task
 from thalweg.training.fingerprint import fingerprint, of_own_rules
 from thalweg.training.pretrain import offered
@@ -88,6 +91,7 @@ def race(
     tune: Sequence[Entry] = (),
     baseline: str | Recipe | None = None,
     pretrain: bool = False,
+    no_decay: bool = False,
     cooling: str = "linear",
     alpha: float = 0.05,
     seed: int = 0,
@@ -122,6 +126,8 @@ def race(
         serves, where it is that. The verdict then says which part of a gain is by tuning alone.
     pretrain: whether each entrant also races pre-trained, in every way that the task offers. The
         stages share its steps equally, and each is a training of its own, cooling included.
+    no_decay: whether the entrants decay no biases and nothing of normalization layers; see
+        `thalweg.no_decay`. The baseline stays as it is.
     cooling: of every lr that is tuned: "linear" (to a hundredth), "cosine", "none", or "tune",
         which tries all three.
     alpha: from 1e-12 to below 0.5, the risk that the best entrant is missing from the shortlist.
@@ -157,6 +163,7 @@ def race(
     progress = Silent() if progress is None else progress
     require_kind("progress", progress, Progress, "an object with the methods of a Progress")
     require_flag("pretrain", pretrain)
+    require_flag("no_decay", no_decay)
     runs = require_path("runs", runs)
     timeout = None if timeout is None else require_timeout(timeout)
     trials = None if trials is None else require_whole("trials", trials, 1, MOST_TRIALS)
@@ -172,14 +179,15 @@ def race(
         given = entries("entrants", DEFAULT_ENTRANTS if entrants is None else entrants)
         tuning = entries("tune", tune)
         with chdir(here):
-            field = entered(given, tuning, baseline, offered(found) if pretrain else ())
+            field = entered(given, tuning, baseline, offered(found) if pretrain else (), no_decay)
+        field = [replace(one, recipe=with_groups(found, one.recipe)) for one in field]
         settings = Settings(
             **of_task(found, field),
             **of_field(field, baseline),
             **chosen,
             trials=TRIALS if trials is None else trials,
         )
-        command = call(task, given, tuning, baseline, pretrain, settings)
+        command = call(task, given, tuning, baseline, pretrain, no_decay, settings)
     else:
         kept, command = Ledger.begun(folder)
         field = on_record(kept)
@@ -254,6 +262,7 @@ def of_task(task: Task, field: Sequence[Entrant]) -> dict[str, Any]:
         "direction": task.better,
         "target": task.target,
         "steps": task.total_steps(length_of(task)),
+        "parameters": tuple(parameters_of(initial_model(task, seed=0))),
         "fingerprint": {
             **fingerprint([task, *others]),
             **of_own_rules(one.recipe for one in field),

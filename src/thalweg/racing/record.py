@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from thalweg.routes import Parameter
 from thalweg.rules.space import Space
 from thalweg.stack.way import Way
 from thalweg.training.run import Point
@@ -34,6 +35,7 @@ class Settings:
     spaces: by entrant, where each of its tuned settings is looked for; none for one that is not
     tuned. recipes: by entrant, the one that it comes with, as TOML. cooled: the entrants whose lr
     is under the cooling. earlier: the trials after which tuning was added, each time.
+    parameters: of the task's model.
     fingerprint: of the task's data, model, loss and metrics; another task under an old name shows.
     """
 
@@ -58,6 +60,7 @@ class Settings:
     recipes: Mapping[str, str] = field(default_factory=dict)
     cooled: tuple[str, ...] = ()
     earlier: tuple[int, ...] = ()
+    parameters: tuple[Parameter, ...] = ()
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
 
     @property

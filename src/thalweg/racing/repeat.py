@@ -34,6 +34,7 @@ def call(
     tune: Sequence[Entry],
     baseline: str | Recipe | None,
     pretrain: bool,
+    no_decay: bool,
     settings: Settings,
 ) -> str:
     """The command that repeats the race.
@@ -52,12 +53,14 @@ def call(
         words += ["--tune", ",".join(map(str, tune))] if tune else []
         words += [] if baseline is None else ["--baseline", str(baseline)]
         words += ["--pretrain"] if pretrain else []
+        words += ["--no-decay"] if no_decay else []
         words += [word for name, value in further.items() for word in (option(name), str(value))]
         return shlex.join(words)
     arguments = [quoted(task), f"entrants=[{', '.join(map(quoted, entrants))}]"]
     arguments += [f"tune=[{', '.join(map(quoted, tune))}]"] if tune else []
     arguments += [] if baseline is None else [f"baseline={quoted(baseline)}"]
     arguments += ["pretrain=True"] if pretrain else []
+    arguments += ["no_decay=True"] if no_decay else []
     arguments += [f"{name}={value!r}" for name, value in further.items()]
     return f"thalweg.race({', '.join(arguments)})"
 

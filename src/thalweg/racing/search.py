@@ -34,7 +34,7 @@ from thalweg.racing.record import Configuration, Edge, Key, Record, Settings, St
 from thalweg.rules.decay import DecoupledDecay, L2Decay
 from thalweg.rules.rule import Rule
 from thalweg.rules.space import Space
-from thalweg.rules.tuning import documented, tunables
+from thalweg.rules.tuning import documented
 from thalweg.schedules import Schedule
 
 EXPLORED = 8
@@ -209,9 +209,9 @@ class Search:
         """
         one = self.field[entrant]
         space = one.space[name]
-        if documented(one.recipe.rules).get(name) != space:
+        if documented(one.recipe.tunables).get(name) != space:
             return space
-        hyper = tunables(one.recipe.rules)[name].hyper
+        hyper = one.recipe.tunables[name].hyper
         low, high = value_at(space, -WIDEST), value_at(space, 1 + WIDEST)
         beyond = high >= hyper.high if hyper.below else high > hyper.high
         return Space(max(low, hyper.low), space.high if beyond else high, space.scale)
@@ -299,7 +299,7 @@ class Search:
     def configured(
         self, one: Entrant, index: int, values: Mapping[str, float], cooling: str
     ) -> Configuration:
-        hypers = {name: known.hyper for name, known in tunables(one.recipe.rules).items()}
+        hypers = {name: known.hyper for name, known in one.recipe.tunables.items()}
         # Round-off may leave what a setting may be.
         held = {
             name: min(max(value, hypers[name].low), hypers[name].high)
@@ -345,7 +345,7 @@ def exploring(trials: int) -> int:
 
 def usual(one: Entrant) -> dict[str, float]:
     """Where the settings lie that the recipe comes with, the nearest of its space."""
-    known = tunables(one.recipe.rules)
+    known = one.recipe.tunables
     point = {"cooling": (COOLINGS.index("linear") + 0.5) / len(COOLINGS)}
     for name, space in one.space.items():
         value = known[name].value

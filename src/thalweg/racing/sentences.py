@@ -14,6 +14,7 @@ from thalweg.racing.record import Record, RunRecord, Settings, Stop
 from thalweg.racing.repeat import resume_call
 from thalweg.racing.search import AGAIN, HOPE, MOST_TRIALS
 from thalweg.racing.wording import counted, listed
+from thalweg.rules.tuning import is_rate
 from thalweg.statistics import Interval, more_seeds_needed, visible_margin
 
 NEARLY_ALL = 0.75
@@ -104,7 +105,7 @@ def recipes_in_words(measures: Measures) -> str:
 
 def cooling_in_words(measures: Measures) -> str:
     """The common cooling, which is that of every lr that was tuned."""
-    if not any("lr" in one.values for one in measures.record.configurations):
+    if not any(is_rate(name) for one in measures.record.configurations for name in one.values):
         return ""
     some = "" if all_tuned(measures) else "the tuned "
     return f", {some}{wording.COOLINGS[measures.settings.cooling]}"

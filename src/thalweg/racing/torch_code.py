@@ -50,6 +50,11 @@ def translated(recipe: Recipe) -> list[str]:
             f"Pre-training {recipe.pretrain} is no matter of an optimizer: `thalweg train` does it,"
             " and `thalweg.pretrain`."
         )
+    if recipe.routes:
+        raise NoCounterpartError(
+            "The recipe has routes; in PyTorch, each is a parameter group, or an optimizer, of its"
+            " own: `describe()` of its `thalweg.optim.Optimizer` shows what goes where."
+        )
     clips, rule, decay = parts(recipe)
     step = [*map(clip_line, clips), "optimizer.step()"]
     optimizer = f"optimizer = {optimizer_call(rule, decay)}"

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from thalweg.optim.description import Described, Description, state_bytes
 from thalweg.racing.measures import Measures
 from thalweg.racing.record import Record, RunRecord
 from thalweg.racing.repeat import doctor_call
 from thalweg.racing.verdict import Verdict, verdict
+from thalweg.recipe import Recipe
 from thalweg.report.page import write_page
 from thalweg.report.pictures import pictures
 from thalweg.report.search import searches
 from thalweg.report.strokes import strokes
+from thalweg.routes import Parameter
+from thalweg.rules.tuning import first_rate
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,21 @@ def write_report(record: Record, path: str | Path, folder: Path | None = None) -
         searches=searches(measures, [row.entrant for row in judged.rows]),
         levels=levels(judged),
         diverged=list(diverged(record)),
+        routed=routed(judged.recipe, record.settings.parameters),
         seen_by_doctor=(Path(path).parent / "doctor.html").is_file(),
         doctor=doctor_call(record, folder),
     )
+
+
+def routed(recipe: str | None, parameters: Sequence[Parameter]) -> Description:
+    """Which parameter goes where by the winner's routes; empty for a recipe that has none."""
+    found, best = Description(), Recipe.from_toml(recipe) if recipe else None
+    if best and best.routes:
+        for known, way in zip(parameters, best.ways(parameters), strict=True):
+            param = torch.empty(known.shape, device="meta", requires_grad=True)
+            kept = state_bytes(tuple(map(type, way.rules)), param, way.settings())
+            found.append(Described(*known, way.name, kept))
+    return found
 
 
 def levels(judged: Verdict) -> str:
@@ -78,7 +95,7 @@ def diverged(record: Record) -> Iterator[Diverged]:
         if not math.isfinite(run.score):
             reason = run.reason or "its metric is not a number"
             kinds.setdefault((run.entrant, run.round, reason), []).append(run)
-    rates = {one.key: one.values.get("lr") for one in record.configurations}
+    rates = {one.key: one.values.get(first_rate(one.values)) for one in record.configurations}
     order = record.settings.entrants.index
     for entrant, round_, reason in sorted(kinds, key=lambda kind: (order(kind[0]), kind[1])):
         runs = kinds[entrant, round_, reason]

@@ -17,6 +17,7 @@ from thalweg.racing.measures import Measures, as_loss
 from thalweg.racing.record import Configuration
 from thalweg.report.figure import Picture, around, as_text, jsonable, lay_out, spans_much
 from thalweg.report.strokes import strokes
+from thalweg.rules.tuning import first_rate
 
 HEIGHT = 220
 
@@ -38,7 +39,9 @@ def searches(measures: Measures, entrants: Iterable[str]) -> list[Picture]:
     if not any(map(math.isfinite, scores)):
         return []
     drawn = Searches(measures)
-    return [drawn.of(name) for name in entrants if "lr" in measures.settings.spaces.get(name, ())]
+    return [
+        drawn.of(name) for name in entrants if first_rate(measures.settings.spaces.get(name, ()))
+    ]
 
 
 class Searches:
@@ -65,7 +68,8 @@ class Searches:
         """What was tried of one entrant against lr, and its model with the rest as chosen."""
         figure = go.Figure()
         known = Landscape(name, self.measures.record, self.scale)
-        space, place = known.spaces["lr"], known.names.index("lr")
+        rate = first_rate(known.names)
+        space, place = known.spaces[rate], known.names.index(rate)
         reached = [point[place] for point in known.points.values()]
         low, high = min(0.0, *reached), max(1.0, *reached)
         if len(known.expected) > 1:
@@ -74,7 +78,7 @@ class Searches:
         for end, beyond in ((space.low, -low), (space.high, high - 1)):
             if beyond > ROUND_OFF:
                 figure.add_vline(end, line={"color": "#888888", "width": 1, "dash": "dot"})
-        lay_out(figure, "lr", "", self.spread)
+        lay_out(figure, rate, "", self.spread)
         figure.update_layout(height=HEIGHT, font_size=12, margin_l=0)
         figure.update_yaxes(range=self.range)
         logarithmic = space.scale == "log"
@@ -93,10 +97,11 @@ class Searches:
         chosen = self.measures.record.chosen.get(known.entrant)
         held = known.best if chosen is None else known.points[chosen]
         at = np.tile(held, (len(quantiles), 1))
-        at[:, known.names.index("lr")] = quantiles
+        rate = first_rate(known.names)
+        at[:, known.names.index(rate)] = quantiles
         # The search sees walls by ranks alone; a reader wants to see how high they are.
         mean, deviation = known.fitted(known.scaled).mean_and_deviation(at)
-        rates = [value_at(known.spaces["lr"], quantile) for quantile in quantiles.tolist()]
+        rates = [value_at(known.spaces[rate], quantile) for quantile in quantiles.tolist()]
         low, middle, high = (
             self.drawn(self.scale.loss(mean + away * deviation), self.limits)
             for away in (-LIKELY, 0, LIKELY)
@@ -142,7 +147,7 @@ class Searches:
                 continue
             losses = np.array([as_loss(scores[one.index], self.settings) for one in some])
             figure.add_scatter(
-                x=[one.values["lr"] for one in some],
+                x=[one.values[first_rate(one.values)] for one in some],
                 y=self.drawn(losses, self.ends),
                 mode="markers",
                 marker={
@@ -171,7 +176,8 @@ class Searches:
         chosen = self.measures.chosen(name)
         if chosen:
             score = wording.number(self.measures.tuning_scores(name)[chosen.index])
-            told += f" Chosen: lr {chosen.values['lr']:.3g}, which came to {score}."
+            rate = first_rate(chosen.values)
+            told += f" Chosen: {rate} {chosen.values[rate]:.3g}, which came to {score}."
         for stop in self.measures.record.stops:
             if stop.entrant == name:
                 told += (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from inspect import Parameter, Signature
 from textwrap import fill
@@ -19,7 +19,7 @@ import torch
 from thalweg.arguments import require_flag
 from thalweg.errors import UserError
 from thalweg.rules.decay import DecoupledDecay, L2Decay
-from thalweg.rules.rule import Hyper, Rule
+from thalweg.rules.rule import Hyper, Rule, with_settings
 
 Chain = tuple[type[Rule], ...]
 
@@ -35,11 +35,17 @@ class Named:
 
     PyTorch tells several rules apart by arguments of one class: those of one `Counterpart` are
     variants of one optimizer, each for the arguments that are on.
+
+        Named("Muon", Muon(), DecoupledDecay(), to="hidden matrix", rest=[Adam(), DecoupledDecay()])
+
+    to: the parameters that the rules are for, where `rest` are the rules of all others. A setting
+    for which both have the same `Hyper` is one setting; the rest keeps its others.
     """
 
-    def __init__(self, name: str, *rules: Rule) -> None:
+    def __init__(self, name: str, *rules: Rule, to: str = "", rest: Sequence[Rule] = ()) -> None:
         self.name = name
         self.rules = rules
+        self.to, self.rest = to, tuple(rest)
         self.stepping = next(rule for rule in rules if "lr" in rule.hypers)
         self.decoupled = any(isinstance(rule, DecoupledDecay) for rule in rules)
         # What commands, files and reports call it, and the function that makes its recipe.
@@ -101,6 +107,12 @@ class Named:
             kind(**{name: settings[name] for name in kind.known() if name in settings})
             for kind in self.chain(settings)
         )
+
+    def rest_with(self, settings: Mapping[str, Any]) -> tuple[Rule, ...]:
+        """The rules of the other parameters, with the settings that are theirs too."""
+        hypers = {name: it for rule in self.rest for name, it in rule.hypers.items()}
+        theirs = [name for name, it in hypers.items() if it is self.hypers.get(name)]
+        return with_settings(self.rest, {n: settings[n] for n in theirs if n in settings})
 
     @cached_property
     def signature(self) -> Signature:

@@ -18,7 +18,7 @@ taken, `bound` gives a copy that holds the values of that step instead, and `upd
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from inspect import Parameter, Signature, signature
 from numbers import Real
@@ -333,9 +333,22 @@ class Rule:
         return theta
 
 
-RESERVED = {*dir(Rule), "params", "param", "grad", "t", "step", "maximize", "memory"}
+RESERVED = {*dir(Rule), "params", "param", "grad", "t", "step", "maximize", "memory", "route"}
 RESERVED |= {"step_count", "foreach", "fused", "capturable", "differentiable"}
 """Names that a group, a state or a rule has for something of its own."""
+
+
+def settings_of(rules: Iterable[Rule]) -> dict[str, Any]:
+    """Every hyperparameter and option of every rule, by name."""
+    return {name: value for rule in rules for name, value in rule.settings.items()}
+
+
+def with_settings(rules: Iterable[Rule], settings: Mapping[str, Any]) -> tuple[Rule, ...]:
+    """The same rules with some settings changed."""
+    return tuple(
+        type(rule)(**{name: settings.get(name, value) for name, value in rule.settings.items()})
+        for rule in rules
+    )
 
 
 def every_rule() -> list[type[Rule]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,30 +47,39 @@ def tunables(chain: Iterable[Rule]) -> dict[str, Tunable]:
     return found
 
 
-def documented(chain: Iterable[Rule]) -> dict[str, Space]:
-    """The search space that the rules document, by the name of the setting.
+def documented(known: Mapping[str, Tunable]) -> dict[str, Space]:
+    """The search space that is documented for what can be tuned, by the name of the setting.
 
     A setting that follows a schedule is left out, so that the schedule is kept, but for `lr`, whose
     schedule is the race's to give. So is one that is off, at 0, which no logarithmic space holds.
     """
     return {
         name: one.space
-        for name, one in tunables(chain).items()
-        if one.space and (name == "lr" or not (one.scheduled or one.is_off))
+        for name, one in known.items()
+        if one.space and (is_rate(name) or not (one.scheduled or one.is_off))
     }
 
 
-def space_of(chain: Iterable[Rule], name: str, given: Any) -> Space:
+def is_rate(name: str) -> bool:
+    """Whether the setting is the `lr` of a chain, or of that of a route."""
+    return name.rpartition(".")[2] == "lr"
+
+
+def first_rate(names: Iterable[str]) -> str:
+    """The first `lr` among the names of settings; "" for none."""
+    return next(filter(is_rate, names), "")
+
+
+def space_of(known: Mapping[str, Tunable], name: str, given: Any) -> Space:
     """The space in which a person wants a setting tuned.
 
     given: a space, a pair of its ends, or a table of `low`, `high` and `scale`. Without a scale it
     is that which the rule documents; where there is none, log above 0, else linear.
     UserError for a setting that cannot be tuned, and for a space that it cannot be tuned in.
     """
-    known = tunables(chain)
     if not isinstance(name, str) or name not in known:
         raise UserError(f"no setting {short(name)} can be tuned; {suggest(word(name), known)}")
-    if name != "lr" and known[name].scheduled:
+    if not is_rate(name) and known[name].scheduled:
         raise UserError(
             f"{name} follows a schedule, which tuning would replace: make it a number, or leave it"
             " out of the space."

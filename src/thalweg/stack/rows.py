@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Any
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from thalweg.fuse import eager
-from thalweg.fuse.choice import AnyKernel, AnyTable, kernel_on
+from thalweg.fuse.choice import AnyKernel, AnyTable
 from thalweg.fuse.eager import Cell
-from thalweg.fuse.passes import Kinds, Numbers, eagerly, over_model, together
+from thalweg.fuse.passes import Part, eagerly
 from thalweg.fuse.staged_kernel import StagedTable
 from thalweg.optim.settings import at, base, holds_schedule, memory, observed
 from thalweg.optim.state import starting, working
@@ -51,13 +51,8 @@ class Rows:
     def rows(self) -> slice:
         return slice(self.start, self.start + len(self.settings))
 
-    def step(self, params: Tensors, gradients: Tensors, step: int) -> None:
+    def stepping(self, kernel: AnyKernel, params: Tensors, gradients: Tensors, step: int) -> Part:
         """Moves its rows of each parameter, `[R, *shape]`, where they are; steps count from 0."""
-        first = next(iter(params.values()))
-        kernel = kernel_on(first.device, self.chain, first.dtype)
-        if kernel is None:
-            self.step_one_by_one(part(params, self.rows), part(gradients, self.rows), step)
-            return
         table = self.table or self.laid_out(kernel, params, step)
         self.pointers[:, kernel.layout.column("grad")] = self.addresses(gradients)
         given = self.pointers, self.numbers(kernel, step)
@@ -66,25 +61,19 @@ class Rows:
             age = step - self.born + 1
             members = [self.cells(i, mine, theirs, step, age) for i in range(len(self.settings))]
             cells = [cell for of_param in zip(*members, strict=True) for cell in of_param]
-            together([table.step(*given, cells)], self.over_members)
+            yield from table.step(*given, cells)
         else:
-            together([table.step(*given)], self.over_members)
+            yield from table.step(*given)
 
-    def step_one_by_one(self, params: Tensors, gradients: Tensors, step: int) -> None:
-        """Steps each member as it is stepped alone, by its chain's arithmetic."""
-        say_that_they_go_one_by_one(self.chain)
-        for i in range(len(self.settings)):
-            cells = self.cells(i, params, gradients, step, age=step - self.born + 1)
-            together([eagerly(self.chain, cells)])
-            for param, states, cell in zip(params.values(), self.states, cells, strict=True):
-                param[i] = cell.param
-                for name, state in states.items():
-                    state[i] = cell.states[name]
-
-    def over_members(self, kinds: Kinds, sums: Numbers) -> Numbers:
-        """The sums over each member, a row for each parameter of each, from those over these."""
-        by_member = sums.reshape(-1, len(self.settings), len(kinds))
-        return over_model(kinds, by_member).reshape(sums.shape)
+    def stepping_one(self, i: int, params: Tensors, gradients: Tensors, step: int) -> Part:
+        """Steps a member as it is stepped alone, by its chain's arithmetic."""
+        mine, grads = part(params, self.rows), part(gradients, self.rows)
+        cells = self.cells(i, mine, grads, step, age=step - self.born + 1)
+        yield from eagerly(self.chain, cells)
+        for param, states, cell in zip(mine.values(), self.states, cells, strict=True):
+            param[i] = cell.param
+            for name, state in states.items():
+                state[i] = cell.states[name]
 
     def begin(self, params: Tensors, steps: int, states: Tensors, memory: dict[str, Any]) -> None:
         """Goes on from what a training has left behind after so many steps, as far as it fits."""
@@ -231,6 +220,11 @@ class Rows:
 
 def part(tensors: Tensors, rows: slice | int | Tensor) -> Tensors:
     return {name: tensor[rows] for name, tensor in tensors.items()}
+
+
+def of(states: Tensors, names: Collection[str]) -> Tensors:
+    """The states of these parameters, of all by `state.parameter`."""
+    return {key: x for key, x in states.items() if key.split(".", 1)[1] in names}
 
 
 @cache

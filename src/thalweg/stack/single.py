@@ -24,7 +24,7 @@ from thalweg.stack.population import (
     initial_model,
 )
 from thalweg.stack.reading import Batch
-from thalweg.stack.rows import fitting_states
+from thalweg.stack.rows import fitting_states, of
 from thalweg.stack.states import model_state, put_optimizer_states
 from thalweg.tasks.task import Task
 
@@ -54,7 +54,7 @@ class Single(Population):
         self.diverged: list[Divergence | None] = [None] * len(members)
         self.models = [initial_model(task, member.seed) for member in members]
         self.optimizers = [
-            Optimizer(model.parameters(), member.recipe)
+            Optimizer(model, member.recipe)
             for model, member in zip(self.models, members, strict=True)
         ]
         self.batches = Batches(task, [member.seed for member in members])
@@ -97,8 +97,9 @@ class Single(Population):
     def begin(self, steps: int, states: dict[str, Tensor], memory: dict[str, Any]) -> None:
         self.steps = steps
         for model, optimizer in zip(self.models, self.optimizers, strict=True):
-            put_optimizer_states(fitting_states(optimizer.rules, states), model, optimizer)
             for group in optimizer.param_groups:
+                own = fitting_states(optimizer.chain(group), of(states, group["param_names"]))
+                put_optimizer_states(own, model, optimizer)
                 if "memory" in group:
                     group["step_count"] = steps
                     group["memory"] |= {n: memory[n] for n in group["memory"] if n in memory}
@@ -113,7 +114,7 @@ class Single(Population):
             for model, optimizer in zip(self.models, self.optimizers, strict=True):
                 stack.enter_context(optimizer.evaluation())
                 stack.enter_context(kept_buffers(model))
-                if averages(optimizer.rules) and batch_norms(model):
+                if any(map(averages, optimizer.chains())) and batch_norms(model):
                     self.estimate_buffers(model)
             yield
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -15,12 +14,12 @@ from torch.func import functional_call, vmap
 from torch.utils._pytree import tree_map
 from torch.utils.data import Dataset
 
-from thalweg.recipe import Recipe
+from thalweg.routes import parameters_of
 from thalweg.stack.batches import Batches, evaluation_batches, joined
 from thalweg.stack.member import Divergence, Member
+from thalweg.stack.neighbours import neighbours_of
 from thalweg.stack.population import (
     Population,
-    averages,
     batch_norms,
     divergence,
     estimate_batch_norm,
@@ -29,7 +28,7 @@ from thalweg.stack.population import (
 )
 from thalweg.stack.reading import Batch
 from thalweg.stack.reasons import UnstackableError
-from thalweg.stack.rows import Rows, Tensors, part
+from thalweg.stack.rows import Tensors, part
 from thalweg.stack.single import sound
 from thalweg.stack.states import model_state
 from thalweg.tasks.task import Task
@@ -77,7 +76,9 @@ class Stacked(Population):
             buffers = stacked([dict(models[seed].named_buffers()) for seed in seeds])
             self.hold(params[trained[0]].new_zeros(len(members), columns), buffers)
             copy(stacked(held, trained), self.params)
-        self.groups = groups_of([member.recipe for member in members])
+        known = dict(zip(params, parameters_of(self.model), strict=True))
+        recipes = [member.recipe for member in members]
+        self.groups = neighbours_of(recipes, {name: known[name] for name in trained})
         self.choose(range(len(members)))
 
     def hold(self, rows: Float[Tensor, "R P"], buffers: Tensors) -> None:
@@ -195,7 +196,7 @@ class Stacked(Population):
         self.hold(rows.clone(), {name: x.clone() for name, x in buffers.items()})
         for group in self.groups:
             copy(group.evaluated(params, self.steps), part(self.params, group.rows))
-        if batch_norms(self.model) and any(averages(group.chain) for group in self.groups):
+        if batch_norms(self.model) and any(group.averages for group in self.groups):
             self.estimate_buffers(buffers)
         try:
             yield
@@ -206,7 +207,7 @@ class Stacked(Population):
         """Estimates buffers again; members whose recipe does not average keep the given ones."""
         estimate_batch_norm(self.model, self.task, self.run_blocks)
         for group in self.groups:
-            if not averages(group.chain):
+            if not group.averages:
                 copy(part(kept, group.rows), part(self.buffers, group.rows))
 
     def run_blocks(self, batch: Batch) -> None:
@@ -257,7 +258,7 @@ class Stacked(Population):
             within = [place - group.start for place in places if place in group.places]
             group.keep(within, start)
             start += len(within)
-        self.groups = [group for group in self.groups if group.settings]
+        self.groups = [group for group in self.groups if group.places]
 
     @torch.no_grad()
     def state_dict(self, place: int) -> Tensors:
@@ -275,22 +276,6 @@ class Stacked(Population):
     def held(self) -> Tensors:
         """What each row holds, by the model's names; one of two names for the same once."""
         return {**self.params, **self.constants, **self.buffers}
-
-
-def groups_of(recipes: Sequence[Recipe]) -> list[Rows]:
-    """Neighbours that share a chain."""
-    groups: list[Rows] = []
-    start = 0
-    for _, neighbours in groupby(recipes, key=shape_of):
-        groups.append(Rows(list(neighbours), start))
-        start = groups[-1].rows.stop
-    return groups
-
-
-def shape_of(recipe: Recipe) -> tuple[Any, ...]:
-    """What members must share to be stepped at once: their rules, and the shape of their state."""
-    rules = recipe.rules
-    return tuple((type(rule), *(getattr(rule, name) for name in rule.options)) for rule in rules)
 
 
 def stacked(held: Sequence[Mapping[str, Tensor]], names: Sequence[str] | None = None) -> Tensors:

@@ -17,6 +17,7 @@ from thalweg.arguments import require_kind
 from thalweg.errors import UserError
 from thalweg.random_numbers import drawing
 from thalweg.recipe import Recipe
+from thalweg.routes import check_all_taken, parameters_of
 from thalweg.schedules import Plateau
 from thalweg.tasks.failure import describe, failure_as_sentence
 from thalweg.tasks.held import is_held, same
@@ -75,7 +76,14 @@ def check(task: Task) -> None:
 
 
 def check_recipe(task: Task, recipe: Recipe) -> None:
-    """UserError for a plateau on validation data that takes the worse for the better."""
+    """UserError for a plateau on validation data that takes the worse for the better, and for
+    routes that leave a parameter of the model, or go to a name that it does not have.
+    """
+    if recipe.routes:
+        with drawing(0):
+            parameters = parameters_of(make_model(task))
+        recipe.ways(parameters)
+        check_all_taken(recipe.routes, parameters)
     for name, setting in recipe.settings.items():
         if not isinstance(setting, Plateau) or setting.metric != "validation":
             continue

@@ -94,6 +94,9 @@ class Task:
     blocks, head: `blocks()` makes the hidden layers in two blocks or more, and `head(depth)` the
         output layer behind the first `depth` of them, for a network that may be grown block by
         block; the model is then `nn.Sequential(*blocks(), head(len(blocks())))`.
+    groups: `groups(model)` gives PyTorch's parameter groups, dictionaries with `params` and the
+        settings that are their own; `lr_factor` is what their `lr` is multiplied with. Every recipe
+        that trains on the task has them.
     shows: one sentence on what the task is good for.
 
     Raises `UserError` for a field that cannot be used.
@@ -116,6 +119,7 @@ class Task:
     blocks: Callable[[], Sequence[nn.Module]] | None = None
     head: Callable[[int], nn.Module] | None = None
     shows: str = ""
+    groups: Callable[[nn.Module], Sequence[Mapping[str, Any]]] | None = None
 
     def __post_init__(self) -> None:
         require_text("A task's name", self.name)
@@ -138,6 +142,11 @@ class Task:
             raise UserError(
                 f"Task '{self.name}' has a curriculum, so it needs a function that makes the task"
                 f" of a value, not {short(self.difficulty)}; write difficulty=lambda value: ..."
+            )
+        if self.groups is not None and not callable(self.groups):
+            raise UserError(
+                f"Task '{self.name}' needs a function of its model that gives parameter groups, not"
+                f" {short(self.groups)}; write groups=lambda model: ..."
             )
         if callable(self.blocks) is not callable(self.head):
             raise UserError(

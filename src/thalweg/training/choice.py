@@ -65,7 +65,7 @@ class Candidates:
         The last of those that are equally good.
         """
         candidates = [last, self.best or last]
-        if averages(self.alone.optimizers[0].rules):
+        if any(map(averages, self.alone.optimizers[0].chains())):
             weights = self.alone.state_dict(0)
             validation = self.metrics(weights, self.task.splits.validation)
             candidates.append(Candidate(f"{last.when}, not averaged", weights, validation))

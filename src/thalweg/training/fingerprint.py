@@ -53,7 +53,8 @@ def fingerprint(tasks: Sequence[Task]) -> Fingerprint:
 
 def of_own_rules(recipes: Iterable[Recipe]) -> Fingerprint:
     """What can be told of the rules in recipes that are none of the package's."""
-    kinds = {type(rule) for recipe in recipes for rule in recipe.rules}
+    chains = [chain for recipe in recipes for chain in recipe.chains]
+    kinds = {type(rule) for chain in chains for rule in chain}
     own = kinds.difference(RULES.values())
     return {f"another rule {kind.__qualname__}": code_of(kind) for kind in own}
 

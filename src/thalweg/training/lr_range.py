@@ -57,7 +57,8 @@ def lr_range(
     """Looks for the learning rate with which a recipe should begin a task.
 
     task: a task, or the name of one. recipe: a recipe, the name of an optimizer, or the path of a
-    recipe file, `*.toml`.
+    recipe file, `*.toml`; the rates of its routes keep their ratio to that of its first chain,
+    which is the one that is told, and which `recipe.at_rate` sets.
 
     The rate climbs evenly in log lr from `low` to `high` over `steps` steps; where the smoothed
     loss is lowest, the ramp has seen the largest rate that trains. A ramp is too hasty to say how
@@ -96,13 +97,15 @@ def ramp(
     task: Task, recipe: Recipe, low: float, high: float, steps: int
 ) -> tuple[list[float], list[float]]:
     """Rates that climb from low to high, and the smoothed loss before the step at each."""
-    alone = Single(task, [Member(recipe.replace(lr=low), seed=0)])
-    (group,) = alone.optimizers[0].param_groups
+    alone = Single(task, [Member(recipe.at_rate(low), seed=0)])
+    groups = [(group, group["lr"] / low) for group in alone.optimizers[0].param_groups]
     lrs: list[float] = []
     losses: list[float] = []
     smoothed = 0.0
     for i in range(steps):
-        group["lr"] = low * (high / low) ** (i / (steps - 1))
+        lr = low * (high / low) ** (i / (steps - 1))
+        for group, factor in groups:
+            group["lr"] = lr * factor
         try:
             (loss,) = alone.step()
         except Exception:
@@ -118,7 +121,7 @@ def ramp(
         if divergence:
             break
         smoothed = SMOOTHING * smoothed + (1 - SMOOTHING) * loss
-        lrs.append(group["lr"])
+        lrs.append(lr)
         losses.append(smoothed / (1 - SMOOTHING ** (i + 1)))
     return lrs, losses
 
@@ -145,7 +148,7 @@ def try_together(
     task: Task, recipe: Recipe, lrs: Sequence[float], steps: int, seeds: int
 ) -> dict[float, float]:
     """The mean loss over the last fifth of a short training at each constant rate."""
-    members = [Member(recipe.replace(lr=lr), 1 + seed) for lr in lrs for seed in range(seeds)]
+    members = [Member(recipe.at_rate(lr), 1 + seed) for lr in lrs for seed in range(seeds)]
     population = populate(task, members, width=len(members))
     losses = [population.step() for _ in range(steps)][-(steps // 5) :]
     ends = [

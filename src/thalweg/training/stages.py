@@ -17,10 +17,10 @@ from thalweg.random_numbers import drawing
 from thalweg.recipe import Recipe
 from thalweg.stack.batches import length_of
 from thalweg.stack.member import Member
+from thalweg.stack.neighbours import shape_of
 from thalweg.stack.population import Population, initial_model
 from thalweg.stack.rows import Tensors
 from thalweg.stack.single import Single
-from thalweg.stack.stacked import shape_of
 from thalweg.stack.states import optimizer_states, put_optimizer_states
 from thalweg.tasks.check import check
 from thalweg.tasks.task import Task

@@ -19,6 +19,7 @@ from thalweg.arguments import (
 from thalweg.errors import UserError
 from thalweg.random_numbers import drawing
 from thalweg.recipes import AnyRecipe, recipe_of
+from thalweg.recipes import no_decay as without_decay
 from thalweg.stack.batches import length_of
 from thalweg.stack.member import Divergence, Member
 from thalweg.stack.population import Population
@@ -26,6 +27,7 @@ from thalweg.stack.single import PRECISIONS, Single
 from thalweg.stack.way import Way, populate
 from thalweg.tasks.check import check, check_recipe
 from thalweg.tasks.find import find
+from thalweg.tasks.groups import with_groups
 from thalweg.tasks.task import Task
 from thalweg.tasks.user_code import failure_in_training
 from thalweg.training.choice import KEEP, Candidates
@@ -126,6 +128,7 @@ def train(
     keep: str = "end",
     patience: int | None = None,
     pretrain: bool = False,
+    no_decay: bool = False,
     accumulate: int = 1,
     precision: str = "full",
     tensorboard: str | Path | None = None,
@@ -143,6 +146,8 @@ def train(
         given.
     pretrain: first goes through the stages that the task offers, within the same budget, as a
         recipe can say itself. What is kept and when to stop are matters of the last stage.
+    no_decay: leaves biases and what normalization layers have without decay; see
+        `thalweg.no_decay`.
     accumulate: batches a step, which is taken from the mean of their gradients. The budget stays
         in gradient evaluations, so that there are 1 / accumulate as many steps (what is left over
         is dropped), and a recipe's schedules and averages count these.
@@ -165,6 +170,7 @@ def train(
     if progress is not None:
         require_kind("progress", progress, Progress, "an object with the methods of a Progress")
     require_flag("pretrain", pretrain)
+    require_flag("no_decay", no_decay)
     # A task's file may change the working directory.
     out, recipe = require_path("out", out).absolute(), recipe_of(recipe)
     folder = None if tensorboard is None else require_path("tensorboard", tensorboard).absolute()
@@ -177,6 +183,7 @@ def train(
     settings: dict[str, Any] = {"keep": keep, "patience": patience}
     settings |= {"accumulate": accumulate, "precision": precision}
     check(task)
+    recipe = with_groups(task, without_decay(recipe) if no_decay else recipe)
     check_recipe(task, recipe)
     if pretrain:
         recipe = pretrained(task, recipe)

@@ -1,0 +1,53 @@
+"""What an optimizer does with each parameter, and what it keeps for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from thalweg.optim.sharded import local
+from thalweg.optim.state import Chain, as_real, counting, precise, shape_of
+
+
+class Described(NamedTuple):
+    """One parameter: what is here of it, its role, the routes that it takes, and the bytes that
+    are kept for it from its first step on.
+    """
+
+    parameter: str
+    shape: tuple[int, ...]
+    role: str
+    route: str
+    state_bytes: int
+
+
+class Description(list[Described]):
+    """All parameters of an optimizer; printed, it is a table."""
+
+    @property
+    def state_bytes(self) -> int:
+        return sum(one.state_bytes for one in self)
+
+    def __repr__(self) -> str:
+        head = ("parameter", "shape", "role", "route", "bytes of state")
+        rows = [(*map(str, one[:-1]), f"{one.state_bytes:,}") for one in self]
+        rows = [head, *rows, ("all", "", "", "", f"{self.state_bytes:,}")]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join(
+            "  ".join([*map(str.ljust, row[:-1], widths), row[-1].rjust(widths[-1])])
+            for row in rows
+        )
+
+
+def state_bytes(chain: Chain, param: Tensor, values: Mapping[str, Any]) -> int:
+    """The bytes of what a chain keeps of a parameter, its count of steps included."""
+    if not param.requires_grad:
+        return 0
+    here = as_real(local(param))
+    states = [state for rule in chain for state in rule.states.values()]
+    numbers = sum(prod(shape_of(here, state, values)) for state in states)
+    of_row = sum(len(rule.row_states) for rule in chain)
+    return numbers * precise(here.dtype).itemsize + of_row * 8 + counting().itemsize

@@ -1,0 +1,324 @@
+"""Routes: which parameters of a model go to which chain, or have which settings changed.
+
+A route goes to parameters by words. A word is a role (`ROLES`), "matrix" or "vector" by the shape,
+or a pattern of names such as "body.*"; "hidden matrix & body.*" is what fits both.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from thalweg.arguments import require_kind, require_text, short
+from thalweg.errors import UserError, suggest
+from thalweg.rules.rule import Hyper, Option, Rule, settings_of, with_settings
+from thalweg.rules.tuning import Tunable, tunables
+from thalweg.schedules import times
+
+ROLES = ("bias", "norm", "embedding", "head", "hidden matrix", "other")
+"""What a parameter is for. The head is the matrix of the last layer; an embedding that is the head
+too is an embedding. Kernels of convolutions are matrices.
+"""
+
+SHAPES = ("matrix", "vector")
+"""Of two dimensions or more, and of fewer."""
+
+EVERYTHING = "*"
+REST = "rest"
+FACTOR = "lr_factor"
+
+EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+NORM = re.compile(r"Norm(\dd)?$")
+NORM_NAME = re.compile(r"(^|[._])(\w*norm\w*|ln(_\w+)?|bn\d*)\.")
+EMBEDDING_NAME = re.compile(r"embed|wte|wpe|token|(^|[._])pos")
+WRAPPERS = re.compile(r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.")
+
+
+class Parameter(NamedTuple):
+    """A parameter by name; the name and the role are empty where nobody knows them."""
+
+    name: str
+    shape: tuple[int, ...]
+    role: str
+
+
+def parameters_of(model: nn.Module) -> list[Parameter]:
+    """All parameters of a model, with the roles that its layers give them."""
+    owners: dict[int, nn.Module] = {}
+    head: Tensor | None = None
+    for module in model.modules():
+        own = list(module.parameters(recurse=False))
+        matrices = [param for param in own if param.ndim >= 2]
+        if matrices:
+            head = matrices[0] if len(matrices) == 1 else None
+        for param in own:
+            if not isinstance(owners.get(id(param)), EMBEDDINGS):
+                owners[id(param)] = module
+    found = []
+    for name, param in model.named_parameters():
+        role = role_in(owners[id(param)], name.rpartition(".")[2], param.ndim)
+        if param is head and role == "hidden matrix":
+            role = "head"
+        found.append(Parameter(plain_name(name), tuple(param.shape), role))
+    return found
+
+
+def role_in(module: nn.Module, name: str, dimensions: int) -> str:
+    """The role of the parameter that a module has under a name; no matrix is the head here."""
+    if NORM.search(type(module).__name__):
+        return "norm"
+    if isinstance(module, EMBEDDINGS):
+        return "embedding"
+    if "bias" in name:
+        return "bias"
+    if EMBEDDING_NAME.search(name):
+        return "embedding"
+    return "hidden matrix" if dimensions >= 2 else "other"
+
+
+def parameters_by_name(named: Iterable[tuple[str, Tensor]]) -> list[Parameter]:
+    """Parameters of which only the names are known, with the roles that these suggest."""
+    found = []
+    for full, param in named:
+        name = plain_name(full)
+        if "bias" in name.rpartition(".")[2] and not NORM_NAME.search(name):
+            role = "bias"
+        elif NORM_NAME.search(name) or (param.ndim == 1 and name.endswith("weight")):
+            role = "norm"
+        elif EMBEDDING_NAME.search(name):
+            role = "embedding"
+        else:
+            role = "hidden matrix" if param.ndim >= 2 else "other"
+        found.append(Parameter(name, tuple(param.shape), role))
+    last = max((i for i, one in enumerate(found) if len(one.shape) >= 2), default=None)
+    if last is not None and found[last].role == "hidden matrix":
+        found[last] = found[last]._replace(role="head")
+    return found
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name without what `torch.compile` and other wrappers put in front."""
+    return WRAPPERS.sub("", name).removeprefix("module.")
+
+
+To = str | Sequence[str]
+"""One word that a route goes by, or several."""
+
+
+def in_words(to: To) -> tuple[str, ...]:
+    """The words that a route goes by; UserError for what are none."""
+    words = (to,) if isinstance(to, str) else to
+    require_kind("to", words, (tuple, list), 'words, such as ["bias", "norm"] or ["body.*"]')
+    if not words:
+        raise UserError('a route needs words to go by, such as to = ["bias", "norm"].')
+    for word in words:
+        require_text("each word that a route goes by", word)
+    return tuple(words)
+
+
+@dataclass(frozen=True)
+class Route:
+    """Sends parameters to a chain of their own, or changes settings for them.
+
+        Route(("hidden matrix",), tw.muon().rules)
+        Route(("bias", "norm"), settings={"weight_decay": 0.0})
+        Route(("body.*",), settings={"lr_factor": 0.1})
+
+    to: words, of which one fits. rules: the chain. settings: what is changed in the chains that
+    have it, instead of a chain; `lr_factor` is what their `lr` is multiplied with. name: what the
+    route is called, in front of its settings: "bias, norm.weight_decay".
+    """
+
+    to: To
+    rules: tuple[Rule, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        to = in_words(self.to)
+        name = self.name or (REST if to == (EVERYTHING,) and self.rules else ", ".join(to))
+        require_text("the name of a route", name)
+        if bool(self.rules) == bool(self.settings):
+            raise UserError(
+                f"route {name} needs either a chain of rules, or settings that it changes, such as"
+                " weight_decay = 0."
+            )
+        object.__setattr__(self, "to", to)
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "rules", tuple(self.rules))
+        object.__setattr__(self, "settings", dict(self.settings))
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
+    def takes(self, parameter: Parameter) -> bool:
+        return any(fits(word, parameter) for word in self.to)
+
+    @property
+    def named_settings(self) -> dict[str, Any]:
+        """Its settings, with its name in front."""
+        settings = settings_of(self.rules) if self.rules else self.settings
+        return {f"{self.name}.{name}": value for name, value in settings.items()}
+
+    def with_settings(self, named: Mapping[str, Any]) -> Route:
+        """The same route with some settings changed, which are given as `named_settings` is."""
+        own = {name.removeprefix(f"{self.name}."): named[name] for name in self.named_settings}
+        if self.rules:
+            return replace(self, rules=with_settings(self.rules, own))
+        return replace(self, settings=own)
+
+    def accepted(self, chains: Sequence[Rule]) -> Route:
+        """The route with its settings as the rules of some chain take them; UserError if none."""
+        known = known_in(chains)
+        for name in self.settings:
+            if name not in known:
+                raise UserError(f"route {self.name}: no chain has {name}; {suggest(name, known)}")
+        taken = {name: known[name].accepted(name, value) for name, value in self.settings.items()}
+        return replace(self, settings=taken)
+
+    def tunables(self, chains: Sequence[Rule]) -> dict[str, Tunable]:
+        """All that can be tuned in it, by name; settings that it changes have no usual space."""
+        if self.rules:
+            return {f"{self.name}.{name}": one for name, one in tunables(self.rules).items()}
+        hypers = {n: one for n, one in known_in(chains).items() if isinstance(one, Hyper)}
+        return {
+            f"{self.name}.{name}": Tunable(hypers[name], None, value)
+            for name, value in self.settings.items()
+            if name in hypers and not isinstance(value, tuple)
+        }
+
+
+def fits(word: str, parameter: Parameter) -> bool:
+    """Whether a word is said of a parameter."""
+    if "&" in word:
+        return all(fits(part.strip(), parameter) for part in word.split("&"))
+    if word in ROLES:
+        return parameter.role == word
+    if word in SHAPES:
+        return (len(parameter.shape) >= 2) == (word == "matrix")
+    return fnmatchcase(parameter.name, word)
+
+
+def both(one: str, other: str) -> str:
+    """The word for what two words fit."""
+    return (
+        other if one in (EVERYTHING, other) else one if other == EVERYTHING else f"{one} & {other}"
+    )
+
+
+def known_in(chains: Iterable[Rule]) -> dict[str, Hyper | Option]:
+    """All settings that a route may change."""
+    return {FACTOR: Hyper(1.0)} | {n: one for rule in chains for n, one in rule.known().items()}
+
+
+def tunables_of(rules: Sequence[Rule], routes: Sequence[Route]) -> dict[str, Tunable]:
+    """All that can be tuned in a recipe, by name."""
+    chains = [*rules, *(rule for route in routes for rule in route.rules)]
+    found = tunables(rules)
+    for route in routes:
+        found |= route.tunables(chains)
+    return found
+
+
+@dataclass(frozen=True)
+class Way:
+    """How parameters are stepped that the same routes take.
+
+    name: of these routes. branch: of the route to a chain of their own; sums over the model are
+    over its parameters alone, but for those in the first `shared` rules, which all parameters have.
+    changes: the settings that routes change.
+    """
+
+    name: str
+    branch: str
+    rules: tuple[Rule, ...]
+    shared: int
+    changes: Mapping[str, Any]
+
+    def settings(self, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Every setting, where a parameter group of its user's may have some of its own."""
+        chosen = {**settings_of(self.rules), **(own or {})}
+        chosen |= {name: value for name, value in self.changes.items() if name in chosen}
+        factor = self.changes.get(FACTOR)
+        return chosen if factor is None else chosen | {"lr": times(chosen["lr"], factor)}
+
+
+def way_of(rules: tuple[Rule, ...], routes: Sequence[Route], parameter: Parameter) -> Way | None:
+    """How a parameter is stepped; None where no route takes it.
+
+    It goes to the chain of the first route that takes it, and all routes that change settings
+    and take it do so, one after the other.
+    """
+    branching = [route for route in routes if route.rules]
+    first = next((route for route in branching if route.takes(parameter)), None)
+    if branching and first is None:
+        return None
+    taking = [route for route in routes if not route.rules and route.takes(parameter)]
+    changes: dict[str, Any] = {}
+    for route in taking:
+        factor = changes.get(FACTOR, 1.0) * route.settings.get(FACTOR, 1.0)
+        changes |= {**route.settings, **({FACTOR: factor} if factor != 1.0 else {})}
+    branch = first.name if first else ""
+    names = [branch or REST] if first or not taking else []
+    names += [route.name for route in taking]
+    own = first.rules if first else ()
+    return Way(" + ".join(names), branch, rules + own, len(rules), changes)
+
+
+def ways_of(
+    rules: tuple[Rule, ...], routes: Sequence[Route], parameters: Sequence[Parameter]
+) -> list[Way]:
+    """How each parameter is stepped; UserError for parameters that no route takes.
+
+    A recipe without routes asks for no name.
+    """
+    check_known(routes, parameters)
+    ways = [way_of(rules, routes, parameter) for parameter in parameters]
+    left = [one for one, way in zip(parameters, ways, strict=True) if way is None]
+    if left:
+        told = "; ".join(f"{one.name} {list(one.shape)} ({one.role})" for one in left[:5])
+        more = f" and {len(left) - 5} more" if len(left) > 5 else ""
+        raise UserError(
+            f"no route takes {told}{more}: add a route for them, or a default to the others."
+        )
+    return [way for way in ways if way]
+
+
+def check_known(routes: Sequence[Route], parameters: Sequence[Parameter]) -> None:
+    """UserError for routes by name or role where nobody knows what a parameter is."""
+    words = {part.strip() for route in routes for word in route.to for part in word.split("&")}
+    asking = sorted(words.difference(SHAPES, (EVERYTHING,)))
+    if asking and any(not one.name for one in parameters):
+        raise UserError(
+            f"a route goes to {short(asking[0])}, and nobody knows the names of these tensors: give"
+            " the model, or model.named_parameters()."
+        )
+
+
+def check_all_taken(routes: Sequence[Route], parameters: Sequence[Parameter]) -> None:
+    """Tells of routes that take no parameter: a warning for one that goes by roles, which another
+    model may have, and UserError for one that goes by a name.
+    """
+    free = list(parameters)
+    for route in routes:
+        taken = [one for one in (free if route.rules else parameters) if route.takes(one)]
+        if route.rules:
+            free = [one for one in free if one not in taken]
+        if taken or route.to == (EVERYTHING,):
+            continue
+        said = f"route {route.name} takes no parameter of this model"
+        words = {part.strip() for word in route.to for part in word.split("&")}
+        if words <= {*ROLES, *SHAPES}:
+            warnings.warn(f"{said}.", stacklevel=4)
+        else:
+            known = [*ROLES, *SHAPES, *(one.name for one in parameters)]
+            close = get_close_matches(sorted(words)[0], known, 1)
+            some = f"it has {', '.join(known[8:13])}, ..."
+            raise UserError(f"{said}; {f'did you mean {close[0]}?' if close else some}")
