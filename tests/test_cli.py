@@ -17,6 +17,7 @@ from textwrap import dedent
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 import thalweg as tw
@@ -176,6 +177,18 @@ def test_a_race_on_a_task_of_ones_own_and_training_with_its_winner(thalweg) -> N
     assert "validation: loss" in trained.out
     assert "test: loss" in trained.out
     assert set(load_file("a/m.safetensors")) == {"weight", "bias"}
+
+
+def test_biases_do_not_decay_where_that_is_asked_for(thalweg) -> None:
+    task = own_task()
+    raced = thalweg("race", task, *QUICK, "--no-decay")
+    assert raced.status == 0, raced.err
+    winner = Recipe.from_toml(Path("runs/mine/winner.toml").read_text())
+    assert [one.name for one in winner.routes] == ["no decay"]
+    assert "--no-decay" in Path("runs/mine/report.html").read_text()
+    assert thalweg("train", task, "--recipe", "adamw", "--no-decay").status == 0
+    with safe_open("model.safetensors", "pt") as kept:
+        assert "no decay" in kept.metadata()["recipe"]
 
 
 @pytest.mark.usefixtures("thalweg")

@@ -668,7 +668,7 @@ def test_a_machine_that_is_busy_for_a_while_makes_no_entrant_better(
 
 def test_averages_count_in_the_memory_of_a_recipe() -> None:
     chain = recipes.chain(recipes.adam(), rules.WindowAverage(last=7))
-    assert state_per_parameter(chain, [torch.zeros(3, 5)]) == 9
+    assert state_per_parameter(chain, nn.Linear(2, 3)) == 9
 
 
 def test_a_baseline_races_untuned_at_its_own_settings(tmp_path: Path) -> None:

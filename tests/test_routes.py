@@ -469,6 +469,14 @@ def test_groups_of_a_user_keep_their_settings_on_every_route() -> None:
     agree(ours, theirs)
 
 
+def test_groups_of_a_user_may_be_empty_and_serve_twice() -> None:
+    model = net()
+    groups = [{"params": list(model.named_parameters())}, {"params": []}]
+    for _ in range(2):
+        optimizer = tw.optim.Optimizer(groups, ROUTED)
+        assert len(optimizer.parameters()) == len(list(model.parameters()))
+
+
 def test_a_setting_that_no_route_has_is_refused_in_a_group() -> None:
     group = {"params": list(net().named_parameters()), "momentum": 0.5}
     with pytest.raises(UserError, match="no setting momentum for a group"):

@@ -184,7 +184,8 @@ def train(
     """Train a task with a recipe and save a checkpoint.
 
     A recipe file holds the rules of a step in their order: clipping, the optimizer, averaging. A
-    setting is a number, or a schedule, such as a rate that falls when a metric stands still:
+    setting is a number, or a schedule, such as a rate that falls when a metric stands still. Routes
+    change settings for some parameters, or send them through rules of their own:
 
     \b
     [[rules]]
@@ -197,6 +198,9 @@ def train(
     [[rules]]
     rule = "ExponentialAverage"
     decay = 0.99
+    [[routes]]
+    to = ["bias", "norm"]
+    lr_factor = 0.5
     """
     console = Console()
     shown = Bar(console) if console.is_terminal else nullcontext(Points(console))

@@ -63,44 +63,40 @@ def parameters_of(model: nn.Module) -> list[Parameter]:
                 owners[id(param)] = module
     found = []
     for name, param in model.named_parameters():
-        role = role_in(owners[id(param)], name.rpartition(".")[2], param.ndim)
+        role = role_of(name, param, owners[id(param)])
         if param is head and role == "hidden matrix":
             role = "head"
         found.append(Parameter(plain_name(name), tuple(param.shape), role))
     return found
 
 
-def role_in(module: nn.Module, name: str, dimensions: int) -> str:
-    """The role of the parameter that a module has under a name; no matrix is the head here."""
-    if NORM.search(type(module).__name__):
-        return "norm"
-    if isinstance(module, EMBEDDINGS):
-        return "embedding"
-    if "bias" in name:
-        return "bias"
-    if EMBEDDING_NAME.search(name):
-        return "embedding"
-    return "hidden matrix" if dimensions >= 2 else "other"
-
-
 def parameters_by_name(named: Iterable[tuple[str, Tensor]]) -> list[Parameter]:
     """Parameters of which only the names are known, with the roles that these suggest."""
-    found = []
-    for full, param in named:
-        name = plain_name(full)
-        if "bias" in name.rpartition(".")[2] and not NORM_NAME.search(name):
-            role = "bias"
-        elif NORM_NAME.search(name) or (param.ndim == 1 and name.endswith("weight")):
-            role = "norm"
-        elif EMBEDDING_NAME.search(name):
-            role = "embedding"
-        else:
-            role = "hidden matrix" if param.ndim >= 2 else "other"
-        found.append(Parameter(name, tuple(param.shape), role))
-    last = max((i for i, one in enumerate(found) if len(one.shape) >= 2), default=None)
-    if last is not None and found[last].role == "hidden matrix":
-        found[last] = found[last]._replace(role="head")
+    found = [
+        Parameter(plain_name(name), tuple(param.shape), role_of(plain_name(name), param))
+        for name, param in named
+    ]
+    matrices = [place for place, one in enumerate(found) if len(one.shape) >= 2]
+    if matrices and found[matrices[-1]].role == "hidden matrix":
+        found[matrices[-1]] = found[matrices[-1]]._replace(role="head")
     return found
+
+
+def role_of(name: str, param: Tensor, module: nn.Module | None = None) -> str:
+    """The role of a parameter by its name and the module that has it, if it is known; no matrix is
+    the head here.
+    """
+    if not name:
+        return ""
+    last = name.rpartition(".")[2]
+    gain = param.ndim == 1 and last == "weight"  # nearly always that of a norm
+    if NORM.search(type(module).__name__) if module else gain or NORM_NAME.search(name):
+        return "norm"
+    if "bias" in last:
+        return "bias"
+    if isinstance(module, EMBEDDINGS) or EMBEDDING_NAME.search(last if module else name):
+        return "embedding"
+    return "hidden matrix" if param.ndim >= 2 else "other"
 
 
 def plain_name(name: str) -> str:

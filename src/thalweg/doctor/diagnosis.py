@@ -26,6 +26,7 @@ from thalweg.stack.member import Member
 from thalweg.stack.single import Single
 from thalweg.tasks.check import check, check_recipe
 from thalweg.tasks.find import find
+from thalweg.tasks.groups import with_groups
 from thalweg.tasks.task import Task
 from thalweg.tasks.user_code import failure_in_training
 from thalweg.training.learn import learn, scores
@@ -95,6 +96,7 @@ def diagnose(
     if recipe.pretrain:
         raise UserError("the doctor watches one training; give a recipe without its pre-training.")
     check(task)
+    recipe = with_groups(task, recipe)
     check_recipe(task, recipe)
     steps = task.total_steps(length_of(task))
     with failure_in_training(task), drawing(seed):

@@ -134,14 +134,9 @@ class RuleOptimizer(UntracedOptimizer):
         if self.recipe is None:
             return [{**self.defaults, **group}]
         entries = listed(group["params"])
-        names = [entry[0] if isinstance(entry, tuple) else "" for entry in entries]
-        tensors = [entry[1] if isinstance(entry, tuple) else entry for entry in entries]
-        nameless = [Parameter("", tuple(tensor.shape), "") for tensor in tensors]
-        new = parameters_by_name(zip(names, tensors, strict=True))
-        told = [
-            self.known.get(name) or (guess if name else shape)
-            for name, guess, shape in zip(names, new, nameless, strict=True)
-        ]
+        named = [entry if isinstance(entry, tuple) else ("", entry) for entry in entries]
+        guessed = zip(named, parameters_by_name(named), strict=True)
+        told = [self.known.get(name, guess) for (name, _), guess in guessed]
         found: dict[str, Group] = {}
         for entry, way in zip(entries, self.recipe.ways(told), strict=True):
             if way.name not in found:
@@ -154,9 +149,8 @@ class RuleOptimizer(UntracedOptimizer):
         """What is in the group of those parameters of a given group that go a way."""
         assert self.recipe is not None, "ways come from a recipe"
         known = way.settings()
-        others = {
-            name for rules in self.recipe.chains for name in settings_of(rules)
-        } - known.keys()
+        others = {name for rules in self.recipe.chains for name in settings_of(rules)}
+        others -= known.keys()
         given = {name: value for name, value in group.items() if name not in others}
         own = {name: given[name] for name in known if name in given}
         return {**self.defaults, **given, **way.settings(own), "route": way.name}
@@ -177,13 +171,11 @@ class RuleOptimizer(UntracedOptimizer):
             raise TypeError(f"param_group must be a dict, not {short(param_group)}.")
         if "params" not in param_group:
             raise UserError("a parameter group needs its params, a tensor or several.")
-        first, *others = self.by_routes(param_group)
-        self.add_one_group(param_group, first)  # the user's own dictionary, as in PyTorch
-        for other in others:
-            self.add_one_group({}, other)
+        groups = list(map(self.accepted, self.by_routes(param_group)))
+        for group in groups:  # a whole one is the user's own dictionary, as in PyTorch
+            self.add_one_group(param_group if len(groups) == 1 else {}, group)
 
-    def add_one_group(self, param_group: Group, settings: Group) -> None:
-        group = self.accepted(settings)
+    def add_one_group(self, param_group: Group, group: Group) -> None:
         scheduled = {name: value for name, value in group.items() if holds_schedule(value)}
         group |= {name: base(value) for name, value in scheduled.items()}
         if scheduled:

@@ -17,6 +17,7 @@ from thalweg.stack.single import Single
 from thalweg.stack.way import populate
 from thalweg.tasks.check import check
 from thalweg.tasks.find import find
+from thalweg.tasks.groups import with_groups
 from thalweg.tasks.task import Task
 from thalweg.tasks.user_code import failure_in_training
 
@@ -79,6 +80,7 @@ def lr_range(
     seeds = require_whole("seeds", seeds, 1, 100)
     task, recipe = find(task), recipe_of(recipe)
     check(task)
+    recipe = with_groups(task, recipe)
     with failure_in_training(task), drawing(0):
         lrs, losses = ramp(task, recipe, low, high, steps)
         word = lrs[losses.index(min(losses))]
