@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,29 @@ def test_a_rule_on_matrices_is_its_formula_in_any_chain(
     if backend != "eager":
         assert not optimizer.fusing.left
         assert len(optimizer.fusing.parts) == len(dtypes)
+
+
+MATRICES_ONLY = Task(
+    name="matrices",
+    model=lambda: nn.Sequential(
+        nn.Unflatten(1, (1, 2, 2)),
+        nn.Conv2d(1, 6, 2, bias=False),
+        nn.Flatten(),
+        nn.Tanh(),
+        nn.Linear(6, 6, bias=False),
+        nn.Tanh(),
+        nn.Linear(6, 2, bias=False),
+    ).double(),
+    data=lambda: Data(*[regression(seed) for seed in range(3)]),
+    loss=nn.functional.mse_loss,
+    batch_size=8,
+    steps=6,
+)
+
+
+def regression(seed: int) -> tuple[Tensor, Tensor]:
+    x = torch.randn(24, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return x, x[:, :2].sin()
 
 
 def in_a_stack(parts: Sequence[Recipe], device: torch.device = CPU) -> list[Tensor]:
@@ -455,34 +479,29 @@ def test_what_is_no_matrix_is_told_where_the_optimizer_is_made() -> None:
         Optimizer([torch.ones(3, 5, dtype=torch.complex64, requires_grad=True)], rules.Muon())
 
 
+def test_a_rule_that_moves_the_model_elsewhere_has_no_place_in_the_chain() -> None:
+    told = "Nesterov keeps the model at another point than theta, and cannot stand in one chain"
+    with pytest.raises(UserError, match=told):
+        Optimizer([torch.ones(3, 5, requires_grad=True)], chain(Centered(), rules.Nesterov()))
+
+
+@pytest.mark.parametrize("step", ["single", "stacked"])
+def test_what_is_no_matrix_is_told_in_a_race_and_keeps_nothing_from_others(
+    tmp_path: Path, step: str
+) -> None:
+    task = replace(MATRICES_ONLY, model=lambda: nn.Linear(4, 2).double())
+    raced = race(task, [rules.Muon, "sgd"], trials=4, lanes=1, seeds=4, step=step, runs=tmp_path)
+    told = " ".join(str(raced.verdict).split())
+    assert "Muon works on matrices of real numbers, not on a parameter of the shape (2,)" in told
+    assert raced.verdict.best == "sgd"
+    assert list(raced.record.costs) == ["sgd"]
+
+
 def test_an_update_that_returns_nothing_gets_a_sentence_on_elements_too() -> None:
     param = torch.ones(3, requires_grad=True)
     param.grad = torch.ones(3)
     with pytest.raises(UserError, match="update of Mine returns nothing"):
         Optimizer([param], of(nothing, matrices=False)()).step()
-
-
-MATRICES_ONLY = Task(
-    name="matrices",
-    model=lambda: nn.Sequential(
-        nn.Unflatten(1, (1, 2, 2)),
-        nn.Conv2d(1, 6, 2, bias=False),
-        nn.Flatten(),
-        nn.Tanh(),
-        nn.Linear(6, 6, bias=False),
-        nn.Tanh(),
-        nn.Linear(6, 2, bias=False),
-    ).double(),
-    data=lambda: Data(*[regression(seed) for seed in range(3)]),
-    loss=nn.functional.mse_loss,
-    batch_size=8,
-    steps=6,
-)
-
-
-def regression(seed: int) -> tuple[Tensor, Tensor]:
-    x = torch.randn(24, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return x, x[:, :2].sin()
 
 
 @pytest.mark.parametrize("way", ["stacked", pytest.param("compiled", marks=pytest.mark.exhaustive)])

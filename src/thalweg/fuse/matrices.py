@@ -54,8 +54,15 @@ class TakesOver(Rule):
 @cache
 def stages_of(chain: tuple[type[Rule], ...]) -> tuple[tuple[type[Rule], ...], ...]:
     """The stages of a chain: one of elements, and then by turns a rule on matrices and another."""
-    if not on_matrices(chain):
+    on_whole = on_matrices(chain)
+    if not on_whole:
         return (chain,)
+    for rule in chain:
+        if rule.position is not Rule.position:
+            raise UserError(
+                f"{rule.__name__} keeps the model at another point than theta, and cannot stand in"
+                f" one chain with {on_whole.__name__}, which works on matrices."
+            )
     # A rule may read the numbers of one in another stage, as decay reads the rate.
     hypers = {name: hyper for rule in chain for name, hyper in rule.hypers.items()}
     ends, begins = (type(kind.__name__, (kind,), hypers) for kind in (HandsOn, TakesOver))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from thalweg import statistics
 from thalweg.doctor.stopwatch import wait
+from thalweg.errors import UserError
 from thalweg.optim import Optimizer
 from thalweg.optim.state import shape_of
 from thalweg.racing.alarm import Alarm
@@ -130,8 +132,11 @@ def lone_steps(
         # What is expanded cannot be written to, by training neither.
         tensors = [*model.parameters(), *(x for x in model.buffers() if x.is_contiguous())]
         start = [tensor.detach().clone() for tensor in tensors]
-        optimizers = {name: Optimizer(model, one) for name, one in recipes.items()}
-        taken: dict[str, list[tuple[float, float]]] = {name: [] for name in recipes}
+        optimizers = {}
+        for name, one in recipes.items():
+            with suppress(UserError):  # its trainings tell why it cannot be
+                optimizers[name] = Optimizer(model, one)
+        taken: dict[str, list[tuple[float, float]]] = {name: [] for name in optimizers}
         turns = random.Random(0)
         began = perf_counter()
         for rounds, indices in enumerate(training_order(task, seed=0)):

@@ -124,7 +124,7 @@ class Named:
             taken = [Parameter(name, kind, default=value) for name, value in settings.items()]
             maximize = Parameter("maximize", Parameter.KEYWORD_ONLY, default=False)
             return Signature([Parameter("params", kind), *taken, maximize])
-        known = {*DROP_IN, *self.flags, *self.hypers}
+        known = {*DROP_IN, *self.flags, *self.hypers, *settings}
         for name, one in inspect.signature(theirs).parameters.items():
             if name in known:
                 plain = float(one.default) if type(one.default) is int else one.default
@@ -152,6 +152,7 @@ class Named:
         for on, kind in self.variants.items():
             if on:
                 lines.append(f"With {' and '.join(sorted(on))}: `thalweg.rules.{kind.__name__}`.")
-        told = [name for name in self.signature.parameters if name in self.hypers]
-        lines += [fill(f"{it}: {self.hypers[it]}", 92, subsequent_indent="    ") for it in told]
+        known = {**self.hypers, **self.stepping.options}
+        told = [name for name in self.signature.parameters if name in known]
+        lines += [fill(f"{it}: {known[it]}", 92, subsequent_indent="    ") for it in told]
         return "\n".join(lines)

@@ -125,9 +125,15 @@ class Option(Declared):
         if value is None:
             return self.default
         if not isinstance(value, str | bool) or value not in self.among:
-            words = " or ".join(map(repr, self.among))
-            raise UserError(f"{name} must be {words}, not {short(value)}.")
+            raise UserError(f"{name} must be {self.words()}, not {short(value)}.")
         return value
+
+    def words(self) -> str:
+        among = " or ".join(map(repr, self.among))
+        return among or f"a whole number from 1 to {self.high}"
+
+    def __str__(self) -> str:
+        return f"{self.words()}."
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 from thalweg.fuse import eager
 from thalweg.fuse.choice import AnyKernel, AnyTable
 from thalweg.fuse.eager import Cell
+from thalweg.fuse.matrices import check_matrices
 from thalweg.fuse.passes import Part, eagerly
 from thalweg.fuse.staged_kernel import StagedTable
 from thalweg.optim.settings import at, base, holds_schedule, memory, observed
@@ -88,6 +89,7 @@ class Rows:
 
     def start_states(self, params: Tensors, step: int) -> None:
         """States before their first step, for the rows of each parameter."""
+        check_matrices(self.chain, [rows[0] for rows in params.values()])
         values = [self.values(i, step) for i in range(len(self.settings))]
         self.states = [{} for _ in params]
         for rows, states in zip(params.values(), self.states, strict=True):
