@@ -24,9 +24,9 @@ from patients import (
     small_network,
     small_objective,
 )
-from thalweg.doctor.objective import Objective
-from thalweg.doctor.step import look_at_step
-from thalweg.doctor.steps import StepWatch
+from thalweg.doctor.objective.objective import Objective
+from thalweg.doctor.readings.step import look_at_step
+from thalweg.doctor.readings.steps import StepWatch
 from thalweg.errors import UserError
 from thalweg.tasks import find
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg import statistics
-from thalweg.doctor.stopwatch import wait
+from thalweg.doctor.watch.stopwatch import wait
 from thalweg.optim import Optimizer
 from thalweg.racing.alarm import Alarm
 from thalweg.racing.record import Cost, Settings

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from thalweg.doctor.case import Case
-from thalweg.doctor.criteria.batch_norm import wrong_statistics
 from thalweg.doctor.criteria.cliffs import cliffs
-from thalweg.doctor.criteria.data import unscaled, unshuffled
-from thalweg.doctor.criteria.dead import dead_from_start, died
-from thalweg.doctor.criteria.depth import exploding, vanishing
-from thalweg.doctor.criteria.noise import noise
-from thalweg.doctor.criteria.rate import at_limit, decayed, divergence, too_high, too_low
-from thalweg.doctor.criteria.seconds import starved
-from thalweg.doctor.criteria.valley import narrow, saddle
-from thalweg.doctor.finding import Suspicion
+from thalweg.doctor.criteria.dead_units import dead_from_start, died
+from thalweg.doctor.criteria.learning_rate import at_limit, decayed, divergence, too_high, too_low
+from thalweg.doctor.criteria.noisy_gradients import noise
+from thalweg.doctor.criteria.signals_by_depth import exploding, vanishing
+from thalweg.doctor.criteria.suspicion import Suspicion
+from thalweg.doctor.criteria.unfit_data import unscaled, unshuffled
+from thalweg.doctor.criteria.valleys import narrow, saddle
+from thalweg.doctor.criteria.waiting import starved
+from thalweg.doctor.criteria.wrong_statistics import wrong_statistics
+from thalweg.doctor.watch.case import Case
 
 CRITERIA: tuple[Callable[[Case], Suspicion | None], ...] = (
     unshuffled,

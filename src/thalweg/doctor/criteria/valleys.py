@@ -1,0 +1,67 @@
+"""The shape of the valley: narrow, or flat at a saddle."""
+
+from __future__ import annotations
+
+from thalweg import rules
+from thalweg.doctor.criteria.suspicion import Fact, Suspicion, around
+from thalweg.doctor.trials import remedies
+from thalweg.doctor.watch.case import Case
+from thalweg.doctor.watch.course import look_before
+from thalweg.statistics import Interval
+
+NARROW = 10.0
+"""From here on momentum needs a third of the steps of plain descent, or less."""
+
+FURTHER, SLOW = 0.2, 0.1
+"""A way out is open where it leads further down than this share of the way that the loss has come,
+and training is slow where it has come less than this share of it over the last ten steps."""
+
+
+def narrow(case: Case) -> Suspicion | None:
+    """The curvature differs tenfold between directions, and the recipe is plain descent."""
+    looks = case.course.readings["condition"].items()
+    found = max(looks, key=lambda look: look[1].low, default=None)
+    if found is None or not found[1].low > NARROW:
+        return None
+    if case.recipe is not None and not remedies.steps_by(case.recipe, rules.SGD):
+        return None
+    step, seen = found
+    return Suspicion(
+        "narrow valley",
+        f"The condition number is {seen.value:.2g}: a rate for the steepest direction is too small"
+        " for most others.",
+        "momentum, or an adaptive method",
+        "Plain descent needs steps in proportion to the condition number, with momentum to its"
+        " root (Polyak 1964); networks have such spectra as a rule, so the trial decides.",
+        (Fact("condition number", Interval(seen.value, seen.low, seen.high), step),),
+        remedies=remedies.accelerating(case.recipe) if case.recipe else (),
+        explains=("learning rate too low", "saddle"),
+    )
+
+
+def saddle(case: Case) -> Suspicion | None:
+    """Plain descent hardly moves, and down along the most negative curvature it goes far."""
+    if case.recipe is not None and not remedies.steps_by(case.recipe, rules.SGD):
+        return None
+    losses = {step: seen.loss for step, seen in case.course.steps.items()}
+    for step, seen in case.course.readings["escape"].items():
+        before = [loss for at, loss in losses.items() if step - 10 <= at < step]
+        lowest = around(seen.lowest.value, seen.lowest.error)
+        if not before or lowest.high >= 0:
+            continue
+        drop, moved = seen.descent.drop, before[0] - seen.loss
+        far = drop > FURTHER * (next(iter(losses.values())) - seen.loss)
+        if far and moved < SLOW * drop:
+            return Suspicion(
+                "saddle",
+                f"At step {step} the loss has hardly moved over ten steps, but falls by {drop:.2g}"
+                " along the direction of most negative curvature.",
+                "momentum, or an adaptive method",
+                "Negative curvature where progress is slow (Dauphin et al. 2014): for looking; the"
+                " trial decides.",
+                (Fact("lowest curvature", lowest, step),),
+                remedies=remedies.accelerating(case.recipe) if case.recipe else (),
+                since=look_before(max(0, step - 10)),
+                explains=("learning rate too low",),
+            )
+    return None

@@ -1,0 +1,64 @@
+"""What was seen of a training on its way."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from thalweg.doctor.readings.steps import SeenStep
+from thalweg.stack.reading import Batch
+
+RECENT = 8
+"""Batches that are kept for instruments to look at."""
+
+
+@dataclass
+class Course:
+    """The steps of a training, counted from 0, and what instruments have read there.
+
+    length: how many went by. norms: the gradient's norm by step, before any clip of the recipe.
+    steps: those that were looked at. readings: of each instrument by step. refusals: why an
+    instrument has last read nothing. batches: the last ones.
+    """
+
+    length: int = 0
+    norms: dict[int, Tensor] = field(default_factory=dict)
+    steps: dict[int, SeenStep] = field(default_factory=dict)
+    readings: defaultdict[str, dict[int, Any]] = field(default_factory=lambda: defaultdict(dict))
+    refusals: dict[str, str] = field(default_factory=dict)
+    batches: deque[Batch] = field(default_factory=lambda: deque(maxlen=RECENT))
+
+    def first(self, instrument: str) -> tuple[int, Any] | None:
+        """The first reading and its step."""
+        return next(iter(self.readings[instrument].items()), None)
+
+    def last(self, instrument: str) -> tuple[int, Any] | None:
+        """The last reading and its step."""
+        return next(iter(reversed(self.readings[instrument].items())), None)
+
+    def norm_series(self) -> tuple[list[int], NDArray[np.float64]]:
+        """The gradient's norm: at which steps it was noted, and how large it was."""
+        return list(self.norms), np.array([float(norm) for norm in self.norms.values()])
+
+    def series(self, name: str) -> tuple[list[int], NDArray[np.float64]]:
+        """One number of the steps that were looked at: where, and how much."""
+        values = [getattr(step, name) for step in self.steps.values()]
+        return list(self.steps), np.array(values, dtype=np.float64)
+
+
+def look_before(step: int) -> int:
+    """The step of the last close look up to a step: 0, 10, 30, 90, and so on."""
+    mark = 0
+    while following(mark) <= step:
+        mark = following(mark)
+    return mark
+
+
+def following(mark: int) -> int:
+    """The close look after one: each is three times as late as the one before."""
+    return max(10, 3 * mark)
