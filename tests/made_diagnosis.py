@@ -9,12 +9,11 @@ import torch
 from thalweg.doctor.criteria.suspicion import Fact, Picture, Suspicion, around, exactly
 from thalweg.doctor.judge.diagnosis import Diagnosis
 from thalweg.doctor.judge.finding import Finding, Severity
-from thalweg.doctor.objective.conditions import Conditions
-from thalweg.doctor.readings.steps import SeenStep
+from thalweg.doctor.objective.objective import Conditions
+from thalweg.doctor.readings.step import SeenStep
 from thalweg.doctor.trials.trial import LEVEL, MATERIAL, Trial
 from thalweg.doctor.watch.budget import Looks
-from thalweg.doctor.watch.case import Case
-from thalweg.doctor.watch.course import Course
+from thalweg.doctor.watch.course import Case, Course
 from thalweg.doctor.watch.stopwatch import Seconds
 from thalweg.recipes import named
 from thalweg.statistics import Interval, compare

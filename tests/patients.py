@@ -11,8 +11,7 @@ from torch.func import functional_call, hessian
 from torch.nn import functional as F
 
 from thalweg.doctor.curvature.curvature import Curvature
-from thalweg.doctor.objective.conditions import Conditions
-from thalweg.doctor.objective.objective import Objective
+from thalweg.doctor.objective.objective import Conditions, Objective
 from thalweg.stack.batches import in_order
 from thalweg.stack.population import initial_model
 from thalweg.stack.reading import Batch

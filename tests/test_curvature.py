@@ -29,12 +29,11 @@ from patients import (
     small_objective,
 )
 from thalweg.doctor.curvature.condition_number import condition_number
-from thalweg.doctor.curvature.curvature import Curvature
+from thalweg.doctor.curvature.curvature import Curvature, Preconditioned
 from thalweg.doctor.curvature.eigenvalues import extremes
 from thalweg.doctor.curvature.gauss_newton import GaussNewton
 from thalweg.doctor.curvature.hessian import Hessian
 from thalweg.doctor.curvature.lanczos import Lanczos
-from thalweg.doctor.curvature.preconditioned import Preconditioned
 from thalweg.doctor.curvature.spectrum import spectrum
 from thalweg.doctor.curvature.trace import diagonal_share, trace
 from thalweg.doctor.objective.objective import Objective

@@ -25,8 +25,7 @@ from patients import (
     small_objective,
 )
 from thalweg.doctor.objective.objective import Objective
-from thalweg.doctor.readings.step import look_at_step
-from thalweg.doctor.readings.steps import StepWatch
+from thalweg.doctor.readings.step import StepWatch, look_at_step
 from thalweg.errors import UserError
 from thalweg.tasks import find
 

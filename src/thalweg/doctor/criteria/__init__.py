@@ -14,7 +14,7 @@ from thalweg.doctor.criteria.unfit_data import unscaled, unshuffled
 from thalweg.doctor.criteria.valleys import narrow, saddle
 from thalweg.doctor.criteria.waiting import starved
 from thalweg.doctor.criteria.wrong_statistics import wrong_statistics
-from thalweg.doctor.watch.case import Case
+from thalweg.doctor.watch.course import Case
 
 CRITERIA: tuple[Callable[[Case], Suspicion | None], ...] = (
     unshuffled,

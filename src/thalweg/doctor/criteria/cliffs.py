@@ -7,8 +7,7 @@ import numpy as np
 from thalweg.doctor.criteria.suspicion import Fact, Picture, Suspicion
 from thalweg.doctor.readings.spikes import spikes
 from thalweg.doctor.trials import remedies
-from thalweg.doctor.watch.case import Case
-from thalweg.doctor.watch.course import look_before
+from thalweg.doctor.watch.course import Case, look_before
 from thalweg.statistics import wilson
 
 DEVIATIONS, TIMES, FEWEST = 7.0, 5.0, 10

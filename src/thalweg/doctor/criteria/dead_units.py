@@ -5,7 +5,7 @@ from __future__ import annotations
 from thalweg.doctor.criteria.suspicion import Fact, Suspicion
 from thalweg.doctor.readings.units import Activity
 from thalweg.doctor.trials import remedies
-from thalweg.doctor.watch.case import Case
+from thalweg.doctor.watch.course import Case
 from thalweg.statistics import wilson
 
 MANY = 0.5

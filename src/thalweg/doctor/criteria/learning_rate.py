@@ -6,9 +6,9 @@ import numpy as np
 
 from thalweg import rules
 from thalweg.doctor.criteria.suspicion import Fact, Picture, Suspicion, around, exactly
-from thalweg.doctor.readings.steps import SeenStep
+from thalweg.doctor.readings.step import SeenStep
 from thalweg.doctor.trials import remedies
-from thalweg.doctor.watch.case import Case
+from thalweg.doctor.watch.course import Case
 from thalweg.statistics import median_interval, wilson
 
 FACTORS = (3.0, 10.0, 30.0)

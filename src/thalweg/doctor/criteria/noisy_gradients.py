@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from thalweg.doctor.criteria.suspicion import Fact, Suspicion
 from thalweg.doctor.trials import remedies
-from thalweg.doctor.watch.case import Case
-from thalweg.doctor.watch.course import look_before
+from thalweg.doctor.watch.course import Case, look_before
 
 LITTLE = 0.5
 """Signal over noise in a mini-batch."""

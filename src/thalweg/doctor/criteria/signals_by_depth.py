@@ -9,7 +9,7 @@ import numpy as np
 from thalweg.doctor.criteria.suspicion import Fact, Picture, Suspicion
 from thalweg.doctor.readings.signals import Signals
 from thalweg.doctor.trials import remedies
-from thalweg.doctor.watch.case import Case
+from thalweg.doctor.watch.course import Case
 
 FEWEST = 4
 """Calls of layers that a slope with depth needs."""

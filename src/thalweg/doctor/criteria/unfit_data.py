@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from thalweg.doctor.criteria.suspicion import Fact, Suspicion, exactly
 from thalweg.doctor.trials import remedies
-from thalweg.doctor.watch.case import Case
+from thalweg.doctor.watch.course import Case
 
 UNEQUAL, OFFSET, SIZES = 30.0, 10.0, (1e-2, 30.0)
 NOT_BY_CHANCE = 1e-6

@@ -5,8 +5,7 @@ from __future__ import annotations
 from thalweg import rules
 from thalweg.doctor.criteria.suspicion import Fact, Suspicion, around
 from thalweg.doctor.trials import remedies
-from thalweg.doctor.watch.case import Case
-from thalweg.doctor.watch.course import look_before
+from thalweg.doctor.watch.course import Case, look_before
 from thalweg.statistics import Interval
 
 NARROW = 10.0

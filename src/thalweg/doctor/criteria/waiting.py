@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from thalweg.doctor.criteria.suspicion import Fact, Suspicion
-from thalweg.doctor.watch.case import Case
+from thalweg.doctor.watch.course import Case
 
 WAITS = 0.5
 NOTICEABLE = 1e-3

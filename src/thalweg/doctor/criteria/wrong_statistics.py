@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from thalweg.doctor.criteria.suspicion import Fact, Suspicion, exactly
 from thalweg.doctor.trials import remedies
-from thalweg.doctor.watch.case import Case
+from thalweg.doctor.watch.course import Case
 
 SETTLED = 30
 """Steps after which running statistics should have caught up, at PyTorch's usual momentum."""

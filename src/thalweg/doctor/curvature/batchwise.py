@@ -12,9 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thalweg.doctor.curvature.curvature import Curvature
-from thalweg.doctor.objective.conditions import Conditions
 from thalweg.doctor.objective.derivatives import cut_off
-from thalweg.doctor.objective.objective import Objective
+from thalweg.doctor.objective.objective import Conditions, Objective
 from thalweg.stack.reading import Batch
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 from thalweg.doctor.curvature.curvature import Curvature
 from thalweg.doctor.curvature.eigenvalues import Extremes, extremes
 from thalweg.doctor.curvature.spectrum import Spectrum, spectrum
-from thalweg.doctor.objective.conditions import Conditions
+from thalweg.doctor.objective.objective import Conditions
 
 Kind = Literal["highest over lowest", "largest over quantile"]
 

@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thalweg.doctor.objective.conditions import Conditions
+from thalweg.arguments import number, short
+from thalweg.doctor.objective.objective import Conditions
+from thalweg.errors import UserError
 
 BLOCK = 8
 """Vectors that are multiplied at once: on small batches they then cost little more than one."""
@@ -55,3 +57,28 @@ class Curvature(ABC):
         for start in range(0, count, BLOCK):
             vectors = self.signs(min(BLOCK, count - start), seed + start)
             yield vectors, self.times(vectors)
+
+
+class Preconditioned(Curvature):
+    """S^(1/2) A S^(1/2) for a diagonal S >= 0: the eigenvalues are those of S A.
+
+    scale: the diagonal of S, `[P]`. With 0 for some parameters their rows and columns vanish.
+    """
+
+    def __init__(self, curvature: Curvature, scale: Float[Tensor, " P"]) -> None:
+        self.inner = curvature
+        self.root = scale.to(curvature.dtype).sqrt()
+        self.size, self.dtype, self.device = curvature.size, curvature.dtype, curvature.device
+
+    @property
+    def conditions(self) -> Conditions:
+        return self.inner.conditions
+
+    def times(self, vectors: Float[Tensor, "K P"]) -> Float[Tensor, "K P"]:
+        return self.root * self.inner.times(self.root * vectors)
+
+
+def require_tolerance(value: float, name: str = "tolerance") -> None:
+    """UserError unless it is a share between 0 and 1."""
+    if not 0 < number(value) < 1:
+        raise UserError(f"{name} must lie between 0 and 1, ends left out, not {short(value)}.")

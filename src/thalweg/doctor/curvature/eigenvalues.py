@@ -9,10 +9,9 @@ from typing import Literal
 from torch import Tensor
 
 from thalweg.arguments import require_whole
-from thalweg.doctor.curvature.curvature import Curvature
+from thalweg.doctor.curvature.curvature import Curvature, require_tolerance
 from thalweg.doctor.curvature.lanczos import Lanczos
-from thalweg.doctor.curvature.require import require_tolerance
-from thalweg.doctor.objective.conditions import Conditions
+from thalweg.doctor.objective.objective import Conditions
 
 End = Literal["lowest", "highest"]
 

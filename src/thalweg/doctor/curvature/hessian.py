@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from thalweg.doctor.curvature.batchwise import Batchwise, Graph
-from thalweg.doctor.objective.conditions import Conditions
 from thalweg.doctor.objective.derivatives import derivative, is_underivable, pulled
-from thalweg.doctor.objective.objective import Objective
+from thalweg.doctor.objective.objective import Conditions, Objective
 from thalweg.errors import UserError
 from thalweg.stack.reading import Batch
 

@@ -8,12 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from thalweg.doctor.curvature.curvature import require_tolerance
 from thalweg.doctor.curvature.eigenvalues import Eigenvalue, extremes
 from thalweg.doctor.curvature.hessian import Hessian
-from thalweg.doctor.curvature.require import require_tolerance
 from thalweg.doctor.curvature.spectrum import spectrum
-from thalweg.doctor.objective.conditions import Conditions
-from thalweg.doctor.objective.objective import Objective
+from thalweg.doctor.objective.objective import Conditions, Objective
 from thalweg.statistics import Interval
 
 FIRST = 1e-3
@@ -116,3 +115,23 @@ def one_way(objective: Objective, unit: Float[Tensor, " P"]) -> Descent:
             lowest, reached = value, distance
         distance *= 2
     return Descent(reached, start - lowest, False)
+
+
+@dataclass(frozen=True)
+class Escape:
+    """lowest: the most negative curvature. descent: how far down it goes along its direction.
+
+    loss: where it was looked from.
+    """
+
+    lowest: Eigenvalue
+    descent: Descent
+    loss: float
+    conditions: Conditions
+
+
+def escape(objective: Objective) -> Escape:
+    """Looks along the most negative curvature. Cost: that of `extremes`, and of `descent`."""
+    found = extremes(Hessian(objective), ends=["lowest"], tolerance=0.05)
+    way = descent(objective, found.lowest.vector)
+    return Escape(found.lowest, way, objective.value(), found.conditions)

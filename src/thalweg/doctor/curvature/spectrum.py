@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from thalweg.arguments import require_whole
 from thalweg.doctor.curvature.curvature import Curvature
 from thalweg.doctor.curvature.lanczos import Lanczos
-from thalweg.doctor.curvature.student import student
-from thalweg.doctor.objective.conditions import Conditions
+from thalweg.doctor.intervals import student
+from thalweg.doctor.objective.objective import Conditions
 from thalweg.errors import UserError
 from thalweg.statistics import Interval
 

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 
 from thalweg.arguments import require_whole
-from thalweg.doctor.curvature.curvature import Curvature
-from thalweg.doctor.curvature.require import require_tolerance
-from thalweg.doctor.objective.conditions import Conditions
+from thalweg.doctor.curvature.curvature import Curvature, require_tolerance
+from thalweg.doctor.objective.objective import Conditions
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from thalweg.doctor.judge import wording
 from thalweg.doctor.judge.finding import Finding, Severity
 from thalweg.doctor.trials.trial import State, Trial, Trials, on_one_scale, state_of
 from thalweg.doctor.watch.budget import Looks, require_share
-from thalweg.doctor.watch.case import Case
-from thalweg.doctor.watch.course import following
+from thalweg.doctor.watch.course import Case, following
 from thalweg.doctor.watch.watcher import Watcher
 from thalweg.errors import UserError
 from thalweg.random_numbers import drawing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial, reduce
 from operator import add
 from typing import Any, TypeVar
@@ -14,7 +15,6 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map
 
 from thalweg.doctor.objective.borrowed import Mode, borrowed, kept_traits, mode_of
-from thalweg.doctor.objective.conditions import Conditions
 from thalweg.doctor.objective.derivatives import derivative
 from thalweg.errors import UserError
 from thalweg.optim.sharded import is_sharded
@@ -23,6 +23,24 @@ from thalweg.stack.reading import Batch
 from thalweg.tasks.failure import describe, failure_as_sentence
 from thalweg.tasks.task import Score
 from thalweg.tasks.user_code import trainable
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a measurement was made on; it holds for nothing else.
+
+    samples, batches: the data, fixed for the whole measurement. mode: that of the model's layers,
+    "training", "evaluation" or "mixed". precision: of the arithmetic, such as "float32".
+    products: how products with a matrix of second derivatives were made; empty where there were
+    none.
+    """
+
+    samples: int
+    batches: int
+    mode: str
+    precision: str
+    products: str = ""
+
 
 T = TypeVar("T")
 

@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from thalweg.doctor.objective.conditions import Conditions
-from thalweg.doctor.objective.objective import Objective
+from thalweg.doctor.objective.objective import Conditions, Objective
 from thalweg.doctor.objective.outputs import outputs_of, units_first
 from thalweg.stack.reading import Batch
 

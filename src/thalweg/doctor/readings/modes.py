@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from thalweg.doctor.objective.conditions import Conditions
-from thalweg.doctor.objective.objective import Objective
+from thalweg.doctor.objective.objective import Conditions, Objective
 from thalweg.errors import UserError
 from thalweg.stack.population import batch_norms
 from thalweg.stack.reading import Batch

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from thalweg.doctor.curvature.student import student
-from thalweg.doctor.objective.conditions import Conditions
-from thalweg.doctor.objective.objective import Objective
+from thalweg.doctor.intervals import student
+from thalweg.doctor.objective.objective import Conditions, Objective
 from thalweg.errors import UserError
 from thalweg.statistics import Interval
 

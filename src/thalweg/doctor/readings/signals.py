@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from thalweg.doctor.curvature.student import student
-from thalweg.doctor.objective.conditions import Conditions
+from thalweg.doctor.intervals import student
 from thalweg.doctor.objective.derivatives import pulled
-from thalweg.doctor.objective.objective import Objective
+from thalweg.doctor.objective.objective import Conditions, Objective
 from thalweg.doctor.objective.outputs import outputs_of
 from thalweg.errors import UserError
 from thalweg.stack.reading import Batch

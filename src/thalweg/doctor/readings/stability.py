@@ -8,11 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from thalweg.doctor.curvature.curvature import Preconditioned
 from thalweg.doctor.curvature.eigenvalues import Eigenvalue, Extremes, extremes
 from thalweg.doctor.curvature.hessian import Hessian
-from thalweg.doctor.curvature.preconditioned import Preconditioned
-from thalweg.doctor.objective.conditions import Conditions
-from thalweg.doctor.objective.objective import Objective
+from thalweg.doctor.objective.objective import Conditions, Objective
 from thalweg.doctor.readings.limits import Stepping, stepping
 from thalweg.errors import UserError
 

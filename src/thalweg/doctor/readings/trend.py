@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from thalweg.doctor.curvature.student import student
+from thalweg.doctor.intervals import student
 from thalweg.errors import UserError
 from thalweg.statistics import Interval
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from thalweg.doctor.curvature.condition_number import condition_number
-from thalweg.doctor.curvature.escape import escape
 from thalweg.doctor.curvature.hessian import Hessian
+from thalweg.doctor.curvature.negative_curvature import escape
 from thalweg.doctor.objective.objective import Objective
 from thalweg.doctor.readings.inputs import inputs
 from thalweg.doctor.readings.modes import modes

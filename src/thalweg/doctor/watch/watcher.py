@@ -17,10 +17,9 @@ from torch.utils.hooks import RemovableHandle
 
 from thalweg.arguments import require_function, require_kind, require_whole, short
 from thalweg.doctor.objective.objective import Objective, samples_in
-from thalweg.doctor.readings.steps import StepWatch
+from thalweg.doctor.readings.step import StepWatch
 from thalweg.doctor.watch.budget import Budget
-from thalweg.doctor.watch.case import Case
-from thalweg.doctor.watch.course import RECENT, Course, following
+from thalweg.doctor.watch.course import RECENT, Case, Course, following
 from thalweg.doctor.watch.instruments import INSTRUMENTS
 from thalweg.doctor.watch.stopwatch import Part, Stopwatch, wait
 from thalweg.errors import UserError
