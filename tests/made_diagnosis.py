@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from thalweg.doctor.criteria.suspicion import Fact, Picture, Suspicion, around, exactly
+from thalweg.doctor.criteria.criterion import Fact, Picture, Suspicion, around, exactly
 from thalweg.doctor.judge.diagnosis import Diagnosis
 from thalweg.doctor.judge.finding import Finding, Severity
 from thalweg.doctor.objective.objective import Conditions

@@ -1,6 +1,6 @@
-from .criteria.suspicion import Fact as Fact
-from .criteria.suspicion import Picture as Picture
-from .criteria.suspicion import Suspicion as Suspicion
+from .criteria.criterion import Fact as Fact
+from .criteria.criterion import Picture as Picture
+from .criteria.criterion import Suspicion as Suspicion
 from .curvature.condition_number import ConditionNumber as ConditionNumber
 from .curvature.condition_number import condition_number as condition_number
 from .curvature.critical_points import CriticalPoint as CriticalPoint

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from thalweg.doctor.criteria.suspicion import Fact, Suspicion
+from thalweg.doctor.criteria import names
+from thalweg.doctor.criteria.criterion import Fact, Suspicion, criterion
 from thalweg.doctor.readings.units import Activity
 from thalweg.doctor.trials import remedies
 from thalweg.doctor.watch.course import Case
@@ -11,17 +12,19 @@ from thalweg.statistics import wilson
 MANY = 0.5
 
 
+@criterion(40)
 def dead_from_start(case: Case) -> Suspicion | None:
     """Dead units at the first look, before training could have silenced them."""
-    found = case.course.first("units")
-    return silent(*found, ("learning rate too high",)) if found else None
+    found = case.course.first(Activity)
+    return silent(*found, (names.RATE_TOO_HIGH,)) if found else None
 
 
-def died(case: Case) -> Suspicion | None:
+@criterion(90)
+def dead_later(case: Case) -> Suspicion | None:
     """Units that fell silent on the way."""
-    if dead_from_start(case):
+    if dead_from_start.judge(case):
         return None
-    looks = list(case.course.readings["units"].items())[1:]
+    looks = list(case.course.all(Activity))[1:]
     return next((found for step, seen in looks if (found := silent(step, seen))), None)
 
 
@@ -34,15 +37,15 @@ def silent(step: int, seen: Activity, explained: tuple[str, ...] = ()) -> Suspic
     if worst is None or worst.dead <= MANY * worst.units or worst.values == 1:
         return None
     return Suspicion(
-        "dead units",
-        f"{worst.dead} of {worst.units} units of {worst.place} were 0 for all {worst.values} values"
-        f" that were seen of each at step {step}.",
-        "batch normalization, or a lower learning rate from the start",
-        "A unit that is always 0 passes no gradient; which share of them harms is not known, so"
-        " that less than a whole layer is left to the trial.",
-        (Fact("share of dead units", wilson(worst.dead, worst.units), step),),
+        names.DEAD_UNITS,
+        sentence=f"{worst.dead} of {worst.units} units of {worst.place} were 0 for all"
+        f" {worst.values} values that were seen of each at step {step}.",
+        prescription="batch normalization, or a lower learning rate from the start",
+        standing="A unit that is always 0 passes no gradient; which share of them harms is not"
+        " known, so that less than a whole layer is left to the trial.",
+        facts=(Fact("share of dead units", wilson(worst.dead, worst.units), step),),
         remedies=(remedies.NORMALIZED,),
         since=step,
         proven=worst.dead == worst.units,
-        explains=("vanishing signals", "learning rate too low", "noise", "saddle", *explained),
+        explains=(names.VANISHING, names.RATE_TOO_LOW, names.NOISE, names.SADDLE, *explained),
     )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from thalweg import rules
-from thalweg.doctor.criteria.suspicion import Fact, Picture, Suspicion, around, exactly
+from thalweg.doctor.criteria import names
+from thalweg.doctor.criteria.criterion import Fact, Picture, Suspicion, around, criterion, exactly
+from thalweg.doctor.readings.stability import Stability
 from thalweg.doctor.readings.step import SeenStep
 from thalweg.doctor.trials import remedies
+from thalweg.doctor.trials.trial import Remedy
 from thalweg.doctor.watch.course import Case
 from thalweg.statistics import median_interval, wilson
 
@@ -22,7 +27,8 @@ AT_LIMIT = 0.8
 FADED = 2.0
 
 
-def too_high(case: Case) -> Suspicion | None:
+@criterion(80)
+def rate_too_high(case: Case) -> Suspicion | None:
     """Most steps overshoot, or a third of the first, or one led a fifth of the way back up.
 
     That steps go further than their best is normal at the edge of stability, and in mini-batches;
@@ -35,36 +41,32 @@ def too_high(case: Case) -> Suspicion | None:
     if not (case.diverged or share.estimate > 0.5 or early.estimate > EARLY or jumped(case)):
         return None
     return Suspicion(
-        "learning rate too high",
-        f"The steps are long: {share.estimate:.0%} of them, and {early.estimate:.0%} of the first"
-        f" {FIRST} looked at, go further than is best for their own batch.",
-        "a lower learning rate, or cooling",
-        "The loss along each step, by three values (Goodfellow et al. 2016, 4.3.1); no alarm"
-        " without a trial, since steps at the edge of stability overshoot too.",
-        (
+        names.RATE_TOO_HIGH,
+        sentence=f"The steps are long: {share.estimate:.0%} of them, and {early.estimate:.0%} of"
+        f" the first {FIRST} looked at, go further than is best for their own batch.",
+        prescription="a lower learning rate, or cooling",
+        standing="The loss along each step, by three values (Goodfellow et al. 2016, 4.3.1); no"
+        " alarm without a trial, since steps at the edge of stability overshoot too.",
+        facts=(
             Fact("share of steps that overshoot", share, case.last_step),
             Fact("share of the first that do", early, case.last_step),
         ),
-        along_training(case),
-        remedies.rates(case.recipe, [1 / factor for factor in FACTORS]) if case.recipe else (),
+        picture=along_training(case),
+        remedies=other_rates(case, [1 / factor for factor in FACTORS]),
         explains=(
-            "divergence",
-            "cliffs",
-            "noise",
-            "dead units",
-            "narrow valley",
-            "saddle",
-            "learning rate too low",
+            *(names.CLIFFS, names.DEAD_UNITS, names.NARROW_VALLEY, names.SADDLE),
+            *(names.DIVERGENCE, names.NOISE, names.RATE_TOO_LOW),
         ),
     )
 
 
+@criterion(150)
 def divergence(case: Case) -> Suspicion | None:
     """Training left the finite numbers; what else was found may say why."""
     if not case.diverged:
         return None
     return Suspicion(
-        "divergence",
+        names.DIVERGENCE,
         f"Training diverged: {case.diverged}.",
         "a lower learning rate, clipping, or inputs of one scale",
         "Seen as it happened.",
@@ -75,10 +77,11 @@ def divergence(case: Case) -> Suspicion | None:
 def jumped(case: Case) -> bool:
     """Whether a step that was looked at raised the loss of its batch by a fifth of the way down."""
     steps = case.course.steps.values()
-    return any(step.change > max(case.way / 5, step.round_off) for step in steps)
+    return any(step.change > max(case.fall / 5, step.round_off) for step in steps)
 
 
-def too_low(case: Case) -> Suspicion | None:
+@criterion(140)
+def rate_too_low(case: Case) -> Suspicion | None:
     """In the first half of the training most steps end far before their best."""
     early = [x for step, x in case.course.steps.items() if step <= case.steps / 2]
     best = [step.best for step in early if abs(step.slope) > step.round_off]
@@ -88,40 +91,43 @@ def too_low(case: Case) -> Suspicion | None:
     if short.estimate < 0.5:
         return None
     return Suspicion(
-        "learning rate too low",
-        f"The steps are short: {short.estimate:.0%} of the early ones could be {SHORT:g} times as"
-        " long before the loss of their batch rises again.",
-        "a higher learning rate",
-        "The best length of a step on its own batch is longer than the best for training; no alarm"
-        " without a trial.",
-        (
+        names.RATE_TOO_LOW,
+        sentence=f"The steps are short: {short.estimate:.0%} of the early ones could be {SHORT:g}"
+        " times as long before the loss of their batch rises again.",
+        prescription="a higher learning rate",
+        standing="The best length of a step on its own batch is longer than the best for training;"
+        " no alarm without a trial.",
+        facts=(
             Fact(f"share of steps that are {SHORT:g} times too short", short, case.last_step),
             Fact("best length over that taken", median_interval(best, "min"), case.last_step),
         ),
-        along_training(case),
-        remedies.rates(case.recipe, FACTORS) if case.recipe else (),
-        explains=("narrow valley", "unscaled inputs", "saddle"),
+        picture=along_training(case),
+        remedies=other_rates(case, FACTORS),
+        explains=(names.NARROW_VALLEY, names.UNSCALED, names.SADDLE),
     )
 
 
-def at_limit(case: Case) -> Suspicion | None:
+@criterion(170)
+def rate_at_limit(case: Case) -> Suspicion | None:
     """The sharpness is at what the recipe can take: no fault."""
-    found = case.course.last("stability")
+    found = case.course.last(Stability)
     if found is None or found[1].ratio.value < AT_LIMIT:
         return None
     step, seen = found
     ratio = around(seen.ratio.value, seen.ratio.error)
     return Suspicion(
         "the rate is at its limit",
-        f"The curvature is {ratio.estimate:.2f} of what {seen.groups[0].rule} can take at its"
-        " learning rate: a longer step would oscillate.",
-        "nothing by itself; cooling if the loss stands still",
-        "Cohen et al. 2021 and 2022: training goes to this edge by itself and stays; no fault.",
-        (Fact("sharpness over its limit", ratio, step),),
+        sentence=f"The curvature is {ratio.estimate:.2f} of what {seen.groups[0].rule} can take at"
+        " its learning rate: a longer step would oscillate.",
+        prescription="nothing by itself; cooling if the loss stands still",
+        standing="Cohen et al. 2021 and 2022: training goes to this edge by itself and stays; no"
+        " fault.",
+        facts=(Fact("sharpness over its limit", ratio, step),),
     )
 
 
-def decayed(case: Case) -> Suspicion | None:
+@criterion(100)
+def rates_decayed(case: Case) -> Suspicion | None:
     """AdaGrad's sum of squares has made the rates small while there was still a way to go."""
     recipe = case.recipe
     if not (recipe and remedies.steps_by(recipe, rules.Adagrad)) or len(case.course.steps) < 10:
@@ -136,19 +142,24 @@ def decayed(case: Case) -> Suspicion | None:
     fall = float(early / late)
     return Suspicion(
         "rates decayed too early",
-        f"AdaGrad's effective rates have fallen to 1/{fall:.0f}, while its steps could still be"
-        f" {best:.1f} times as long.",
-        "a method that forgets: RMSProp or Adam, or a higher learning rate",
-        "AdaGrad divides by the root of a sum that only grows (Goodfellow et al. 2016, 8.5.1).",
-        (Fact("early over late effective rate", exactly(fall), case.last_step),),
+        sentence=f"AdaGrad's effective rates have fallen to 1/{fall:.0f}, while its steps could"
+        f" still be {best:.1f} times as long.",
+        prescription="a method that forgets: RMSProp or Adam, or a higher learning rate",
+        standing="AdaGrad divides by the root of a sum that only grows (Goodfellow et al. 2016,"
+        " 8.5.1).",
+        facts=(Fact("early over late effective rate", exactly(fall), case.last_step),),
         remedies=(*remedies.forgetting(), *remedies.rates(recipe, (10.0,))),
-        explains=("learning rate too low",),
+        explains=(names.RATE_TOO_LOW,),
     )
 
 
 def rate_of(step: SeenStep) -> float:
     """The rate that a step really had, by the median of its parameters."""
     return float(np.median([rate for rate in step.rates.values() if rate] or [0.0]))
+
+
+def other_rates(case: Case, factors: Sequence[float]) -> tuple[Remedy, ...]:
+    return remedies.rates(case.recipe, factors) if case.recipe else ()
 
 
 def along_training(case: Case) -> Picture:

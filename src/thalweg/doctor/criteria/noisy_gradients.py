@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from thalweg.doctor.criteria.suspicion import Fact, Suspicion
+from thalweg.doctor.criteria import names
+from thalweg.doctor.criteria.criterion import Fact, Suspicion, criterion
+from thalweg.doctor.readings.noise import Noise
 from thalweg.doctor.trials import remedies
 from thalweg.doctor.watch.course import Case, look_before
 
@@ -10,9 +12,10 @@ LITTLE = 0.5
 """Signal over noise in a mini-batch."""
 
 
+@criterion(130)
 def noise(case: Case) -> Suspicion | None:
     """A batch's gradient has less signal than noise, and nothing calms the end of training."""
-    found = case.course.last("noise")
+    found = case.course.last(Noise)
     if found is None:
         return None
     step, seen = found
@@ -29,14 +32,14 @@ def noise(case: Case) -> Suspicion | None:
         else f"cannot be told from the noise's (at most {max(ratio.high, 0):.2g} of it)"
     )
     return Suspicion(
-        "noise",
-        f"The signal's share in the gradient of {case.batch_size} samples {told}, so that the"
-        " steps jitter about the way down.",
-        "cooling, averaging, or a larger batch",
-        "The gradient noise scale (McCandlish et al. 2018): its definition is sound, as advice on"
-        " the batch size it is an order of magnitude. Late in training noise prevails everywhere,"
-        " so the trial decides.",
-        (Fact("signal over noise in a batch", ratio, step),),
+        names.NOISE,
+        sentence=f"The signal's share in the gradient of {case.batch_size} samples {told}, so that"
+        " the steps jitter about the way down.",
+        prescription="cooling, averaging, or a larger batch",
+        standing="The gradient noise scale (McCandlish et al. 2018): its definition is sound, as"
+        " advice on the batch size it is an order of magnitude. Late in training noise prevails"
+        " everywhere, so the trial decides.",
+        facts=(Fact("signal over noise in a batch", ratio, step),),
         remedies=calming,
         since=since,
     )

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from thalweg.doctor.criteria.suspicion import Fact, Picture, Suspicion
+from thalweg.doctor.criteria import names
+from thalweg.doctor.criteria.criterion import Fact, Picture, Suspicion, criterion
 from thalweg.doctor.readings.signals import Signals
 from thalweg.doctor.trials import remedies
 from thalweg.doctor.watch.course import Case
@@ -18,6 +19,7 @@ WEAK, HOPELESS = 1e-3, 1e-6
 """Of the signal at the first layer over that at the last, or of its inverse."""
 
 
+@criterion(50)
 def vanishing(case: Case) -> Suspicion | None:
     """At the start, the signal that reaches the first layers is a tiny part of that at the last."""
     found = deep(case)
@@ -28,21 +30,22 @@ def vanishing(case: Case) -> Suspicion | None:
     if not (seen.backward.high < 1 and ratio < WEAK):
         return None
     return Suspicion(
-        "vanishing signals",
-        f"What comes back to the first layer is {ratio:.1g} of the signal at the last: each layer"
-        f" passes on {seen.backward.estimate:.2g} of it.",
-        "batch normalization, weights that begin larger, or a pre-training",
-        "The slope of log signal with depth (Schoenholz et al. 2017): sound for plain networks at"
-        " their start, less so with residual paths.",
-        (Fact("factor from a layer to the one before", seen.backward, step),),
-        by_depth(seen),
-        (remedies.NORMALIZED,),
-        step,
+        names.VANISHING,
+        sentence=f"What comes back to the first layer is {ratio:.1g} of the signal at the last:"
+        f" each layer passes on {seen.backward.estimate:.2g} of it.",
+        prescription="batch normalization, weights that begin larger, or a pre-training",
+        standing="The slope of log signal with depth (Schoenholz et al. 2017): sound for plain"
+        " networks at their start, less so with residual paths.",
+        facts=(Fact("factor from a layer to the one before", seen.backward, step),),
+        picture=by_depth(seen),
+        remedies=(remedies.NORMALIZED,),
+        since=step,
         proven=ratio < HOPELESS,
-        explains=("learning rate too low", "narrow valley", "learning rate too high"),
+        explains=(names.RATE_TOO_LOW, names.NARROW_VALLEY, names.RATE_TOO_HIGH),
     )
 
 
+@criterion(60)
 def exploding(case: Case) -> Suspicion | None:
     """At the start, the signal grows a thousandfold on its way back."""
     found = deep(case)
@@ -55,29 +58,24 @@ def exploding(case: Case) -> Suspicion | None:
     norms = case.norms[1][np.isfinite(case.norms[1])]
     limits = [float(np.percentile(norms, share)) for share in (50, 10)] if len(norms) else []
     return Suspicion(
-        "exploding signals",
-        f"The signal grows {ratio:.1g} times on its way back: {seen.backward.estimate:.2g} times a"
-        " layer or time step.",
-        "clipping by norm, or weights that begin smaller",
-        "The slope of log signal with depth (Schoenholz et al. 2017; Pascanu et al. 2013).",
-        (Fact("factor from a layer to the one before", seen.backward, step),),
-        by_depth(seen),
-        (*remedies.clipping(limits), remedies.TAMED),
-        0,
+        names.EXPLODING,
+        sentence=f"The signal grows {ratio:.1g} times on its way back:"
+        f" {seen.backward.estimate:.2g} times a layer or time step.",
+        prescription="clipping by norm, or weights that begin smaller",
+        standing="The slope of log signal with depth (Schoenholz et al. 2017; Pascanu et al."
+        " 2013).",
+        facts=(Fact("factor from a layer to the one before", seen.backward, step),),
+        picture=by_depth(seen),
+        remedies=(*remedies.clipping(limits), remedies.TAMED),
+        since=0,
         proven=ratio > 1 / HOPELESS,
-        explains=(
-            "divergence",
-            "cliffs",
-            "learning rate too high",
-            "noise",
-            "learning rate too low",
-        ),
+        explains=(names.CLIFFS, *names.UNSTEADY),
     )
 
 
 def deep(case: Case) -> tuple[int, Signals] | None:
     """The first reading, where there are calls enough that a signal reaches."""
-    found = case.course.first("signals")
+    found = case.course.first(Signals)
     if found is None or sum(layer.signal > 0 for layer in found[1].layers) < FEWEST:
         return None
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from thalweg.doctor.criteria.suspicion import Fact, Suspicion
+from thalweg.doctor.criteria.criterion import Fact, Suspicion, criterion
 from thalweg.doctor.watch.course import Case
 
 WAITS = 0.5
@@ -10,17 +10,19 @@ NOTICEABLE = 1e-3
 """Seconds a step."""
 
 
-def starved(case: Case) -> Suspicion | None:
+@criterion(160)
+def waits_for_data(case: Case) -> Suspicion | None:
     """More than half of a step's time is a wait for its data."""
     data = next((part for part in case.seconds if part.part == "data"), None)
     if data is None or data.share < WAITS or data.a_step.low < NOTICEABLE:
         return None
     return Suspicion(
         "waits for data",
-        f"{data.share:.0%} of the time is a wait for the next batch, {data.a_step.estimate:.3g}"
-        " seconds a step: training is slow in seconds, whatever it is in steps.",
-        "more workers in the loader, or data that is held in memory",
-        "Measured.",
-        (Fact("seconds of waiting a step", data.a_step, case.last_step),),
+        sentence=f"{data.share:.0%} of the time is a wait for the next batch,"
+        f" {data.a_step.estimate:.3g} seconds a step: training is slow in seconds, whatever it is"
+        " in steps.",
+        prescription="more workers in the loader, or data that is held in memory",
+        standing="Measured.",
+        facts=(Fact("seconds of waiting a step", data.a_step, case.last_step),),
         proven=True,
     )

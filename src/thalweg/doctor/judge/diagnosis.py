@@ -10,7 +10,7 @@ import numpy as np
 
 from thalweg.arguments import require_flag, require_function, require_whole
 from thalweg.doctor.criteria import CRITERIA
-from thalweg.doctor.criteria.suspicion import Suspicion
+from thalweg.doctor.criteria.criterion import Suspicion
 from thalweg.doctor.judge import wording
 from thalweg.doctor.judge.finding import Finding, Severity
 from thalweg.doctor.trials.trial import State, Trial, Trials, on_one_scale, state_of
@@ -120,6 +120,11 @@ def diagnose(
     return told(task.name, task.metric_name, watcher, case, findings)
 
 
+diagnose.__doc__ = "\n    - ".join(
+    [f"{diagnose.__doc__}\n    It looks for:\n", *map(str, CRITERIA)]
+)
+
+
 def watched(task: Task, alone: Single, watcher: Watcher, say: Say) -> dict[int, State]:
     """Trains a lone member to its end; where it stood at each close look, by step."""
     steps = task.total_steps(length_of(task))
@@ -150,7 +155,7 @@ def told(
 
 @np.errstate(all="ignore")
 def suspicions(case: Case) -> list[Suspicion]:
-    return [found for criterion in CRITERIA if (found := criterion(case))]
+    return [found for one in CRITERIA if (found := one.judge(case))]
 
 
 def tried(

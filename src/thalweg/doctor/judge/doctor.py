@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.arguments import require_list
-from thalweg.doctor.criteria.suspicion import Suspicion
+from thalweg.doctor.criteria.criterion import Suspicion
 from thalweg.doctor.judge.diagnosis import Diagnosis, judged, suspicions, told, tried
 from thalweg.doctor.judge.finding import Finding
 from thalweg.doctor.objective.objective import plain, samples_in

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from thalweg.doctor.criteria.suspicion import Suspicion
+from thalweg.doctor.criteria.criterion import Suspicion
 from thalweg.doctor.trials.trial import Trial
 
 Severity = Literal["ill", "suspected", "note"]

@@ -1,11 +1,11 @@
-"""What was seen of a training on its way."""
+"""What was seen of a training on its way, and what is known of it."""
 
 from __future__ import annotations
 
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,62 +16,63 @@ from thalweg.doctor.watch.stopwatch import Seconds
 from thalweg.recipe import Recipe
 from thalweg.stack.reading import Batch
 
+R = TypeVar("R")
+
 RECENT = 8
-"""Batches that are kept for instruments to look at."""
+"""The number of batches that are kept for instruments to look at."""
 
 
 @dataclass
 class Course:
     """The steps of a training, counted from 0, and what instruments have read there.
 
-    length: how many went by. norms: the gradient's norm by step, before any clip of the recipe.
-    steps: those that were looked at. readings: of each instrument by step. refusals: why an
-    instrument has last read nothing. batches: the last ones.
+    length: the number of steps so far. norms: the gradient's norm by step, before any clip of the
+    recipe. steps: the steps that were looked at. readings: by their type, and then by step.
+    refusals: why an instrument has last read nothing. batches: the last ones.
     """
 
     length: int = 0
     norms: dict[int, Tensor] = field(default_factory=dict)
     steps: dict[int, SeenStep] = field(default_factory=dict)
-    readings: defaultdict[str, dict[int, Any]] = field(default_factory=lambda: defaultdict(dict))
+    readings: defaultdict[type, dict[int, object]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
     refusals: dict[str, str] = field(default_factory=dict)
     batches: deque[Batch] = field(default_factory=lambda: deque(maxlen=RECENT))
 
-    def first(self, instrument: str) -> tuple[int, Any] | None:
-        """The first reading and its step."""
-        return next(iter(self.readings[instrument].items()), None)
+    def keep(self, reading: object) -> None:
+        """Notes what an instrument has read at the coming step."""
+        self.readings[type(reading)][self.length] = reading
 
-    def last(self, instrument: str) -> tuple[int, Any] | None:
-        """The last reading and its step."""
-        return next(iter(reversed(self.readings[instrument].items())), None)
+    def all(self, kind: type[R]) -> list[tuple[int, R]]:
+        """The readings of one type, each behind its step."""
+        return list(cast("dict[int, R]", self.readings[kind]).items())
+
+    def first(self, kind: type[R]) -> tuple[int, R] | None:
+        """The first reading of one type, behind its step."""
+        return next(iter(self.all(kind)), None)
+
+    def last(self, kind: type[R]) -> tuple[int, R] | None:
+        """The last reading of one type, behind its step."""
+        return next(reversed(self.all(kind)), None)
 
     def norm_series(self) -> tuple[list[int], NDArray[np.float64]]:
-        """The gradient's norm: at which steps it was noted, and how large it was."""
+        """The steps at which the gradient's norm was noted, and the norms."""
         return list(self.norms), np.array([float(norm) for norm in self.norms.values()])
 
     def series(self, name: str) -> tuple[list[int], NDArray[np.float64]]:
-        """One number of the steps that were looked at: where, and how much."""
+        """The steps that were looked at, and one number of each."""
         values = [getattr(step, name) for step in self.steps.values()]
         return list(self.steps), np.array(values, dtype=np.float64)
 
 
-def look_before(step: int) -> int:
-    """The step of the last close look up to a step: 0, 10, 30, 90, and so on."""
-    mark = 0
-    while following(mark) <= step:
-        mark = following(mark)
-    return mark
-
-
-def following(mark: int) -> int:
-    """The close look after one: each is three times as late as the one before."""
-    return max(10, 3 * mark)
-
-
 @dataclass(frozen=True)
 class Case:
-    """course: what was seen. recipe: the one in use, where it is known. steps: of the whole budget,
-    where it is known, or those that were watched. batch_size: samples a step. diverged: why, in
-    words; empty for a training that did not. seconds: where its time went.
+    """All that criteria judge by.
+
+    course: what was seen. recipe: the one in use, where it is known. steps: the number of steps of
+    the whole budget, where it is known, or else of those that were watched. batch_size: samples a
+    step. diverged: why, in words; empty for a training that did not. seconds: where its time went.
     """
 
     course: Course
@@ -86,7 +87,7 @@ class Case:
         return self.course.length - 1
 
     @cached_property
-    def way(self) -> float:
+    def fall(self) -> float:
         """How far down the loss has come from the first batch looked at to the lowest one.
 
         Differences of losses are held against it, and not against a loss: a constant that is added
@@ -97,5 +98,18 @@ class Case:
 
     @cached_property
     def norms(self) -> tuple[list[int], NDArray[np.float64]]:
-        """The gradient's norm: at which steps it was noted, and how large it was."""
+        """The steps at which the gradient's norm was noted, and the norms."""
         return self.course.norm_series()
+
+
+def look_before(step: int) -> int:
+    """The step of the last close look up to a step: 0, 10, 30, 90, and so on."""
+    mark = 0
+    while following(mark) <= step:
+        mark = following(mark)
+    return mark
+
+
+def following(mark: int) -> int:
+    """The step of the next close look: each is three times as late as the one before."""
+    return max(10, 3 * mark)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -22,21 +21,17 @@ from thalweg.doctor.readings.surprise import surprises
 from thalweg.doctor.readings.units import units
 from thalweg.doctor.watch.course import RECENT
 
-Measure = Callable[[Objective, torch.optim.Optimizer], Any]
-
-PROBES, STEPS = 2, 16
-"""Of a density that has to be quick."""
-
 
 @dataclass(frozen=True)
 class Instrument:
     """Something to measure of a training at one moment.
 
-    gradients: about how many gradient evaluations of one batch it costs, which is believed until it
-    has been measured. batches: how many of the last ones it looks at, at most.
+    measure: reads a record of a type of its own. gradients: its cost, in gradient evaluations of
+    one batch, which is believed until the first reading was timed. batches: the number of the last
+    batches that it looks at, at most.
     """
 
-    measure: Measure
+    measure: Callable[[Objective, torch.optim.Optimizer], object]
     gradients: float
     batches: int = 1
 
@@ -51,7 +46,7 @@ INSTRUMENTS = {
     "signals": Instrument(lambda objective, _: signals(objective), 2),
     "stability": Instrument(lambda o, optimizer: stability(o, optimizer, tolerance=0.05), 40),
     "condition": Instrument(
-        lambda o, _: condition_number(Hessian(o), tolerance=0.05, probes=PROBES, steps=STEPS), 80
+        lambda o, _: condition_number(Hessian(o), tolerance=0.05, probes=2, steps=16), 80
     ),
     "escape": Instrument(lambda objective, _: escape(objective), 60),
 }

@@ -202,7 +202,7 @@ class Watcher:
         except Exception as error:  # a training is not stopped because of what watches it
             self.course.refusals[name] = described(error)
         else:
-            self.course.readings[name][self.step] = reading
+            self.course.keep(reading)
             self.course.refusals.pop(name, None)
 
     def batches(self, most: int) -> list[Batch]:

@@ -1,11 +1,12 @@
-"""What a criterion suspects, with its evidence."""
+"""A criterion: what it reads, when it alarms, what it would try, and its words."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from thalweg.doctor.trials.trial import Remedy
+from thalweg.doctor.watch.course import Case
 from thalweg.statistics import Interval
 
 
@@ -58,3 +59,24 @@ class Suspicion:
     since: int = 0
     proven: bool = False
     explains: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A function that judges a case, with its place: causes stand before what they may cause."""
+
+    judge: Callable[[Case], Suspicion | None]
+    place: int
+
+    def __str__(self) -> str:
+        """Its name, and what it looks for: the first sentence of the function's docstring."""
+        name, told = (
+            self.judge.__name__.replace("_", " "),
+            " ".join(str(self.judge.__doc__).split()),
+        )
+        return f"{name}: {told.partition('. ')[0].rstrip('.')}."
+
+
+def criterion(place: int) -> Callable[[Callable[[Case], Suspicion | None]], Criterion]:
+    """Makes a function a criterion, which is found in the files of this folder."""
+    return lambda judge: Criterion(judge, place)
