@@ -33,7 +33,7 @@ from torch import nn
 from machine import save
 from thalweg import diagnose, recipes, schedules
 from thalweg.doctor import Doctor
-from thalweg.doctor.finding import Finding
+from thalweg.doctor.judge.finding import Finding
 from thalweg.recipes import Recipe
 from thalweg.stack.batches import Batches, in_order, length_of
 from thalweg.stack.population import batch_norms, initial_model

@@ -6,15 +6,15 @@ import math
 
 import torch
 
-from thalweg.doctor.budget import Looks
-from thalweg.doctor.case import Case
-from thalweg.doctor.conditions import Conditions
-from thalweg.doctor.course import Course
-from thalweg.doctor.diagnosis import Diagnosis
-from thalweg.doctor.finding import Fact, Finding, Picture, Severity, Suspicion, around, exactly
-from thalweg.doctor.steps import SeenStep
-from thalweg.doctor.stopwatch import Seconds
-from thalweg.doctor.trial import LEVEL, MATERIAL, Trial
+from thalweg.doctor.criteria.criterion import Fact, Picture, Suspicion, around, exactly
+from thalweg.doctor.judge.diagnosis import Diagnosis
+from thalweg.doctor.judge.finding import Finding, Severity
+from thalweg.doctor.objective.objective import Conditions
+from thalweg.doctor.readings.step import SeenStep
+from thalweg.doctor.trials.trial import LEVEL, MATERIAL, Trial
+from thalweg.doctor.watch.budget import Looks
+from thalweg.doctor.watch.course import Case, Course
+from thalweg.doctor.watch.stopwatch import Seconds
 from thalweg.recipes import named
 from thalweg.statistics import Interval, compare
 

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, hessian
 from torch.nn import functional as F
 
-from thalweg.doctor.conditions import Conditions
-from thalweg.doctor.curvature import Curvature
-from thalweg.doctor.objective import Objective
+from thalweg.doctor.curvature.curvature import Curvature
+from thalweg.doctor.objective.objective import Conditions, Objective
 from thalweg.stack.batches import in_order
 from thalweg.stack.population import initial_model
 from thalweg.stack.reading import Batch

@@ -28,16 +28,15 @@ from patients import (
     small_network,
     small_objective,
 )
-from thalweg.doctor.condition_number import condition_number
-from thalweg.doctor.curvature import Curvature
-from thalweg.doctor.eigenvalues import extremes
-from thalweg.doctor.gauss_newton import GaussNewton
-from thalweg.doctor.hessian import Hessian
-from thalweg.doctor.lanczos import Lanczos
-from thalweg.doctor.objective import Objective
-from thalweg.doctor.preconditioned import Preconditioned
-from thalweg.doctor.spectrum import spectrum
-from thalweg.doctor.trace import diagonal_share, trace
+from thalweg.doctor.curvature.condition_number import condition_number
+from thalweg.doctor.curvature.curvature import Curvature, Preconditioned
+from thalweg.doctor.curvature.eigenvalues import extremes
+from thalweg.doctor.curvature.gauss_newton import GaussNewton
+from thalweg.doctor.curvature.hessian import Hessian
+from thalweg.doctor.curvature.lanczos import Lanczos
+from thalweg.doctor.curvature.spectrum import spectrum
+from thalweg.doctor.curvature.trace import diagonal_share, trace
+from thalweg.doctor.objective.objective import Objective
 from thalweg.errors import UserError
 from thalweg.stack.population import initial_model
 from thalweg.tasks import find

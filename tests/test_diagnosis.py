@@ -12,10 +12,10 @@ from torch import nn
 
 import thalweg as tw
 from thalweg import Data, Recipe, Task, schedules
-from thalweg.doctor import trial
-from thalweg.doctor.diagnosis import Diagnosis
-from thalweg.doctor.remedies import rates
-from thalweg.doctor.trial import Remedy, Trials, on_one_scale, standing, state_of
+from thalweg.doctor.judge.diagnosis import Diagnosis
+from thalweg.doctor.trials import trial
+from thalweg.doctor.trials.remedies import rates
+from thalweg.doctor.trials.trial import Remedy, Trials, on_one_scale, standing, state_of
 from thalweg.errors import UserError
 from thalweg.stack.member import Member
 from thalweg.stack.population import Population

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import thalweg as tw
-from thalweg.doctor.budget import Budget
-from thalweg.doctor.diagnosis import Diagnosis
-from thalweg.doctor.finding import Finding
-from thalweg.doctor.in_use import recipe_in_use
-from thalweg.doctor.instruments import INSTRUMENTS, Instrument
-from thalweg.doctor.watcher import Watcher
+from thalweg.doctor.judge.diagnosis import Diagnosis
+from thalweg.doctor.judge.finding import Finding
+from thalweg.doctor.trials.in_use import recipe_in_use
+from thalweg.doctor.watch.budget import Budget
+from thalweg.doctor.watch.instruments import INSTRUMENTS, Instrument
+from thalweg.doctor.watch.watcher import Watcher
 from thalweg.errors import UserError
 
 
@@ -172,7 +172,7 @@ def test_memory_stays_flat_over_two_hundred_looks() -> None:
 
 def test_a_budget_is_kept_by_a_clock_that_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("thalweg.doctor.budget.perf_counter", lambda: now)
+    monkeypatch.setattr("thalweg.doctor.watch.budget.perf_counter", lambda: now)
     budget = Budget(0.1)
     looks = 0
     for _ in range(1_000):
@@ -189,7 +189,7 @@ def test_a_budget_is_kept_by_a_clock_that_is_given(monkeypatch: pytest.MonkeyPat
 
 def test_a_part_of_a_budget_leaves_the_rest_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("thalweg.doctor.budget.perf_counter", lambda: now)
+    monkeypatch.setattr("thalweg.doctor.watch.budget.perf_counter", lambda: now)
     budget = Budget(0.3)
     for _ in range(1_000):
         now += 1.0

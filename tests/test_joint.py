@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from patients import batch_of, bowl, exact, objective_of, small_network, small_objective
-from thalweg.doctor.joint import joint
-from thalweg.doctor.objective import Objective
-from thalweg.doctor.stopwatch import Stopwatch
+from thalweg.doctor.objective.objective import Objective
+from thalweg.doctor.readings.joint import joint
+from thalweg.doctor.watch.stopwatch import Stopwatch
 from thalweg.errors import UserError
 
 

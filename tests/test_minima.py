@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from thalweg import recipes
-from thalweg.doctor.between import angle, between
-from thalweg.doctor.matching import matched
-from thalweg.doctor.minima import minima
+from thalweg.doctor.solutions.between import angle, between
+from thalweg.doctor.solutions.matching import matched
+from thalweg.doctor.solutions.minima import minima
 from thalweg.errors import UserError
 from thalweg.stack.batches import fetch
 from thalweg.stack.population import initial_model

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from thalweg.doctor.noise import Noise, noise
-from thalweg.doctor.objective import Objective
+from thalweg.doctor.objective.objective import Objective
+from thalweg.doctor.readings.noise import Noise, noise
 from thalweg.errors import UserError
 
 WIDTH = 20

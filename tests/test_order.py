@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from thalweg.doctor.order import order
+from thalweg.doctor.readings.order import order
 from thalweg.errors import UserError
 
 

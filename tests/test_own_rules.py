@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 import thalweg as tw
 from thalweg import cli
-from thalweg.doctor.in_use import recipe_in_use
-from thalweg.doctor.limits import stepping
+from thalweg.doctor.readings.limits import stepping
+from thalweg.doctor.trials.in_use import recipe_in_use
 from thalweg.errors import UserError
 from thalweg.racing.torch_code import in_torch
 from thalweg.recipes import recipe_of

@@ -15,7 +15,7 @@ from torch import nn
 import thalweg as tw
 from test_stack import batches_of, plain_model, relative, tiny
 from thalweg import rules, schedules
-from thalweg.doctor.in_use import recipe_in_use
+from thalweg.doctor.trials.in_use import recipe_in_use
 from thalweg.errors import UserError
 from thalweg.racing.cost import costs
 from thalweg.racing.entrants import Entrant, cooling_of, entrant, with_cooling

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from patients import NOTHING, bowl, exact, height, objective_of, small_objective
-from thalweg.doctor.critical import critical_points
-from thalweg.doctor.objective import Objective
-from thalweg.doctor.plateau import trend
-from thalweg.doctor.saddle import descent, index
+from thalweg.doctor.curvature.critical_points import critical_points
+from thalweg.doctor.curvature.negative_curvature import descent, index
+from thalweg.doctor.objective.objective import Objective
+from thalweg.doctor.readings.trend import trend
 from thalweg.errors import UserError
 
 

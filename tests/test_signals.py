@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from patients import batch_of, small_network
-from thalweg.doctor.objective import Objective
-from thalweg.doctor.recurrence import recurrence
-from thalweg.doctor.signals import signals
-from thalweg.doctor.units import units
+from thalweg.doctor.objective.objective import Objective
+from thalweg.doctor.readings.recurrence import recurrence
+from thalweg.doctor.readings.signals import signals
+from thalweg.doctor.readings.units import units
 from thalweg.errors import UserError
 
 

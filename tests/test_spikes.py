@@ -12,8 +12,8 @@ from torch import nn
 
 from patients import objective_of
 from thalweg import optim
-from thalweg.doctor.moments import surprises
-from thalweg.doctor.spikes import clips, spikes
+from thalweg.doctor.readings.spikes import clips, spikes
+from thalweg.doctor.readings.surprise import surprises
 from thalweg.errors import UserError
 from thalweg.tasks import find
 

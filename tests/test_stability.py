@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from patients import NOTHING, Bowl, batch_of, exact, height, small_network
 from thalweg import optim, rules, schedules
-from thalweg.doctor.limits import stepping
-from thalweg.doctor.objective import Objective
-from thalweg.doctor.stability import stability
+from thalweg.doctor.objective.objective import Objective
+from thalweg.doctor.readings.limits import stepping
+from thalweg.doctor.readings.stability import stability
 from thalweg.errors import UserError
 from thalweg.recipes import adam, chain, clip_norm, delta_bar_delta, momentum, tail_average
 from thalweg.rules import RULES, Rule

@@ -24,9 +24,8 @@ from patients import (
     small_network,
     small_objective,
 )
-from thalweg.doctor.objective import Objective
-from thalweg.doctor.step import look_at_step
-from thalweg.doctor.steps import StepWatch
+from thalweg.doctor.objective.objective import Objective
+from thalweg.doctor.readings.step import StepWatch, look_at_step
 from thalweg.errors import UserError
 from thalweg.tasks import find
 

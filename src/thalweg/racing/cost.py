@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg import statistics
-from thalweg.doctor.stopwatch import wait
+from thalweg.doctor.watch.stopwatch import wait
 from thalweg.errors import UserError
 from thalweg.optim import Optimizer
 from thalweg.optim.state import shape_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from thalweg.doctor.course import Course
+from thalweg.doctor.watch.course import Course
 from thalweg.report.evidence import Line, lines
 from thalweg.report.figure import Picture
 

@@ -10,9 +10,9 @@ from statistics import median
 
 import numpy as np
 
-from thalweg.doctor import wording
-from thalweg.doctor.diagnosis import Diagnosis
-from thalweg.doctor.finding import Finding
+from thalweg.doctor.judge import wording
+from thalweg.doctor.judge.diagnosis import Diagnosis
+from thalweg.doctor.judge.finding import Finding
 from thalweg.racing.wording import number
 from thalweg.report.along import along
 from thalweg.report.evidence import measured, tried

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from plotly import graph_objects as go
 
-from thalweg.doctor import finding
-from thalweg.doctor.trial import Trial
+from thalweg.doctor.criteria import criterion
+from thalweg.doctor.trials.trial import Trial
 from thalweg.report.figure import TITLE_WIDTH, Picture, as_text, jsonable, lay_out, on_lines, style
 from thalweg.report.strokes import Stroke, strokes
 
@@ -25,7 +25,7 @@ GAP = 2
 Line = tuple[Sequence[float], Sequence[float]]
 
 
-def measured(name: str, picture: finding.Picture | None) -> Picture | None:
+def measured(name: str, picture: criterion.Picture | None) -> Picture | None:
     """A finding's own picture; none where it has nothing that can be drawn."""
     if picture is None:
         return None

@@ -1,38 +1,16 @@
-"""The criteria, causes before what they may cause."""
+"""The criteria, each of which judges a training that was watched.
 
-from __future__ import annotations
+A new one is a new file in this folder, with a function under `@criterion(place)`.
+"""
 
-from collections.abc import Callable
+from importlib import import_module
+from pkgutil import iter_modules
 
-from thalweg.doctor.case import Case
-from thalweg.doctor.criteria.batch_norm import wrong_statistics
-from thalweg.doctor.criteria.cliffs import cliffs
-from thalweg.doctor.criteria.data import unscaled, unshuffled
-from thalweg.doctor.criteria.dead import dead_from_start, died
-from thalweg.doctor.criteria.depth import exploding, vanishing
-from thalweg.doctor.criteria.noise import noise
-from thalweg.doctor.criteria.rate import at_limit, decayed, divergence, too_high, too_low
-from thalweg.doctor.criteria.seconds import starved
-from thalweg.doctor.criteria.valley import narrow, saddle
-from thalweg.doctor.finding import Suspicion
+from thalweg.doctor.criteria.criterion import Criterion
 
-CRITERIA: tuple[Callable[[Case], Suspicion | None], ...] = (
-    unshuffled,
-    unscaled,
-    wrong_statistics,
-    dead_from_start,
-    vanishing,
-    exploding,
-    cliffs,
-    too_high,
-    died,
-    decayed,
-    narrow,
-    saddle,
-    noise,
-    too_low,
-    divergence,
-    starved,
-    at_limit,
+files = [import_module(f"{__name__}.{file.name}") for file in iter_modules(__path__)]
+CRITERIA = sorted(
+    (one for file in files for one in vars(file).values() if isinstance(one, Criterion)),
+    key=lambda criterion: criterion.place,
 )
 """Of causes that account for as much, the earlier one is named."""

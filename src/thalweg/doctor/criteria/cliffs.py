@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from thalweg.doctor import remedies
-from thalweg.doctor.case import Case
-from thalweg.doctor.course import look_before
-from thalweg.doctor.finding import Fact, Picture, Suspicion
-from thalweg.doctor.spikes import spikes
+from thalweg.doctor.criteria import names
+from thalweg.doctor.criteria.criterion import Fact, Picture, Suspicion, criterion
+from thalweg.doctor.readings.spikes import spikes
+from thalweg.doctor.trials import remedies
+from thalweg.doctor.watch.course import Case, look_before
 from thalweg.statistics import wilson
 
 DEVIATIONS, TIMES, FEWEST = 7.0, 5.0, 10
 
 
+@criterion(70)
 def cliffs(case: Case) -> Suspicion | None:
     """Norms of the gradient far above those before them, in deviations and in times."""
     steps, norms = case.norms
@@ -28,21 +29,21 @@ def cliffs(case: Case) -> Suspicion | None:
     limits = sorted({float(np.percentile(usual, share)) for share in (90, 50)}, reverse=True)
     first, began = found[0], steps[found[0].step]
     return Suspicion(
-        "cliffs",
-        f"The gradient is {first.value:.2g} at step {began}, and {np.median(usual):.2g} as a"
-        f" rule: one of {len(found)} steps of {len(norms)} that may throw the weights about.",
-        "clipping by norm or by value",
-        "More than 7 robust deviations above the last 128 steps, and 5 times the median: a"
+        names.CLIFFS,
+        sentence=f"The gradient is {first.value:.2g} at step {began}, and {np.median(usual):.2g}"
+        f" as a rule: one of {len(found)} steps of {len(norms)} that may throw the weights about.",
+        prescription="clipping by norm or by value",
+        standing="More than 7 robust deviations above the last 128 steps, and 5 times the median: a"
         " convention (OLMo), so the trial decides.",
-        (Fact("share of steps with a spike", wilson(len(found), len(norms)), began),),
-        Picture(
+        facts=(Fact("share of steps with a spike", wilson(len(found), len(norms)), began),),
+        picture=Picture(
             "Norm of the gradient",
             "step",
             "norm",
             {"norm": (steps, list(norms))},
             log=True,
         ),
-        remedies.clipping([limit for limit in limits if limit > 0]),
-        look_before(began),
-        explains=("divergence", "learning rate too high"),
+        remedies=remedies.clipping([limit for limit in limits if limit > 0]),
+        since=look_before(began),
+        explains=(names.DIVERGENCE, names.RATE_TOO_HIGH),
     )

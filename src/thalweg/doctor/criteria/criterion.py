@@ -1,0 +1,82 @@
+"""A criterion: what it reads, when it alarms, what it would try, and its words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from thalweg.doctor.trials.trial import Remedy
+from thalweg.doctor.watch.course import Case
+from thalweg.statistics import Interval
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A number that was measured, what it is, and the step at which it was."""
+
+    what: str
+    value: Interval
+    step: int
+
+
+def exactly(value: float) -> Interval:
+    """A number without an error of its own."""
+    return Interval(value, value, value)
+
+
+def around(value: float, error: float) -> Interval:
+    return Interval(value, value - error, value + error)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A line by name over one axis; `log` for a logarithmic axis of the values."""
+
+    title: str
+    across: str
+    up: str
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """What a criterion has found, before any remedy was tried.
+
+    name: of the finding. sentence: in plain words. prescription: in the toolbox's terms.
+    remedies: what of it can be tried. since: the step of the close look before the first sign.
+    proven: whether the criterion alone is enough. standing: how far it can be trusted, and its
+    source. explains: names of findings that may be its symptoms.
+    """
+
+    name: str
+    sentence: str
+    prescription: str
+    standing: str
+    facts: tuple[Fact, ...] = ()
+    picture: Picture | None = None
+    remedies: tuple[Remedy, ...] = ()
+    since: int = 0
+    proven: bool = False
+    explains: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A function that judges a case, with its place: causes stand before what they may cause."""
+
+    judge: Callable[[Case], Suspicion | None]
+    place: int
+
+    def __str__(self) -> str:
+        """Its name, and what it looks for: the first sentence of the function's docstring."""
+        name, told = (
+            self.judge.__name__.replace("_", " "),
+            " ".join(str(self.judge.__doc__).split()),
+        )
+        return f"{name}: {told.partition('. ')[0].rstrip('.')}."
+
+
+def criterion(place: int) -> Callable[[Callable[[Case], Suspicion | None]], Criterion]:
+    """Makes a function a criterion, which is found in the files of this folder."""
+    return lambda judge: Criterion(judge, place)

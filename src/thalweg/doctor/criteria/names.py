@@ -1,0 +1,18 @@
+"""The names of findings that criteria name as symptoms of theirs."""
+
+from __future__ import annotations
+
+CLIFFS = "cliffs"
+DEAD_UNITS = "dead units"
+DIVERGENCE = "divergence"
+EXPLODING = "exploding signals"
+NARROW_VALLEY = "narrow valley"
+NOISE = "noise"
+RATE_TOO_HIGH = "learning rate too high"
+RATE_TOO_LOW = "learning rate too low"
+SADDLE = "saddle"
+UNSCALED = "unscaled inputs"
+VANISHING = "vanishing signals"
+
+UNSTEADY = (DIVERGENCE, NOISE, RATE_TOO_HIGH, RATE_TOO_LOW)
+"""What a training looks like whose steps lead astray, whatever the cause."""

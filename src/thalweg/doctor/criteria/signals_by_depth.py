@@ -1,0 +1,95 @@
+"""Signals that vanish or explode on their way back through layers or time steps."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from thalweg.doctor.criteria import names
+from thalweg.doctor.criteria.criterion import Fact, Picture, Suspicion, criterion
+from thalweg.doctor.readings.signals import Signals
+from thalweg.doctor.trials import remedies
+from thalweg.doctor.watch.course import Case
+
+FEWEST = 4
+"""Calls of layers that a slope with depth needs."""
+
+WEAK, HOPELESS = 1e-3, 1e-6
+"""Of the signal at the first layer over that at the last, or of its inverse."""
+
+
+@criterion(50)
+def vanishing(case: Case) -> Suspicion | None:
+    """At the start, the signal that reaches the first layers is a tiny part of that at the last."""
+    found = deep(case)
+    if found is None:
+        return None
+    step, seen = found
+    ratio = first_over_last(seen)
+    if not (seen.backward.high < 1 and ratio < WEAK):
+        return None
+    return Suspicion(
+        names.VANISHING,
+        sentence=f"What comes back to the first layer is {ratio:.1g} of the signal at the last:"
+        f" each layer passes on {seen.backward.estimate:.2g} of it.",
+        prescription="batch normalization, weights that begin larger, or a pre-training",
+        standing="The slope of log signal with depth (Schoenholz et al. 2017): sound for plain"
+        " networks at their start, less so with residual paths.",
+        facts=(Fact("factor from a layer to the one before", seen.backward, step),),
+        picture=by_depth(seen),
+        remedies=(remedies.NORMALIZED,),
+        since=step,
+        proven=ratio < HOPELESS,
+        explains=(names.RATE_TOO_LOW, names.NARROW_VALLEY, names.RATE_TOO_HIGH),
+    )
+
+
+@criterion(60)
+def exploding(case: Case) -> Suspicion | None:
+    """At the start, the signal grows a thousandfold on its way back."""
+    found = deep(case)
+    if found is None:
+        return None
+    step, seen = found
+    ratio = first_over_last(seen)
+    if not (seen.backward.low > 1 and ratio > 1 / WEAK):
+        return None
+    norms = case.norms[1][np.isfinite(case.norms[1])]
+    limits = [float(np.percentile(norms, share)) for share in (50, 10)] if len(norms) else []
+    return Suspicion(
+        names.EXPLODING,
+        sentence=f"The signal grows {ratio:.1g} times on its way back:"
+        f" {seen.backward.estimate:.2g} times a layer or time step.",
+        prescription="clipping by norm, or weights that begin smaller",
+        standing="The slope of log signal with depth (Schoenholz et al. 2017; Pascanu et al."
+        " 2013).",
+        facts=(Fact("factor from a layer to the one before", seen.backward, step),),
+        picture=by_depth(seen),
+        remedies=(*remedies.clipping(limits), remedies.TAMED),
+        since=0,
+        proven=ratio > 1 / HOPELESS,
+        explains=(names.CLIFFS, *names.UNSTEADY),
+    )
+
+
+def deep(case: Case) -> tuple[int, Signals] | None:
+    """The first reading, where there are calls enough that a signal reaches."""
+    found = case.course.first(Signals)
+    if found is None or sum(layer.signal > 0 for layer in found[1].layers) < FEWEST:
+        return None
+    return found
+
+
+def first_over_last(seen: Signals) -> float:
+    reached = [layer.signal for layer in seen.layers if layer.signal > 0]
+    return reached[0] / reached[-1] if math.isfinite(reached[0]) else math.inf
+
+
+def by_depth(seen: Signals) -> Picture:
+    calls = list(range(len(seen.layers)))
+    lines = {
+        "signal on its way back": (calls, [layer.signal for layer in seen.layers]),
+        "activation": (calls, [layer.activation for layer in seen.layers]),
+    }
+    return Picture("Signals by call of a layer", "call, from the input", "size", lines, log=True)

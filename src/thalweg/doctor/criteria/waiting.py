@@ -1,0 +1,28 @@
+"""Slow in seconds: training that waits for its data."""
+
+from __future__ import annotations
+
+from thalweg.doctor.criteria.criterion import Fact, Suspicion, criterion
+from thalweg.doctor.watch.course import Case
+
+WAITS = 0.5
+NOTICEABLE = 1e-3
+"""Seconds a step."""
+
+
+@criterion(160)
+def waits_for_data(case: Case) -> Suspicion | None:
+    """More than half of a step's time is a wait for its data."""
+    data = next((part for part in case.seconds if part.part == "data"), None)
+    if data is None or data.share < WAITS or data.a_step.low < NOTICEABLE:
+        return None
+    return Suspicion(
+        "waits for data",
+        sentence=f"{data.share:.0%} of the time is a wait for the next batch,"
+        f" {data.a_step.estimate:.3g} seconds a step: training is slow in seconds, whatever it is"
+        " in steps.",
+        prescription="more workers in the loader, or data that is held in memory",
+        standing="Measured.",
+        facts=(Fact("seconds of waiting a step", data.a_step, case.last_step),),
+        proven=True,
+    )

@@ -1,0 +1,50 @@
+"""Batch normalization whose running statistics are not those of the data."""
+
+from __future__ import annotations
+
+from thalweg.doctor.criteria import names
+from thalweg.doctor.criteria.criterion import Fact, Suspicion, criterion, exactly
+from thalweg.doctor.readings.modes import Modes
+from thalweg.doctor.trials import remedies
+from thalweg.doctor.watch.course import Case
+
+SETTLED = 30
+"""Steps after which running statistics should have caught up, at PyTorch's usual momentum."""
+
+APART, WORSE = 0.5, 0.05
+"""Deviations between the means, and the share of the way down that running statistics cost."""
+
+
+@criterion(30)
+def wrong_statistics(case: Case) -> Suspicion | None:
+    """A layer that is held to statistics far from the data's, or an evaluation that is much worse
+    for its statistics alone.
+    """
+    found = case.course.last(Modes)
+    if found is None:
+        return None
+    step, seen = found
+    worst = max(seen.shift, key=lambda name: seen.shift[name])
+    held = [name for name in seen.held if seen.shift[name] > APART]
+    costs = seen.running - seen.batches
+    lags = step >= SETTLED and costs > WORSE * case.fall and seen.shift[worst] > APART
+    if not held and not lags:
+        return None
+    held_back = f"; {', '.join(held)} stand in evaluation mode while it trains" if held else ""
+    return Suspicion(
+        "batch normalization by wrong statistics",
+        sentence=f"The running mean of {worst} lies {seen.shift[worst]:.2g} deviations from that"
+        f" of its inputs, and by running statistics the loss is {abs(costs):.3g}"
+        f" {'higher' if costs > 0 else 'lower'} than by the batches' own{held_back}.",
+        prescription="model.train() before training; a larger momentum, or statistics that are"
+        " estimated again",
+        standing="One model on the same batches by either statistics: sound, where they had time"
+        " to settle.",
+        facts=(
+            Fact("deviations between the means", exactly(seen.shift[worst]), step),
+            Fact("loss by running statistics", exactly(seen.running), step),
+            Fact("loss by the batches'", exactly(seen.batches), step),
+        ),
+        remedies=(remedies.FRESH_BATCH_NORM,),
+        explains=(names.DEAD_UNITS, *names.UNSTEADY),
+    )

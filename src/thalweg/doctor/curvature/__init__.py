@@ -1,0 +1,1 @@
+"""Second derivatives of an objective, and what can be read from them."""

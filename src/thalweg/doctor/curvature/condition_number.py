@@ -1,0 +1,89 @@
+"""The condition number of a curvature: how much longer than wide its valleys are."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from thalweg.doctor.curvature.curvature import Curvature
+from thalweg.doctor.curvature.eigenvalues import Extremes, extremes
+from thalweg.doctor.curvature.spectrum import Spectrum, spectrum
+from thalweg.doctor.objective.objective import Conditions
+
+Kind = Literal["highest over lowest", "largest over quantile"]
+
+
+@dataclass(frozen=True)
+class ConditionNumber:
+    """How unequal the curvatures of different directions are.
+
+    value: at least 1. low, high: its interval; the upper end is infinite where what is divided by
+    cannot be told from 0. kind: of the ratio. share: the quantile, where there is one. converged:
+    whether the eigenvalues did.
+    """
+
+    value: float
+    low: float
+    high: float
+    kind: Kind
+    share: float | None
+    converged: bool
+    conditions: Conditions
+
+
+def condition_number(
+    curvature: Curvature,
+    *,
+    share: float = 0.5,
+    tolerance: float = 0.01,
+    probes: int = 10,
+    steps: int = 64,
+    seed: int = 0,
+) -> ConditionNumber:
+    """The highest eigenvalue over the lowest, where all are above 0 beyond the error.
+
+    Elsewhere, which is everywhere but near minima, that ratio means nothing, and the largest
+    absolute eigenvalue over a quantile of the absolute ones is given: a `share` of them is at most
+    so large. The bulk of a network's eigenvalues lies near 0; where the quantile falls into it, the
+    number is only known to be at least `low`.
+
+    tolerance, seed: as for `extremes`. probes, steps: as for `spectrum`, which is taken where the
+    ratio needs it. Cost: that of both. Raises UserError as they do, and for a share outside (0, 1).
+    """
+    ends = extremes(curvature, tolerance=tolerance, seed=seed)
+    if ends.lowest.value - ends.lowest.error > 0:
+        return plain_ratio(ends)
+    seen = spectrum(curvature, probes=probes, steps=steps, seed=seed)
+    return over_quantile(ends, seen, share)
+
+
+def plain_ratio(ends: Extremes) -> ConditionNumber:
+    high, low = ends.highest, ends.lowest
+    return ConditionNumber(
+        high.value / low.value,
+        max(1.0, (high.value - high.error) / (low.value + low.error)),
+        (high.value + high.error) / (low.value - low.error),
+        "highest over lowest",
+        None,
+        high.converged and low.converged,
+        ends.conditions,
+    )
+
+
+def over_quantile(ends: Extremes, seen: Spectrum, share: float) -> ConditionNumber:
+    largest = max(ends.highest, ends.lowest, key=lambda end: abs(end.value))
+    size, quantile = abs(largest.value), seen.size_at(share)
+    return ConditionNumber(
+        over(size, quantile.estimate),
+        max(1.0, over(size - largest.error, quantile.high)),
+        over(size + largest.error, quantile.low),
+        "largest over quantile",
+        share,
+        largest.converged,
+        seen.conditions,
+    )
+
+
+def over(size: float, quantile: float) -> float:
+    return size / quantile if quantile > 0 else math.inf

@@ -1,0 +1,107 @@
+"""The critical points of small problems: where the gradient vanishes, and what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from thalweg.doctor.curvature.hessian import Hessian
+from thalweg.doctor.objective.objective import Objective
+from thalweg.errors import UserError
+
+Kind = Literal["minimum", "maximum", "saddle", "degenerate"]
+Floats = NDArray[np.float64]
+
+LARGEST = 200
+"""Parameters: each Newton step makes the whole Hessian."""
+VANISHES = 1e-8
+"""A gradient of at most this norm, relative to 1 + the largest absolute eigenvalue."""
+APART = 1e-4
+"""Points nearer than this, relative to their size, are one."""
+ZERO = 1e-6
+"""Eigenvalues of at most this size, relative to the largest, are 0."""
+
+
+@dataclass(frozen=True)
+class CriticalPoint:
+    """A point `[P]` where the gradient vanishes.
+
+    value: the loss. gradient: the norm that is left. negative: how many eigenvalues are below 0, of
+    `size`. kind: degenerate where some eigenvalue is 0, for then the Hessian does not tell.
+    """
+
+    point: Tensor = field(repr=False, compare=False)
+    value: float
+    gradient: float
+    negative: int
+    size: int
+    kind: Kind
+
+
+def critical_points(objective: Objective, starts: Sequence[Tensor]) -> list[CriticalPoint]:
+    """The different critical points that are found from some starts, in rising order of the loss.
+
+    From each start grad L = 0 is solved by MINPACK's hybrid of Newton's method with the exact
+    Hessian. Such a search also ends where the gradient is merely smallest: only points where it
+    vanishes are kept. It finds what is near its starts; how many were missed it cannot tell.
+
+    starts: each `[P]`; use an objective in float64. Cost: some ten gradients and Hessians a start,
+    P products each. Raises UserError for more than 200 parameters and for less than float64.
+    """
+    if len(objective) > LARGEST or objective.dtype != torch.float64:
+        raise UserError(
+            f"Critical points are looked for with up to {LARGEST} parameters in float64; here are"
+            f" {len(objective)} in {objective.conditions.precision}."
+        )
+    found: list[CriticalPoint] = []
+    for start in starts:
+        point = classified(objective, solved(objective, start))
+        if point and not any(same(point, other) for other in found):
+            found.append(point)
+    return sorted(found, key=lambda point: point.value)
+
+
+def solved(objective: Objective, start: Tensor) -> Tensor:
+    from scipy.optimize import root  # takes a while to import, and few need it
+
+    def gradient(x: Floats) -> Floats:
+        return objective.gradient(torch.from_numpy(x)).numpy(force=True)
+
+    def hessian(x: Floats) -> Floats:
+        return whole(objective, torch.from_numpy(x)).numpy(force=True)
+
+    solution = root(gradient, start.double().numpy(force=True), jac=hessian, tol=1e-14)
+    return torch.from_numpy(solution.x)
+
+
+def classified(objective: Objective, point: Tensor) -> CriticalPoint | None:
+    """The point with its kind; none where the gradient does not vanish."""
+    eigenvalues = torch.linalg.eigvalsh(whole(objective, point))
+    largest = float(eigenvalues.abs().max())
+    gradient = float(objective.gradient(point).norm())
+    if not gradient <= VANISHES * (1 + largest):
+        return None
+    negative = int((eigenvalues < -ZERO * largest).sum())
+    kind: Kind = "saddle"
+    if (eigenvalues.abs() <= ZERO * largest).any():
+        kind = "degenerate"
+    elif negative in (0, len(eigenvalues)):
+        kind = "maximum" if negative else "minimum"
+    value = objective.value(point)
+    return CriticalPoint(point, value, gradient, negative, len(eigenvalues), kind)
+
+
+def whole(objective: Objective, point: Tensor) -> Tensor:
+    unit = torch.eye(len(objective), dtype=objective.dtype, device=objective.device)
+    return Hessian(objective, point.to(objective.point)).times(unit)
+
+
+def same(one: CriticalPoint, other: CriticalPoint) -> bool:
+    apart = (one.point - other.point).norm()
+    return bool(apart <= APART * (1 + one.point.norm()))

@@ -1,0 +1,84 @@
+"""A matrix of second derivatives, known by its products with vectors."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from thalweg.arguments import number, short
+from thalweg.doctor.objective.objective import Conditions
+from thalweg.errors import UserError
+
+BLOCK = 8
+"""Vectors that are multiplied at once: on small batches they then cost little more than one."""
+
+
+class Curvature(ABC):
+    """A symmetric matrix A `[P, P]`.
+
+    size: P. dtype, device: of its vectors. conditions: what it is the curvature of.
+    """
+
+    size: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    @abstractmethod
+    def conditions(self) -> Conditions:
+        """What this is the curvature of, and how its products are made."""
+
+    @abstractmethod
+    def times(self, vectors: Float[Tensor, "K P"]) -> Float[Tensor, "K P"]:
+        """A v for each row v; one product each."""
+
+    def resolution(self) -> float:
+        """The machine epsilon of the arithmetic."""
+        return torch.finfo(self.dtype).eps
+
+    def gaussian(self, count: int, seed: int) -> Float[Tensor, "K P"]:
+        """Random directions, the same for a seed on any device."""
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randn(count, self.size, generator=generator, dtype=torch.float64)
+        return drawn.to(self.device, self.dtype)
+
+    def signs(self, count: int, seed: int) -> Float[Tensor, "K P"]:
+        """Random vectors of +1 and -1, the same for a seed on any device."""
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randint(2, (count, self.size), generator=generator)
+        return (2 * drawn - 1).to(self.device, self.dtype)
+
+    def probed(self, count: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Random vectors of signs and their products `[k, P]`, at most `BLOCK` at once."""
+        for start in range(0, count, BLOCK):
+            vectors = self.signs(min(BLOCK, count - start), seed + start)
+            yield vectors, self.times(vectors)
+
+
+class Preconditioned(Curvature):
+    """S^(1/2) A S^(1/2) for a diagonal S >= 0: the eigenvalues are those of S A.
+
+    scale: the diagonal of S, `[P]`. With 0 for some parameters their rows and columns vanish.
+    """
+
+    def __init__(self, curvature: Curvature, scale: Float[Tensor, " P"]) -> None:
+        self.inner = curvature
+        self.root = scale.to(curvature.dtype).sqrt()
+        self.size, self.dtype, self.device = curvature.size, curvature.dtype, curvature.device
+
+    @property
+    def conditions(self) -> Conditions:
+        return self.inner.conditions
+
+    def times(self, vectors: Float[Tensor, "K P"]) -> Float[Tensor, "K P"]:
+        return self.root * self.inner.times(self.root * vectors)
+
+
+def require_tolerance(value: float, name: str = "tolerance") -> None:
+    """UserError unless it is a share between 0 and 1."""
+    if not 0 < number(value) < 1:
+        raise UserError(f"{name} must lie between 0 and 1, ends left out, not {short(value)}.")

@@ -1,0 +1,126 @@
+"""The Lanczos recurrence: a matrix as it acts on what it makes of a start vector."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy.linalg import eigh_tridiagonal
+from torch import Tensor
+
+from thalweg.doctor.curvature.curvature import Curvature
+from thalweg.errors import UserError
+
+Floats = NDArray[np.float64]
+
+ASYMMETRY = 0.1
+"""A part of a product that round-off and differences of gradients do not reach."""
+
+FIRST = 8
+"""Basis vectors that there is room for at first."""
+
+
+class Ritz(NamedTuple):
+    """Eigenvalues of the tridiagonal matrix in rising order, and the eigenvectors in columns."""
+
+    values: Floats
+    vectors: Floats
+
+
+class Lanczos:
+    """K runs side by side, each from a start vector of its own.
+
+        beta_j v_(j+1) = A v_j - alpha_j v_j - beta_(j-1) v_(j-1)
+
+    Each new vector is made orthogonal to the two before it and then to all, so that V'AV = T,
+    tridiagonal with alpha and beta, holds to round-off. (In plain Lanczos orthogonality is lost
+    where an eigenvalue converges, and comes back as false copies of it.) Paige 1972; Parlett 1998,
+    chapter 13.
+
+    Each step costs K products, and K P numbers of memory.
+    """
+
+    def __init__(self, curvature: Curvature, starts: Float[Tensor, "K P"]) -> None:
+        self.curvature = curvature
+        self.steps = 0
+        self.alphas: list[Tensor] = []
+        self.betas: list[Tensor] = []
+        self.basis = starts.new_empty(len(starts), FIRST, starts.shape[1])
+        self.next = starts / starts.norm(dim=1, keepdim=True)
+        self.scale = torch.zeros_like(starts[:, 0])
+
+    def step(self) -> None:
+        """One more basis vector; UserError where a product is not finite."""
+        if self.steps == self.basis.shape[1]:
+            self.basis = torch.cat([self.basis, torch.empty_like(self.basis)], dim=1)
+        self.basis[:, self.steps] = self.next
+        self.steps += 1
+        product = self.curvature.times(self.next)
+        if not product.isfinite().all():
+            raise UserError("A product with the curvature is not finite: it cannot be looked at.")
+        known = self.basis[:, : self.steps]
+        rest, along = without(product, known[:, -2:])
+        rest, more = without(rest, known)
+        self.scale = torch.maximum(self.scale, product.norm(dim=1))
+        if asymmetric(more, self.scale):
+            raise UserError(
+                "The products are not those of a symmetric matrix, so an operation of the model has"
+                " a wrong second derivative, as PyTorch's weight normalization has; look at"
+                " Hessian(objective, differences=True) instead."
+            )
+        self.alphas.append((along[:, -1] + more[:, -1]).double().cpu())
+        beta = rest.norm(dim=1)
+        ended = beta <= self.round_off()
+        self.betas.append(beta.masked_fill(ended, 0.0).double().cpu())
+        self.next = (rest / beta.unsqueeze(1)).masked_fill(ended.unsqueeze(1), 0.0)
+
+    def round_off(self) -> Float[Tensor, " K"]:
+        """Below this a remainder is no direction, but noise: the space is exhausted."""
+        return self.scale * (self.curvature.resolution() * math.sqrt(self.curvature.size))
+
+    @property
+    def ended(self) -> bool:
+        """Whether all runs have exhausted their space: their eigenvalues are then exact."""
+        return self.steps == self.curvature.size or not self.betas[-1].any()
+
+    def ritz(self, run: int) -> Ritz:
+        alphas = np.array([float(alpha[run]) for alpha in self.alphas])
+        betas = np.array([float(beta[run]) for beta in self.betas[:-1]])
+        return Ritz(*eigh_tridiagonal(alphas, betas))
+
+    def errors(self, run: int, ritz: Ritz) -> Floats:
+        """For each Ritz value, a distance within which there is an eigenvalue of A.
+
+        It is |A x - t x| = beta_m |s_m| for the Ritz value t with vector x, s_m the last entry of
+        the eigenvector of T; and at least the machine's resolution of the largest.
+        """
+        beta = 0.0 if self.ended else float(self.betas[-1][run])
+        least = self.curvature.resolution() * abs(ritz.values).max()
+        errors: Floats = np.maximum(beta * abs(ritz.vectors[-1]), least)
+        return errors
+
+    def combined(self, run: int, coefficients: Floats) -> Float[Tensor, " P"]:
+        """A vector of the run's space, from its coefficients in the basis."""
+        weights = torch.tensor(coefficients).to(self.basis)
+        return weights @ self.basis[run, : self.steps]
+
+
+def asymmetric(along: Float[Tensor, "K j"], scale: Float[Tensor, " K"]) -> bool:
+    """Whether a product has a part along basis vectors that it can have none of.
+
+    For a symmetric A that is v_i'A v_j for i < j - 1. Differences of gradients have some of it.
+    scale: the norm of the largest product so far.
+    """
+    return bool((along[:, :-2].norm(dim=1) > ASYMMETRY * scale).any())
+
+
+def without(
+    vectors: Float[Tensor, "K P"], known: Float[Tensor, "K j P"]
+) -> tuple[Float[Tensor, "K P"], Float[Tensor, "K j"]]:
+    """What is left of each vector beside its known directions, and how much lay along these."""
+    along = torch.bmm(known, vectors.unsqueeze(2)).squeeze(2)
+    return vectors - torch.bmm(along.unsqueeze(1), known).squeeze(1), along

@@ -1,0 +1,137 @@
+"""Saddle points: how many directions bend down, and how far the steepest of them goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from thalweg.doctor.curvature.curvature import require_tolerance
+from thalweg.doctor.curvature.eigenvalues import Eigenvalue, extremes
+from thalweg.doctor.curvature.hessian import Hessian
+from thalweg.doctor.curvature.spectrum import spectrum
+from thalweg.doctor.objective.objective import Conditions, Objective
+from thalweg.statistics import Interval
+
+FIRST = 1e-3
+"""The first step of a search, relative to the size of the weights."""
+MOST = 40
+"""Doublings, which end nowhere near."""
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Down along a direction and its opposite, whichever leads lower.
+
+    distance: to the lowest point that was met, in units of the parameters. drop: how much lower the
+    loss is there; both 0 where neither way leads down. bounded: whether the loss rose again.
+    """
+
+    distance: float
+    drop: float
+    bounded: bool
+
+
+@dataclass(frozen=True)
+class Index:
+    """Where the loss bends down.
+
+    negative, flat, positive: the shares of eigenvalues below -cut, within and above cut. cut: in
+    units of an eigenvalue; the bulk of a network's eigenvalues lies near 0, so that the shares mean
+    something only beside it. lowest: the most negative curvature. descent: along its direction.
+    gradient: the gradient's norm; far from 0 this is no critical point, whatever the shares.
+    """
+
+    negative: Interval
+    flat: Interval
+    positive: Interval
+    cut: float
+    lowest: Eigenvalue
+    descent: Descent
+    gradient: float
+    conditions: Conditions
+
+
+def index(
+    objective: Objective,
+    *,
+    cut: float = 1e-3,
+    tolerance: float = 0.01,
+    probes: int = 10,
+    steps: int = 64,
+    seed: int = 0,
+) -> Index:
+    """The index of the Hessian: the share of its eigenvalues that are negative.
+
+    At a saddle point the gradient is near 0 and there are eigenvalues of both signs (Dauphin et al.
+    2014). What counts as 0 is a convention (Sagun et al. 2017).
+
+    cut: relative to the largest absolute eigenvalue. tolerance and seed: as for `extremes`; probes
+    and steps: as for `spectrum`. Cost: that of both, a gradient and up to 80 forward passes.
+    Raises UserError as they do, and for a cut outside (0, 1).
+    """
+    require_tolerance(cut, "cut")
+    hessian = Hessian(objective)
+    ends = extremes(hessian, tolerance=tolerance, seed=seed)
+    seen = spectrum(hessian, probes=probes, steps=steps, seed=seed)
+    limit = cut * max(abs(ends.lowest.value), abs(ends.highest.value))
+    below = seen.share_below(limit)
+    return Index(
+        seen.share_below(-limit),
+        seen.share_within(limit),
+        Interval(1 - below.estimate, 1 - below.high, 1 - below.low),
+        limit,
+        ends.lowest,
+        descent(objective, ends.lowest.vector),
+        float(objective.gradient().norm()),
+        hessian.conditions,
+    )
+
+
+def descent(objective: Objective, direction: Float[Tensor, " P"]) -> Descent:
+    """How far down it goes along a line through the objective's point.
+
+    Steps double from a thousandth of the weights' size for as long as the loss falls. Cost: up to
+    80 forward passes.
+    """
+    unit = direction / direction.norm()
+    ways = [one_way(objective, sign * unit) for sign in (1, -1)]
+    return max(ways, key=lambda way: way.drop)
+
+
+def one_way(objective: Objective, unit: Float[Tensor, " P"]) -> Descent:
+    start = objective.value()
+    lowest, reached = start, 0.0
+    # A first step can change the loss by less than its round-off.
+    round_off = 2 * torch.finfo(objective.dtype).eps * abs(start)
+    distance = FIRST * (1 + float(objective.point.norm()))
+    for _ in range(MOST):
+        value = objective.value(objective.point + distance * unit)
+        if not value <= lowest + round_off:
+            return Descent(reached, start - lowest, True)
+        if value < lowest:
+            lowest, reached = value, distance
+        distance *= 2
+    return Descent(reached, start - lowest, False)
+
+
+@dataclass(frozen=True)
+class Escape:
+    """lowest: the most negative curvature. descent: how far down it goes along its direction.
+
+    loss: where it was looked from.
+    """
+
+    lowest: Eigenvalue
+    descent: Descent
+    loss: float
+    conditions: Conditions
+
+
+def escape(objective: Objective) -> Escape:
+    """Looks along the most negative curvature. Cost: that of `extremes`, and of `descent`."""
+    found = extremes(Hessian(objective), ends=["lowest"], tolerance=0.05)
+    way = descent(objective, found.lowest.vector)
+    return Escape(found.lowest, way, objective.value(), found.conditions)

@@ -1,0 +1,80 @@
+"""The trace of a curvature, and how much of it is on the diagonal."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from thalweg.arguments import require_whole
+from thalweg.doctor.curvature.curvature import Curvature, require_tolerance
+from thalweg.doctor.objective.objective import Conditions
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over random vectors.
+
+    error: its standard error. converged: whether that is within the tolerance, relative to the
+    value. products: what it cost.
+    """
+
+    value: float
+    error: float
+    converged: bool
+    products: int
+    conditions: Conditions
+
+
+def trace(
+    curvature: Curvature, *, probes: int = 32, tolerance: float = 0.1, seed: int = 0
+) -> Estimate:
+    """tr A, the sum of the eigenvalues: the mean of v'Av over random vectors v of signs.
+
+    Its variance is 2 / probes times the sum of the squares off the diagonal, so it is exact for a
+    diagonal A. probes: at least 2, each a product. Raises UserError for fewer, and for a tolerance
+    outside (0, 1). Source: Hutchinson 1990.
+    """
+    probes = require_whole("probes", probes, 2)
+    require_tolerance(tolerance)
+    products = curvature.probed(probes, seed)
+    each = torch.cat([(vectors * made).sum(1) for vectors, made in products]).double()
+    value, error = float(each.mean()), float(each.std()) / math.sqrt(probes)
+    return Estimate(value, error, error <= tolerance * abs(value), probes, curvature.conditions)
+
+
+def diagonal_share(
+    curvature: Curvature, *, probes: int = 32, tolerance: float = 0.1, seed: int = 0
+) -> Estimate:
+    """sum of A_ii^2 over the sum of all A_ij^2: how much adaptive rates, one a parameter, can see.
+
+    1 for a diagonal A, about 1 / P for one that is turned at random. With d_k = v_k * A v_k for
+    random signs v_k, the mean of d_k'd_l over k != l is sum A_ii^2, and that of |A v_k|^2 is
+    sum A_ij^2, both without bias. The standard error is the jackknife's of their ratio.
+
+    probes: at least 3, each a product. Raises UserError for fewer, and for a tolerance outside
+    (0, 1). Source: Bekas, Kokiopoulou and Saad 2007, for the diagonal.
+    """
+    probes = require_whole("probes", probes, 3)
+    require_tolerance(tolerance)
+    diagonals, sizes = [], []
+    for vectors, made in curvature.probed(probes, seed):
+        diagonals.append((vectors * made).double())
+        sizes.append(made.double().square().sum(1))
+    seen, total = torch.cat(diagonals), torch.cat(sizes)
+    inner = seen @ seen.T
+    pairs = (inner - inner.diag().diag()).numpy(force=True)
+    value, error = ratio_of_means(pairs, total.numpy(force=True))
+    return Estimate(value, error, error <= tolerance * abs(value), probes, curvature.conditions)
+
+
+def ratio_of_means(pairs: np.ndarray, total: np.ndarray) -> tuple[float, float]:
+    """The mean over pairs (off the diagonal) over the mean, and the jackknife's standard error."""
+    k = len(total)
+    value = pairs.sum() / (k * (k - 1)) / total.mean()
+    left_pairs = (pairs.sum() - 2 * pairs.sum(1)) / ((k - 1) * (k - 2))
+    left_total = (total.sum() - total) / (k - 1)
+    without = left_pairs / left_total
+    return float(value), float(math.sqrt((k - 1) / k * ((without - without.mean()) ** 2).sum()))

@@ -1,0 +1,144 @@
+"""A doctor for any training loop: it watches, says what it has found, and tries its advice."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from thalweg.arguments import require_list
+from thalweg.doctor.criteria.criterion import Suspicion
+from thalweg.doctor.judge.diagnosis import Diagnosis, judged, suspicions, told, tried
+from thalweg.doctor.judge.finding import Finding
+from thalweg.doctor.objective.objective import plain, samples_in
+from thalweg.doctor.trials.in_use import recipe_in_use
+from thalweg.doctor.trials.trial import State
+from thalweg.doctor.watch.watcher import Watcher
+from thalweg.errors import UserError
+from thalweg.recipe import Recipe
+from thalweg.stack.batches import joined
+from thalweg.stack.reading import Batch
+from thalweg.stack.rows import Tensors
+from thalweg.stack.single import outputs_over
+from thalweg.stack.states import model_state, optimizer_states
+from thalweg.tasks.task import Data, Score, Task
+
+FEWEST = 5
+"""Coming batches that trials need; of so many samples one is kept to score by."""
+
+
+class Doctor(Watcher):
+    """Watches a training, which goes on to the same bits as if it were not there.
+
+        doctor = Doctor(model, loss, optimizer)
+        for inputs, targets in doctor.loading(loader):
+            optimizer.zero_grad()
+            loss(model(inputs), targets).backward()
+            optimizer.step()
+        print(doctor.diagnosis())
+
+    loss: `loss(outputs, targets)`, the mean over a batch; batches are tuples (inputs..., target).
+    every: looks along every so manieth step (`StepWatch`), for about a gradient evaluation.
+    budget: the share of the training's own time that all looks together may take, 0.15 if not
+        given; what does not fit in waits. With None, they are taken when they are due. What it
+        cannot count, hooks and colder caches, comes to another twentieth of steps of a millisecond.
+
+    The norm of the gradient is noted at every step, where a third of the budget pays for it. The
+    other instruments have their turn at steps 0, 10, 30, 90, and so on, on the batch of the step or
+    on the last 8, which are kept as they are: a loader should not write into them again. `close()`
+    takes the doctor's hooks away; as a context it does so at its end.
+
+    Raises UserError for an `every` below 1 and a budget outside (0, 1).
+    """
+
+    def diagnosis(self, coming: Iterable[Batch] | None = None) -> Diagnosis:
+        """What was found so far, at any step of the training.
+
+        coming: the next batches, recorded ahead: tuples of tensors, five or more. With them,
+        remedies are tried: copies of the model go on from where it stands, with and without, over
+        8 orders of four fifths of the samples, and are scored by their loss on the others. The
+        loop's model, optimizer and random state stay as they are.
+
+        Raises UserError before the first step.
+        """
+        if coming is not None:
+            coming = require_list("coming", coming, "a list of the next batches")
+        if not self.step:
+            raise UserError("The doctor has seen no step yet: ask after some of them.")
+        recipe, unknown = self.recipe()
+        finite = all(weight.isfinite().all() for weight in plain(self.model).parameters())
+        case = self.case(recipe, self.step, "" if finite else "the weights are not finite")
+        found = suspicions(case)
+        if coming is None:
+            why = "give the next batches, recorded ahead, as doctor.diagnosis(batches)"
+            findings = [judged(one, untried=why) for one in found]
+        elif recipe is None:
+            findings = [judged(one, untried=unknown) for one in found]
+        else:
+            findings = self.tried(found, recipe, coming)
+        return told(type(plain(self.model)).__name__, "loss", self, case, findings)
+
+    def recipe(self) -> tuple[Recipe | None, str]:
+        """That in use, or why it is not known."""
+        try:
+            return recipe_in_use(self.optimizer, plain(self.model)), ""
+        except UserError as error:
+            return None, str(error)
+
+    def tried(
+        self, found: Sequence[Suspicion], recipe: Recipe, coming: Sequence[Batch]
+    ) -> list[Finding]:
+        """The findings after trials on recorded batches."""
+        self.looking = True  # the model's copies have its hooks
+        try:
+            task = recorded(plain(self.model), self.loss, coming)
+            state = State(0, self.weights(), optimizer_states(plain(self.model), self.optimizer))
+            outputs, targets = outputs_over(task, task.model().eval(), task.splits.validation)
+            start = float(self.loss(outputs, targets))
+            return tried(task, recipe, [going_on(one) for one in found], {0: state}, start)
+        except UserError as error:
+            return [judged(one, untried=str(error)) for one in found]
+        finally:
+            self.looking = False
+
+    def weights(self) -> Tensors:
+        return model_state(plain(self.model))
+
+
+def recorded(model: nn.Module, loss: Score, batches: Sequence[Batch]) -> Task:
+    """A task of these batches, to train on four samples of five, and to score by the fifth."""
+    if not all(isinstance(batch, tuple | list) for batch in batches):
+        raise UserError("the coming batches must be tuples of tensors.")
+    if len(batches) < FEWEST:
+        raise UserError(f"trials need {FEWEST} coming batches or more, not {len(batches)}.")
+    if not all(isinstance(x, Tensor) for batch in batches for x in batch):
+        raise UserError("the coming batches cannot be recorded: they must be tuples of tensors.")
+    try:
+        samples = joined(batches)
+    except RuntimeError:
+        raise UserError(
+            "the coming batches cannot be recorded: their tensors differ in shape beyond the"
+            " dimension of samples."
+        ) from None
+    numbers = torch.arange(len(samples[-1]))
+    unseen = numbers % FEWEST == FEWEST - 1
+    train, validation = (tuple(x[chosen] for x in samples) for chosen in (~unseen, unseen))
+    size = samples_in(batches[0])
+    return Task(
+        "coming batches",
+        partial(copy.deepcopy, model),
+        lambda: Data(train, validation, validation),
+        loss,
+        batch_size=size,
+        steps=len(train[-1]) // size,
+    )
+
+
+def going_on(suspicion: Suspicion) -> Suspicion:
+    """Without remedies that begin anew, which a training under way cannot be held against."""
+    kept = tuple(remedy for remedy in suspicion.remedies if not remedy.model)
+    return replace(suspicion, remedies=kept)

@@ -1,0 +1,111 @@
+"""A diagnosis in plain words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from textwrap import wrap
+from typing import TYPE_CHECKING
+
+from thalweg.doctor.judge.finding import Finding
+from thalweg.doctor.trials.trial import Trial
+
+if TYPE_CHECKING:
+    from thalweg.doctor.judge.diagnosis import Diagnosis
+
+WIDTH = 88
+"""Letters on a line."""
+
+
+def lines(diagnosis: Diagnosis) -> Iterator[str]:
+    """The whole diagnosis, line by line."""
+    yield from wrap(headline(diagnosis), WIDTH)
+    for number, finding in enumerate(diagnosis.of("ill", "suspected"), 1):
+        yield ""
+        yield f"{number}. {titled(finding)}"
+        yield from told(finding.suspicion.sentence)
+        yield from told(f"What may help: {finding.suspicion.prescription}.")
+        for trial in finding.trials:
+            yield from told(f"- {outcome(trial, diagnosis.metric)}")
+        for how in dict.fromkeys(map(conditions, finding.trials)):
+            yield from told(f"Tried {how}.")
+        if finding.untried:
+            yield from told(f"Not tried: {finding.untried}.")
+        if finding.symptoms:
+            yield from told(f"It may explain: {', '.join(one.name for one in finding.symptoms)}.")
+    notes = diagnosis.of("note")
+    if notes:
+        yield "\nSeen, and no cause for alarm:"
+        for finding in notes:
+            yield from told(f"- {note(finding)}")
+    if diagnosis.unread:
+        yield "\nNot measured:"
+        for name, why in diagnosis.unread.items():
+            yield from told(f"- {name}: {why}")
+    yield ""
+    yield from wrap(watched(diagnosis), WIDTH)
+
+
+def told(text: str) -> list[str]:
+    """A paragraph below a heading, or an item there that begins with a dash."""
+    further = 5 if text.startswith("- ") else 3
+    return wrap(text, WIDTH, initial_indent=3 * " ", subsequent_indent=further * " ")
+
+
+def headline(diagnosis: Diagnosis) -> str:
+    ill, suspected = diagnosis.of("ill"), diagnosis.of("suspected")
+    if ill:
+        return f"{diagnosis.task} with {diagnosis.recipe}: {', '.join(one.name for one in ill)}."
+    if suspected:
+        named = ", ".join(one.name for one in suspected)
+        return f"{diagnosis.task} with {diagnosis.recipe}: nothing is proven; suspected: {named}."
+    return f"{diagnosis.task} with {diagnosis.recipe}: no fault found."
+
+
+def titled(finding: Finding) -> str:
+    return finding.name if finding.severity == "ill" else f"{finding.name} (suspected)"
+
+
+def outcome(trial: Trial, metric: str) -> str:
+    """What a trial has come to."""
+    return f"{trial.words} {verdict(trial)}: {gain(trial, metric)}"
+
+
+def verdict(trial: Trial) -> str:
+    if trial.helps:
+        return "helps"
+    return "helps too little to matter" if trial.gain.better else "did not help"
+
+
+def gain(trial: Trial, metric: str) -> str:
+    """By how much a remedy is better or worse, with the interval."""
+    found = trial.gain
+    if not math.isfinite(found.estimate):
+        which = "without it" if found.estimate > 0 else "with it"
+        return f"training diverges {which}"
+    kind, sign = ("better", 1) if found.estimate >= 0 else ("worse", -1)
+    low, high = sorted((sign * found.low, sign * found.high))
+    return f"{metric} {kind} by {abs(found.estimate):.3g} ({low:.3g} to {high:.3g})"
+
+
+def conditions(trial: Trial) -> str:
+    """Over what a trial was made."""
+    begin = f"from step {trial.since} on" if trial.since else "from the start"
+    return f"on {len(trial.without)} seeds, for {trial.steps} steps {begin}"
+
+
+def note(finding: Finding) -> str:
+    if finding.trials:
+        tried = ", ".join(trial.words for trial in finding.trials)
+        return f"{finding.name}: {finding.suspicion.sentence} Tried without gain: {tried}."
+    return f"{finding.name}: {finding.suspicion.sentence}"
+
+
+def watched(diagnosis: Diagnosis) -> str:
+    """How much was looked at, and what it has taken."""
+    course = diagnosis.case.course
+    seconds = sum(looks.seconds for looks in diagnosis.looks.values())
+    return (
+        f"Watched for {course.length} steps, {len(course.steps)} of them looked at closely;"
+        f" looking took {seconds:.2g} s, {diagnosis.share:.2g} times what training took itself."
+    )

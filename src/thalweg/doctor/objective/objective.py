@@ -1,0 +1,234 @@
+"""What instruments are pointed at: the loss as a function of the weights, on fixed data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial, reduce
+from operator import add
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_leaves, tree_map
+
+from thalweg.doctor.objective.borrowed import Mode, borrowed, kept_traits, mode_of
+from thalweg.doctor.objective.derivatives import derivative
+from thalweg.errors import UserError
+from thalweg.optim.sharded import is_sharded
+from thalweg.stack.batches import copied
+from thalweg.stack.reading import Batch
+from thalweg.tasks.failure import describe, failure_as_sentence
+from thalweg.tasks.task import Score
+from thalweg.tasks.user_code import trainable
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a measurement was made on; it holds for nothing else.
+
+    samples, batches: the data, fixed for the whole measurement. mode: that of the model's layers,
+    "training", "evaluation" or "mixed". precision: of the arithmetic, such as "float32".
+    products: how products with a matrix of second derivatives were made; empty where there were
+    none.
+    """
+
+    samples: int
+    batches: int
+    mode: str
+    precision: str
+    products: str = ""
+
+
+T = TypeVar("T")
+
+
+class Objective:
+    """L(theta): the loss of a model at trainable parameters theta `[P]`, on fixed batches.
+
+    theta holds the trainable parameters one after the other, in the model's order; what the loss
+    does not reach has derivatives of 0. L is the mean over all samples of the batches; batch
+    normalization in training mode takes the statistics of each batch alone.
+
+    model: any; a compiled one is looked at as it was written, one within `DataParallel` or
+        `DistributedDataParallel` as this process has it. loss: `loss(outputs, targets)`, the mean
+        over a batch. batches: each a tuple (inputs..., target). mode: "training" or "evaluation";
+        each layer as it stands now, where not given. dtype: the precision to compute in, such as
+        torch.float64; that of the parameters, where not given, and float32 for half precision.
+
+    The objective is made of copies of theta and the buffers: it stays what it is while the model
+    trains on. The model lends its structure for each look and has its own back behind it, and
+    what it draws at random (dropout) is the same at each look, so that L is a plain function.
+
+    Raises UserError without batches, without trainable parameters, and for parameters that are
+    sharded, complex or on several devices.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Score,
+        batches: Sequence[Batch],
+        *,
+        mode: Mode | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.model, self.loss, self.mode = plain(model), loss, mode
+        self.workplace = Workplace(self.model)
+        self.parameters = trainable(self.model)
+        require_usable(self.parameters, batches)
+        self.dtype = dtype or reduce(
+            torch.promote_types, (param.dtype for param in self.parameters), torch.float32
+        )
+        self.device = self.parameters[0].device
+        self.batches = [tree_map(self.cast, batch) for batch in batches]
+        self.sizes = [samples_in(batch) for batch in batches]
+        self.shapes = {n: p.shape for n, p in self.model.named_parameters() if p.requires_grad}
+        self.point = self.flat(self.parameters)
+        self.constants = {
+            name: self.cast(tensor.detach())
+            for name, tensor in self.model.named_parameters()
+            if name not in self.shapes
+        }
+        self.buffers = {n: self.cast(b.detach().clone()) for n, b in self.model.named_buffers()}
+        self.conditions = Conditions(
+            sum(self.sizes),
+            len(batches),
+            self.name_of_mode(),
+            str(self.dtype).removeprefix("torch."),
+        )
+
+    def __len__(self) -> int:
+        """P, the number of trainable parameters."""
+        return len(self.point)
+
+    def value(self, point: Float[Tensor, " P"] | None = None) -> float:
+        """L at a point; at theta where none is given. Costs a forward pass."""
+        at = self.point if point is None else point.detach()
+        losses = (self.within(at, partial(self.batch_loss, batch=batch)) for batch in self.batches)
+        return float(self.mean(losses))
+
+    def gradient(self, point: Float[Tensor, " P"] | None = None) -> Float[Tensor, " P"]:
+        """grad L at a point; at theta where none is given. Costs one gradient evaluation."""
+        return self.mean(self.batch_gradients(point))
+
+    def batch_gradients(self, point: Float[Tensor, " P"] | None = None) -> Iterator[Tensor]:
+        """The gradients of the batches one by one, each of the mean over its samples, `[P]`."""
+        at = (self.point if point is None else point).detach().clone().requires_grad_()
+
+        def gradient(model: nn.Module, batch: Batch) -> Tensor:
+            return derivative(self.batch_loss(model, batch), at)
+
+        for batch in self.batches:
+            yield self.within(at, partial(gradient, batch=batch))
+
+    def mean(self, each: Iterable[Tensor]) -> Tensor:
+        """The mean over all samples, from what each batch has as its mean."""
+        total = sum(self.sizes)
+        weighted = (size / total * one for size, one in zip(self.sizes, each, strict=True))
+        return reduce(add, weighted).detach()
+
+    def batch_loss(self, model: Callable[..., Any], batch: Batch) -> Tensor:
+        """The loss of one batch, from a model that is at some point."""
+        return self.loss_of(self.outputs(model, batch), batch)
+
+    def outputs(self, model: Callable[..., Any], batch: Batch) -> Any:
+        with failure_as_sentence(f"The model failed in {self.conditions.precision}"):
+            # A model may write into what it is given, and batches are looked at again.
+            return model(*copied(batch[:-1]))
+
+    def loss_of(self, outputs: Any, batch: Batch) -> Tensor:
+        """The loss of outputs; UserError where it is no scalar."""
+        with failure_as_sentence(f"The loss failed in {self.conditions.precision}"):
+            loss = self.loss(outputs, batch[-1])
+        if not isinstance(loss, Tensor) or loss.ndim > 0:
+            raise UserError(
+                f"The loss must be a scalar tensor, the mean over a batch, not {describe(loss)}."
+            )
+        return loss
+
+    def within(self, point: Float[Tensor, " P"], work: Callable[[nn.Module], T]) -> T:
+        """Does some work with the model at a point, and leaves the model as it was.
+
+        Derivatives belong into the work too: activation checkpointing runs the model once more
+        within them.
+        """
+        state = {**self.views(point), **self.constants, **copies(self.buffers)}
+        named = {f"model.{name}": tensor for name, tensor in state.items()}
+        with borrowed(self.model, self.mode, self.device):
+            done: T = functional_call(self.workplace, named, (work,))
+        return done
+
+    def views(self, point: Float[Tensor, " P"]) -> dict[str, Tensor]:
+        """A point as the model's parameters, by name."""
+        pieces = torch.split(point, [shape.numel() for shape in self.shapes.values()])
+        named = zip(self.shapes.items(), pieces, strict=True)
+        return {name: piece.view(shape) for (name, shape), piece in named}
+
+    def flat(self, tensors: Sequence[Tensor]) -> Float[Tensor, " P"]:
+        """Tensors of the trainable parameters' shapes, in their order, as one vector."""
+        return torch.cat([self.cast(tensor.detach()).flatten() for tensor in tensors])
+
+    def cast(self, x: Any) -> Any:
+        """A tensor of real numbers in the objective's precision; anything else as it is."""
+        return x.to(self.dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
+
+    def name_of_mode(self) -> str:
+        with kept_traits(self.model.modules()):
+            if self.mode:
+                self.model.train(self.mode == "training")
+            return mode_of(self.model)
+
+
+class Workplace(nn.Module):
+    """Hands its model to the work that it is called with."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, work: Callable[[nn.Module], T]) -> T:
+        return work(self.model)
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """The model that a compiler or data parallelism has wrapped."""
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    within = model.module if isinstance(model, parallel) else getattr(model, "_orig_mod", model)
+    return model if within is model else plain(within)
+
+
+def require_usable(parameters: Sequence[Tensor], batches: Sequence[Batch]) -> None:
+    if not batches or not all(isinstance(b, tuple | list) and len(b) > 1 for b in batches):
+        raise UserError(
+            "An objective needs a list of one batch or more, each a tuple (inputs..., target)."
+        )
+    if not parameters:
+        raise UserError("The model has no trainable parameters; one needs requires_grad=True.")
+    if any(map(is_sharded, parameters)):
+        raise UserError(
+            "The model's parameters are sharded; gather them into a whole model first, by"
+            " torch.distributed.checkpoint.state_dict with full_state_dict=True."
+        )
+    devices = {str(parameter.device) for parameter in parameters}
+    if len(devices) > 1:
+        raise UserError(
+            f"The parameters lie on {', '.join(sorted(devices))}; one device is needed."
+        )
+    if any(parameter.is_complex() for parameter in parameters):
+        raise UserError("The model has complex parameters; only real ones can be looked at.")
+
+
+def samples_in(batch: Batch) -> int:
+    """The length of the target, or of what comes before it where that is no tensor."""
+    lengths = [len(x) for x in tree_leaves(batch)[::-1] if isinstance(x, Tensor) and x.ndim]
+    if not lengths:
+        raise UserError("A batch must be a tuple (inputs..., target) of tensors [B, ...].")
+    return lengths[0]
+
+
+def copies(buffers: dict[str, Tensor]) -> dict[str, Tensor]:
+    """For a look to change as it likes: batch normalization counts, spectral norms iterate."""
+    return {name: buffer.clone() for name, buffer in buffers.items()}

@@ -1,0 +1,1 @@
+"""What instruments read of a training at one moment, each with its error."""

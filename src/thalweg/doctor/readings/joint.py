@@ -1,0 +1,127 @@
+"""Layers that move at once: what their steps do together, against what each does alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from thalweg.doctor.objective.objective import Conditions, Objective
+from thalweg.doctor.objective.outputs import outputs_of, units_first
+from thalweg.stack.reading import Batch
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How the outputs of one layer have moved, unit by unit.
+
+    shift: root mean square over units of the change of the mean, in standard deviations from
+    before. stretch: the same of the logarithm of the ratio of standard deviations. Units that did
+    not vary before are left out.
+    """
+
+    layer: str
+    call: int
+    shift: float
+    stretch: float
+
+
+@dataclass(frozen=True)
+class Joint:
+    """One step, of all layers at once and of one after the other.
+
+    together: the change of the loss by the whole step. alone: by layer, the change if only that
+    layer had moved. drifts: by call of a layer with a matrix, in their order.
+    """
+
+    together: float
+    alone: Mapping[str, float]
+    drifts: tuple[Drift, ...]
+    conditions: Conditions
+
+    @property
+    def interaction(self) -> float:
+        """together - sum of alone: what the layers do to each other.
+
+        In second order it is the sum of d_i'H_ij d_j over pairs of different layers.
+        """
+        return self.together - sum(self.alone.values())
+
+
+def joint(objective: Objective, step: Float[Tensor, " P"]) -> Joint:
+    """What a step does to the loss, all layers at once and one at a time, and to their outputs.
+
+    A gradient says how the loss changes if its layer alone moves, and yet all layers move: the
+    motive that batch normalization is built on (Goodfellow, Bengio and Courville 2016, 8.7.1). Look
+    at a network with and without it. A layer is a module that holds parameters of its own.
+
+    step: `[P]`, from the objective's point. Cost: a forward pass for each layer and two more, and a
+    gradient's memory for the outputs of the first batch.
+    """
+    d = step.to(objective.point)
+    before = objective.value()
+    alone = {
+        layer: objective.value(objective.point + mask * d) - before
+        for layer, mask in masks(objective).items()
+    }
+    together = objective.value(objective.point + d) - before
+    moved = drifts(objective, objective.batches[0], objective.point + d)
+    return Joint(together, alone, moved, objective.conditions)
+
+
+def masks(objective: Objective) -> dict[str, Float[Tensor, " P"]]:
+    """For each layer, 1 at its parameters' places and 0 elsewhere."""
+    layers = {name: name.rpartition(".")[0] for name in objective.shapes}
+    views = objective.views(objective.point)
+    return {
+        layer: objective.flat(
+            [
+                torch.ones_like(view) if layers[name] == layer else torch.zeros_like(view)
+                for name, view in views.items()
+            ]
+        )
+        for layer in dict.fromkeys(layers.values())
+    }
+
+
+def drifts(objective: Objective, batch: Batch, point: Float[Tensor, " P"]) -> tuple[Drift, ...]:
+    """The drift of each layer's outputs on one batch, from the objective's point to another."""
+    before, after = (moments(objective, batch, at) for at in (objective.point, point))
+    made = []
+    for (layer, call, mean, deviation), (*_, new_mean, new_deviation) in zip(
+        before, after, strict=True
+    ):
+        varied = (deviation > 0) & (new_deviation > 0)
+        shift = ((new_mean - mean) / deviation)[varied]
+        stretch = (new_deviation / deviation)[varied].log()
+        made.append(Drift(layer, call, size(shift), size(stretch)))
+    return tuple(made)
+
+
+def moments(
+    objective: Objective, batch: Batch, point: Float[Tensor, " P"]
+) -> list[tuple[str, int, Tensor, Tensor]]:
+    """By call of a layer, the mean and the standard deviation of each unit's outputs."""
+    at = point.detach().clone().requires_grad_()
+    return objective.within(at, partial(moments_within, objective, batch))
+
+
+def moments_within(
+    objective: Objective, batch: Batch, model: nn.Module
+) -> list[tuple[str, int, Tensor, Tensor]]:
+    with outputs_of(model) as calls:
+        objective.batch_loss(model, batch)
+    told = []
+    for layer, number, output in calls:
+        by_unit = units_first(output.detach())
+        told.append((layer, number, by_unit.mean(1), by_unit.std(1, unbiased=False)))
+    return told
+
+
+def size(x: Tensor) -> float:
+    """The root mean square; 0 of nothing."""
+    return float(x.square().mean().sqrt()) if len(x) else 0.0

@@ -1,0 +1,99 @@
+"""Batch normalization by statistics that are not the data's: a model that evaluation sees changed.
+
+A layer left in evaluation mode while it trains, or whose running statistics never caught up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from thalweg.doctor.objective.objective import Conditions, Objective
+from thalweg.errors import UserError
+from thalweg.stack.population import batch_norms
+from thalweg.stack.reading import Batch
+
+
+@dataclass(frozen=True)
+class Modes:
+    """One model, normalized by its running statistics and by those of the batches.
+
+    running, batches: its loss by each, dropout resting. held: the layers that normalize by running
+    statistics in training as well, by name. shift: by layer, the root mean square over channels of
+    the running mean less that of the batches, in standard deviations of these.
+    """
+
+    running: float
+    batches: float
+    held: tuple[str, ...]
+    shift: dict[str, float]
+    conditions: Conditions
+
+
+def modes(objective: Objective) -> Modes:
+    """Whether the running statistics of batch normalization are those of the data.
+
+    Cost: two forward passes. Raises UserError for a model without running statistics.
+    """
+    held = tuple(name for name, layer in named_batch_norms(objective.model) if not layer.training)
+    if not batch_norms(objective.model):
+        raise UserError("The model has no batch normalization with running statistics.")
+    shifts: list[dict[str, float]] = []
+    running = objective.mean(
+        objective.within(objective.point, partial(by_running, objective, batch, shifts))
+        for batch in objective.batches
+    )
+    batches = objective.mean(
+        objective.within(objective.point, partial(by_batch, objective, batch))
+        for batch in objective.batches
+    )
+    shift = {name: sum(one[name] for one in shifts) / len(shifts) for name in shifts[0]}
+    return Modes(float(running), float(batches), held, shift, objective.conditions)
+
+
+def named_batch_norms(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    layers = set(batch_norms(model))
+    return [(name, module) for name, module in model.named_modules() if module in layers]
+
+
+@torch.no_grad()
+def by_running(
+    objective: Objective, batch: Batch, shifts: list[dict[str, float]], model: nn.Module
+) -> Tensor:
+    model.eval()
+    with shifts_of(model) as seen:
+        loss = objective.batch_loss(model, batch)
+    shifts.append(seen)
+    return loss
+
+
+@torch.no_grad()
+def by_batch(objective: Objective, batch: Batch, model: nn.Module) -> Tensor:
+    model.eval()
+    for layer in batch_norms(model):
+        layer.training = True
+    return objective.batch_loss(model, batch)
+
+
+@contextmanager
+def shifts_of(model: nn.Module) -> Iterator[dict[str, float]]:
+    """Notes by layer how far its running mean lies from that of what it is given."""
+    seen: dict[str, float] = {}
+
+    def note(name: str, layer: Any, given: tuple[Tensor, ...]) -> None:
+        by_channel = given[0].detach().movedim(1, 0).flatten(1)
+        deviation = by_channel.std(1).clamp(min=layer.eps**0.5)
+        seen[name] = float(
+            ((layer.running_mean - by_channel.mean(1)) / deviation).square().mean().sqrt()
+        )
+
+    with ExitStack() as stack:
+        for name, layer in named_batch_norms(model):
+            stack.callback(layer.register_forward_pre_hook(partial(note, name)).remove)
+        yield seen

@@ -1,0 +1,153 @@
+"""Units that no longer say anything: dead, dormant or saturated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from thalweg.doctor.objective.objective import Conditions, Objective
+from thalweg.doctor.objective.outputs import units_first
+from thalweg.stack.reading import Batch
+
+DORMANT = 0.025
+"""tau: the share of its layer's mean activity below which a unit is dormant (Sokar et al. 2023)."""
+
+FLAT = 0.05
+"""An output is saturated where the activation's slope is below this share of its steepest."""
+
+TANH = (torch.tanh, torch.tanh_, Tensor.tanh, Tensor.tanh_, F.tanh)
+SIGMOID = (torch.sigmoid, torch.sigmoid_, Tensor.sigmoid, Tensor.sigmoid_, F.sigmoid)
+RECTIFIERS = (F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6)
+OTHERS = (F.gelu, F.silu, F.elu, F.selu, F.softplus, F.leaky_relu, F.mish)
+
+SLOPES: dict[Any, Callable[[Tensor], Tensor]] = {
+    **dict.fromkeys(TANH, lambda y: 1 - y.square()),
+    **dict.fromkeys(SIGMOID, lambda y: 4 * y * (1 - y)),
+}
+"""The slope from the output, relative to the steepest."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """The units of one activation, over all samples and positions that were looked at.
+
+    place: the module that computes it, and which of its activations it is. units: how many.
+    dead: those that were exactly 0 always. dormant: those with a mean absolute output of at most
+    2.5 % of the layer's mean. saturated: those whose slope was always below 5 % of the steepest,
+    where the activation is a tanh or a sigmoid. values: how many outputs of each were seen.
+
+    That a ReLU is 0 half of the time is its normal state. What share of dead units harms is not
+    known.
+    """
+
+    place: str
+    units: int
+    dead: int
+    dormant: int
+    saturated: int
+    values: int
+
+
+@dataclass(frozen=True)
+class Activity:
+    """The units of all activations, in the order in which these are called."""
+
+    activations: tuple[Units, ...]
+    conditions: Conditions
+
+
+def units(objective: Objective) -> Activity:
+    """Dead, dormant and saturated units of every activation, as a module or as a function.
+
+    A unit is a channel, dimension 1, in outputs `[N, C]` and `[N, C, H, W, ...]`, and the last
+    dimension in `[N, T, C]`. What fused recurrent layers do within is not seen. The more batches,
+    the surer: a unit that answers to one sample in a thousand is silent over a hundred.
+
+    Cost: a forward pass.
+    """
+    tallies: dict[str, Tally] = {}
+    for batch in objective.batches:
+        objective.within(objective.point, partial(count, objective, batch, tallies))
+    found = tuple(tally.units(place) for place, tally in tallies.items())
+    return Activity(found, objective.conditions)
+
+
+def count(objective: Objective, batch: Batch, tallies: dict[str, Tally], model: nn.Module) -> None:
+    with torch.no_grad(), places_of(model) as place, Watching(place, tallies):
+        objective.batch_loss(model, batch)
+
+
+class Tally:
+    """What the units of one activation have done so far, each `[units]`."""
+
+    def __init__(self) -> None:
+        self.total = torch.tensor(0.0)
+        self.alive = torch.tensor(False)
+        self.steep = torch.tensor(False)
+        self.values = 0
+
+    def add(self, output: Tensor, slope: Callable[[Tensor], Tensor] | None) -> None:
+        by_unit = units_first(output.detach())
+        self.total = self.total + by_unit.abs().sum(1)
+        self.alive = self.alive | (by_unit != 0).any(1)
+        steep = slope(by_unit) >= FLAT if slope else torch.ones_like(by_unit, dtype=torch.bool)
+        self.steep = self.steep | steep.any(1)
+        self.values += by_unit.shape[1]
+
+    def units(self, place: str) -> Units:
+        return Units(
+            place,
+            len(self.total),
+            int((~self.alive).sum()),
+            int((self.total <= DORMANT * self.total.mean()).sum()),
+            int((~self.steep).sum()),
+            self.values,
+        )
+
+
+class Watching(TorchFunctionMode):
+    """Tallies what every activation puts out."""
+
+    def __init__(self, place: list[str], tallies: dict[str, Tally]) -> None:
+        super().__init__()
+        self.place, self.tallies = place, tallies
+        self.counts: dict[str, int] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func in SLOPES or func in RECTIFIERS or func in OTHERS:
+            self.tally(func, output)
+        return output
+
+    def tally(self, func: Any, output: Tensor) -> None:
+        name = f"{'.'.join(self.place[-1:])} {func.__name__.strip('_')}".strip()
+        number = self.counts[name] = self.counts.get(name, 0) + 1
+        place = name if number == 1 else f"{name} ({number})"
+        self.tallies.setdefault(place, Tally()).add(output, SLOPES.get(func))
+
+
+@contextmanager
+def places_of(model: nn.Module) -> Iterator[list[str]]:
+    """The names of the modules that are running, the innermost last."""
+    running: list[str] = []
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            enter = module.register_forward_pre_hook(lambda *_, name=name: running.append(name))
+            leave = module.register_forward_hook(lambda *_: pop(running), always_call=True)
+            stack.callback(enter.remove)
+            stack.callback(leave.remove)
+        yield running
+
+
+def pop(running: list[str]) -> None:
+    running.pop()

@@ -1,0 +1,1 @@
+"""The solutions that different seeds come to, compared."""

@@ -1,0 +1,1 @@
+"""Remedies, and whether they help from the state where the trouble is."""

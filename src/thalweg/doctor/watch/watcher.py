@@ -1,0 +1,225 @@
+"""Watching a training loop: when to look at it, with which instruments, and for how much time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from statistics import median
+from time import perf_counter
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+from torch.utils.hooks import RemovableHandle
+
+from thalweg.arguments import require_function, require_kind, require_whole, short
+from thalweg.doctor.objective.objective import Objective, samples_in
+from thalweg.doctor.readings.step import StepWatch
+from thalweg.doctor.watch.budget import Budget
+from thalweg.doctor.watch.course import RECENT, Case, Course, following
+from thalweg.doctor.watch.instruments import INSTRUMENTS
+from thalweg.doctor.watch.stopwatch import Part, Stopwatch, wait
+from thalweg.errors import UserError
+from thalweg.recipe import Recipe
+from thalweg.stack.batches import copied
+from thalweg.stack.reading import Batch
+from thalweg.tasks.task import Score
+
+NORMS = 1 / 3
+"""Of the budget, that norms of gradients may take."""
+
+
+class Watcher:
+    """Looks at a training on its way; `Doctor` says how it is used."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Score,
+        optimizer: torch.optim.Optimizer,
+        *,
+        every: int = 10,
+        budget: float | None = 0.15,
+    ) -> None:
+        require_kind("the model", model, nn.Module, "a torch.nn.Module")
+        require_function("the loss", loss, "a function of (outputs, targets)")
+        require_kind("the optimizer", optimizer, torch.optim.Optimizer, "a torch.optim.Optimizer")
+        every = require_whole("every", every, 1)
+        self.model, self.loss, self.optimizer, self.every = model, loss, optimizer, every
+        self.budget = Budget(budget)
+        self.course = Course()
+        self.watch = StepWatch(model, loss)
+        self.along = ExitStack()
+        self.stopwatch = Stopwatch()
+        self.clock = perf_counter()
+        self.mark = 0
+        self.owed: list[str] = []
+        self.looking = False
+        self.opened = 0.0  # seconds of a look along a step, before it is taken
+        self.around_forward: list[RemovableHandle] = []
+        self.around_step = [
+            optimizer.register_step_pre_hook(lambda *_: self.before_step()),
+            optimizer.register_step_post_hook(lambda *_: self.behind_step()),
+        ]
+        self.hook_forward()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leaves the model and the optimizer; what was seen stays."""
+        self.budget.end()
+        for hook in (*self.around_forward, *self.around_step):
+            hook.remove()
+
+    def loading(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        """The loader's batches, of which the doctor takes note."""
+        try:
+            batches = iter(loader)
+        except TypeError:
+            raise UserError(
+                f"a loader gives batches one by one, {short(loader)} does not."
+            ) from None
+        while True:
+            self.begin()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            self.end("data")
+            self.course.batches.append(copied(batch))
+            yield batch
+
+    # What it has to say
+
+    def case(self, recipe: Recipe | None, steps: int, diverged: str) -> Case:
+        """What was seen, for criteria to judge by."""
+        size = samples_in(self.batches(1)[0])
+        timed = any(self.stopwatch.taken.values())
+        seconds = tuple(self.stopwatch.seconds()) if timed else ()
+        return Case(self.course, recipe, steps, size, diverged, seconds)
+
+    @property
+    def step(self) -> int:
+        return self.course.length
+
+    # Time: the parts of some steps alone, so that a GPU need not be waited for at each, and that
+    # the model of the others has no hooks, which cost a small one a thirtieth of its time
+
+    @property
+    def timed(self) -> bool:
+        return not self.looking and self.step % self.every == 1 % self.every
+
+    def hook_forward(self) -> None:
+        """Takes the time of the next step's forward pass, if it is one that is timed."""
+        if self.timed and not self.around_forward:
+            self.around_forward = [
+                self.model.register_forward_pre_hook(lambda *_: self.begin()),
+                self.model.register_forward_hook(lambda *_: self.end("forward")),
+            ]
+        elif not self.timed:
+            while self.around_forward:
+                self.around_forward.pop().remove()
+
+    def begin(self) -> None:
+        if self.timed:
+            wait()
+            self.clock = perf_counter()
+
+    def end(self, part: Part) -> None:
+        if self.timed:
+            wait()
+            now = perf_counter()
+            self.stopwatch.taken[part].append(now - self.clock)
+            self.clock = now
+
+    def gradient_seconds(self) -> float:
+        """What a gradient evaluation takes; infinite as long as none was timed."""
+        parts = [self.stopwatch.taken[part][-RECENT:] for part in ("forward", "backward")]
+        return sum(map(median, parts)) if all(parts) else math.inf
+
+    # Looks
+
+    def before_step(self) -> None:
+        self.end("backward")
+        self.looking = True
+        start = perf_counter()
+        if self.budget.allows("gradient norm", 0.0, NORMS):
+            self.course.norms[self.step] = self.gradient_norm()
+            self.budget.spend("gradient norm", perf_counter() - start)
+        marked, due = self.step == self.mark, self.step % self.every == 0
+        if marked:
+            self.owed, self.mark = list(INSTRUMENTS), following(self.step)
+        if marked or due:
+            self.measure_owed()
+        if due:
+            self.look_along()
+        self.looking = False
+        self.begin()
+
+    def measure_owed(self) -> None:
+        """Reads the instruments that have their turn, as far as the budget allows."""
+        gradient = self.gradient_seconds()
+        for name in list(self.owed):
+            if self.budget.allows(name, INSTRUMENTS[name].gradients * gradient):
+                self.owed.remove(name)
+                with self.budget.spending(name):
+                    self.measure(name)
+
+    def look_along(self) -> None:
+        """Begins to look along the step that is about to be taken."""
+        if self.budget.allows("step", 2 * self.gradient_seconds()):
+            start = perf_counter()
+            self.along.enter_context(self.watch.looking(self.batches(1)[0]))
+            self.opened = perf_counter() - start
+
+    def behind_step(self) -> None:
+        self.end("optimizer")
+        start = perf_counter()
+        if self.opened:
+            self.looking = True
+            self.along.close()
+            self.looking = False
+            self.course.steps[self.step] = self.watch.seen[-1]
+            self.budget.spend("step", self.opened + perf_counter() - start)
+            self.opened = 0.0
+        self.course.length += 1
+        self.hook_forward()
+
+    @np.errstate(all="ignore")
+    def measure(self, name: str) -> None:
+        """Reads an instrument, or notes why it could not be read."""
+        instrument = INSTRUMENTS[name]
+        try:
+            objective = Objective(self.model, self.loss, self.batches(instrument.batches))
+            reading = instrument.measure(objective, self.optimizer)
+        except Exception as error:  # a training is not stopped because of what watches it
+            self.course.refusals[name] = described(error)
+        else:
+            self.course.keep(reading)
+            self.course.refusals.pop(name, None)
+
+    def batches(self, most: int) -> list[Batch]:
+        """The last batches that the loop has taken, up to so many."""
+        if not self.course.batches:
+            raise UserError(
+                "The doctor has seen no batch: write `for batch in doctor.loading(loader)`."
+            )
+        return list(self.course.batches)[-most:]
+
+    def gradient_norm(self) -> Tensor:
+        groups = self.optimizer.param_groups
+        held = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+        return get_total_norm([grad.to_dense() for grad in held])
+
+
+def described(error: Exception) -> str:
+    """In one line; what is no sentence of ours with its kind."""
+    line = str(error).split("\n")[0]
+    return line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
