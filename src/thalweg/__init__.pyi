@@ -12,6 +12,7 @@ from .api import Race as Race
 from .api import diagnose as diagnose
 from .api import race as race
 from .named import adadelta as adadelta
+from .named import adafactor as adafactor
 from .named import adagrad as adagrad
 from .named import adam as adam
 from .named import adamw as adamw
@@ -20,6 +21,7 @@ from .named import delta_bar_delta as delta_bar_delta
 from .named import lamb as lamb
 from .named import lion as lion
 from .named import momentum as momentum
+from .named import muon as muon
 from .named import nadam as nadam
 from .named import nesterov as nesterov
 from .named import radam as radam

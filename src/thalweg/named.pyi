@@ -6,6 +6,7 @@ from thalweg.recipe import Pair, Recipe, Setting
 RECIPES: dict[str, Callable[..., Recipe]]
 __all__ = [
     "adadelta",
+    "adafactor",
     "adagrad",
     "adam",
     "adamw",
@@ -14,6 +15,7 @@ __all__ = [
     "lamb",
     "lion",
     "momentum",
+    "muon",
     "nadam",
     "nesterov",
     "radam",
@@ -38,6 +40,29 @@ def adadelta(
     rho: at least 0 and below 1; tuned from 0.8 to 0.99, even in log(1 - x).
     eps: finite and at least 0; tuned from 1e-08 to 0.001, even in log x.
     weight_decay: finite and at least 0.
+    """
+
+def adafactor(
+    lr: Setting = 0.01,
+    beta2_decay: Setting = -0.8,
+    eps: Pair = (0.0, 0.001),
+    d: Setting = 1.0,
+    weight_decay: Setting = 0.0,
+) -> Recipe:
+    """Adafactor for matrices of m rows and n columns.
+
+        R <- (1 - t^beta2_decay) R + t^beta2_decay (mean of g g over each row)
+        C <- (1 - t^beta2_decay) C + t^beta2_decay (mean of g g over each column)
+        v = R C / max(mean(R), eps1)
+
+    With this v the step is that of `AdafactorVectors`. `row_var` is R, `[m, 1]`, and `col_var` is
+    C, `[1, n]`. PyTorch factors the last two dimensions of a convolution's kernel instead.
+
+    lr: finite and at least 0; tuned from 0.0001 to 1, even in log x.
+    beta2_decay: finite and at most 0.
+    eps: finite and at least 0.
+    d: finite and at least 1.
+    weight_decay: finite and at least 0; tuned from 0.0001 to 1, even in log x.
     """
 
 def adagrad(
@@ -206,6 +231,38 @@ def momentum(lr: Setting = 0.01, momentum: Setting = 0.9, weight_decay: Setting 
     lr: finite and at least 0; tuned from 0.0001 to 1, even in log x.
     momentum: at least 0 and below 1; tuned from 0.5 to 0.99, even in log(1 - x).
     weight_decay: finite and at least 0.
+    """
+
+def muon(
+    lr: Setting = 0.001,
+    weight_decay: Setting = 0.1,
+    momentum: Setting = 0.95,
+    nesterov: bool = True,
+    ns_coefficients: Pair = (3.4445, -4.775, 2.0315),
+    eps: Setting = 1e-07,
+    ns_steps: Setting = 5,
+    adjust_lr_fn: Setting = original,
+) -> Recipe:
+    """Momentum of a matrix, made orthogonal.
+
+        v <- momentum v + (1 - momentum) g
+        u = (1 - momentum) g + momentum v;  without nesterov u = v
+        theta <- theta - lr s orthogonal(u)
+
+    s is sqrt(max(1, m / n)) for a matrix of m rows and n columns; with `adjust_lr_fn` at
+    "match_rms_adamw" it is 0.2 sqrt(max(m, n)), which keeps AdamW's `lr`. PyTorch rounds u to
+    bfloat16 before it is made orthogonal, ours keeps its precision: they agree to about 4e-3.
+    `momentum_buffer` is v, of the parameter's shape. For hidden matrices alone; give embeddings,
+    the last layer and vectors to another rule. Jordan et al. 2024.
+
+    lr: finite and at least 0; tuned from 0.0001 to 1, even in log x.
+    weight_decay: finite and at least 0; tuned from 0.0001 to 1, even in log x.
+    momentum: at least 0 and at most 1; tuned from 0.8 to 0.99, even in log(1 - x).
+    nesterov: True or False.
+    ns_coefficients: at least -100 and at most 100.
+    eps: finite and at least 0.
+    ns_steps: a whole number from 1 to 99.
+    adjust_lr_fn: 'original' or 'match_rms_adamw'.
     """
 
 def nadam(

@@ -8,6 +8,7 @@ __all__ = [
     "SGD",
     "AMSGrad",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
@@ -15,6 +16,7 @@ __all__ = [
     "Lamb",
     "Lion",
     "Momentum",
+    "Muon",
     "NAdam",
     "Nesterov",
     "RAdam",
@@ -50,6 +52,36 @@ class Adadelta(NamedOptimizer):
         capturable: bool = False,
         maximize: bool = False,
         differentiable: bool = False,
+    ) -> None: ...
+
+class Adafactor(NamedOptimizer):
+    """Adafactor for matrices of m rows and n columns.
+
+        R <- (1 - t^beta2_decay) R + t^beta2_decay (mean of g g over each row)
+        C <- (1 - t^beta2_decay) C + t^beta2_decay (mean of g g over each column)
+        v = R C / max(mean(R), eps1)
+
+    With this v the step is that of `AdafactorVectors`. `row_var` is R, `[m, 1]`, and `col_var` is
+    C, `[1, n]`. PyTorch factors the last two dimensions of a convolution's kernel instead.
+
+    lr: finite and at least 0; tuned from 0.0001 to 1, even in log x.
+    beta2_decay: finite and at most 0.
+    eps: finite and at least 0.
+    d: finite and at least 1.
+    weight_decay: finite and at least 0; tuned from 0.0001 to 1, even in log x.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Setting = 0.01,
+        beta2_decay: Setting = -0.8,
+        eps: Pair = (0.0, 0.001),
+        d: Setting = 1.0,
+        weight_decay: Setting = 0.0,
+        *,
+        foreach: bool | None = None,
+        maximize: bool = False,
     ) -> None: ...
 
 class Adagrad(NamedOptimizer):
@@ -284,6 +316,42 @@ class Momentum(NamedOptimizer):
         weight_decay: Setting = 0.0,
         *,
         maximize: bool = False,
+    ) -> None: ...
+
+class Muon(NamedOptimizer):
+    """Momentum of a matrix, made orthogonal.
+
+        v <- momentum v + (1 - momentum) g
+        u = (1 - momentum) g + momentum v;  without nesterov u = v
+        theta <- theta - lr s orthogonal(u)
+
+    s is sqrt(max(1, m / n)) for a matrix of m rows and n columns; with `adjust_lr_fn` at
+    "match_rms_adamw" it is 0.2 sqrt(max(m, n)), which keeps AdamW's `lr`. PyTorch rounds u to
+    bfloat16 before it is made orthogonal, ours keeps its precision: they agree to about 4e-3.
+    `momentum_buffer` is v, of the parameter's shape. For hidden matrices alone; give embeddings,
+    the last layer and vectors to another rule. Jordan et al. 2024.
+
+    lr: finite and at least 0; tuned from 0.0001 to 1, even in log x.
+    weight_decay: finite and at least 0; tuned from 0.0001 to 1, even in log x.
+    momentum: at least 0 and at most 1; tuned from 0.8 to 0.99, even in log(1 - x).
+    nesterov: True or False.
+    ns_coefficients: at least -100 and at most 100.
+    eps: finite and at least 0.
+    ns_steps: a whole number from 1 to 99.
+    adjust_lr_fn: 'original' or 'match_rms_adamw'.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: Setting = 0.001,
+        weight_decay: Setting = 0.1,
+        momentum: Setting = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: Pair = (3.4445, -4.775, 2.0315),
+        eps: Setting = 1e-07,
+        ns_steps: Setting = 5,
+        adjust_lr_fn: Setting = original,
     ) -> None: ...
 
 class NAdam(NamedOptimizer):

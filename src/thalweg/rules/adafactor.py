@@ -7,6 +7,8 @@ from math import inf
 from torch import finfo
 
 from thalweg.rules.arithmetic import maximum, mean, minimum, sqrt, where
+from thalweg.rules.decay import DecoupledDecay
+from thalweg.rules.record import Named
 from thalweg.rules.rule import Counterpart, Hyper, Rule, State
 from thalweg.rules.space import log
 from thalweg.rules.value import Value
@@ -71,3 +73,14 @@ class Adafactor(AdafactorVectors):
         self.row_var = self.followed(self.row_var, squares.mean(1, keepdim=True))
         self.col_var = self.followed(self.col_var, squares.mean(0, keepdim=True))
         return self.row_var @ self.col_var / maximum(self.row_var.mean(), self.smallest())
+
+
+optimizers = [
+    Named(
+        "Adafactor",
+        Adafactor(),
+        DecoupledDecay(weight_decay=0.0),
+        to="matrix",
+        rest=[AdafactorVectors(), DecoupledDecay(weight_decay=0.0)],
+    )
+]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from math import sqrt
 
+from thalweg.rules.adam import Adam
+from thalweg.rules.decay import DecoupledDecay
+from thalweg.rules.record import Named
 from thalweg.rules.rule import Counterpart, Hyper, Option, Rule, State
 from thalweg.rules.space import log, log_one_minus
 from thalweg.rules.value import Value
@@ -56,3 +59,14 @@ class Muon(Rule):
         if self.adjust_lr_fn == "match_rms_adamw":
             return 0.2 * sqrt(max(m, n))
         return sqrt(max(1, m / n))
+
+
+optimizers = [
+    Named(
+        "Muon",
+        Muon(),
+        DecoupledDecay(weight_decay=0.1),
+        to="hidden matrix",
+        rest=[Adam(), DecoupledDecay(weight_decay=0.1)],
+    )
+]
