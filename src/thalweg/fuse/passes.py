@@ -87,7 +87,7 @@ class Side(NamedTuple):
         return list(self.shared[number]) if number < len(self.shared) else []
 
 
-def side_by_side(sides: Sequence[Side], whole: Whole) -> None:
+def branches_together(sides: Sequence[Side], whole: Whole) -> None:
     """Runs branches side by side; what they share is summed over all of them by `whole`."""
     if len(sides) < 2 or not any(side.shared for side in sides):
         for side in sides:
@@ -95,29 +95,30 @@ def side_by_side(sides: Sequence[Side], whole: Whole) -> None:
         return
     asked = [[sent(part, None) for part in side.parts] for side in sides]
     for number in count():
-        live = [i for i, each in enumerate(asked) if any(each)]
+        live = [(i, sides[i], each) for i, each in enumerate(asked) if any(each)]
         if not live:
             return
-        kinds, sums, found = {}, {}, {}
-        joint: Kinds = ()
-        for i in live:
-            kinds[i] = agreed([each.kinds if each else () for each in asked[i]])
-            parts = [each.parts for each in asked[i] if each]
-            sums[i] = torch.cat([each.to(parts[0].device) for each in parts])
-            columns = sides[i].shared_in(number)
-            joint = joint or tuple(kinds[i][column] for column in columns)
-            alone = len(columns) < len(kinds[i])
-            found[i] = sides[i].whole(kinds[i], sums[i]) if alone else torch.empty_like(sums[i])
-        sharing = [i for i in live if sides[i].shared_in(number)]
-        if sharing:
-            parts = [sums[i][:, sides[i].shared_in(number)] for i in sharing]
-            every = whole(joint, torch.cat([each.to(parts[0].device) for each in parts]))
-            shares = every.split_with_sizes([len(each) for each in parts])
-            for i, share in zip(sharing, shares, strict=True):
-                found[i][:, sides[i].shared_in(number)] = share.to(found[i].device)
-        for i in live:
-            shares = found[i].split_with_sizes([len(each.parts) for each in asked[i] if each])
-            asked[i] = [sent(*each) for each in zip(sides[i].parts, shares, strict=True)]
+        kinds = [agreed([one.kinds if one else () for one in each]) for _, _, each in live]
+        sums = [rows_of(each) for *_, each in live]
+        columns = [side.shared_in(number) for _, side, _ in live]
+        shares = [x[:, own].to(sums[0].device) for x, own in zip(sums, columns, strict=True)]
+        if columns[0]:  # all share as many in the same pass
+            joint = tuple(kinds[0][column] for column in columns[0])
+            every = torch.as_tensor(whole(joint, torch.cat(shares)))
+            shares = list(every.split_with_sizes([len(x) for x in sums]))
+        for (i, side, each), own, x, mine, share in zip(
+            live, kinds, sums, columns, shares, strict=True
+        ):
+            found = torch.as_tensor(side.whole(own, x)) if len(mine) < len(own) else x
+            found[:, mine] = share.to(found.device)
+            rows = found.split_with_sizes([len(one.parts) for one in each if one])
+            asked[i] = [sent(*both) for both in zip(side.parts, rows, strict=True)]
+
+
+def rows_of(asked: Sequence[Sums | None]) -> Tensor:
+    """The rows of all parts of a branch, on one device."""
+    rows = [torch.as_tensor(one.parts) for one in asked if one]
+    return torch.cat([each.to(rows[0].device) for each in rows])
 
 
 @cache

@@ -20,11 +20,11 @@ from thalweg.fuse.passes import (
     Part,
     Side,
     Whole,
+    branches_together,
     eagerly,
     over_model,
     places_of,
     shared_sums,
-    side_by_side,
 )
 from thalweg.optim.description import Described, Description, state_bytes
 from thalweg.optim.fused import (
@@ -298,7 +298,7 @@ class RuleOptimizer(UntracedOptimizer):
                 stepped += params
                 columns = shared_sums(branch[1], self.shared)
                 sides.append(Side([part for _, part in mine], self.whole(params, parted), columns))
-        side_by_side(sides, self.whole(stepped, parted))
+        branches_together(sides, self.whole(stepped, parted))
 
     def whole(self, params: Sequence[Tensor], parted: bool) -> Whole:
         """What makes of the sums over what is here of these parameters those over all of them."""

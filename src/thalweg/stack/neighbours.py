@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from thalweg.fuse.choice import kernel_on
-from thalweg.fuse.passes import Kinds, Part, Side, Whole, over_model, shared_sums, side_by_side
+from thalweg.fuse.passes import Kinds, Part, Side, Whole, branches_together, over_model, shared_sums
 from thalweg.recipe import Recipe
 from thalweg.routes import Parameter, Way
 from thalweg.rules.rule import with_settings
@@ -92,7 +92,7 @@ class Neighbours:
             own = [i for i, each in enumerate(self.parts) if each.branch == branch]
             columns = shared_sums(self.parts[own[0]].rows.chain, self.shared)
             sides.append(Side([parts[i] for i in own], whole, columns))
-        side_by_side(sides, whole)
+        branches_together(sides, whole)
 
     def over_members(self, kinds: Kinds, sums: Tensor) -> Tensor:
         """The sums over each member, a row for each parameter of each, from those over these."""
