@@ -7,6 +7,7 @@ writes them. Nothing stands there that the records in `thalweg.rules` do not say
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from inspect import Parameter, Signature
@@ -27,14 +28,15 @@ def kind_of(default: Any) -> str:
         return "ParamsT"
     if default is None:
         return "bool | None"
-    if isinstance(default, bool):
-        return "bool"
-    return "Pair" if isinstance(default, tuple) else "Setting"
+    if isinstance(default, tuple):
+        return f"tuple[{', '.join(map(kind_of, default))}]"
+    return "Setting" if isinstance(default, float) else type(default).__name__
 
 
 def arguments(signature: Signature) -> str:
     typed = [one.replace(annotation=kind_of(one.default)) for one in signature.parameters.values()]
-    return str(signature.replace(parameters=typed)).strip("()").replace("'", "")
+    text = str(signature.replace(parameters=typed)).removeprefix("(").removesuffix(")")
+    return re.sub(r": '(.*?)'", r": \1", text)
 
 
 def documented(named: Named) -> str:
@@ -48,7 +50,7 @@ def recipe_functions() -> str:
     ]
     head = (
         "from collections.abc import Callable\n"
-        "from thalweg.recipe import Pair, Recipe, Setting\n"
+        "from thalweg.recipe import Recipe, Setting\n"
         "RECIPES: dict[str, Callable[..., Recipe]]\n"
     )
     return head + "\n".join([listed([one.function for one in NAMED]), *functions])
@@ -63,7 +65,7 @@ def drop_in_classes() -> str:
     head = (
         "from torch.optim.optimizer import ParamsT\n"
         "from thalweg.optim.drop_in import NamedOptimizer\n"
-        "from thalweg.recipe import Pair, Setting\n"
+        "from thalweg.recipe import Setting\n"
     )
     return head + "\n".join([listed([one.name for one in NAMED]), *classes])
 

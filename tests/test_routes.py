@@ -345,8 +345,11 @@ def test_settings_of_routes_are_changed_by_their_names() -> None:
     changed = recipe.replace(**{"rest.lr": 0.2, "no decay.weight_decay": 0.1})
     assert changed.settings == recipe.settings | {"rest.lr": 0.2, "no decay.weight_decay": 0.1}
     assert recipe.with_rates(lambda lr: 2 * lr).rates == {"embedding.lr": 1.0, "rest.lr": 0.2}
-    with pytest.raises(UserError, match=r"no setting lr; known are embedding.weight_decay"):
-        recipe.replace(lr=0.3)
+    assert set(recipe.replace(lr=0.3).rates.values()) == {0.3}
+    decays = tw.no_decay(tw.adamw()).replace(weight_decay=0.5).settings
+    assert (decays["weight_decay"], decays["no decay.weight_decay"]) == (0.5, 0.0)
+    with pytest.raises(UserError, match=r"no setting rate; known are embedding.weight_decay"):
+        recipe.replace(rate=0.3)
 
 
 def test_what_no_route_takes_is_told() -> None:

@@ -1,7 +1,7 @@
 # Printed by tests/stubs.py.
 from collections.abc import Callable
 
-from thalweg.recipe import Pair, Recipe, Setting
+from thalweg.recipe import Recipe, Setting
 
 RECIPES: dict[str, Callable[..., Recipe]]
 __all__ = [
@@ -45,7 +45,7 @@ def adadelta(
 def adafactor(
     lr: Setting = 0.01,
     beta2_decay: Setting = -0.8,
-    eps: Pair = (0.0, 0.001),
+    eps: tuple[Setting, Setting] = (0.0, 0.001),
     d: Setting = 1.0,
     weight_decay: Setting = 0.0,
 ) -> Recipe:
@@ -88,7 +88,7 @@ def adagrad(
 
 def adam(
     lr: Setting = 0.001,
-    betas: Pair = (0.9, 0.999),
+    betas: tuple[Setting, Setting] = (0.9, 0.999),
     eps: Setting = 1e-08,
     weight_decay: Setting = 0.0,
     amsgrad: bool = False,
@@ -115,7 +115,7 @@ def adam(
 
 def adamw(
     lr: Setting = 0.001,
-    betas: Pair = (0.9, 0.999),
+    betas: tuple[Setting, Setting] = (0.9, 0.999),
     eps: Setting = 1e-08,
     weight_decay: Setting = 0.01,
     amsgrad: bool = False,
@@ -140,7 +140,7 @@ def adamw(
 
 def amsgrad(
     lr: Setting = 0.001,
-    betas: Pair = (0.9, 0.999),
+    betas: tuple[Setting, Setting] = (0.9, 0.999),
     eps: Setting = 1e-08,
     weight_decay: Setting = 0.0,
 ) -> Recipe:
@@ -184,7 +184,7 @@ def delta_bar_delta(
 
 def lamb(
     lr: Setting = 0.001,
-    betas: Pair = (0.9, 0.999),
+    betas: tuple[Setting, Setting] = (0.9, 0.999),
     eps: Setting = 1e-06,
     weight_decay: Setting = 0.01,
 ) -> Recipe:
@@ -207,7 +207,9 @@ def lamb(
     weight_decay: finite and at least 0; tuned from 0.0001 to 1, even in log x.
     """
 
-def lion(lr: Setting = 0.0001, betas: Pair = (0.9, 0.99), weight_decay: Setting = 0.0) -> Recipe:
+def lion(
+    lr: Setting = 0.0001, betas: tuple[Setting, Setting] = (0.9, 0.99), weight_decay: Setting = 0.0
+) -> Recipe:
     """theta <- theta - lr sign(beta1 m + (1 - beta1) g); m <- beta2 m + (1 - beta2) g
 
     `exp_avg` is m, of the parameter's shape. Every element moves by `lr` at every step, so `lr` is
@@ -238,10 +240,10 @@ def muon(
     weight_decay: Setting = 0.1,
     momentum: Setting = 0.95,
     nesterov: bool = True,
-    ns_coefficients: Pair = (3.4445, -4.775, 2.0315),
+    ns_coefficients: tuple[Setting, Setting, Setting] = (3.4445, -4.775, 2.0315),
     eps: Setting = 1e-07,
-    ns_steps: Setting = 5,
-    adjust_lr_fn: Setting = original,
+    ns_steps: int = 5,
+    adjust_lr_fn: str = "original",
 ) -> Recipe:
     """Momentum of a matrix, made orthogonal.
 
@@ -267,7 +269,7 @@ def muon(
 
 def nadam(
     lr: Setting = 0.002,
-    betas: Pair = (0.9, 0.999),
+    betas: tuple[Setting, Setting] = (0.9, 0.999),
     eps: Setting = 1e-08,
     weight_decay: Setting = 0.0,
     momentum_decay: Setting = 0.004,
@@ -308,7 +310,7 @@ def nesterov(lr: Setting = 0.01, momentum: Setting = 0.9, weight_decay: Setting 
 
 def radam(
     lr: Setting = 0.001,
-    betas: Pair = (0.9, 0.999),
+    betas: tuple[Setting, Setting] = (0.9, 0.999),
     eps: Setting = 1e-08,
     weight_decay: Setting = 0.0,
     decoupled_weight_decay: bool = False,

@@ -17,7 +17,6 @@ from thalweg.rules.tuning import Tunable, is_rate
 from thalweg.schedules import Schedule
 
 Setting: TypeAlias = "float | Schedule"
-Pair: TypeAlias = "tuple[Setting, Setting]"
 
 PRETRAINING = ("by task", "by network")
 """What may go before a training: simpler tasks, or the network grown block by block."""
@@ -124,12 +123,18 @@ class Recipe:
         return self.replace(**{name: change(lr) for name, lr in self.rates.items()})
 
     def replace(self, **settings: Any) -> Recipe:
-        """The same chain with some settings changed; UserError for one that it does not have."""
-        for name in settings:
-            if name not in self.settings:
+        """The same chain with some settings changed; UserError for one that it does not have.
+
+        Where `lr` is that of no rule in front of the routes, it is that of each of their chains.
+        """
+        named = self.settings
+        for name, value in settings.items():
+            of_routes = [f"{route.name}.{name}" for route in self.branches]
+            meant = [name] if name in named else [one for one in of_routes if one in named]
+            if not meant:
                 hint = suggest(name, self.settings)
                 raise UserError(f"recipe {self.name} has no setting {name}; {hint}")
-        named = self.settings | settings
+            named |= dict.fromkeys(meant, value)
         routes = tuple(route.with_settings(named) for route in self.routes)
         return replace(self, rules=with_settings(self.rules, named), routes=routes)
 

@@ -2,7 +2,7 @@
 from torch.optim.optimizer import ParamsT
 
 from thalweg.optim.drop_in import NamedOptimizer
-from thalweg.recipe import Pair, Setting
+from thalweg.recipe import Setting
 
 __all__ = [
     "SGD",
@@ -76,7 +76,7 @@ class Adafactor(NamedOptimizer):
         params: ParamsT,
         lr: Setting = 0.01,
         beta2_decay: Setting = -0.8,
-        eps: Pair = (0.0, 0.001),
+        eps: tuple[Setting, Setting] = (0.0, 0.001),
         d: Setting = 1.0,
         weight_decay: Setting = 0.0,
         *,
@@ -137,7 +137,7 @@ class Adam(NamedOptimizer):
         self,
         params: ParamsT,
         lr: Setting = 0.001,
-        betas: Pair = (0.9, 0.999),
+        betas: tuple[Setting, Setting] = (0.9, 0.999),
         eps: Setting = 1e-08,
         weight_decay: Setting = 0.0,
         amsgrad: bool = False,
@@ -173,7 +173,7 @@ class AdamW(NamedOptimizer):
         self,
         params: ParamsT,
         lr: Setting = 0.001,
-        betas: Pair = (0.9, 0.999),
+        betas: tuple[Setting, Setting] = (0.9, 0.999),
         eps: Setting = 1e-08,
         weight_decay: Setting = 0.01,
         amsgrad: bool = False,
@@ -202,7 +202,7 @@ class AMSGrad(NamedOptimizer):
         self,
         params: ParamsT,
         lr: Setting = 0.001,
-        betas: Pair = (0.9, 0.999),
+        betas: tuple[Setting, Setting] = (0.9, 0.999),
         eps: Setting = 1e-08,
         weight_decay: Setting = 0.0,
         *,
@@ -265,7 +265,7 @@ class Lamb(NamedOptimizer):
         self,
         params: ParamsT,
         lr: Setting = 0.001,
-        betas: Pair = (0.9, 0.999),
+        betas: tuple[Setting, Setting] = (0.9, 0.999),
         eps: Setting = 1e-06,
         weight_decay: Setting = 0.01,
         *,
@@ -288,7 +288,7 @@ class Lion(NamedOptimizer):
         self,
         params: ParamsT,
         lr: Setting = 0.0001,
-        betas: Pair = (0.9, 0.99),
+        betas: tuple[Setting, Setting] = (0.9, 0.99),
         weight_decay: Setting = 0.0,
         *,
         maximize: bool = False,
@@ -348,10 +348,10 @@ class Muon(NamedOptimizer):
         weight_decay: Setting = 0.1,
         momentum: Setting = 0.95,
         nesterov: bool = True,
-        ns_coefficients: Pair = (3.4445, -4.775, 2.0315),
+        ns_coefficients: tuple[Setting, Setting, Setting] = (3.4445, -4.775, 2.0315),
         eps: Setting = 1e-07,
-        ns_steps: Setting = 5,
-        adjust_lr_fn: Setting = original,
+        ns_steps: int = 5,
+        adjust_lr_fn: str = "original",
     ) -> None: ...
 
 class NAdam(NamedOptimizer):
@@ -378,7 +378,7 @@ class NAdam(NamedOptimizer):
         self,
         params: ParamsT,
         lr: Setting = 0.002,
-        betas: Pair = (0.9, 0.999),
+        betas: tuple[Setting, Setting] = (0.9, 0.999),
         eps: Setting = 1e-08,
         weight_decay: Setting = 0.0,
         momentum_decay: Setting = 0.004,
@@ -441,7 +441,7 @@ class RAdam(NamedOptimizer):
         self,
         params: ParamsT,
         lr: Setting = 0.001,
-        betas: Pair = (0.9, 0.999),
+        betas: tuple[Setting, Setting] = (0.9, 0.999),
         eps: Setting = 1e-08,
         weight_decay: Setting = 0.0,
         decoupled_weight_decay: bool = False,
