@@ -24,7 +24,7 @@ from test_sums import (
     neighbours,
     stepped,
 )
-from thalweg import recipes, rules
+from thalweg import optim, recipes, rules
 from thalweg.api import race
 from thalweg.errors import UserError
 from thalweg.optim import Optimizer
@@ -315,16 +315,21 @@ FLAT = [(3, 5), (5, 3), (3, 5)]
 
 
 @pytest.mark.usefixtures("unrounded")
+@pytest.mark.parametrize("by_name", [True, False], ids=["by name", "by recipe"])
 @pytest.mark.parametrize("name", TWINS)
-def test_steps_and_checkpoints_are_those_of_pytorchs_class(name: str) -> None:
+def test_steps_and_checkpoints_are_those_of_pytorchs_class(name: str, by_name: bool) -> None:
     recipe, settings = TWINS[name]
-    kind = getattr(torch.optim, name.split()[0])
+    kind, our_kind = (getattr(module, name.split()[0]) for module in (torch.optim, optim))
+
+    def made(params: list[Tensor]) -> Optimizer:
+        return our_kind(params, **settings) if by_name else Optimizer(params, recipe)
+
     mine, others = pairs(FLAT)
-    ours, theirs = Optimizer(mine, recipe), kind(others, **settings)
+    ours, theirs = made(mine), kind(others, **settings)
     step_both(ours, theirs, FLAT)
     assert_alike(mine, others)
 
-    loaded, again = Optimizer(others, recipe), kind(mine, **settings)
+    loaded, again = made(others), kind(mine, **settings)
     saved = ours.state_dict()
     loaded.load_state_dict(theirs.state_dict())
     again.load_state_dict(saved)

@@ -86,8 +86,10 @@ def any_recipe(draw: st.DrawFn) -> Recipe:
         return [draw(settings_for(kind)) for kind in draw(st.lists(kinds, max_size=1))]
 
     stepping = draw(st.sampled_from([kind for kind in KINDS if "lr" in kind.hypers]))
-    front = some(lambda kind: kind.place in ("anywhere", "before") and "lr" not in kind.hypers)
-    behind = some(lambda kind: kind.place == "behind") if not front else []
+    own = stepping.known().keys()
+    beside = {kind for kind in KINDS if not own & kind.known().keys()}
+    front = some(lambda kind: kind in beside and kind.place in ("anywhere", "before"))
+    behind = some(lambda kind: kind in beside and kind.place == "behind") if not front else []
     last = some(lambda kind: kind.place == "last")
     recipe = [*front, draw(settings_for(stepping)), *behind, *last]
     name = draw(st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1))

@@ -105,7 +105,7 @@ EQUAL = {
 def of_pytorch() -> Iterator[tuple[str, Recipe]]:
     """Every optimizer that PyTorch has too, with all that it can do."""
     for name, known in rules.NAMED.items():
-        if known.stepping.torch:
+        if known.stepping.torch and not known.to:
             make = RECIPES[known.recipe]
             yield name, make(lr=COOLED, weight_decay=0.01)
             for flag in (flag for flag in known.flags if flag in known.signature.parameters):
@@ -133,6 +133,7 @@ NO_COUNTERPART = {
     "delta-bar-delta": (recipes.delta_bar_delta(), "no DeltaBarDelta"),
     "lion": (recipes.lion(), "no Lion"),
     "lamb": (recipes.lamb(weight_decay=0.0), "no Lamb"),
+    "muon": (recipes.muon(), "The recipe has routes"),
     "decoupled decay of sgd": (
         chain(rules.SGD(), rules.DecoupledDecay()),
         "no SGD with decoupled decay",

@@ -22,7 +22,8 @@ from thalweg.rules.rule import Hyper, Option, Rule, settings_of, with_settings
 from thalweg.rules.tuning import Tunable, tunables
 from thalweg.schedules import times
 
-ROLES = ("bias", "norm", "embedding", "head", "hidden matrix", "other")
+HIDDEN = "hidden matrix"
+ROLES = ("bias", "norm", "embedding", "head", HIDDEN, "other")
 """What a parameter is for. The head is the matrix of the last layer; an embedding that is the head
 too is an embedding. Kernels of convolutions are matrices.
 """
@@ -64,7 +65,7 @@ def parameters_of(model: nn.Module) -> list[Parameter]:
     found = []
     for name, param in model.named_parameters():
         role = role_of(name, param, owners[id(param)])
-        if param is head and role == "hidden matrix":
+        if param is head and role == HIDDEN:
             role = "head"
         found.append(Parameter(plain_name(name), tuple(param.shape), role))
     return found
@@ -77,7 +78,7 @@ def parameters_by_name(named: Iterable[tuple[str, Tensor]]) -> list[Parameter]:
         for name, param in named
     ]
     matrices = [place for place, one in enumerate(found) if len(one.shape) >= 2]
-    if matrices and found[matrices[-1]].role == "hidden matrix":
+    if matrices and found[matrices[-1]].role == HIDDEN:
         found[matrices[-1]] = found[matrices[-1]]._replace(role="head")
     return found
 
@@ -96,7 +97,7 @@ def role_of(name: str, param: Tensor, module: nn.Module | None = None) -> str:
         return "bias"
     if isinstance(module, EMBEDDINGS) or EMBEDDING_NAME.search(last if module else name):
         return "embedding"
-    return "hidden matrix" if param.ndim >= 2 else "other"
+    return HIDDEN if param.ndim >= 2 else "other"
 
 
 def plain_name(name: str) -> str:
@@ -196,7 +197,8 @@ def fits(word: str, parameter: Parameter) -> bool:
     if "&" in word:
         return all(fits(part.strip(), parameter) for part in word.split("&"))
     if word in ROLES:
-        return parameter.role == word
+        chosen = word == HIDDEN and not parameter.name  # see `check_known`
+        return chosen or parameter.role == word
     if word in SHAPES:
         return (len(parameter.shape) >= 2) == (word == "matrix")
     return fnmatchcase(parameter.name, word)
@@ -288,10 +290,16 @@ def ways_of(
 
 
 def check_known(routes: Sequence[Route], parameters: Sequence[Parameter]) -> None:
-    """UserError for routes by name or role where nobody knows what a parameter is."""
+    """UserError for routes by name or role where nobody knows what a parameter is.
+
+    Matrices without names may all be hidden ones, where no other role counts: who gives an
+    optimizer of hidden matrices its tensors has chosen them, as for PyTorch's Muon.
+    """
     words = {part.strip() for route in routes for word in route.to for part in word.split("&")}
     asking = sorted(words.difference(SHAPES, (EVERYTHING,)))
-    if asking and any(not one.name for one in parameters):
+    nameless = [one for one in parameters if not one.name]
+    chosen = asking == [HIDDEN] and all(len(one.shape) >= 2 for one in nameless)
+    if asking and nameless and not chosen:
         raise UserError(
             f"a route goes to {short(asking[0])}, and nobody knows the names of these tensors: give"
             " the model, or model.named_parameters()."
