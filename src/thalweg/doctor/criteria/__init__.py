@@ -1,6 +1,8 @@
 """The criteria, each of which judges a training that was watched.
 
-A new one is a new file in this folder, with a function under `@criterion(place)`.
+A new one is a new file in this folder with a function under `@criterion(place)`. The function reads
+what was seen (`case.course.last(Inputs)`), and returns a `Suspicion` with its words and what it
+would try, or None. Its docstring says in one sentence what it looks for.
 """
 
 from importlib import import_module

@@ -12,11 +12,12 @@ from thalweg.doctor.watch.course import Case, look_before
 from thalweg.statistics import wilson
 
 DEVIATIONS, TIMES, FEWEST = 7.0, 5.0, 10
+"""A cliff is this many deviations and times above the norms before it, of which there are some."""
 
 
 @criterion(70)
 def cliffs(case: Case) -> Suspicion | None:
-    """Norms of the gradient far above those before them, in deviations and in times."""
+    """Some norms of the gradient are far above those before them, in deviations and in times."""
     steps, norms = case.norms
     found = [
         spike

@@ -17,22 +17,25 @@ from thalweg.doctor.watch.course import Case
 from thalweg.statistics import median_interval, wilson
 
 FACTORS = (3.0, 10.0, 30.0)
+"""Rates that are tried, as multiples or parts of the rate in use."""
+
 SHORT = 3.0
-"""A step is short where its best length, on its own batch, is so many times as long."""
+"""A step is short where its best length, on its own batch, is this many times as long."""
 
 FIRST, EARLY = 10, 1 / 3
-"""Of so many first steps that were looked at, more than this share overshoots."""
+"""Alarm where more than this share of this number of first steps overshoots."""
 
-AT_LIMIT = 0.8
-FADED = 2.0
+AT_LIMIT, FADED = 0.8, 2.0
+"""Notes from this share of the largest stable curvature on, and alarm where early effective rates
+are more than this many times the late ones."""
 
 
 @criterion(80)
 def rate_too_high(case: Case) -> Suspicion | None:
-    """Most steps overshoot, or a third of the first, or one led a fifth of the way back up.
+    """Most steps overshoot, or a third of the first ones, or one lost a fifth of the loss's fall.
 
-    That steps go further than their best is normal at the edge of stability, and in mini-batches;
-    whether it costs anything is for the trial to say.
+    It is normal at the edge of stability and in mini-batches that steps go further than is best.
+    The trial tells whether it costs anything.
     """
     told = [step.overshoots for step in case.course.steps.values() if step.overshoots is not None]
     if not told:
@@ -62,7 +65,7 @@ def rate_too_high(case: Case) -> Suspicion | None:
 
 @criterion(150)
 def divergence(case: Case) -> Suspicion | None:
-    """Training left the finite numbers; what else was found may say why."""
+    """Training diverged; the other findings may say why."""
     if not case.diverged:
         return None
     return Suspicion(
@@ -75,14 +78,14 @@ def divergence(case: Case) -> Suspicion | None:
 
 
 def jumped(case: Case) -> bool:
-    """Whether a step that was looked at raised the loss of its batch by a fifth of the way down."""
+    """Whether a step that was looked at raised the loss of its batch by a fifth of its fall."""
     steps = case.course.steps.values()
     return any(step.change > max(case.fall / 5, step.round_off) for step in steps)
 
 
 @criterion(140)
 def rate_too_low(case: Case) -> Suspicion | None:
-    """In the first half of the training most steps end far before their best."""
+    """In the first half of the training most steps are much shorter than is best."""
     early = [x for step, x in case.course.steps.items() if step <= case.steps / 2]
     best = [step.best for step in early if abs(step.slope) > step.round_off]
     if len(best) < 3:
@@ -109,7 +112,7 @@ def rate_too_low(case: Case) -> Suspicion | None:
 
 @criterion(170)
 def rate_at_limit(case: Case) -> Suspicion | None:
-    """The sharpness is at what the recipe can take: no fault."""
+    """The curvature is at the largest that is stable with the recipe, which is no fault."""
     found = case.course.last(Stability)
     if found is None or found[1].ratio.value < AT_LIMIT:
         return None
@@ -128,7 +131,7 @@ def rate_at_limit(case: Case) -> Suspicion | None:
 
 @criterion(100)
 def rates_decayed(case: Case) -> Suspicion | None:
-    """AdaGrad's sum of squares has made the rates small while there was still a way to go."""
+    """AdaGrad's sum of squares has made the rates small before the training was done."""
     recipe = case.recipe
     if not (recipe and remedies.steps_by(recipe, rules.Adagrad)) or len(case.course.steps) < 10:
         return None
@@ -154,7 +157,7 @@ def rates_decayed(case: Case) -> Suspicion | None:
 
 
 def rate_of(step: SeenStep) -> float:
-    """The rate that a step really had, by the median of its parameters."""
+    """The effective rate of a step, by the median of its parameters."""
     return float(np.median([rate for rate in step.rates.values() if rate] or [0.0]))
 
 

@@ -9,7 +9,7 @@ from thalweg.doctor.trials import remedies
 from thalweg.doctor.watch.course import Case, look_before
 
 LITTLE = 0.5
-"""Signal over noise in a mini-batch."""
+"""Alarm below this ratio of signal to noise in a mini-batch."""
 
 
 @criterion(130)

@@ -13,15 +13,16 @@ from thalweg.doctor.trials import remedies
 from thalweg.doctor.watch.course import Case
 
 FEWEST = 4
-"""Calls of layers that a slope with depth needs."""
+"""The fewest calls of layers that a slope with depth needs."""
 
 WEAK, HOPELESS = 1e-3, 1e-6
-"""Of the signal at the first layer over that at the last, or of its inverse."""
+"""Alarm, and proof, below this ratio of the signal at the first layer to that at the last, or of
+the inverse ratio."""
 
 
 @criterion(50)
 def vanishing(case: Case) -> Suspicion | None:
-    """At the start, the signal that reaches the first layers is a tiny part of that at the last."""
+    """At the start, the signal at the first layer is a tiny part of that at the last layer."""
     found = deep(case)
     if found is None:
         return None
@@ -74,7 +75,7 @@ def exploding(case: Case) -> Suspicion | None:
 
 
 def deep(case: Case) -> tuple[int, Signals] | None:
-    """The first reading, where there are calls enough that a signal reaches."""
+    """The first reading, where a signal reaches enough calls."""
     found = case.course.first(Signals)
     if found is None or sum(layer.signal > 0 for layer in found[1].layers) < FEWEST:
         return None

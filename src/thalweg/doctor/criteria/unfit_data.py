@@ -10,12 +10,15 @@ from thalweg.doctor.trials import remedies
 from thalweg.doctor.watch.course import Case
 
 UNEQUAL, OFFSET, SIZES = 30.0, 10.0, (1e-2, 30.0)
+"""Alarm from this ratio of sizes on, from this mean in deviations on, and outside these sizes."""
+
 NOT_BY_CHANCE = 1e-6
+"""Alarm below this chance that shuffled batches differ as much."""
 
 
 @criterion(20)
 def unscaled(case: Case) -> Suspicion | None:
-    """Features of very unequal size, far from 0, or all very large or very small."""
+    """The features are of very unequal size, far from 0, or all very large or very small."""
     found = case.course.last(Inputs)
     if found is None:
         return None

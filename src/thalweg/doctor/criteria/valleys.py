@@ -12,11 +12,11 @@ from thalweg.doctor.watch.course import Case, look_before
 from thalweg.statistics import Interval
 
 NARROW = 10.0
-"""From here on momentum needs a third of the steps of plain descent, or less."""
+"""The condition number from which on momentum needs a third of the steps of plain descent."""
 
 FURTHER, SLOW = 0.2, 0.1
-"""A way out is open where it leads further down than this share of the way that the loss has come,
-and training is slow where it has come less than this share of it over the last ten steps."""
+"""Alarm where the direction of most negative curvature leads further down than this share of the
+loss's fall so far, and where the last ten steps have come less than this share of that drop."""
 
 
 @criterion(110)
@@ -44,7 +44,7 @@ def narrow_valley(case: Case) -> Suspicion | None:
 
 @criterion(120)
 def saddle(case: Case) -> Suspicion | None:
-    """Plain descent hardly moves, and down along the most negative curvature it goes far."""
+    """Plain descent hardly moves, and the direction of most negative curvature leads far down."""
     if case.recipe is not None and not remedies.steps_by(case.recipe, rules.SGD):
         return None
     losses = {step: seen.loss for step, seen in case.course.steps.items()}

@@ -5,9 +5,8 @@ from __future__ import annotations
 from thalweg.doctor.criteria.criterion import Fact, Suspicion, criterion
 from thalweg.doctor.watch.course import Case
 
-WAITS = 0.5
-NOTICEABLE = 1e-3
-"""Seconds a step."""
+WAITS, NOTICEABLE = 0.5, 1e-3
+"""Alarm from this share of the time on, and from this number of seconds a step on."""
 
 
 @criterion(160)

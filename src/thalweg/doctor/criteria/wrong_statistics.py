@@ -9,17 +9,16 @@ from thalweg.doctor.trials import remedies
 from thalweg.doctor.watch.course import Case
 
 SETTLED = 30
-"""Steps after which running statistics should have caught up, at PyTorch's usual momentum."""
+"""The step from which on running statistics should be right, at PyTorch's usual momentum."""
 
 APART, WORSE = 0.5, 0.05
-"""Deviations between the means, and the share of the way down that running statistics cost."""
+"""Alarm above this many deviations between the means, and above this share of the loss's fall by
+which running statistics make the loss higher."""
 
 
 @criterion(30)
 def wrong_statistics(case: Case) -> Suspicion | None:
-    """A layer that is held to statistics far from the data's, or an evaluation that is much worse
-    for its statistics alone.
-    """
+    """A layer uses statistics far from the data's, or they make the loss much higher."""
     found = case.course.last(Modes)
     if found is None:
         return None

@@ -19,7 +19,6 @@ from thalweg.doctor.watch.course import Case, following
 from thalweg.doctor.watch.watcher import Watcher
 from thalweg.errors import UserError
 from thalweg.random_numbers import drawing
-from thalweg.recipe import Recipe
 from thalweg.recipes import AnyRecipe, recipe_of
 from thalweg.stack.batches import length_of
 from thalweg.stack.member import Member
@@ -34,16 +33,16 @@ Say = Callable[[str], None]
 
 
 def silently(words: str) -> None:
-    """Tells nobody."""
+    """Says nothing."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
     """What the doctor has found of a training.
 
-    findings: the ill ones first. case: what was seen. unread: instruments that could not be read,
-    and why. looks: by name, those that there were; `share`: of the training's own time that they
-    took together.
+    findings: the ill ones first. case: what was seen. unread: why an instrument could not be read,
+    by its name. looks: the number and the seconds of looks, by name. share: the time of all looks
+    over the training's own time.
     """
 
     task: str
@@ -77,10 +76,10 @@ def diagnose(
 
     task: a task, the name of a bundled one, or `path/to/file.py:task`. recipe: a recipe, the name
     of an optimizer, or the path of a recipe file. seed: fixes the weights and the batches of the
-    training that is watched. try_remedies: whether they are tried, each over 8 seeds. trial_steps:
-    how many steps a trial goes on at most; to the end of the task's budget if not given. budget:
+    training that is watched. try_remedies: whether remedies are tried, each over 8 seeds.
+    trial_steps: the most steps of a trial; to the end of the task's budget if not given. budget:
     the share of the training's time that looks may take, such as 0.03; not bounded if not given.
-    say: is told in a few words what is being done.
+    say: a function that is told in a few words what is being done.
 
     Raises UserError for a task that cannot be trained, for a recipe with a pre-training, and as
     `Doctor` for the budget.
@@ -114,10 +113,10 @@ def diagnose(
     case = watcher.case(recipe, steps, why)
     found = suspicions(case)
     if try_remedies:
-        findings = tried(task, recipe, found, states, start, trial_steps, say)
+        findings = tried(Trials(task, recipe, start, trial_steps), found, states, say)
     else:
         findings = [judged(one) for one in found]
-    return told(task.name, task.metric_name, watcher, case, findings)
+    return told(case, findings, watcher, task=task.name, metric=task.metric_name)
 
 
 diagnose.__doc__ = "\n    - ".join(
@@ -126,7 +125,7 @@ diagnose.__doc__ = "\n    - ".join(
 
 
 def watched(task: Task, alone: Single, watcher: Watcher, say: Say) -> dict[int, State]:
-    """Trains a lone member to its end; where it stood at each close look, by step."""
+    """Trains a lone member to its end; its states at the close looks, by step."""
     steps = task.total_steps(length_of(task))
     say(f"watching {task.name} train for {steps} steps")
     given = alone.batches.each
@@ -144,13 +143,18 @@ def watched(task: Task, alone: Single, watcher: Watcher, say: Say) -> dict[int, 
 
 
 def told(
-    task: str, metric: str, watcher: Watcher, case: Case, findings: Sequence[Finding]
+    case: Case, findings: Sequence[Finding], watcher: Watcher, *, task: str, metric: str
 ) -> Diagnosis:
-    looks = {name: own for name, own in watcher.budget.looks.items() if own.count}
-    recipe = case.recipe.name if case.recipe else type(watcher.optimizer).__name__
-    unread = dict(watcher.course.refusals)
-    share = watcher.budget.used
-    return Diagnosis(task, recipe, metric, merged(findings), case, unread, looks, share)
+    return Diagnosis(
+        task=task,
+        recipe=case.recipe.name if case.recipe else type(watcher.optimizer).__name__,
+        metric=metric,
+        findings=merged(findings),
+        case=case,
+        unread=dict(case.course.refusals),
+        looks={name: own for name, own in watcher.budget.looks.items() if own.count},
+        share=watcher.budget.used,
+    )
 
 
 @np.errstate(all="ignore")
@@ -159,42 +163,34 @@ def suspicions(case: Case) -> list[Suspicion]:
 
 
 def tried(
-    task: Task,
-    recipe: Recipe,
-    found: Sequence[Suspicion],
-    states: Mapping[int, State],
-    start: float,
-    most: int | None = None,
-    say: Say = silently,
+    trials: Trials, found: Sequence[Suspicion], states: Mapping[int, State], say: Say = silently
 ) -> list[Finding]:
     """The findings after trials of their remedies, each from the last state before its first sign.
 
-    What a proven one explains that stands before it needs none.
+    A suspicion that an earlier and proven one explains needs no trial.
     """
-    trials = Trials(task, recipe, start, most)
-    outcomes: list[tuple[list[Trial], str]] = []
+    done: list[list[Trial]] = []
+    reasons = []
     for place, one in enumerate(found):
-        before = found[:place]
-        causes = [cause.name for cause in before if cause.proven and one.name in cause.explains]
-        if causes and not one.proven:
-            outcomes.append(([], f"{causes[0]} may explain it"))
-        elif one.remedies:
+        why = untried(one, found[:place])
+        done.append([])
+        if not why:
             say(f"trying what may help against {one.name}")
             state = states[max(step for step in states if step <= one.since)]
-            outcomes.append(outcome(trials, one, state))
-        else:
-            outcomes.append(([], "nothing of it can be tried on this training"))
-    done = on_one_scale([own for own, _ in outcomes])
-    reasons = [why for _, why in outcomes]
-    return [judged(*each) for each in zip(found, done, reasons, strict=True)]
+            try:
+                done[-1] = trials.of(one.remedies, state)
+            except UserError as error:
+                why = str(error)
+        reasons.append(why)
+    return [judged(*each) for each in zip(found, on_one_scale(done), reasons, strict=True)]
 
 
-def outcome(trials: Trials, suspicion: Suspicion, state: State) -> tuple[list[Trial], str]:
-    """Those of its remedies, or why they could not be had."""
-    try:
-        return trials.of(suspicion.remedies, state), ""
-    except UserError as error:
-        return [], str(error)
+def untried(suspicion: Suspicion, before: Sequence[Suspicion]) -> str:
+    """Why no remedy is tried against a suspicion; empty if one is."""
+    for cause in before:
+        if cause.proven and suspicion.name in cause.explains and not suspicion.proven:
+            return f"{cause.name} may explain it"
+    return "" if suspicion.remedies else "nothing of it can be tried on this training"
 
 
 def judged(
@@ -210,7 +206,7 @@ def judged(
 
 
 def merged(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """Symptoms of one cause as one finding, the strongest cause first; the ill ones in front."""
+    """The findings with their symptoms within them: the ill ones first, the strongest in front."""
     left = sorted(findings, key=lambda finding: -round(strength(finding), 1))
     causes: list[Finding] = []
     while left:
@@ -223,12 +219,12 @@ def merged(findings: Sequence[Finding]) -> tuple[Finding, ...]:
 
 
 def strength(finding: Finding) -> float:
-    """The share of the way down that is missed for it; 1 for a proven one that explains others."""
+    """The part of the descent that is missed; 1 for a proven finding that explains others."""
     if finding.suspicion.proven and finding.suspicion.explains:
         return 1.0
     return finding.best.share if finding.best else 0.0
 
 
 def explains(cause: Finding, symptom: Finding) -> bool:
-    """Whether an ill finding accounts for another, one with an earlier place among equals."""
+    """Whether a finding is ill and names the other as a symptom."""
     return cause.severity == "ill" and symptom.name in cause.suspicion.explains

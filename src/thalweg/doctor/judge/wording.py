@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from thalweg.doctor.judge.diagnosis import Diagnosis
 
 WIDTH = 88
-"""Letters on a line."""
+"""The most letters on a line."""
 
 
 def lines(diagnosis: Diagnosis) -> Iterator[str]:
@@ -47,7 +47,7 @@ def lines(diagnosis: Diagnosis) -> Iterator[str]:
 
 
 def told(text: str) -> list[str]:
-    """A paragraph below a heading, or an item there that begins with a dash."""
+    """The lines of a paragraph below a heading, or of an item there, which begins with a dash."""
     further = 5 if text.startswith("- ") else 3
     return wrap(text, WIDTH, initial_indent=3 * " ", subsequent_indent=further * " ")
 
@@ -67,7 +67,7 @@ def titled(finding: Finding) -> str:
 
 
 def outcome(trial: Trial, metric: str) -> str:
-    """What a trial has come to."""
+    """The outcome of a trial."""
     return f"{trial.words} {verdict(trial)}: {gain(trial, metric)}"
 
 
@@ -78,7 +78,7 @@ def verdict(trial: Trial) -> str:
 
 
 def gain(trial: Trial, metric: str) -> str:
-    """By how much a remedy is better or worse, with the interval."""
+    """How much a remedy is better or worse, with the interval."""
     found = trial.gain
     if not math.isfinite(found.estimate):
         which = "without it" if found.estimate > 0 else "with it"
@@ -89,7 +89,7 @@ def gain(trial: Trial, metric: str) -> str:
 
 
 def conditions(trial: Trial) -> str:
-    """Over what a trial was made."""
+    """The seeds and the steps of a trial."""
     begin = f"from step {trial.since} on" if trial.since else "from the start"
     return f"on {len(trial.without)} seeds, for {trial.steps} steps {begin}"
 
@@ -102,7 +102,7 @@ def note(finding: Finding) -> str:
 
 
 def watched(diagnosis: Diagnosis) -> str:
-    """How much was looked at, and what it has taken."""
+    """How many steps were looked at, and the time that it took."""
     course = diagnosis.case.course
     seconds = sum(looks.seconds for looks in diagnosis.looks.values())
     return (
