@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from thalweg.arguments import require_list
 from thalweg.doctor.criteria.criterion import Suspicion
-from thalweg.doctor.judge.diagnosis import Diagnosis, judged, suspicions, told, tried
+from thalweg.doctor.judge.diagnose import judged, suspicions, told, tried
+from thalweg.doctor.judge.diagnosis import Diagnosis
 from thalweg.doctor.judge.finding import Finding
 from thalweg.doctor.objective.objective import plain, samples_in
 from thalweg.doctor.trials.in_use import recipe_in_use
