@@ -15,4 +15,4 @@ CRITERIA = sorted(
     (one for file in files for one in vars(file).values() if isinstance(one, Criterion)),
     key=lambda criterion: criterion.place,
 )
-"""Of causes that account for as much, the earlier one is named."""
+"""In the order of their places: of two causes that explain as much, the earlier one is named."""

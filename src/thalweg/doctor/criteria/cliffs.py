@@ -31,11 +31,12 @@ def cliffs(case: Case) -> Suspicion | None:
     first, began = found[0], steps[found[0].step]
     return Suspicion(
         names.CLIFFS,
-        sentence=f"The gradient is {first.value:.2g} at step {began}, and {np.median(usual):.2g}"
-        f" as a rule: one of {len(found)} steps of {len(norms)} that may throw the weights about.",
+        sentence=f"The norm of the gradient is {first.value:.2g} at step {began}, and its median"
+        f" is {np.median(usual):.2g}. {len(found)} of {len(norms)} steps have such a large"
+        " gradient, and may move the weights far away.",
         prescription="clipping by norm or by value",
-        standing="More than 7 robust deviations above the last 128 steps, and 5 times the median: a"
-        " convention (OLMo), so the trial decides.",
+        standing="A norm counts that is more than 7 robust deviations above the last 128 steps and"
+        " 5 times the median. This is a convention (OLMo), so the trial decides.",
         facts=(Fact("share of steps with a spike", wilson(len(found), len(norms)), began),),
         picture=Picture(
             "Norm of the gradient",

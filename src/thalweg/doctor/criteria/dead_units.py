@@ -39,11 +39,11 @@ def silent(step: int, seen: Activity, explained: tuple[str, ...] = ()) -> Suspic
         return None
     return Suspicion(
         names.DEAD_UNITS,
-        sentence=f"{worst.dead} of {worst.units} units of {worst.place} were 0 for all"
+        sentence=f"{worst.dead} of {worst.units} units of {worst.place} were 0 in all"
         f" {worst.values} values that were seen of each at step {step}.",
         prescription="batch normalization, or a lower learning rate from the start",
-        standing="A unit that is always 0 passes no gradient; which share of them harms is not"
-        " known, so that less than a whole layer is left to the trial.",
+        standing="A unit that is always 0 passes no gradient. It is not known which share of such"
+        " units harms, so that the trial decides where less than a whole layer is dead.",
         facts=(Fact("share of dead units", wilson(worst.dead, worst.units), step),),
         remedies=(remedies.NORMALIZED,),
         since=step,

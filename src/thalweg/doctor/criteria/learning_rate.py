@@ -46,10 +46,10 @@ def rate_too_high(case: Case) -> Suspicion | None:
     return Suspicion(
         names.RATE_TOO_HIGH,
         sentence=f"The steps are long: {share.estimate:.0%} of them, and {early.estimate:.0%} of"
-        f" the first {FIRST} looked at, go further than is best for their own batch.",
+        f" the first {FIRST} that were looked at, go further than is best for their own batch.",
         prescription="a lower learning rate, or cooling",
-        standing="The loss along each step, by three values (Goodfellow et al. 2016, 4.3.1); no"
-        " alarm without a trial, since steps at the edge of stability overshoot too.",
+        standing="The loss along each step, by three values (Goodfellow et al. 2016, 4.3.1)."
+        " Without a trial it is no alarm, since steps at the edge of stability overshoot too.",
         facts=(
             Fact("share of steps that overshoot", share, case.last_step),
             Fact("share of the first that do", early, case.last_step),
@@ -98,8 +98,8 @@ def rate_too_low(case: Case) -> Suspicion | None:
         sentence=f"The steps are short: {short.estimate:.0%} of the early ones could be {SHORT:g}"
         " times as long before the loss of their batch rises again.",
         prescription="a higher learning rate",
-        standing="The best length of a step on its own batch is longer than the best for training;"
-        " no alarm without a trial.",
+        standing="The best length of a step on its own batch is longer than the best for training,"
+        " so that without a trial it is no alarm.",
         facts=(
             Fact(f"share of steps that are {SHORT:g} times too short", short, case.last_step),
             Fact("best length over that taken", median_interval(best, "min"), case.last_step),
@@ -120,11 +120,11 @@ def rate_at_limit(case: Case) -> Suspicion | None:
     ratio = around(seen.ratio.value, seen.ratio.error)
     return Suspicion(
         "the rate is at its limit",
-        sentence=f"The curvature is {ratio.estimate:.2f} of what {seen.groups[0].rule} can take at"
-        " its learning rate: a longer step would oscillate.",
+        sentence=f"The curvature is {ratio.estimate:.2f} of the largest that is stable with"
+        f" {seen.groups[0].rule} at its learning rate: a longer step would oscillate.",
         prescription="nothing by itself; cooling if the loss stands still",
-        standing="Cohen et al. 2021 and 2022: training goes to this edge by itself and stays; no"
-        " fault.",
+        standing="Training goes to this edge by itself and stays there (Cohen et al. 2021 and"
+        " 2022), so that it is no fault.",
         facts=(Fact("sharpness over its limit", ratio, step),),
     )
 
@@ -145,8 +145,8 @@ def rates_decayed(case: Case) -> Suspicion | None:
     fall = float(early / late)
     return Suspicion(
         "rates decayed too early",
-        sentence=f"AdaGrad's effective rates have fallen to 1/{fall:.0f}, while its steps could"
-        f" still be {best:.1f} times as long.",
+        sentence=f"AdaGrad's effective rates have fallen to 1/{fall:.0f} of what they were, while"
+        f" its steps could still be {best:.1f} times as long.",
         prescription="a method that forgets: RMSProp or Adam, or a higher learning rate",
         standing="AdaGrad divides by the root of a sum that only grows (Goodfellow et al. 2016,"
         " 8.5.1).",

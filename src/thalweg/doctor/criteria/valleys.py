@@ -34,8 +34,9 @@ def narrow_valley(case: Case) -> Suspicion | None:
         sentence=f"The condition number is {seen.value:.2g}: a rate for the steepest direction is"
         " too small for most others.",
         prescription="momentum, or an adaptive method",
-        standing="Plain descent needs steps in proportion to the condition number, with momentum"
-        " to its root (Polyak 1964); networks have such spectra as a rule, so the trial decides.",
+        standing="Plain descent needs steps in proportion to the condition number, and with"
+        " momentum in proportion to its root (Polyak 1964). Most networks have such spectra, so"
+        " the trial decides.",
         facts=(Fact("condition number", Interval(seen.value, seen.low, seen.high), step),),
         remedies=remedies.accelerating(case.recipe) if case.recipe else (),
         explains=(names.RATE_TOO_LOW, names.SADDLE),
@@ -61,8 +62,8 @@ def saddle(case: Case) -> Suspicion | None:
                 sentence=f"At step {step} the loss has hardly moved over ten steps, but falls by"
                 f" {drop:.2g} along the direction of most negative curvature.",
                 prescription="momentum, or an adaptive method",
-                standing="Negative curvature where progress is slow (Dauphin et al. 2014): for"
-                " looking; the trial decides.",
+                standing="Negative curvature where progress is slow (Dauphin et al. 2014) has no"
+                " known limit, so the trial decides.",
                 facts=(Fact("lowest curvature", lowest, step),),
                 remedies=remedies.accelerating(case.recipe) if case.recipe else (),
                 since=look_before(max(0, step - 10)),

@@ -59,7 +59,7 @@ def critical_points(objective: Objective, starts: Sequence[Tensor]) -> list[Crit
     """
     if len(objective) > LARGEST or objective.dtype != torch.float64:
         raise UserError(
-            f"Critical points are looked for with up to {LARGEST} parameters in float64; here are"
+            f"Critical points are searched with up to {LARGEST} parameters in float64; here are"
             f" {len(objective)} in {objective.conditions.precision}."
         )
     found: list[CriticalPoint] = []

@@ -24,7 +24,7 @@ class GradientGraph(Graph):
         loss = self.objective.batch_loss(model, batch)
         self.recorded = [derivative(loss, self.point, further=True)]
         if not self.recorded[0].isfinite().all():
-            raise UserError("The gradient is not finite here, so there is no curvature to look at.")
+            raise UserError("The gradient is not finite here, so there is no curvature.")
 
     def product(self, vectors: Tensor, *, batched: bool) -> Tensor:
         (made,) = pulled(self.recorded, [self.point], [vectors], batched=batched)

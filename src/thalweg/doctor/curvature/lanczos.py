@@ -60,7 +60,7 @@ class Lanczos:
         self.steps += 1
         product = self.curvature.times(self.next)
         if not product.isfinite().all():
-            raise UserError("A product with the curvature is not finite: it cannot be looked at.")
+            raise UserError("A product with the curvature is not finite, so it has no eigenvalues.")
         known = self.basis[:, : self.steps]
         rest, along = without(product, known[:, -2:])
         rest, more = without(rest, known)
@@ -68,7 +68,7 @@ class Lanczos:
         if asymmetric(more, self.scale):
             raise UserError(
                 "The products are not those of a symmetric matrix, so an operation of the model has"
-                " a wrong second derivative, as PyTorch's weight normalization has; look at"
+                " a wrong second derivative, as PyTorch's weight normalization has; use"
                 " Hessian(objective, differences=True) instead."
             )
         self.alphas.append((along[:, -1] + more[:, -1]).double().cpu())

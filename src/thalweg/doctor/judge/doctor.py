@@ -71,7 +71,7 @@ class Doctor(Watcher):
         if coming is not None:
             coming = require_list("coming", coming, "a list of the next batches")
         if not self.step:
-            raise UserError("The doctor has seen no step yet: ask after some of them.")
+            raise UserError("The doctor has seen no step yet: ask again after some steps.")
         recipe, unknown = self.recipe()
         finite = all(weight.isfinite().all() for weight in plain(self.model).parameters())
         case = self.case(recipe, self.step, "" if finite else "the weights are not finite")

@@ -230,7 +230,7 @@ def require_usable(parameters: Sequence[Tensor], batches: Sequence[Batch]) -> No
             f"The parameters lie on {', '.join(sorted(devices))}; one device is needed."
         )
     if any(parameter.is_complex() for parameter in parameters):
-        raise UserError("The model has complex parameters; only real ones can be looked at.")
+        raise UserError("The model has complex parameters; they must be real numbers.")
 
 
 def samples_in(batch: Batch) -> int:

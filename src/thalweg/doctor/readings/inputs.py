@@ -47,7 +47,7 @@ def inputs(batches: Sequence[Batch]) -> Inputs:
     """
     each = [[x for x in tree_leaves(batch[:-1]) if is_real(x)] for batch in batches]
     if not each or not each[0]:
-        raise UserError("The inputs are no real numbers [N, ...], so they have no scale.")
+        raise UserError("The inputs are not real numbers [N, ...], so they have no scale.")
     columns = [torch.cat([features(x) for x in column]) for column in zip(*each, strict=True)]
     deviation = torch.cat([column.std(0, correction=0) for column in columns])
     mean = torch.cat([column.mean(0) for column in columns])

@@ -105,7 +105,7 @@ def drifts(objective: Objective, batch: Batch, point: Float[Tensor, " P"]) -> tu
 def moments(
     objective: Objective, batch: Batch, point: Float[Tensor, " P"]
 ) -> list[tuple[str, int, Tensor, Tensor]]:
-    """By call of a layer, the mean and the standard deviation of each unit's outputs."""
+    """The layer and number of each call, and each unit's mean output and standard deviation."""
 
     def within(model: nn.Module) -> list[tuple[str, int, Tensor, Tensor]]:
         with outputs_of(model) as calls:

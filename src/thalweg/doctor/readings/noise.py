@@ -67,7 +67,7 @@ def noise(objective: Objective) -> Noise:
     k, sizes = len(objective.batches), set(objective.sizes)
     if k < FEWEST or len(sizes) > 1:
         raise UserError(
-            f"Noise is told from {FEWEST} batches or more of one size; here are {k} of"
+            f"Noise is estimated from {FEWEST} batches or more of one size; here are {k} of"
             f" {', '.join(map(str, sorted(sizes)))} samples."
         )
     gradients = torch.stack(list(objective.batch_gradients())).double()
@@ -76,7 +76,7 @@ def noise(objective: Objective) -> Noise:
         raise UserError("The gradient of a batch is not finite.")
     estimates = sizes_of(inner, sizes.pop())
     if estimates[1] <= 0:
-        raise UserError("The gradients of all batches are the same: there is no noise to look at.")
+        raise UserError("The gradients of all batches are the same: there is no noise.")
     left_out = np.array([sizes_of(without(inner, i), objective.sizes[0]) for i in range(k)])
     if not np.isfinite(left_out).all():
         raise UserError("The gradients of all batches but one are the same: noise has no interval.")

@@ -38,11 +38,11 @@ def order(batches: Sequence[Batch]) -> Order:
     targets = [batch[-1] for batch in batches]
     usable = (isinstance(y, Tensor) and y.ndim > 0 and len(y) > 1 for y in targets)
     if len(targets) < 3 or not all(usable):
-        raise UserError("The order is told from three batches of two samples or more.")
+        raise UserError("The order is judged from three batches of two samples or more.")
     if targets[0].is_floating_point():
         return of_numbers([y.detach().double().reshape(len(y), -1).mean(1) for y in targets])
     if targets[0].ndim > 1:
-        raise UserError("The order is told from targets that are real numbers or classes [N].")
+        raise UserError("The order is judged from targets that are real numbers or classes [N].")
     return of_classes(targets)
 
 

@@ -84,7 +84,7 @@ def look_at_step(objective: Objective, step: Float[Tensor, " P"]) -> Step:
     """
     d = step.to(objective.point)
     if not (d.isfinite().all() and d.any()):
-        raise UserError("A step must be finite and not zero, or there is nothing to look at.")
+        raise UserError("A step must be finite and not zero.")
     hessian = Hessian(objective)
     (bent,) = hessian.times(d.unsqueeze(0))
     before, after = objective.value(), objective.value(objective.point + d)
@@ -182,7 +182,7 @@ class StepWatch:
         """
         told = [step.overshoots for step in self.seen if step.overshoots is not None]
         if not told:
-            raise UserError("No step was seen beyond round-off; watch with dtype=torch.float64.")
+            raise UserError("All steps lie within round-off; watch with dtype=torch.float64.")
         return wilson(sum(told), len(told))
 
 

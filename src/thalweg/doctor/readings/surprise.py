@@ -43,7 +43,7 @@ def surprises(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Surpri
         if id(param) in names and param.grad is not None and age(optimizer.state.get(param, {}))
     ]
     if not found:
-        raise UserError("No tensor has a gradient and a second moment yet; look behind a step.")
+        raise UserError("No tensor has a gradient and a second moment yet; look after a step.")
     return sorted(found, key=lambda surprise: -surprise.ratio)
 
 
@@ -52,7 +52,7 @@ def adaptive(optimizer: torch.optim.Optimizer) -> Iterator[tuple[Stepping, Tenso
     for index, group in enumerate(optimizer.param_groups):
         steps = stepping(optimizer, index)
         if not steps.adaptive:
-            raise UserError(f"{steps.rule.__name__} has no second moment to be surprised.")
+            raise UserError(f"{steps.rule.__name__} divides the gradient by no second moment.")
         for param in group["params"]:
             yield steps, param
 

@@ -47,7 +47,7 @@ def trend(values: Sequence[float]) -> Trend:
     """
     series = np.asarray(values, dtype=np.float64)
     if series.ndim != 1 or len(series) < 2 * BLOCKS or not np.isfinite(series).all():
-        raise UserError(f"A trend needs {2 * BLOCKS} finite values or more, in a row.")
+        raise UserError(f"A trend needs {2 * BLOCKS} finite values or more, as one list.")
     length = len(series) // BLOCKS
     recent = series[-length * BLOCKS :]
     means = recent.reshape(BLOCKS, length).mean(1)
