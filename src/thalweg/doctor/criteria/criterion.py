@@ -70,11 +70,9 @@ class Criterion:
 
     def __str__(self) -> str:
         """Its name, and what it looks for: the first sentence of the function's docstring."""
-        name, told = (
-            self.judge.__name__.replace("_", " "),
-            " ".join(str(self.judge.__doc__).split()),
-        )
-        return f"{name}: {told.partition('. ')[0].rstrip('.')}."
+        name = self.judge.__name__.replace("_", " ")
+        sentence = " ".join(str(self.judge.__doc__).split()).partition(". ")[0]
+        return f"{name}: {sentence.rstrip('.')}."
 
 
 def criterion(place: int) -> Callable[[Callable[[Case], Suspicion | None]], Criterion]:
