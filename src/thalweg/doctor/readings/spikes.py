@@ -99,7 +99,7 @@ def clips(
     sizes = np.asarray(norms, dtype=np.float64)
     finite = sizes[np.isfinite(sizes)]
     if len(finite) == 0 or (finite < 0).any():
-        raise UserError("Clips need norms that are at least 0, and one or more of them finite.")
+        raise UserError("Clips need norms that are at least 0, and one or more finite ones.")
     if not all(0 <= percentile <= 100 for percentile in percentiles):
         raise UserError(f"Percentiles lie between 0 and 100; here are {list(percentiles)}.")
     return [clip(sizes, finite, percentile) for percentile in percentiles]
