@@ -52,7 +52,7 @@ def adaptive(optimizer: torch.optim.Optimizer) -> Iterator[tuple[Stepping, Tenso
     for index, group in enumerate(optimizer.param_groups):
         steps = stepping(optimizer, index)
         if not steps.adaptive:
-            raise UserError(f"{steps.rule.__name__} has no second moment to compare a gradient with.")
+            raise UserError(f"{steps.rule.__name__} has no second moment to compare with.")
         for param in group["params"]:
             yield steps, param
 
