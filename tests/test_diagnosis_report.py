@@ -10,7 +10,7 @@ from playwright.sync_api import Browser
 
 from made_diagnosis import WITHOUT, made_diagnosis, nothing_seen, shifted
 from pages import WIDER_THAN_PAGE, needs_chromium, opened, parsed
-from thalweg.doctor.judge import wording
+from thalweg.doctor.judge import diagnosis as wording
 from thalweg.report.along import along
 from thalweg.report.diagnosis import write_diagnosis
 from thalweg.report.evidence import tried

@@ -22,8 +22,8 @@ from .curvature.spectrum import spectrum as spectrum
 from .curvature.trace import Estimate as Estimate
 from .curvature.trace import diagonal_share as diagonal_share
 from .curvature.trace import trace as trace
+from .judge.diagnose import diagnose as diagnose
 from .judge.diagnosis import Diagnosis as Diagnosis
-from .judge.diagnosis import diagnose as diagnose
 from .judge.doctor import Doctor as Doctor
 from .judge.finding import Finding as Finding
 from .objective.objective import Conditions as Conditions

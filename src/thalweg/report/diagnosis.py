@@ -10,7 +10,7 @@ from statistics import median
 
 import numpy as np
 
-from thalweg.doctor.judge import wording
+from thalweg.doctor.judge import diagnosis as wording
 from thalweg.doctor.judge.diagnosis import Diagnosis
 from thalweg.doctor.judge.finding import Finding
 from thalweg.racing.wording import number

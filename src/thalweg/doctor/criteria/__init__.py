@@ -1,6 +1,8 @@
 """The criteria, each of which judges a training that was watched.
 
-A new one is a new file in this folder, with a function under `@criterion(place)`.
+A new one is a new file in this folder with a function under `@criterion(place)`. The function reads
+what was seen (`case.course.last(Inputs)`), and returns a `Suspicion` with its words and what it
+would try, or None. Its docstring says in one sentence what it looks for.
 """
 
 from importlib import import_module
@@ -13,4 +15,4 @@ CRITERIA = sorted(
     (one for file in files for one in vars(file).values() if isinstance(one, Criterion)),
     key=lambda criterion: criterion.place,
 )
-"""Of causes that account for as much, the earlier one is named."""
+"""In the order of their places: of two causes that explain as much, the earlier one is named."""

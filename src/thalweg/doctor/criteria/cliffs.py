@@ -12,11 +12,12 @@ from thalweg.doctor.watch.course import Case, look_before
 from thalweg.statistics import wilson
 
 DEVIATIONS, TIMES, FEWEST = 7.0, 5.0, 10
+"""A cliff is this many deviations and times above the norms before it, of which there are some."""
 
 
 @criterion(70)
 def cliffs(case: Case) -> Suspicion | None:
-    """Norms of the gradient far above those before them, in deviations and in times."""
+    """Some norms of the gradient are far above those before them, in deviations and in times."""
     steps, norms = case.norms
     found = [
         spike
@@ -30,11 +31,12 @@ def cliffs(case: Case) -> Suspicion | None:
     first, began = found[0], steps[found[0].step]
     return Suspicion(
         names.CLIFFS,
-        sentence=f"The gradient is {first.value:.2g} at step {began}, and {np.median(usual):.2g}"
-        f" as a rule: one of {len(found)} steps of {len(norms)} that may throw the weights about.",
+        sentence=f"The norm of the gradient is {first.value:.2g} at step {began}, and its median"
+        f" is {np.median(usual):.2g}. {len(found)} of {len(norms)} steps have such a large"
+        " gradient, and may move the weights far away.",
         prescription="clipping by norm or by value",
-        standing="More than 7 robust deviations above the last 128 steps, and 5 times the median: a"
-        " convention (OLMo), so the trial decides.",
+        standing="A norm counts that is more than 7 robust deviations above the last 128 steps and"
+        " 5 times the median. This is a convention (OLMo), so the trial decides.",
         facts=(Fact("share of steps with a spike", wilson(len(found), len(norms)), began),),
         picture=Picture(
             "Norm of the gradient",

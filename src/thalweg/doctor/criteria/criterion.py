@@ -12,7 +12,7 @@ from thalweg.statistics import Interval
 
 @dataclass(frozen=True)
 class Fact:
-    """A number that was measured, what it is, and the step at which it was."""
+    """A number that was measured, what it is, and the step at which it was measured."""
 
     what: str
     value: Interval
@@ -30,7 +30,7 @@ def around(value: float, error: float) -> Interval:
 
 @dataclass(frozen=True)
 class Picture:
-    """A line by name over one axis; `log` for a logarithmic axis of the values."""
+    """Lines by name over one axis; log: whether the axis of the values is logarithmic."""
 
     title: str
     across: str
@@ -43,10 +43,10 @@ class Picture:
 class Suspicion:
     """What a criterion has found, before any remedy was tried.
 
-    name: of the finding. sentence: in plain words. prescription: in the toolbox's terms.
-    remedies: what of it can be tried. since: the step of the close look before the first sign.
-    proven: whether the criterion alone is enough. standing: how far it can be trusted, and its
-    source. explains: names of findings that may be its symptoms.
+    name: of the finding. sentence: what was seen, in plain words. prescription: what may help.
+    remedies: the parts of the prescription that can be tried. since: the step of the close look
+    before the first sign. proven: whether the criterion alone is enough. standing: how far the
+    criterion can be trusted, and its source. explains: names of findings that may be symptoms.
     """
 
     name: str
@@ -70,13 +70,11 @@ class Criterion:
 
     def __str__(self) -> str:
         """Its name, and what it looks for: the first sentence of the function's docstring."""
-        name, told = (
-            self.judge.__name__.replace("_", " "),
-            " ".join(str(self.judge.__doc__).split()),
-        )
-        return f"{name}: {told.partition('. ')[0].rstrip('.')}."
+        name = self.judge.__name__.replace("_", " ")
+        sentence = " ".join(str(self.judge.__doc__).split()).partition(". ")[0]
+        return f"{name}: {sentence.rstrip('.')}."
 
 
 def criterion(place: int) -> Callable[[Callable[[Case], Suspicion | None]], Criterion]:
-    """Makes a function a criterion, which is found in the files of this folder."""
+    """Makes a function a criterion, which the doctor finds in the files of this folder."""
     return lambda judge: Criterion(judge, place)

@@ -17,22 +17,25 @@ from thalweg.doctor.watch.course import Case
 from thalweg.statistics import median_interval, wilson
 
 FACTORS = (3.0, 10.0, 30.0)
+"""Rates that are tried, as multiples or parts of the rate in use."""
+
 SHORT = 3.0
-"""A step is short where its best length, on its own batch, is so many times as long."""
+"""A step is short where its best length, on its own batch, is this many times as long."""
 
 FIRST, EARLY = 10, 1 / 3
-"""Of so many first steps that were looked at, more than this share overshoots."""
+"""Alarm where more than this share of this number of first steps overshoots."""
 
-AT_LIMIT = 0.8
-FADED = 2.0
+AT_LIMIT, FADED = 0.8, 2.0
+"""Notes from this share of the largest stable curvature on, and alarm where early effective rates
+are more than this many times the late ones."""
 
 
 @criterion(80)
 def rate_too_high(case: Case) -> Suspicion | None:
-    """Most steps overshoot, or a third of the first, or one led a fifth of the way back up.
+    """Most steps overshoot, or a third of the first ones, or one lost a fifth of the loss's fall.
 
-    That steps go further than their best is normal at the edge of stability, and in mini-batches;
-    whether it costs anything is for the trial to say.
+    It is normal at the edge of stability and in mini-batches that steps go further than is best.
+    The trial tells whether it costs anything.
     """
     told = [step.overshoots for step in case.course.steps.values() if step.overshoots is not None]
     if not told:
@@ -43,10 +46,10 @@ def rate_too_high(case: Case) -> Suspicion | None:
     return Suspicion(
         names.RATE_TOO_HIGH,
         sentence=f"The steps are long: {share.estimate:.0%} of them, and {early.estimate:.0%} of"
-        f" the first {FIRST} looked at, go further than is best for their own batch.",
+        f" the first {FIRST} that were looked at, go further than is best for their own batch.",
         prescription="a lower learning rate, or cooling",
-        standing="The loss along each step, by three values (Goodfellow et al. 2016, 4.3.1); no"
-        " alarm without a trial, since steps at the edge of stability overshoot too.",
+        standing="The loss along each step, by three values (Goodfellow et al. 2016, 4.3.1)."
+        " Without a trial it is no alarm, since steps at the edge of stability overshoot too.",
         facts=(
             Fact("share of steps that overshoot", share, case.last_step),
             Fact("share of the first that do", early, case.last_step),
@@ -62,7 +65,7 @@ def rate_too_high(case: Case) -> Suspicion | None:
 
 @criterion(150)
 def divergence(case: Case) -> Suspicion | None:
-    """Training left the finite numbers; what else was found may say why."""
+    """Training diverged; the other findings may say why."""
     if not case.diverged:
         return None
     return Suspicion(
@@ -75,14 +78,14 @@ def divergence(case: Case) -> Suspicion | None:
 
 
 def jumped(case: Case) -> bool:
-    """Whether a step that was looked at raised the loss of its batch by a fifth of the way down."""
+    """Whether a step that was looked at raised the loss of its batch by a fifth of its fall."""
     steps = case.course.steps.values()
     return any(step.change > max(case.fall / 5, step.round_off) for step in steps)
 
 
 @criterion(140)
 def rate_too_low(case: Case) -> Suspicion | None:
-    """In the first half of the training most steps end far before their best."""
+    """In the first half of the training most steps are much shorter than is best."""
     early = [x for step, x in case.course.steps.items() if step <= case.steps / 2]
     best = [step.best for step in early if abs(step.slope) > step.round_off]
     if len(best) < 3:
@@ -95,8 +98,8 @@ def rate_too_low(case: Case) -> Suspicion | None:
         sentence=f"The steps are short: {short.estimate:.0%} of the early ones could be {SHORT:g}"
         " times as long before the loss of their batch rises again.",
         prescription="a higher learning rate",
-        standing="The best length of a step on its own batch is longer than the best for training;"
-        " no alarm without a trial.",
+        standing="The best length of a step on its own batch is longer than the best for training,"
+        " so that without a trial it is no alarm.",
         facts=(
             Fact(f"share of steps that are {SHORT:g} times too short", short, case.last_step),
             Fact("best length over that taken", median_interval(best, "min"), case.last_step),
@@ -109,7 +112,7 @@ def rate_too_low(case: Case) -> Suspicion | None:
 
 @criterion(170)
 def rate_at_limit(case: Case) -> Suspicion | None:
-    """The sharpness is at what the recipe can take: no fault."""
+    """The curvature is at the largest that is stable with the recipe, which is no fault."""
     found = case.course.last(Stability)
     if found is None or found[1].ratio.value < AT_LIMIT:
         return None
@@ -117,18 +120,18 @@ def rate_at_limit(case: Case) -> Suspicion | None:
     ratio = around(seen.ratio.value, seen.ratio.error)
     return Suspicion(
         "the rate is at its limit",
-        sentence=f"The curvature is {ratio.estimate:.2f} of what {seen.groups[0].rule} can take at"
-        " its learning rate: a longer step would oscillate.",
+        sentence=f"The curvature is {ratio.estimate:.2f} of the largest that is stable with"
+        f" {seen.groups[0].rule} at its learning rate: a longer step would oscillate.",
         prescription="nothing by itself; cooling if the loss stands still",
-        standing="Cohen et al. 2021 and 2022: training goes to this edge by itself and stays; no"
-        " fault.",
+        standing="Training goes to this edge by itself and stays there (Cohen et al. 2021 and"
+        " 2022), so that it is no fault.",
         facts=(Fact("sharpness over its limit", ratio, step),),
     )
 
 
 @criterion(100)
 def rates_decayed(case: Case) -> Suspicion | None:
-    """AdaGrad's sum of squares has made the rates small while there was still a way to go."""
+    """AdaGrad's sum of squares has made the rates small before the training was done."""
     recipe = case.recipe
     if not (recipe and remedies.steps_by(recipe, rules.Adagrad)) or len(case.course.steps) < 10:
         return None
@@ -142,8 +145,8 @@ def rates_decayed(case: Case) -> Suspicion | None:
     fall = float(early / late)
     return Suspicion(
         "rates decayed too early",
-        sentence=f"AdaGrad's effective rates have fallen to 1/{fall:.0f}, while its steps could"
-        f" still be {best:.1f} times as long.",
+        sentence=f"AdaGrad's effective rates have fallen to 1/{fall:.0f} of what they were, while"
+        f" its steps could still be {best:.1f} times as long.",
         prescription="a method that forgets: RMSProp or Adam, or a higher learning rate",
         standing="AdaGrad divides by the root of a sum that only grows (Goodfellow et al. 2016,"
         " 8.5.1).",
@@ -154,7 +157,7 @@ def rates_decayed(case: Case) -> Suspicion | None:
 
 
 def rate_of(step: SeenStep) -> float:
-    """The rate that a step really had, by the median of its parameters."""
+    """The effective rate of a step, by the median of its parameters."""
     return float(np.median([rate for rate in step.rates.values() if rate] or [0.0]))
 
 

@@ -9,7 +9,7 @@ from thalweg.doctor.trials import remedies
 from thalweg.doctor.watch.course import Case, look_before
 
 LITTLE = 0.5
-"""Signal over noise in a mini-batch."""
+"""Alarm below this ratio of signal to noise in a mini-batch."""
 
 
 @criterion(130)
@@ -27,16 +27,16 @@ def noise(case: Case) -> Suspicion | None:
     if case.recipe and not calming:
         return None
     told = (
-        f"is {ratio.estimate:.2g} of the noise's"
+        f"is {ratio.estimate:.2g} times the noise"
         if ratio.low > 0
-        else f"cannot be told from the noise's (at most {max(ratio.high, 0):.2g} of it)"
+        else f"cannot be told from 0 (it is at most {max(ratio.high, 0):.2g} times the noise)"
     )
     return Suspicion(
         names.NOISE,
-        sentence=f"The signal's share in the gradient of {case.batch_size} samples {told}, so that"
-        " the steps jitter about the way down.",
+        sentence=f"The signal in the gradient of {case.batch_size} samples {told}, so that the"
+        " steps vary at random around the descent.",
         prescription="cooling, averaging, or a larger batch",
-        standing="The gradient noise scale (McCandlish et al. 2018): its definition is sound, as"
+        standing="The definition of the gradient noise scale is sound (McCandlish et al. 2018). As"
         " advice on the batch size it is an order of magnitude. Late in training noise prevails"
         " everywhere, so the trial decides.",
         facts=(Fact("signal over noise in a batch", ratio, step),),

@@ -13,15 +13,16 @@ from thalweg.doctor.trials import remedies
 from thalweg.doctor.watch.course import Case
 
 FEWEST = 4
-"""Calls of layers that a slope with depth needs."""
+"""The fewest calls of layers that a slope with depth needs."""
 
 WEAK, HOPELESS = 1e-3, 1e-6
-"""Of the signal at the first layer over that at the last, or of its inverse."""
+"""Alarm, and proof, below this ratio of the signal at the first layer to that at the last, or of
+the inverse ratio."""
 
 
 @criterion(50)
 def vanishing(case: Case) -> Suspicion | None:
-    """At the start, the signal that reaches the first layers is a tiny part of that at the last."""
+    """At the start, the signal at the first layer is a tiny part of that at the last layer."""
     found = deep(case)
     if found is None:
         return None
@@ -31,11 +32,11 @@ def vanishing(case: Case) -> Suspicion | None:
         return None
     return Suspicion(
         names.VANISHING,
-        sentence=f"What comes back to the first layer is {ratio:.1g} of the signal at the last:"
-        f" each layer passes on {seen.backward.estimate:.2g} of it.",
+        sentence=f"The signal that reaches the first layer on its way back is {ratio:.1g} of that"
+        f" at the last: each layer passes on {seen.backward.estimate:.2g} of it.",
         prescription="batch normalization, weights that begin larger, or a pre-training",
-        standing="The slope of log signal with depth (Schoenholz et al. 2017): sound for plain"
-        " networks at their start, less so with residual paths.",
+        standing="The slope of log signal with depth (Schoenholz et al. 2017) is sound for plain"
+        " networks at their start, and less so with residual paths.",
         facts=(Fact("factor from a layer to the one before", seen.backward, step),),
         picture=by_depth(seen),
         remedies=(remedies.NORMALIZED,),
@@ -59,8 +60,8 @@ def exploding(case: Case) -> Suspicion | None:
     limits = [float(np.percentile(norms, share)) for share in (50, 10)] if len(norms) else []
     return Suspicion(
         names.EXPLODING,
-        sentence=f"The signal grows {ratio:.1g} times on its way back:"
-        f" {seen.backward.estimate:.2g} times a layer or time step.",
+        sentence=f"The signal grows {ratio:.1g} times on its way back, and"
+        f" {seen.backward.estimate:.2g} times in each layer or time step.",
         prescription="clipping by norm, or weights that begin smaller",
         standing="The slope of log signal with depth (Schoenholz et al. 2017; Pascanu et al."
         " 2013).",
@@ -74,7 +75,7 @@ def exploding(case: Case) -> Suspicion | None:
 
 
 def deep(case: Case) -> tuple[int, Signals] | None:
-    """The first reading, where there are calls enough that a signal reaches."""
+    """The first reading, where a signal reaches enough calls."""
     found = case.course.first(Signals)
     if found is None or sum(layer.signal > 0 for layer in found[1].layers) < FEWEST:
         return None

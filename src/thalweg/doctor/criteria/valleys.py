@@ -12,11 +12,11 @@ from thalweg.doctor.watch.course import Case, look_before
 from thalweg.statistics import Interval
 
 NARROW = 10.0
-"""From here on momentum needs a third of the steps of plain descent, or less."""
+"""The condition number from which on momentum needs a third of the steps of plain descent."""
 
 FURTHER, SLOW = 0.2, 0.1
-"""A way out is open where it leads further down than this share of the way that the loss has come,
-and training is slow where it has come less than this share of it over the last ten steps."""
+"""Alarm where the direction of most negative curvature leads further down than this share of the
+loss's fall so far, and where the last ten steps have come less than this share of that drop."""
 
 
 @criterion(110)
@@ -34,8 +34,9 @@ def narrow_valley(case: Case) -> Suspicion | None:
         sentence=f"The condition number is {seen.value:.2g}: a rate for the steepest direction is"
         " too small for most others.",
         prescription="momentum, or an adaptive method",
-        standing="Plain descent needs steps in proportion to the condition number, with momentum"
-        " to its root (Polyak 1964); networks have such spectra as a rule, so the trial decides.",
+        standing="Plain descent needs steps in proportion to the condition number, and with"
+        " momentum in proportion to its root (Polyak 1964). Most networks have such spectra, so"
+        " the trial decides.",
         facts=(Fact("condition number", Interval(seen.value, seen.low, seen.high), step),),
         remedies=remedies.accelerating(case.recipe) if case.recipe else (),
         explains=(names.RATE_TOO_LOW, names.SADDLE),
@@ -44,7 +45,7 @@ def narrow_valley(case: Case) -> Suspicion | None:
 
 @criterion(120)
 def saddle(case: Case) -> Suspicion | None:
-    """Plain descent hardly moves, and down along the most negative curvature it goes far."""
+    """Plain descent hardly moves, and the direction of most negative curvature leads far down."""
     if case.recipe is not None and not remedies.steps_by(case.recipe, rules.SGD):
         return None
     losses = {step: seen.loss for step, seen in case.course.steps.items()}
@@ -61,8 +62,8 @@ def saddle(case: Case) -> Suspicion | None:
                 sentence=f"At step {step} the loss has hardly moved over ten steps, but falls by"
                 f" {drop:.2g} along the direction of most negative curvature.",
                 prescription="momentum, or an adaptive method",
-                standing="Negative curvature where progress is slow (Dauphin et al. 2014): for"
-                " looking; the trial decides.",
+                standing="Negative curvature where progress is slow (Dauphin et al. 2014) has no"
+                " known limit, so the trial decides.",
                 facts=(Fact("lowest curvature", lowest, step),),
                 remedies=remedies.accelerating(case.recipe) if case.recipe else (),
                 since=look_before(max(0, step - 10)),

@@ -5,9 +5,8 @@ from __future__ import annotations
 from thalweg.doctor.criteria.criterion import Fact, Suspicion, criterion
 from thalweg.doctor.watch.course import Case
 
-WAITS = 0.5
-NOTICEABLE = 1e-3
-"""Seconds a step."""
+WAITS, NOTICEABLE = 0.5, 1e-3
+"""Alarm from this share of the time on, and from this number of seconds a step on."""
 
 
 @criterion(160)
@@ -18,11 +17,11 @@ def waits_for_data(case: Case) -> Suspicion | None:
         return None
     return Suspicion(
         "waits for data",
-        sentence=f"{data.share:.0%} of the time is a wait for the next batch,"
-        f" {data.a_step.estimate:.3g} seconds a step: training is slow in seconds, whatever it is"
-        " in steps.",
+        sentence=f"Training waits for the next batch {data.share:.0%} of the time,"
+        f" {data.a_step.estimate:.3g} seconds a step: it is slow in seconds, whatever it is in"
+        " steps.",
         prescription="more workers in the loader, or data that is held in memory",
-        standing="Measured.",
+        standing="The time was measured.",
         facts=(Fact("seconds of waiting a step", data.a_step, case.last_step),),
         proven=True,
     )

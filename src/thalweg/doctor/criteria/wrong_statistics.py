@@ -9,17 +9,16 @@ from thalweg.doctor.trials import remedies
 from thalweg.doctor.watch.course import Case
 
 SETTLED = 30
-"""Steps after which running statistics should have caught up, at PyTorch's usual momentum."""
+"""The step from which on running statistics should be right, at PyTorch's usual momentum."""
 
 APART, WORSE = 0.5, 0.05
-"""Deviations between the means, and the share of the way down that running statistics cost."""
+"""Alarm above this many deviations between the means, and above this share of the loss's fall by
+which running statistics make the loss higher."""
 
 
 @criterion(30)
 def wrong_statistics(case: Case) -> Suspicion | None:
-    """A layer that is held to statistics far from the data's, or an evaluation that is much worse
-    for its statistics alone.
-    """
+    """A layer uses statistics far from the data's, or they make the loss much higher."""
     found = case.course.last(Modes)
     if found is None:
         return None
@@ -30,16 +29,16 @@ def wrong_statistics(case: Case) -> Suspicion | None:
     lags = step >= SETTLED and costs > WORSE * case.fall and seen.shift[worst] > APART
     if not held and not lags:
         return None
-    held_back = f"; {', '.join(held)} stand in evaluation mode while it trains" if held else ""
+    held_back = f"; {', '.join(held)} are in evaluation mode while the model trains" if held else ""
     return Suspicion(
         "batch normalization by wrong statistics",
-        sentence=f"The running mean of {worst} lies {seen.shift[worst]:.2g} deviations from that"
-        f" of its inputs, and by running statistics the loss is {abs(costs):.3g}"
-        f" {'higher' if costs > 0 else 'lower'} than by the batches' own{held_back}.",
+        sentence=f"The running mean of {worst} lies {seen.shift[worst]:.2g} deviations from the"
+        f" mean of its inputs. The loss by running statistics is {abs(costs):.3g}"
+        f" {'higher' if costs > 0 else 'lower'} than by those of the batches{held_back}.",
         prescription="model.train() before training; a larger momentum, or statistics that are"
         " estimated again",
-        standing="One model on the same batches by either statistics: sound, where they had time"
-        " to settle.",
+        standing="One model on the same batches by either statistics is a sound comparison, where"
+        " the running ones had time to settle.",
         facts=(
             Fact("deviations between the means", exactly(seen.shift[worst]), step),
             Fact("loss by running statistics", exactly(seen.running), step),

@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from thalweg.doctor.curvature.curvature import Curvature
 from thalweg.doctor.objective.derivatives import cut_off
@@ -18,53 +20,68 @@ from thalweg.stack.reading import Batch
 
 
 class Graph(ABC):
-    """What was recorded of one batch, to be gone through once more for each product.
+    """The recorded derivatives of one batch, through which each product makes one more pass.
 
-    recorded: the first derivatives.
+    recorded: the first derivatives. Fused attention is computed in its mathematical form, because
+    the fused one has no second derivative.
     """
 
     recorded: Sequence[Tensor]
     at_once = True
 
-    @cached_property
-    def complete(self) -> bool:
-        """Whether what was recorded can be differentiated once more, as far as its graph tells."""
-        return not any(map(cut_off, self.recorded))
+    def __init__(self, objective: Objective, point: Float[Tensor, " P"], batch: Batch) -> None:
+        self.objective = objective
+        self.point = point.clone().requires_grad_()
+        with sdpa_kernel(SDPBackend.MATH):
+            objective.within(self.point, partial(self.record, batch=batch))
+
+    @abstractmethod
+    def record(self, model: nn.Module, batch: Batch) -> None:
+        """Records the first derivatives of a model at the point."""
 
     @abstractmethod
     def product(self, vectors: Tensor, *, batched: bool) -> Tensor:
         """A v of a vector `[P]`, or of each of a block `[K, P]` under vmap."""
+
+    @cached_property
+    def complete(self) -> bool:
+        """Whether the first derivatives can be differentiated once more, so far as can be seen."""
+        return not any(map(cut_off, self.recorded))
 
     def times(self, vectors: Float[Tensor, "K P"]) -> Float[Tensor, "K P"]:
         if not self.complete:
             raise RuntimeError("its backward pass is marked with @once_differentiable")
         if self.at_once and len(vectors) > 1:
             try:
-                return self.product(vectors, batched=True)
-            except RuntimeError:  # whatever a model does that vmap cannot take
+                return self.passed(vectors, batched=True)
+            except RuntimeError:  # some operations of a model cannot run under vmap
                 self.at_once = False
-        return torch.stack([self.product(vector, batched=False) for vector in vectors])
+        return torch.stack([self.passed(vector, batched=False) for vector in vectors])
+
+    def passed(self, vectors: Tensor, *, batched: bool) -> Tensor:
+        return self.objective.within(self.point, lambda _: self.product(vectors, batched=batched))
 
 
 class Batchwise(Curvature):
     """A mean over batches, at the objective's theta or at a given point.
 
-    On one batch its graph is recorded once, and kept as long as the curvature. On several they are
-    recorded anew, one after the other, for each block of products: memory stays that of one batch.
+    With one batch, its graph is recorded once and kept as long as the curvature. With several, the
+    graphs are recorded again one after the other for each block of products, so that the memory is
+    that of one batch.
     """
+
+    graph: ClassVar[type[Graph]]
+    keeps_graph = True
 
     def __init__(self, objective: Objective, point: Float[Tensor, " P"] | None = None) -> None:
         self.objective = objective
         self.point = (objective.point if point is None else point).detach().clone()
         self.size, self.dtype, self.device = len(objective), objective.dtype, objective.device
-        self.kept = self.graph(objective.batches[0]) if self.keeps_graph() else None
+        batches = objective.batches
+        self.kept = self.recorded(batches[0]) if len(batches) == 1 and self.keeps_graph else None
 
-    def keeps_graph(self) -> bool:
-        return len(self.objective.batches) == 1
-
-    @abstractmethod
-    def graph(self, batch: Batch) -> Graph:
-        """Records a batch."""
+    def recorded(self, batch: Batch) -> Graph:
+        return self.graph(self.objective, self.point, batch)
 
     @property
     def conditions(self) -> Conditions:
@@ -74,4 +91,4 @@ class Batchwise(Curvature):
         if self.kept:
             return self.kept.times(vectors)
         batches = self.objective.batches
-        return self.objective.mean(self.graph(batch).times(vectors) for batch in batches)
+        return self.objective.mean(self.recorded(batch).times(vectors) for batch in batches)

@@ -43,10 +43,10 @@ def condition_number(
 ) -> ConditionNumber:
     """The highest eigenvalue over the lowest, where all are above 0 beyond the error.
 
-    Elsewhere, which is everywhere but near minima, that ratio means nothing, and the largest
-    absolute eigenvalue over a quantile of the absolute ones is given: a `share` of them is at most
-    so large. The bulk of a network's eigenvalues lies near 0; where the quantile falls into it, the
-    number is only known to be at least `low`.
+    Elsewhere, which is everywhere but near minima, that ratio means nothing. There it is the
+    largest absolute eigenvalue over a quantile of the absolute eigenvalues: a `share` of them is at
+    most as large as the quantile. The bulk of a network's eigenvalues lies near 0; where the
+    quantile falls into it, the number is only known to be at least `low`.
 
     tolerance, seed: as for `extremes`. probes, steps: as for `spectrum`, which is taken where the
     ratio needs it. Cost: that of both. Raises UserError as they do, and for a share outside (0, 1).
@@ -61,13 +61,13 @@ def condition_number(
 def plain_ratio(ends: Extremes) -> ConditionNumber:
     high, low = ends.highest, ends.lowest
     return ConditionNumber(
-        high.value / low.value,
-        max(1.0, (high.value - high.error) / (low.value + low.error)),
-        (high.value + high.error) / (low.value - low.error),
-        "highest over lowest",
-        None,
-        high.converged and low.converged,
-        ends.conditions,
+        value=high.value / low.value,
+        low=max(1.0, (high.value - high.error) / (low.value + low.error)),
+        high=(high.value + high.error) / (low.value - low.error),
+        kind="highest over lowest",
+        share=None,
+        converged=high.converged and low.converged,
+        conditions=ends.conditions,
     )
 
 
@@ -75,13 +75,13 @@ def over_quantile(ends: Extremes, seen: Spectrum, share: float) -> ConditionNumb
     largest = max(ends.highest, ends.lowest, key=lambda end: abs(end.value))
     size, quantile = abs(largest.value), seen.size_at(share)
     return ConditionNumber(
-        over(size, quantile.estimate),
-        max(1.0, over(size - largest.error, quantile.high)),
-        over(size + largest.error, quantile.low),
-        "largest over quantile",
-        share,
-        largest.converged,
-        seen.conditions,
+        value=over(size, quantile.estimate),
+        low=max(1.0, over(size - largest.error, quantile.high)),
+        high=over(size + largest.error, quantile.low),
+        kind="largest over quantile",
+        share=share,
+        converged=largest.converged,
+        conditions=seen.conditions,
     )
 
 

@@ -19,11 +19,11 @@ Kind = Literal["minimum", "maximum", "saddle", "degenerate"]
 Floats = NDArray[np.float64]
 
 LARGEST = 200
-"""Parameters: each Newton step makes the whole Hessian."""
+"""The most parameters: each Newton step makes the whole Hessian."""
 VANISHES = 1e-8
-"""A gradient of at most this norm, relative to 1 + the largest absolute eigenvalue."""
+"""A gradient of at most this norm vanishes, relative to 1 + the largest absolute eigenvalue."""
 APART = 1e-4
-"""Points nearer than this, relative to their size, are one."""
+"""Points that are nearer than this, relative to their size, are one."""
 ZERO = 1e-6
 """Eigenvalues of at most this size, relative to the largest, are 0."""
 
@@ -32,8 +32,9 @@ ZERO = 1e-6
 class CriticalPoint:
     """A point `[P]` where the gradient vanishes.
 
-    value: the loss. gradient: the norm that is left. negative: how many eigenvalues are below 0, of
-    `size`. kind: degenerate where some eigenvalue is 0, for then the Hessian does not tell.
+    value: the loss. gradient: the norm that is left. negative: the number of eigenvalues below 0.
+    size: the number of all eigenvalues. kind: degenerate where an eigenvalue is 0, because the
+    Hessian then does not tell the kind.
     """
 
     point: Tensor = field(repr=False, compare=False)
@@ -48,15 +49,17 @@ def critical_points(objective: Objective, starts: Sequence[Tensor]) -> list[Crit
     """The different critical points that are found from some starts, in rising order of the loss.
 
     From each start grad L = 0 is solved by MINPACK's hybrid of Newton's method with the exact
-    Hessian. Such a search also ends where the gradient is merely smallest: only points where it
-    vanishes are kept. It finds what is near its starts; how many were missed it cannot tell.
+    Hessian. Such a search may also end where the gradient is smallest but not 0; only points where
+    it vanishes are kept. The search finds points near its starts, and cannot tell how many it has
+    missed.
 
     starts: each `[P]`; use an objective in float64. Cost: some ten gradients and Hessians a start,
-    P products each. Raises UserError for more than 200 parameters and for less than float64.
+    and P products for each Hessian. Raises UserError for more than 200 parameters and for less
+    than float64.
     """
     if len(objective) > LARGEST or objective.dtype != torch.float64:
         raise UserError(
-            f"Critical points are looked for with up to {LARGEST} parameters in float64; here are"
+            f"Critical points are searched with up to {LARGEST} parameters in float64; here are"
             f" {len(objective)} in {objective.conditions.precision}."
         )
     found: list[CriticalPoint] = []
@@ -94,7 +97,14 @@ def classified(objective: Objective, point: Tensor) -> CriticalPoint | None:
     elif negative in (0, len(eigenvalues)):
         kind = "maximum" if negative else "minimum"
     value = objective.value(point)
-    return CriticalPoint(point, value, gradient, negative, len(eigenvalues), kind)
+    return CriticalPoint(
+        point=point,
+        value=value,
+        gradient=gradient,
+        negative=negative,
+        size=len(eigenvalues),
+        kind=kind,
+    )
 
 
 def whole(objective: Objective, point: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from thalweg.doctor.objective.objective import Conditions
 from thalweg.errors import UserError
 
 BLOCK = 8
-"""Vectors that are multiplied at once: on small batches they then cost little more than one."""
+"""The number of vectors that are multiplied at once: on small batches they cost little more than
+one."""
 
 
 class Curvature(ABC):
@@ -60,9 +61,10 @@ class Curvature(ABC):
 
 
 class Preconditioned(Curvature):
-    """S^(1/2) A S^(1/2) for a diagonal S >= 0: the eigenvalues are those of S A.
+    """A curvature A in the metric in which an optimizer moves: S^(1/2) A S^(1/2), S diagonal.
 
-    scale: the diagonal of S, `[P]`. With 0 for some parameters their rows and columns vanish.
+    Its eigenvalues are those of S A. scale: the diagonal of S, `[P]`, at least 0. Where it is 0,
+    the parameter's row and column vanish.
     """
 
     def __init__(self, curvature: Curvature, scale: Float[Tensor, " P"]) -> None:

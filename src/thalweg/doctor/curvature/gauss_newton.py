@@ -2,55 +2,19 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from thalweg.doctor.curvature.batchwise import Batchwise, Graph
 from thalweg.doctor.objective.derivatives import is_underivable, pulled
-from thalweg.doctor.objective.objective import Objective
 from thalweg.errors import UserError
 from thalweg.stack.reading import Batch
 
 
-class GaussNewton(Batchwise):
-    """G = J' H_out J, J the derivative of the outputs, H_out the Hessian of the loss in them.
-
-    The part of the Hessian that stays where the model is taken as linear: for a loss that is convex
-    in the outputs it has no negative eigenvalue, and where every residual vanishes it is the
-    Hessian. A product costs about three gradient evaluations.
-
-    Raises UserError where an operation of the model has no second derivative: the product J v is
-    taken from J' by differentiating once more. Source: Schraudolph 2002.
-    """
-
-    def graph(self, batch: Batch) -> Graph:
-        return OutputGraph(self.objective, self.point, batch)
-
-    def times(self, vectors: Float[Tensor, "K P"]) -> Float[Tensor, "K P"]:
-        try:
-            return super().times(vectors)
-        except RuntimeError as error:
-            if is_underivable(error):
-                raise UserError(
-                    "An operation of the model has no second derivative, which products with the"
-                    f" Gauss-Newton matrix need: {str(error).splitlines()[0]}"
-                ) from error
-            raise
-
-
 class OutputGraph(Graph):
-    """One batch's outputs, J'u as a function of u, and the loss's slope in the outputs."""
-
-    def __init__(self, objective: Objective, point: Float[Tensor, " P"], batch: Batch) -> None:
-        self.objective = objective
-        self.point = point.clone().requires_grad_()
-        with sdpa_kernel(SDPBackend.MATH):
-            objective.within(self.point, partial(self.record, batch=batch))
+    """The outputs for one batch, J'u as a function of u, and the loss's slope in the outputs."""
 
     def record(self, model: nn.Module, batch: Batch) -> None:
         leaves, structure = tree_flatten(self.objective.outputs(model, batch))
@@ -73,13 +37,35 @@ class OutputGraph(Graph):
         self.recorded = [self.pulled, *self.slopes]
 
     def product(self, vectors: Tensor, *, batched: bool) -> Tensor:
-        def through(_: nn.Module) -> Tensor:
-            pushed = pulled([self.pulled], self.pushing, [vectors], batched=batched)
-            bent = pulled(self.slopes, self.cut, pushed, batched=batched)
-            (made,) = pulled(self.outputs, [self.point], bent, batched=batched)
-            return made
+        pushed = pulled([self.pulled], self.pushing, [vectors], batched=batched)
+        bent = pulled(self.slopes, self.cut, pushed, batched=batched)
+        (made,) = pulled(self.outputs, [self.point], bent, batched=batched)
+        return made
 
-        return self.objective.within(self.point, through)
+
+class GaussNewton(Batchwise):
+    """G = J' H_out J, J the derivative of the outputs, H_out the Hessian of the loss in them.
+
+    It is the Hessian of the loss where the model is taken as linear in theta. For a loss that is
+    convex in the outputs it has no negative eigenvalue, and where every residual vanishes it is the
+    Hessian. A product costs about three gradient evaluations.
+
+    Raises UserError where an operation of the model has no second derivative: the product J v is
+    taken from J' by differentiating once more. Source: Schraudolph 2002.
+    """
+
+    graph = OutputGraph
+
+    def times(self, vectors: Float[Tensor, "K P"]) -> Float[Tensor, "K P"]:
+        try:
+            return super().times(vectors)
+        except RuntimeError as error:
+            if is_underivable(error):
+                raise UserError(
+                    "An operation of the model has no second derivative, which products with the"
+                    f" Gauss-Newton matrix need: {str(error).splitlines()[0]}"
+                ) from error
+            raise
 
 
 def depends(output: object) -> bool:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import replace
-from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from thalweg.doctor.curvature.batchwise import Batchwise, Graph
 from thalweg.doctor.objective.derivatives import derivative, is_underivable, pulled
@@ -19,21 +17,37 @@ from thalweg.errors import UserError
 from thalweg.stack.reading import Batch
 
 
+class GradientGraph(Graph):
+    """The gradient of one batch, with its own graph."""
+
+    def record(self, model: nn.Module, batch: Batch) -> None:
+        loss = self.objective.batch_loss(model, batch)
+        self.recorded = [derivative(loss, self.point, further=True)]
+        if not self.recorded[0].isfinite().all():
+            raise UserError("The gradient is not finite here, so there is no curvature.")
+
+    def product(self, vectors: Tensor, *, batched: bool) -> Tensor:
+        (made,) = pulled(self.recorded, [self.point], [vectors], batched=batched)
+        return made
+
+
 class Hessian(Batchwise):
     """H = d2L / dtheta2.
 
-    A product is one more pass through the graph of the gradient, about 1.3 gradient evaluations,
-    and on several batches two more to record it. Fused attention is computed in its mathematical
-    form. Where an operation has no second derivative, products are central differences of
-    gradients, two evaluations each, with a relative error of about eps^(2/3) where the gradient is
-    smooth; a warning and the conditions say so.
+    A product is one more pass through the graph of the gradient. It costs about 1.3 gradient
+    evaluations, and on several batches two more to record the graph. Fused attention is computed in
+    its mathematical form. Where an operation has no second derivative, products are central
+    differences of gradients. These cost two evaluations each, and have a relative error of about
+    eps^(2/3) where the gradient is smooth. A warning and the conditions say so.
 
-    differences: take these from the start, for models in which an operation has a wrong second
-    derivative, as PyTorch's weight normalization has. (`extremes` and `spectrum` notice most such,
-    because the matrix is not symmetric then.)
+    differences: whether products are such differences from the start. Models need it in which an
+    operation has a wrong second derivative, as PyTorch's weight normalization has. (`extremes` and
+    `spectrum` notice most such operations, because the matrix is then not symmetric.)
 
     Raises UserError where the gradient is not finite. Source: Pearlmutter 1994.
     """
+
+    graph = GradientGraph
 
     def __init__(
         self,
@@ -42,14 +56,8 @@ class Hessian(Batchwise):
         *,
         differences: bool = False,
     ) -> None:
-        self.by_differences = differences
+        self.by_differences, self.keeps_graph = differences, not differences
         super().__init__(objective, point)
-
-    def keeps_graph(self) -> bool:
-        return super().keeps_graph() and not self.by_differences
-
-    def graph(self, batch: Batch) -> Graph:
-        return GradientGraph(self.objective, self.point, batch)
 
     @property
     def conditions(self) -> Conditions:
@@ -75,29 +83,6 @@ class Hessian(Batchwise):
         h = math.cbrt(self.resolution()) * (1 + float(self.point.norm())) / norm
         ahead, behind = (self.objective.gradient(self.point + s * h * vector) for s in (1, -1))
         return (ahead - behind) / (2 * h)
-
-
-class GradientGraph(Graph):
-    """The gradient of one batch, with its own graph."""
-
-    def __init__(self, objective: Objective, point: Float[Tensor, " P"], batch: Batch) -> None:
-        self.objective = objective
-        self.point = point.clone().requires_grad_()
-        with sdpa_kernel(SDPBackend.MATH):
-            self.gradient = objective.within(self.point, partial(self.record, batch=batch))
-        self.recorded = [self.gradient]
-        if not self.gradient.isfinite().all():
-            raise UserError("The gradient is not finite here, so there is no curvature to look at.")
-
-    def record(self, model: nn.Module, batch: Batch) -> Tensor:
-        return derivative(self.objective.batch_loss(model, batch), self.point, further=True)
-
-    def product(self, vectors: Tensor, *, batched: bool) -> Tensor:
-        def through(_: nn.Module) -> Tensor:
-            (made,) = pulled([self.gradient], [self.point], [vectors], batched=batched)
-            return made
-
-        return self.objective.within(self.point, through)
 
 
 def warn_of_differences(error: Exception) -> None:

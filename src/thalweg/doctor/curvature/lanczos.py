@@ -1,4 +1,4 @@
-"""The Lanczos recurrence: a matrix as it acts on what it makes of a start vector."""
+"""The Lanczos recurrence: a matrix in the space of a start vector and its products."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from thalweg.errors import UserError
 Floats = NDArray[np.float64]
 
 ASYMMETRY = 0.1
-"""A part of a product that round-off and differences of gradients do not reach."""
+"""The share of a product above which it cannot come from round-off or differences of gradients."""
 
 FIRST = 8
-"""Basis vectors that there is room for at first."""
+"""The number of basis vectors that there is room for at first."""
 
 
 class Ritz(NamedTuple):
@@ -37,9 +37,8 @@ class Lanczos:
         beta_j v_(j+1) = A v_j - alpha_j v_j - beta_(j-1) v_(j-1)
 
     Each new vector is made orthogonal to the two before it and then to all, so that V'AV = T,
-    tridiagonal with alpha and beta, holds to round-off. (In plain Lanczos orthogonality is lost
-    where an eigenvalue converges, and comes back as false copies of it.) Paige 1972; Parlett 1998,
-    chapter 13.
+    tridiagonal with alpha and beta, holds to round-off. (Plain Lanczos loses orthogonality where an
+    eigenvalue converges, and then finds false copies of it.) Paige 1972; Parlett 1998, chapter 13.
 
     Each step costs K products, and K P numbers of memory.
     """
@@ -61,7 +60,7 @@ class Lanczos:
         self.steps += 1
         product = self.curvature.times(self.next)
         if not product.isfinite().all():
-            raise UserError("A product with the curvature is not finite: it cannot be looked at.")
+            raise UserError("A product with the curvature is not finite, so it has no eigenvalues.")
         known = self.basis[:, : self.steps]
         rest, along = without(product, known[:, -2:])
         rest, more = without(rest, known)
@@ -69,7 +68,7 @@ class Lanczos:
         if asymmetric(more, self.scale):
             raise UserError(
                 "The products are not those of a symmetric matrix, so an operation of the model has"
-                " a wrong second derivative, as PyTorch's weight normalization has; look at"
+                " a wrong second derivative, as PyTorch's weight normalization has; use"
                 " Hessian(objective, differences=True) instead."
             )
         self.alphas.append((along[:, -1] + more[:, -1]).double().cpu())
@@ -79,12 +78,12 @@ class Lanczos:
         self.next = (rest / beta.unsqueeze(1)).masked_fill(ended.unsqueeze(1), 0.0)
 
     def round_off(self) -> Float[Tensor, " K"]:
-        """Below this a remainder is no direction, but noise: the space is exhausted."""
+        """The norm below which a remainder is noise, because the space is exhausted."""
         return self.scale * (self.curvature.resolution() * math.sqrt(self.curvature.size))
 
     @property
     def ended(self) -> bool:
-        """Whether all runs have exhausted their space: their eigenvalues are then exact."""
+        """Whether all runs have exhausted their space, so that their eigenvalues are exact."""
         return self.steps == self.curvature.size or not self.betas[-1].any()
 
     def ritz(self, run: int) -> Ritz:
@@ -110,10 +109,10 @@ class Lanczos:
 
 
 def asymmetric(along: Float[Tensor, "K j"], scale: Float[Tensor, " K"]) -> bool:
-    """Whether a product has a part along basis vectors that it can have none of.
+    """Whether a product has a part along basis vectors where it cannot have one.
 
-    For a symmetric A that is v_i'A v_j for i < j - 1. Differences of gradients have some of it.
-    scale: the norm of the largest product so far.
+    For a symmetric A, v_i'A v_j is 0 for i < j - 1. Differences of gradients make it a little
+    larger. scale: the norm of the largest product so far.
     """
     return bool((along[:, :-2].norm(dim=1) > ASYMMETRY * scale).any())
 
@@ -121,6 +120,6 @@ def asymmetric(along: Float[Tensor, "K j"], scale: Float[Tensor, " K"]) -> bool:
 def without(
     vectors: Float[Tensor, "K P"], known: Float[Tensor, "K j P"]
 ) -> tuple[Float[Tensor, "K P"], Float[Tensor, "K j"]]:
-    """What is left of each vector beside its known directions, and how much lay along these."""
+    """The part of each vector that is orthogonal to known directions, and its parts along them."""
     along = torch.bmm(known, vectors.unsqueeze(2)).squeeze(2)
     return vectors - torch.bmm(along.unsqueeze(1), known).squeeze(1), along

@@ -1,4 +1,4 @@
-"""Saddle points: how many directions bend down, and how far the steepest of them goes."""
+"""Negative curvature: how many directions bend down, and how far down the steepest one leads."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from thalweg.statistics import Interval
 FIRST = 1e-3
 """The first step of a search, relative to the size of the weights."""
 MOST = 40
-"""Doublings, which end nowhere near."""
+"""The most doublings of a search."""
 
 
 @dataclass(frozen=True)
 class Descent:
-    """Down along a direction and its opposite, whichever leads lower.
+    """The descent along a direction or its opposite, whichever leads lower.
 
     distance: to the lowest point that was met, in units of the parameters. drop: how much lower the
-    loss is there; both 0 where neither way leads down. bounded: whether the loss rose again.
+    loss is there. Both are 0 where neither direction leads down. bounded: whether the loss rose
+    again.
     """
 
     distance: float
@@ -36,12 +37,13 @@ class Descent:
 
 @dataclass(frozen=True)
 class Index:
-    """Where the loss bends down.
+    """The shares of directions in which the loss bends down, is flat, and bends up.
 
-    negative, flat, positive: the shares of eigenvalues below -cut, within and above cut. cut: in
-    units of an eigenvalue; the bulk of a network's eigenvalues lies near 0, so that the shares mean
-    something only beside it. lowest: the most negative curvature. descent: along its direction.
-    gradient: the gradient's norm; far from 0 this is no critical point, whatever the shares.
+    negative, flat, positive: the shares of eigenvalues below -cut, from -cut to cut, and above cut.
+    cut: in units of an eigenvalue. The bulk of a network's eigenvalues lies near 0, so that the
+    shares mean something only together with the cut. lowest: the most negative curvature. descent:
+    along its direction. gradient: the gradient's norm; where it is far from 0 this is no critical
+    point, whatever the shares.
     """
 
     negative: Interval
@@ -79,29 +81,29 @@ def index(
     limit = cut * max(abs(ends.lowest.value), abs(ends.highest.value))
     below = seen.share_below(limit)
     return Index(
-        seen.share_below(-limit),
-        seen.share_within(limit),
-        Interval(1 - below.estimate, 1 - below.high, 1 - below.low),
-        limit,
-        ends.lowest,
-        descent(objective, ends.lowest.vector),
-        float(objective.gradient().norm()),
-        hessian.conditions,
+        negative=seen.share_below(-limit),
+        flat=seen.share_within(limit),
+        positive=Interval(1 - below.estimate, 1 - below.high, 1 - below.low),
+        cut=limit,
+        lowest=ends.lowest,
+        descent=descent(objective, ends.lowest.vector),
+        gradient=float(objective.gradient().norm()),
+        conditions=hessian.conditions,
     )
 
 
 def descent(objective: Objective, direction: Float[Tensor, " P"]) -> Descent:
-    """How far down it goes along a line through the objective's point.
+    """How far down a line through the objective's point leads.
 
     Steps double from a thousandth of the weights' size for as long as the loss falls. Cost: up to
     80 forward passes.
     """
     unit = direction / direction.norm()
-    ways = [one_way(objective, sign * unit) for sign in (1, -1)]
-    return max(ways, key=lambda way: way.drop)
+    both = [descent_along(objective, sign * unit) for sign in (1, -1)]
+    return max(both, key=lambda one: one.drop)
 
 
-def one_way(objective: Objective, unit: Float[Tensor, " P"]) -> Descent:
+def descent_along(objective: Objective, unit: Float[Tensor, " P"]) -> Descent:
     start = objective.value()
     lowest, reached = start, 0.0
     # A first step can change the loss by less than its round-off.
@@ -119,9 +121,9 @@ def one_way(objective: Objective, unit: Float[Tensor, " P"]) -> Descent:
 
 @dataclass(frozen=True)
 class Escape:
-    """lowest: the most negative curvature. descent: how far down it goes along its direction.
+    """The way out of a flat region along the most negative curvature.
 
-    loss: where it was looked from.
+    lowest: that curvature. descent: how far down its direction leads. loss: at the start.
     """
 
     lowest: Eigenvalue
@@ -133,5 +135,5 @@ class Escape:
 def escape(objective: Objective) -> Escape:
     """Looks along the most negative curvature. Cost: that of `extremes`, and of `descent`."""
     found = extremes(Hessian(objective), ends=["lowest"], tolerance=0.05)
-    way = descent(objective, found.lowest.vector)
-    return Escape(found.lowest, way, objective.value(), found.conditions)
+    down = descent(objective, found.lowest.vector)
+    return Escape(found.lowest, down, objective.value(), found.conditions)

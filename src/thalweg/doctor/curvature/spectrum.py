@@ -1,4 +1,4 @@
-"""The spectral density of a curvature, and what can be read from it with its error."""
+"""The spectral density of a curvature, and the shares and quantiles that it gives."""
 
 from __future__ import annotations
 
@@ -7,30 +7,28 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from thalweg.arguments import require_whole
 from thalweg.doctor.curvature.curvature import Curvature
 from thalweg.doctor.curvature.lanczos import Lanczos
-from thalweg.doctor.intervals import student
+from thalweg.doctor.intervals import Floats, student
 from thalweg.doctor.objective.objective import Conditions
 from thalweg.errors import UserError
 from thalweg.statistics import Interval
 
-Floats = NDArray[np.float64]
-
 ROOM = 2**26
-"""Numbers in the bases of the runs that go side by side."""
+"""The most numbers in the bases of the runs that go side by side."""
 
 
 @dataclass(frozen=True)
 class Spectrum:
     """How the P eigenvalues are spread, seen by K random vectors at m points each.
 
-    nodes, weights: `[K, m]`, a row a random vector v: its quadrature of the measure that has the
-    mass (v'u_i)^2 at each eigenvalue lambda_i with unit eigenvector u_i. On average over v that is
-    1/P each. What is read from it carries two errors: that of K vectors for all, and that of m
-    points for all eigenvalues.
+    nodes, weights: `[K, m]`, a row for each random vector v: the quadrature of the measure that has
+    the mass (v'u_i)^2 at each eigenvalue lambda_i with unit eigenvector u_i. On average over v each
+    mass is 1/P. Every number that is read from it has two errors: K vectors stand for all vectors,
+    and m points for all eigenvalues.
     """
 
     nodes: Floats = field(repr=False, compare=False)
@@ -43,8 +41,8 @@ class Spectrum:
         """The density at some values, each eigenvalue spread to a Gaussian, and its standard error.
 
         at: [n], eigenvalues. width: the Gaussian's standard deviation, in the same units. The
-        integral of the density is 1. The error is that of K random vectors; the one of m points
-        comes to it where `width` is below the distance of neighbouring nodes.
+        integral of the density is 1. The error is that of K random vectors; where `width` is below
+        the distance of neighbouring nodes, the error of m points adds to it.
         """
         if not width > 0:
             raise UserError(f"width must be above 0, not {width!r}.")
@@ -85,7 +83,7 @@ class Spectrum:
         )
 
     def size_at(self, share: float) -> Interval:
-        """The quantile of the absolute eigenvalues: a share of them is at most so large.
+        """The quantile of the absolute eigenvalues: a share of them is at most as large.
 
         share: in (0, 1). The interval inverts that of `share_within`; its upper end is infinite
         where the largest node is not enough.
@@ -93,7 +91,7 @@ class Spectrum:
         if not 0 < share < 1:
             raise UserError(f"share must lie between 0 and 1, ends left out, not {share!r}.")
         sizes = np.unique(np.append(abs(self.nodes[self.weights > 0]), 0.0))
-        # A step behind each, so that the node itself is within.
+        # The next larger number, so that the node itself is within.
         reached = [self.share_within(float(np.nextafter(size, np.inf))) for size in sizes]
 
         def first(shares: list[float]) -> float:
@@ -130,11 +128,11 @@ def spectrum(curvature: Curvature, *, probes: int = 10, steps: int = 64, seed: i
             run.step()
         rows += [run.ritz(k) for k in range(len(block))]
     return Spectrum(
-        np.stack([row.values for row in rows]),
-        np.stack([row.vectors[0] ** 2 for row in rows]),
-        curvature.size,
-        probes * steps,
-        curvature.conditions,
+        nodes=np.stack([row.values for row in rows]),
+        weights=np.stack([row.vectors[0] ** 2 for row in rows]),
+        size=curvature.size,
+        products=probes * steps,
+        conditions=curvature.conditions,
     )
 
 

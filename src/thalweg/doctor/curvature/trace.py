@@ -10,6 +10,7 @@ import torch
 
 from thalweg.arguments import require_whole
 from thalweg.doctor.curvature.curvature import Curvature, require_tolerance
+from thalweg.doctor.intervals import jackknife
 from thalweg.doctor.objective.objective import Conditions
 
 
@@ -42,17 +43,24 @@ def trace(
     products = curvature.probed(probes, seed)
     each = torch.cat([(vectors * made).sum(1) for vectors, made in products]).double()
     value, error = float(each.mean()), float(each.std()) / math.sqrt(probes)
-    return Estimate(value, error, error <= tolerance * abs(value), probes, curvature.conditions)
+    return Estimate(
+        value=value,
+        error=error,
+        converged=error <= tolerance * abs(value),
+        products=probes,
+        conditions=curvature.conditions,
+    )
 
 
 def diagonal_share(
     curvature: Curvature, *, probes: int = 32, tolerance: float = 0.1, seed: int = 0
 ) -> Estimate:
-    """sum of A_ii^2 over the sum of all A_ij^2: how much adaptive rates, one a parameter, can see.
+    """The sum of A_ii^2 over the sum of all A_ij^2: the part that rates by parameter can adapt to.
 
-    1 for a diagonal A, about 1 / P for one that is turned at random. With d_k = v_k * A v_k for
-    random signs v_k, the mean of d_k'd_l over k != l is sum A_ii^2, and that of |A v_k|^2 is
-    sum A_ij^2, both without bias. The standard error is the jackknife's of their ratio.
+    It is 1 for a diagonal A, and about 1 / P for one that is turned at random. With
+    d_k = v_k * A v_k for random signs v_k, the mean of d_k'd_l over k != l is the sum of A_ii^2,
+    and the mean of |A v_k|^2 is the sum of A_ij^2, both without bias. The standard error is the
+    jackknife's of their ratio.
 
     probes: at least 3, each a product. Raises UserError for fewer, and for a tolerance outside
     (0, 1). Source: Bekas, Kokiopoulou and Saad 2007, for the diagonal.
@@ -67,7 +75,13 @@ def diagonal_share(
     inner = seen @ seen.T
     pairs = (inner - inner.diag().diag()).numpy(force=True)
     value, error = ratio_of_means(pairs, total.numpy(force=True))
-    return Estimate(value, error, error <= tolerance * abs(value), probes, curvature.conditions)
+    return Estimate(
+        value=value,
+        error=error,
+        converged=error <= tolerance * abs(value),
+        products=probes,
+        conditions=curvature.conditions,
+    )
 
 
 def ratio_of_means(pairs: np.ndarray, total: np.ndarray) -> tuple[float, float]:
@@ -76,5 +90,4 @@ def ratio_of_means(pairs: np.ndarray, total: np.ndarray) -> tuple[float, float]:
     value = pairs.sum() / (k * (k - 1)) / total.mean()
     left_pairs = (pairs.sum() - 2 * pairs.sum(1)) / ((k - 1) * (k - 2))
     left_total = (total.sum() - total) / (k - 1)
-    without = left_pairs / left_total
-    return float(value), float(math.sqrt((k - 1) / k * ((without - without.mean()) ** 2).sum()))
+    return float(value), jackknife(left_pairs / left_total)

@@ -1,50 +1,28 @@
-"""A diagnosis: a training watched, judged by all criteria, and the advice tried."""
+"""A diagnosis, and how it is said in plain words."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import get_args
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from textwrap import wrap
 
-import numpy as np
-
-from thalweg.arguments import require_flag, require_function, require_whole
-from thalweg.doctor.criteria import CRITERIA
-from thalweg.doctor.criteria.criterion import Suspicion
-from thalweg.doctor.judge import wording
 from thalweg.doctor.judge.finding import Finding, Severity
-from thalweg.doctor.trials.trial import State, Trial, Trials, on_one_scale, state_of
-from thalweg.doctor.watch.budget import Looks, require_share
-from thalweg.doctor.watch.course import Case, following
-from thalweg.doctor.watch.watcher import Watcher
-from thalweg.errors import UserError
-from thalweg.random_numbers import drawing
-from thalweg.recipe import Recipe
-from thalweg.recipes import AnyRecipe, recipe_of
-from thalweg.stack.batches import length_of
-from thalweg.stack.member import Member
-from thalweg.stack.single import Single
-from thalweg.tasks.check import check, check_recipe
-from thalweg.tasks.find import find
-from thalweg.tasks.groups import with_groups
-from thalweg.tasks.task import Task
-from thalweg.tasks.user_code import failure_in_training
-from thalweg.training.learn import learn, scores
+from thalweg.doctor.trials.trial import Trial
+from thalweg.doctor.watch.budget import Looks
+from thalweg.doctor.watch.course import Case
 
-Say = Callable[[str], None]
-
-
-def silently(words: str) -> None:
-    """Tells nobody."""
+WIDTH = 88
+"""The most letters on a line."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
     """What the doctor has found of a training.
 
-    findings: the ill ones first. case: what was seen. unread: instruments that could not be read,
-    and why. looks: by name, those that there were; `share`: of the training's own time that they
-    took together.
+    findings: the ill ones first. case: what was seen. unread: why an instrument could not be read,
+    by its name. looks: the number and the seconds of looks, by name. share: the time of all looks
+    over the training's own time.
     """
 
     task: str
@@ -61,176 +39,98 @@ class Diagnosis:
         return [finding for finding in self.findings if finding.severity in severities]
 
     def __str__(self) -> str:
-        return "\n".join(wording.lines(self))
+        return "\n".join(lines(self))
 
 
-def diagnose(
-    task: Task | str,
-    recipe: AnyRecipe = "adam",
-    *,
-    seed: int = 0,
-    try_remedies: bool = True,
-    trial_steps: int | None = None,
-    budget: float | None = None,
-    say: Say = silently,
-) -> Diagnosis:
-    """Trains a task once under the doctor's eyes, says what is wrong, and tries its advice.
-
-    task: a task, the name of a bundled one, or `path/to/file.py:task`. recipe: a recipe, the name
-    of an optimizer, or the path of a recipe file. seed: fixes the weights and the batches of the
-    training that is watched. try_remedies: whether they are tried, each over 8 seeds. trial_steps:
-    how many steps a trial goes on at most; to the end of the task's budget if not given. budget:
-    the share of the training's time that looks may take, such as 0.03; not bounded if not given.
-    say: is told in a few words what is being done.
-
-    Raises UserError for a task that cannot be trained, for a recipe with a pre-training, and as
-    `Doctor` for the budget.
-    """
-    require_flag("try_remedies", try_remedies)
-    require_function("say", say, "a function that takes a text")
-    require_share(budget)
-    recipe, task = recipe_of(recipe), find(task)
-    seed = require_whole("seed", seed, 0)
-    if trial_steps is not None:
-        trial_steps = require_whole("trial_steps", trial_steps, 1)
-    if recipe.pretrain:
-        raise UserError("the doctor watches one training; give a recipe without its pre-training.")
-    check(task)
-    recipe = with_groups(task, recipe)
-    check_recipe(task, recipe)
-    steps = task.total_steps(length_of(task))
-    with failure_in_training(task), drawing(seed):
-        alone = Single(task, [Member(recipe, seed)])
-        start = scores(alone, task.splits.validation)[0][task.metric_name]
-        watcher = Watcher(
-            alone.models[0],
-            task.loss,
-            alone.optimizers[0],
-            every=min(10, max(1, steps // 50)),
-            budget=budget,
-        )
-        with watcher:
-            states = watched(task, alone, watcher, say)
-    diverged = alone.diverged[0]
-    why = f"{diverged.reason} at step {diverged.step}" if diverged else ""
-    case = watcher.case(recipe, steps, why)
-    found = suspicions(case)
-    if try_remedies:
-        findings = tried(task, recipe, found, states, start, trial_steps, say)
-    else:
-        findings = [judged(one) for one in found]
-    return told(task.name, task.metric_name, watcher, case, findings)
+def lines(diagnosis: Diagnosis) -> Iterator[str]:
+    """The whole diagnosis, line by line."""
+    yield from wrap(headline(diagnosis), WIDTH)
+    for number, finding in enumerate(diagnosis.of("ill", "suspected"), 1):
+        yield ""
+        yield f"{number}. {titled(finding)}"
+        yield from told(finding.suspicion.sentence)
+        yield from told(f"What may help: {finding.suspicion.prescription}.")
+        for trial in finding.trials:
+            yield from told(f"- {outcome(trial, diagnosis.metric)}")
+        for how in dict.fromkeys(map(conditions, finding.trials)):
+            yield from told(f"Tried {how}.")
+        if finding.untried:
+            yield from told(f"Not tried: {finding.untried}.")
+        if finding.symptoms:
+            yield from told(f"It may explain: {', '.join(one.name for one in finding.symptoms)}.")
+    notes = diagnosis.of("note")
+    if notes:
+        yield "\nSeen, and no cause for alarm:"
+        for finding in notes:
+            yield from told(f"- {note(finding)}")
+    if diagnosis.unread:
+        yield "\nNot measured:"
+        for name, why in diagnosis.unread.items():
+            yield from told(f"- {name}: {why}")
+    yield ""
+    yield from wrap(watched(diagnosis), WIDTH)
 
 
-diagnose.__doc__ = "\n    - ".join(
-    [f"{diagnose.__doc__}\n    It looks for:\n", *map(str, CRITERIA)]
-)
+def told(text: str) -> list[str]:
+    """The lines of a paragraph below a heading, or of an item there, which begins with a dash."""
+    further = 5 if text.startswith("- ") else 3
+    return wrap(text, WIDTH, initial_indent=3 * " ", subsequent_indent=further * " ")
 
 
-def watched(task: Task, alone: Single, watcher: Watcher, say: Say) -> dict[int, State]:
-    """Trains a lone member to its end; where it stood at each close look, by step."""
-    steps = task.total_steps(length_of(task))
-    say(f"watching {task.name} train for {steps} steps")
-    given = alone.batches.each
-    batches = watcher.loading(iter(lambda: given()[0], None))
-    alone.batches.each = lambda: [next(batches)]  # type: ignore[method-assign]
-    states = {0: state_of(alone)}
-
-    def keep(step: int, _: Sequence[float]) -> None:
-        if not alone.diverged[0] and step == following(max(states)):
-            states[step] = state_of(alone)
-            say(f"watching {task.name} train: step {step} of {steps}")
-
-    learn(task, alone, keep)
-    return states
+def headline(diagnosis: Diagnosis) -> str:
+    ill, suspected = diagnosis.of("ill"), diagnosis.of("suspected")
+    if ill:
+        return f"{diagnosis.task} with {diagnosis.recipe}: {', '.join(one.name for one in ill)}."
+    if suspected:
+        named = ", ".join(one.name for one in suspected)
+        return f"{diagnosis.task} with {diagnosis.recipe}: nothing is proven; suspected: {named}."
+    return f"{diagnosis.task} with {diagnosis.recipe}: no fault found."
 
 
-def told(
-    task: str, metric: str, watcher: Watcher, case: Case, findings: Sequence[Finding]
-) -> Diagnosis:
-    looks = {name: own for name, own in watcher.budget.looks.items() if own.count}
-    recipe = case.recipe.name if case.recipe else type(watcher.optimizer).__name__
-    unread = dict(watcher.course.refusals)
-    share = watcher.budget.used
-    return Diagnosis(task, recipe, metric, merged(findings), case, unread, looks, share)
+def titled(finding: Finding) -> str:
+    return finding.name if finding.severity == "ill" else f"{finding.name} (suspected)"
 
 
-@np.errstate(all="ignore")
-def suspicions(case: Case) -> list[Suspicion]:
-    return [found for one in CRITERIA if (found := one.judge(case))]
+def outcome(trial: Trial, metric: str) -> str:
+    """The outcome of a trial."""
+    return f"{trial.words} {verdict(trial)}: {gain(trial, metric)}"
 
 
-def tried(
-    task: Task,
-    recipe: Recipe,
-    found: Sequence[Suspicion],
-    states: Mapping[int, State],
-    start: float,
-    most: int | None = None,
-    say: Say = silently,
-) -> list[Finding]:
-    """The findings after trials of their remedies, each from the last state before its first sign.
-
-    What a proven one explains that stands before it needs none.
-    """
-    trials = Trials(task, recipe, start, most)
-    outcomes: list[tuple[list[Trial], str]] = []
-    for place, one in enumerate(found):
-        before = found[:place]
-        causes = [cause.name for cause in before if cause.proven and one.name in cause.explains]
-        if causes and not one.proven:
-            outcomes.append(([], f"{causes[0]} may explain it"))
-        elif one.remedies:
-            say(f"trying what may help against {one.name}")
-            state = states[max(step for step in states if step <= one.since)]
-            outcomes.append(outcome(trials, one, state))
-        else:
-            outcomes.append(([], "nothing of it can be tried on this training"))
-    done = on_one_scale([own for own, _ in outcomes])
-    reasons = [why for _, why in outcomes]
-    return [judged(*each) for each in zip(found, done, reasons, strict=True)]
+def verdict(trial: Trial) -> str:
+    if trial.helps:
+        return "helps"
+    return "helps too little to matter" if trial.gain.better else "did not help"
 
 
-def outcome(trials: Trials, suspicion: Suspicion, state: State) -> tuple[list[Trial], str]:
-    """Those of its remedies, or why they could not be had."""
-    try:
-        return trials.of(suspicion.remedies, state), ""
-    except UserError as error:
-        return [], str(error)
+def gain(trial: Trial, metric: str) -> str:
+    """How much a remedy is better or worse, with the interval."""
+    found = trial.gain
+    if not math.isfinite(found.estimate):
+        which = "without it" if found.estimate > 0 else "with it"
+        return f"training diverges {which}"
+    kind, sign = ("better", 1) if found.estimate >= 0 else ("worse", -1)
+    low, high = sorted((sign * found.low, sign * found.high))
+    return f"{metric} {kind} by {abs(found.estimate):.3g} ({low:.3g} to {high:.3g})"
 
 
-def judged(
-    suspicion: Suspicion, done: Sequence[Trial] = (), untried: str = "trials were not asked for"
-) -> Finding:
-    if suspicion.proven or any(trial.helps for trial in done):
-        severity: Severity = "ill"
-    elif suspicion.remedies and not done:
-        severity = "suspected"
-    else:
-        severity = "note"
-    return Finding(suspicion, severity, tuple(done), untried)
+def conditions(trial: Trial) -> str:
+    """The seeds and the steps of a trial."""
+    begin = f"from step {trial.since} on" if trial.since else "from the start"
+    return f"on {len(trial.without)} seeds, for {trial.steps} steps {begin}"
 
 
-def merged(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """Symptoms of one cause as one finding, the strongest cause first; the ill ones in front."""
-    left = sorted(findings, key=lambda finding: -round(strength(finding), 1))
-    causes: list[Finding] = []
-    while left:
-        cause = left.pop(0)
-        symptoms = [finding for finding in left if explains(cause, finding)]
-        left = [finding for finding in left if finding not in symptoms]
-        causes.append(replace(cause, symptoms=tuple(symptoms)))
-    order = get_args(Severity)
-    return tuple(sorted(causes, key=lambda finding: order.index(finding.severity)))
+def note(finding: Finding) -> str:
+    if finding.trials:
+        tried = ", ".join(trial.words for trial in finding.trials)
+        return f"{finding.name}: {finding.suspicion.sentence} Tried without gain: {tried}."
+    return f"{finding.name}: {finding.suspicion.sentence}"
 
 
-def strength(finding: Finding) -> float:
-    """The share of the way down that is missed for it; 1 for a proven one that explains others."""
-    if finding.suspicion.proven and finding.suspicion.explains:
-        return 1.0
-    return finding.best.share if finding.best else 0.0
-
-
-def explains(cause: Finding, symptom: Finding) -> bool:
-    """Whether an ill finding accounts for another, one with an earlier place among equals."""
-    return cause.severity == "ill" and symptom.name in cause.suspicion.explains
+def watched(diagnosis: Diagnosis) -> str:
+    """How many steps were looked at, and the time that it took."""
+    course = diagnosis.case.course
+    seconds = sum(looks.seconds for looks in diagnosis.looks.values())
+    return (
+        f"Watched for {course.length} steps, {len(course.steps)} of them looked at closely;"
+        f" looking took {seconds:.2g} s, {diagnosis.share:.2g} times what training took itself."
+    )

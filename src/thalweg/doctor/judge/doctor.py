@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from thalweg.arguments import require_list
 from thalweg.doctor.criteria.criterion import Suspicion
-from thalweg.doctor.judge.diagnosis import Diagnosis, judged, suspicions, told, tried
+from thalweg.doctor.judge.diagnose import judged, suspicions, told, tried
+from thalweg.doctor.judge.diagnosis import Diagnosis
 from thalweg.doctor.judge.finding import Finding
 from thalweg.doctor.objective.objective import plain, samples_in
 from thalweg.doctor.trials.in_use import recipe_in_use
-from thalweg.doctor.trials.trial import State
+from thalweg.doctor.trials.trial import State, Trials
 from thalweg.doctor.watch.watcher import Watcher
 from thalweg.errors import UserError
 from thalweg.recipe import Recipe
@@ -28,11 +29,11 @@ from thalweg.stack.states import model_state, optimizer_states
 from thalweg.tasks.task import Data, Score, Task
 
 FEWEST = 5
-"""Coming batches that trials need; of so many samples one is kept to score by."""
+"""The fewest coming batches for trials; one of this number of samples is kept to score by."""
 
 
 class Doctor(Watcher):
-    """Watches a training, which goes on to the same bits as if it were not there.
+    """Watches a training, which comes to the same bits as without the doctor.
 
         doctor = Doctor(model, loss, optimizer)
         for inputs, targets in doctor.loading(loader):
@@ -42,15 +43,17 @@ class Doctor(Watcher):
         print(doctor.diagnosis())
 
     loss: `loss(outputs, targets)`, the mean over a batch; batches are tuples (inputs..., target).
-    every: looks along every so manieth step (`StepWatch`), for about a gradient evaluation.
+    every: the distance of the steps that the doctor looks along (`StepWatch`); each such look costs
+        about a gradient evaluation.
     budget: the share of the training's own time that all looks together may take, 0.15 if not
-        given; what does not fit in waits. With None, they are taken when they are due. What it
-        cannot count, hooks and colder caches, comes to another twentieth of steps of a millisecond.
+        given. A look that does not fit waits. With None, each look is taken when it is due. Hooks
+        and colder caches are not counted; they cost another twentieth of a step that takes a
+        millisecond.
 
-    The norm of the gradient is noted at every step, where a third of the budget pays for it. The
-    other instruments have their turn at steps 0, 10, 30, 90, and so on, on the batch of the step or
-    on the last 8, which are kept as they are: a loader should not write into them again. `close()`
-    takes the doctor's hooks away; as a context it does so at its end.
+    The norm of the gradient is noted at every step, as far as a third of the budget allows. The
+    other instruments are read at the steps 0, 10, 30, 90, and so on, on the batch of the step or on
+    the last 8 batches. These are kept as they are, so that a loader should not write into them
+    again. `close()` takes the doctor's hooks away, and so does the end of a `with` block.
 
     Raises UserError for an `every` below 1 and a budget outside (0, 1).
     """
@@ -59,7 +62,7 @@ class Doctor(Watcher):
         """What was found so far, at any step of the training.
 
         coming: the next batches, recorded ahead: tuples of tensors, five or more. With them,
-        remedies are tried: copies of the model go on from where it stands, with and without, over
+        remedies are tried. Copies of the model go on from its state with and without a remedy, over
         8 orders of four fifths of the samples, and are scored by their loss on the others. The
         loop's model, optimizer and random state stay as they are.
 
@@ -68,7 +71,7 @@ class Doctor(Watcher):
         if coming is not None:
             coming = require_list("coming", coming, "a list of the next batches")
         if not self.step:
-            raise UserError("The doctor has seen no step yet: ask after some of them.")
+            raise UserError("The doctor has seen no step yet: ask again after some steps.")
         recipe, unknown = self.recipe()
         finite = all(weight.isfinite().all() for weight in plain(self.model).parameters())
         case = self.case(recipe, self.step, "" if finite else "the weights are not finite")
@@ -80,10 +83,10 @@ class Doctor(Watcher):
             findings = [judged(one, untried=unknown) for one in found]
         else:
             findings = self.tried(found, recipe, coming)
-        return told(type(plain(self.model)).__name__, "loss", self, case, findings)
+        return told(case, findings, self, task=type(plain(self.model)).__name__, metric="loss")
 
     def recipe(self) -> tuple[Recipe | None, str]:
-        """That in use, or why it is not known."""
+        """The recipe in use, or why it is not known."""
         try:
             return recipe_in_use(self.optimizer, plain(self.model)), ""
         except UserError as error:
@@ -99,7 +102,8 @@ class Doctor(Watcher):
             state = State(0, self.weights(), optimizer_states(plain(self.model), self.optimizer))
             outputs, targets = outputs_over(task, task.model().eval(), task.splits.validation)
             start = float(self.loss(outputs, targets))
-            return tried(task, recipe, [going_on(one) for one in found], {0: state}, start)
+            trials = Trials(task, recipe, start)
+            return tried(trials, [going_on(one) for one in found], {0: state})
         except UserError as error:
             return [judged(one, untried=str(error)) for one in found]
         finally:
@@ -110,7 +114,7 @@ class Doctor(Watcher):
 
 
 def recorded(model: nn.Module, loss: Score, batches: Sequence[Batch]) -> Task:
-    """A task of these batches, to train on four samples of five, and to score by the fifth."""
+    """A task that trains on four of five samples of these batches, and scores by the fifth."""
     if not all(isinstance(batch, tuple | list) for batch in batches):
         raise UserError("the coming batches must be tuples of tensors.")
     if len(batches) < FEWEST:
@@ -139,6 +143,6 @@ def recorded(model: nn.Module, loss: Score, batches: Sequence[Batch]) -> Task:
 
 
 def going_on(suspicion: Suspicion) -> Suspicion:
-    """Without remedies that begin anew, which a training under way cannot be held against."""
+    """A suspicion without the remedies that start anew: the training does not start anew."""
     kept = tuple(remedy for remedy in suspicion.remedies if not remedy.model)
     return replace(suspicion, remedies=kept)

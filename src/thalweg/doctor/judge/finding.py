@@ -9,17 +9,17 @@ from thalweg.doctor.criteria.criterion import Suspicion
 from thalweg.doctor.trials.trial import Trial
 
 Severity = Literal["ill", "suspected", "note"]
-"""ill: a sound criterion says so, or its remedy helped where it was tried. suspected: there are
-signs, and no remedy was tried. note: there are signs, and nothing that was tried helped, or it is
-no fault in itself."""
+"""ill: a sound criterion says so, or a remedy helped when it was tried. suspected: there are signs,
+and no remedy was tried. note: there are signs, and no remedy that was tried helped, or it is no
+fault in itself."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A suspicion, and what became of it.
+    """A suspicion, and the outcome of the trials.
 
-    trials: its remedies against going on as it was; empty where none was tried, and then
-    `untried` says why. symptoms: other findings that it explains.
+    trials: one for each remedy that was tried. untried: why none was tried. symptoms: other
+    findings that it explains.
     """
 
     suspicion: Suspicion
@@ -34,6 +34,6 @@ class Finding:
 
     @property
     def best(self) -> Trial | None:
-        """The trial that helped most; none where none helped."""
+        """The trial that helped most; none if no trial helped."""
         helping = [trial for trial in self.trials if trial.helps]
         return max(helping, key=lambda trial: trial.gain.estimate, default=None)

@@ -15,17 +15,18 @@ from thalweg.random_numbers import drawing
 Mode = Literal["training", "evaluation"]
 
 SEED = 0
-"""Of what a model draws (dropout) while it is looked at: the same draws at every look."""
+"""The seed of what a model draws (dropout) while it is looked at: each look sees the same draws."""
 
 
 @contextmanager
 def borrowed(model: nn.Module, mode: Mode | None, device: torch.device) -> Iterator[None]:
     """Fixes all that a model's answer depends on beside its weights and inputs.
 
-    That is the mode of its layers (none: each as it stands) and what it draws at random. Gradients
-    can be taken within, whatever surrounds the block; autocast is off, so that numbers have the
-    precision of the weights; and what was compiled runs as it was written, since PyTorch's compiled
-    graphs have no second derivative. Behind the block all is as it was before, also after an error.
+    These are the modes of its layers and the random numbers that it draws. With the mode None each
+    layer keeps its own. Within the block gradients can be taken, whatever surrounds it. Autocast is
+    off, so that numbers have the precision of the weights. A compiled model runs as it was written,
+    because PyTorch's compiled graphs have no second derivative. After the block all is as it was
+    before, also after an error.
     """
     modules = list(model.modules())
     with ExitStack() as stack:
@@ -44,8 +45,9 @@ def borrowed(model: nn.Module, mode: Mode | None, device: torch.device) -> Itera
 
 @contextmanager
 def same_draws(device: torch.device) -> Iterator[None]:
-    """Random numbers of torch, NumPy and Python from `SEED`, on a model's device too; their states
-    stay as they are.
+    """Torch, NumPy and Python draw from `SEED` within the block, on the model's device too.
+
+    Their states are afterwards what they were before.
     """
     on_cpu = device.type == "cpu"
     kind = "cuda" if on_cpu else device.type
@@ -56,13 +58,14 @@ def same_draws(device: torch.device) -> Iterator[None]:
 
 
 TRAITS = ("training", "sparse", "_flat_weights")
-"""What a layer holds beside weights and buffers that a look may change: its mode, whether gradients
-of an embedding are sparse, and the list by which recurrent layers of PyTorch find their weights."""
+"""The attributes of a layer, beside weights and buffers, that a look may change: its mode, whether
+an embedding's gradients are sparse, and the list in which PyTorch's recurrent layers find their
+weights."""
 
 
 @contextmanager
 def kept_traits(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Gives each layer its own traits back; their modes need not all be the same."""
+    """Gives each layer its own traits back after the block; the modes may differ."""
     kept = [
         (vars(module), name, copy(vars(module)[name]))
         for module in modules
@@ -77,7 +80,7 @@ def kept_traits(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def make_dense(modules: Iterable[nn.Module]) -> None:
-    """Sparse gradients cannot be parts of one vector."""
+    """Lets embeddings have dense gradients: sparse ones cannot be parts of one vector."""
     for module in modules:
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             module.sparse = False
@@ -88,7 +91,7 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 def mode_of(model: nn.Module) -> str:
-    """training, evaluation, or mixed where the layers differ."""
+    """The mode of all layers, training or evaluation; mixed where they differ."""
     modes = {module.training for module in model.modules()}
     if len(modes) > 1:
         return "mixed"

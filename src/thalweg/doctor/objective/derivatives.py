@@ -1,4 +1,4 @@
-"""First derivatives, and passes through a graph that is kept for the next."""
+"""First derivatives, and backward passes that keep their graph for the next pass."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ UNDERIVABLE = ("is not implemented", "once_differentiable", "double backward")
 
 
 def derivative(of: Tensor, by: Tensor, *, further: bool = False) -> Tensor:
-    """The derivative, 0 where there is no dependence; `further`: with a graph of its own."""
+    """The derivative of a scalar, 0 where it does not depend on `by`.
+
+    further: whether the derivative can be differentiated again.
+    """
     if not of.requires_grad:
         return torch.zeros_like(by)
     (found,) = torch.autograd.grad(
@@ -27,7 +30,7 @@ def pulled(
 ) -> tuple[Tensor, ...]:
     """The sum of (d of / d by)' v over pairs of `of` and v, for each of `by`; the graph is kept.
 
-    batched: each v is a block, with a leading dimension for what comes out.
+    batched: whether each v is a block `[K, ...]`; what comes out then has the same K in front.
     """
     pairs = [(o, v) for o, v in zip(of, vectors, strict=True) if o.requires_grad]
     if not pairs:
@@ -50,10 +53,10 @@ def is_underivable(error: RuntimeError) -> bool:
 
 
 def cut_off(recorded: Tensor) -> bool:
-    """Whether the graph of a tensor has an end where PyTorch would say so.
+    """Whether the graph of a tensor was cut by `once_differentiable`.
 
-    That is what `once_differentiable` leaves behind. A pass to given tensors goes around such ends
-    without a word, and lacks what lies behind them.
+    A full backward pass raises an error at such a cut. A pass to given tensors goes around it
+    without an error, and lacks what lies behind it.
     """
     seen: set[Node] = set()
     ahead = [recorded.grad_fn]

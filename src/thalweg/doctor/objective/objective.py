@@ -1,10 +1,10 @@
-"""What instruments are pointed at: the loss as a function of the weights, on fixed data."""
+"""The loss as a function of the weights, on fixed data: what instruments are pointed at."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import reduce
 from operator import add
 from typing import Any, TypeVar
 
@@ -48,19 +48,20 @@ T = TypeVar("T")
 class Objective:
     """L(theta): the loss of a model at trainable parameters theta `[P]`, on fixed batches.
 
-    theta holds the trainable parameters one after the other, in the model's order; what the loss
-    does not reach has derivatives of 0. L is the mean over all samples of the batches; batch
-    normalization in training mode takes the statistics of each batch alone.
+    theta holds the trainable parameters one after the other, in the model's order. A parameter that
+    the loss does not depend on has the derivative 0. L is the mean over all samples of the batches.
+    Batch normalization in training mode takes the statistics of each batch alone.
 
-    model: any; a compiled one is looked at as it was written, one within `DataParallel` or
-        `DistributedDataParallel` as this process has it. loss: `loss(outputs, targets)`, the mean
-        over a batch. batches: each a tuple (inputs..., target). mode: "training" or "evaluation";
-        each layer as it stands now, where not given. dtype: the precision to compute in, such as
-        torch.float64; that of the parameters, where not given, and float32 for half precision.
+    model: any model. A compiled one is looked at as it was written, and one within `DataParallel`
+        or `DistributedDataParallel` as this process has it. loss: `loss(outputs, targets)`, the
+        mean over a batch. batches: each a tuple (inputs..., target). mode: "training" or
+        "evaluation"; each layer keeps its own mode if not given. dtype: the precision of the
+        arithmetic, such as torch.float64; if not given, that of the parameters, and float32 for
+        half precision.
 
-    The objective is made of copies of theta and the buffers: it stays what it is while the model
-    trains on. The model lends its structure for each look and has its own back behind it, and
-    what it draws at random (dropout) is the same at each look, so that L is a plain function.
+    The objective holds copies of theta and the buffers, so that it stays the same while the model
+    trains on. The model is as it was after each look. The random numbers that it draws (dropout)
+    are the same at each look, so that L is a plain function.
 
     Raises UserError without batches, without trainable parameters, and for parameters that are
     sharded, complex or on several devices.
@@ -107,8 +108,7 @@ class Objective:
     def value(self, point: Float[Tensor, " P"] | None = None) -> float:
         """L at a point; at theta where none is given. Costs a forward pass."""
         at = self.point if point is None else point.detach()
-        losses = (self.within(at, partial(self.batch_loss, batch=batch)) for batch in self.batches)
-        return float(self.mean(losses))
+        return float(self.mean(self.each(self.batch_loss, at)))
 
     def gradient(self, point: Float[Tensor, " P"] | None = None) -> Float[Tensor, " P"]:
         """grad L at a point; at theta where none is given. Costs one gradient evaluation."""
@@ -121,17 +121,27 @@ class Objective:
         def gradient(model: nn.Module, batch: Batch) -> Tensor:
             return derivative(self.batch_loss(model, batch), at)
 
-        for batch in self.batches:
-            yield self.within(at, partial(gradient, batch=batch))
+        return self.each(gradient, at)
+
+    def each(
+        self, work: Callable[[nn.Module, Batch], T], point: Float[Tensor, " P"] | None = None
+    ) -> Iterator[T]:
+        """Does some work with each batch and the model at a point; at theta if none is given."""
+        at = self.point if point is None else point
+
+        def done(batch: Batch) -> T:
+            return self.within(at, lambda model: work(model, batch))
+
+        return map(done, self.batches)
 
     def mean(self, each: Iterable[Tensor]) -> Tensor:
-        """The mean over all samples, from what each batch has as its mean."""
+        """The mean over all samples, from the mean of each batch."""
         total = sum(self.sizes)
         weighted = (size / total * one for size, one in zip(self.sizes, each, strict=True))
         return reduce(add, weighted).detach()
 
     def batch_loss(self, model: Callable[..., Any], batch: Batch) -> Tensor:
-        """The loss of one batch, from a model that is at some point."""
+        """The loss of one batch."""
         return self.loss_of(self.outputs(model, batch), batch)
 
     def outputs(self, model: Callable[..., Any], batch: Batch) -> Any:
@@ -152,10 +162,12 @@ class Objective:
     def within(self, point: Float[Tensor, " P"], work: Callable[[nn.Module], T]) -> T:
         """Does some work with the model at a point, and leaves the model as it was.
 
-        Derivatives belong into the work too: activation checkpointing runs the model once more
-        within them.
+        Derivatives have to be taken within the work, because activation checkpointing runs the
+        model again when they are taken.
         """
-        state = {**self.views(point), **self.constants, **copies(self.buffers)}
+        # A look may change the buffers: batch normalization counts, spectral norms iterate.
+        buffers = {name: buffer.clone() for name, buffer in self.buffers.items()}
+        state = {**self.views(point), **self.constants, **buffers}
         named = {f"model.{name}": tensor for name, tensor in state.items()}
         with borrowed(self.model, self.mode, self.device):
             done: T = functional_call(self.workplace, named, (work,))
@@ -172,7 +184,7 @@ class Objective:
         return torch.cat([self.cast(tensor.detach()).flatten() for tensor in tensors])
 
     def cast(self, x: Any) -> Any:
-        """A tensor of real numbers in the objective's precision; anything else as it is."""
+        """A tensor of real numbers in the objective's precision; anything else unchanged."""
         return x.to(self.dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
 
     def name_of_mode(self) -> str:
@@ -183,7 +195,7 @@ class Objective:
 
 
 class Workplace(nn.Module):
-    """Hands its model to the work that it is called with."""
+    """A module that gives its model to the work that it is called with."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -194,7 +206,7 @@ class Workplace(nn.Module):
 
 
 def plain(model: nn.Module) -> nn.Module:
-    """The model that a compiler or data parallelism has wrapped."""
+    """The model within the wrappers of a compiler and of data parallelism."""
     parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     within = model.module if isinstance(model, parallel) else getattr(model, "_orig_mod", model)
     return model if within is model else plain(within)
@@ -218,17 +230,12 @@ def require_usable(parameters: Sequence[Tensor], batches: Sequence[Batch]) -> No
             f"The parameters lie on {', '.join(sorted(devices))}; one device is needed."
         )
     if any(parameter.is_complex() for parameter in parameters):
-        raise UserError("The model has complex parameters; only real ones can be looked at.")
+        raise UserError("The model has complex parameters; they must be real numbers.")
 
 
 def samples_in(batch: Batch) -> int:
-    """The length of the target, or of what comes before it where that is no tensor."""
+    """The number of samples: the length of the last tensor in the batch."""
     lengths = [len(x) for x in tree_leaves(batch)[::-1] if isinstance(x, Tensor) and x.ndim]
     if not lengths:
         raise UserError("A batch must be a tuple (inputs..., target) of tensors [B, ...].")
     return lengths[0]
-
-
-def copies(buffers: dict[str, Tensor]) -> dict[str, Tensor]:
-    """For a look to change as it likes: batch normalization counts, spectral norms iterate."""
-    return {name: buffer.clone() for name, buffer in buffers.items()}

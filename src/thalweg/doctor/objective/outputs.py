@@ -1,4 +1,4 @@
-"""What the layers of a model put out, noted on the way."""
+"""The outputs of a model's layers, noted while the model runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class Call(NamedTuple):
-    """A layer's name, which call of it this is, from 0, and its output on the way to the loss."""
+    """One call of a layer: the layer's name, the number of the call from 0, and the output."""
 
     layer: str
     number: int
@@ -23,7 +23,7 @@ class Call(NamedTuple):
 
 @contextmanager
 def outputs_of(model: nn.Module) -> Iterator[list[Call]]:
-    """Notes what the layers put out within the block."""
+    """Notes the outputs of all layers with a matrix of weights within the block."""
     calls: list[Call] = []
     counts: Counter[str] = Counter()
 
@@ -33,7 +33,7 @@ def outputs_of(model: nn.Module) -> Iterator[list[Call]]:
             return None
         calls.append(Call(name, counts[name], tensors[0]))
         counts[name] += 1
-        # What is put out is not to be overwritten by an activation in place.
+        # An activation in place must not overwrite the output that was noted.
         return output.clone() if isinstance(output, Tensor) else None
 
     handles = [
@@ -49,5 +49,5 @@ def outputs_of(model: nn.Module) -> Iterator[list[Call]]:
 
 
 def units_first(output: Float[Tensor, "N ..."]) -> Float[Tensor, "units values"]:
-    """Channels, dimension 1, of `[N, C]` and `[N, C, H, W]`; the last of `[N, T, C]`."""
+    """The values by unit: dimension 1 of `[N, C]` and `[N, C, H, W]`, the last of `[N, T, C]`."""
     return output.movedim(-1 if output.ndim == 3 else 1, 0).flatten(1)

@@ -1,4 +1,4 @@
-"""The scale of what goes in: features of unequal size make the valley narrow."""
+"""The scale of a model's inputs: features of unequal size make the valley narrow."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ SMALLEST, LARGEST = 5, 95
 class Inputs:
     """The sizes of the input's features, over samples and positions.
 
-    features: how many vary. size: the median root mean square of a feature. unequal: that of the
-    largest over that of the smallest, by their 95th and 5th percentiles. offset: the largest
-    |mean| / standard deviation. samples: that were looked at.
+    features: the number of those that vary. size: the median of the features' sizes, each the root
+    mean square. unequal: the largest size over the smallest, by their 95th and 5th percentiles.
+    offset: the largest |mean| / standard deviation. samples: the number of values of each feature.
 
     With a linear first layer the curvature along the weights of a feature goes with the square of
     its size, so that `unequal` squared bounds the condition number from below, and a mean far from
@@ -39,15 +39,15 @@ class Inputs:
 
 
 def inputs(batches: Sequence[Batch]) -> Inputs:
-    """The scale of the model's inputs, those that are real numbers; the target stands last.
+    """The scale of the model's inputs that are real numbers; the target stands last in a batch.
 
     A feature is a place of the last dimension in `[N, F]` and `[N, T, F]`, and a channel, dimension
-    1, in `[N, C, H, W]`. Cost: none in gradients. Raises UserError where no input is made of real
-    numbers, such as text, where there is one value of each alone, and where none varies.
+    1, in `[N, C, H, W]`. Cost: no gradient. Raises UserError where no input is made of real
+    numbers, as in text, and where no feature varies.
     """
     each = [[x for x in tree_leaves(batch[:-1]) if is_real(x)] for batch in batches]
     if not each or not each[0]:
-        raise UserError("The inputs are no real numbers [N, ...], so they have no scale.")
+        raise UserError("The inputs are not real numbers [N, ...], so they have no scale.")
     columns = [torch.cat([features(x) for x in column]) for column in zip(*each, strict=True)]
     deviation = torch.cat([column.std(0, correction=0) for column in columns])
     mean = torch.cat([column.mean(0) for column in columns])
@@ -58,11 +58,11 @@ def inputs(batches: Sequence[Batch]) -> Inputs:
     size = (mean.square() + deviation.square()).sqrt()
     low, middle, high = torch.quantile(size, torch.tensor([SMALLEST, 50, LARGEST]).to(size) / 100)
     return Inputs(
-        len(size),
-        float(middle),
-        float(high / low) if low > 0 else math.inf,
-        float((mean.abs() / deviation).max()),
-        len(columns[0]),
+        features=len(size),
+        size=float(middle),
+        unequal=float(high / low) if low > 0 else math.inf,
+        offset=float((mean.abs() / deviation).max()),
+        samples=len(columns[0]),
     )
 
 

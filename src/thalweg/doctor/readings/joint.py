@@ -1,10 +1,9 @@
-"""Layers that move at once: what their steps do together, against what each does alone."""
+"""Layers that move at once: the effect of their steps together, and of each step alone."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -19,9 +18,10 @@ from thalweg.stack.reading import Batch
 class Drift:
     """How the outputs of one layer have moved, unit by unit.
 
-    shift: root mean square over units of the change of the mean, in standard deviations from
-    before. stretch: the same of the logarithm of the ratio of standard deviations. Units that did
-    not vary before are left out.
+    call: the number of the call of the layer, from 0. shift: the change of a unit's mean in the
+    unit's standard deviations before the step, as the root mean square over units. stretch: the
+    logarithm of the ratio of the standard deviations, as the root mean square over units. Units
+    that do not vary are left out.
     """
 
     layer: str
@@ -32,10 +32,10 @@ class Drift:
 
 @dataclass(frozen=True)
 class Joint:
-    """One step, of all layers at once and of one after the other.
+    """The effect of one step of all layers at once, and of each layer alone.
 
     together: the change of the loss by the whole step. alone: by layer, the change if only that
-    layer had moved. drifts: by call of a layer with a matrix, in their order.
+    layer had moved. drifts: one for each call of a layer with a matrix, in the order of the calls.
     """
 
     together: float
@@ -45,7 +45,7 @@ class Joint:
 
     @property
     def interaction(self) -> float:
-        """together - sum of alone: what the layers do to each other.
+        """together - sum of alone: the part of the change that comes from layers moving at once.
 
         In second order it is the sum of d_i'H_ij d_j over pairs of different layers.
         """
@@ -53,14 +53,14 @@ class Joint:
 
 
 def joint(objective: Objective, step: Float[Tensor, " P"]) -> Joint:
-    """What a step does to the loss, all layers at once and one at a time, and to their outputs.
+    """The effect of a step on the loss, of all layers at once and of each alone, and on outputs.
 
-    A gradient says how the loss changes if its layer alone moves, and yet all layers move: the
-    motive that batch normalization is built on (Goodfellow, Bengio and Courville 2016, 8.7.1). Look
+    A gradient says how the loss changes if its layer alone moves, and yet all layers move at once.
+    This is the motive of batch normalization (Goodfellow, Bengio and Courville 2016, 8.7.1); look
     at a network with and without it. A layer is a module that holds parameters of its own.
 
-    step: `[P]`, from the objective's point. Cost: a forward pass for each layer and two more, and a
-    gradient's memory for the outputs of the first batch.
+    step: `[P]`, from the objective's point. Cost: a forward pass for each layer and two more, and
+    the memory of a gradient evaluation for the outputs of the first batch.
     """
     d = step.to(objective.point)
     before = objective.value()
@@ -105,23 +105,17 @@ def drifts(objective: Objective, batch: Batch, point: Float[Tensor, " P"]) -> tu
 def moments(
     objective: Objective, batch: Batch, point: Float[Tensor, " P"]
 ) -> list[tuple[str, int, Tensor, Tensor]]:
-    """By call of a layer, the mean and the standard deviation of each unit's outputs."""
-    at = point.detach().clone().requires_grad_()
-    return objective.within(at, partial(moments_within, objective, batch))
+    """The layer and number of each call, and each unit's mean output and standard deviation."""
 
+    def within(model: nn.Module) -> list[tuple[str, int, Tensor, Tensor]]:
+        with outputs_of(model) as calls:
+            objective.batch_loss(model, batch)
+        each = [(layer, number, units_first(output.detach())) for layer, number, output in calls]
+        return [(layer, call, x.mean(1), x.std(1, unbiased=False)) for layer, call, x in each]
 
-def moments_within(
-    objective: Objective, batch: Batch, model: nn.Module
-) -> list[tuple[str, int, Tensor, Tensor]]:
-    with outputs_of(model) as calls:
-        objective.batch_loss(model, batch)
-    told = []
-    for layer, number, output in calls:
-        by_unit = units_first(output.detach())
-        told.append((layer, number, by_unit.mean(1), by_unit.std(1, unbiased=False)))
-    return told
+    return objective.within(point.detach().clone().requires_grad_(), within)
 
 
 def size(x: Tensor) -> float:
-    """The root mean square; 0 of nothing."""
+    """The root mean square; 0 of an empty tensor."""
     return float(x.square().mean().sqrt()) if len(x) else 0.0

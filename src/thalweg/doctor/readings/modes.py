@@ -1,6 +1,6 @@
-"""Batch normalization by statistics that are not the data's: a model that evaluation sees changed.
+"""Batch normalization by statistics that are not the data's, so that evaluation is misled.
 
-A layer left in evaluation mode while it trains, or whose running statistics never caught up.
+A layer was left in evaluation mode while the model trains, or its running statistics lag behind.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from thalweg.stack.reading import Batch
 class Modes:
     """One model, normalized by its running statistics and by those of the batches.
 
-    running, batches: its loss by each, dropout resting. held: the layers that normalize by running
-    statistics in training as well, by name. shift: by layer, the root mean square over channels of
-    the running mean less that of the batches, in standard deviations of these.
+    running, batches: the loss by each, without dropout. held: the names of the layers that
+    normalize by running statistics in training as well. shift: by layer, the root mean square over
+    channels of the running mean less the mean of the batches, in standard deviations of the
+    batches.
     """
 
     running: float
@@ -45,16 +46,16 @@ def modes(objective: Objective) -> Modes:
     if not batch_norms(objective.model):
         raise UserError("The model has no batch normalization with running statistics.")
     shifts: list[dict[str, float]] = []
-    running = objective.mean(
-        objective.within(objective.point, partial(by_running, objective, batch, shifts))
-        for batch in objective.batches
-    )
-    batches = objective.mean(
-        objective.within(objective.point, partial(by_batch, objective, batch))
-        for batch in objective.batches
-    )
+    running = objective.mean(objective.each(partial(by_running, objective, shifts)))
+    batches = objective.mean(objective.each(partial(by_batch, objective)))
     shift = {name: sum(one[name] for one in shifts) / len(shifts) for name in shifts[0]}
-    return Modes(float(running), float(batches), held, shift, objective.conditions)
+    return Modes(
+        running=float(running),
+        batches=float(batches),
+        held=held,
+        shift=shift,
+        conditions=objective.conditions,
+    )
 
 
 def named_batch_norms(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -64,7 +65,7 @@ def named_batch_norms(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 @torch.no_grad()
 def by_running(
-    objective: Objective, batch: Batch, shifts: list[dict[str, float]], model: nn.Module
+    objective: Objective, shifts: list[dict[str, float]], model: nn.Module, batch: Batch
 ) -> Tensor:
     model.eval()
     with shifts_of(model) as seen:
@@ -74,7 +75,7 @@ def by_running(
 
 
 @torch.no_grad()
-def by_batch(objective: Objective, batch: Batch, model: nn.Module) -> Tensor:
+def by_batch(objective: Objective, model: nn.Module, batch: Batch) -> Tensor:
     model.eval()
     for layer in batch_norms(model):
         layer.training = True
@@ -83,7 +84,7 @@ def by_batch(objective: Objective, batch: Batch, model: nn.Module) -> Tensor:
 
 @contextmanager
 def shifts_of(model: nn.Module) -> Iterator[dict[str, float]]:
-    """Notes by layer how far its running mean lies from that of what it is given."""
+    """Notes for each layer how far its running mean lies from the mean of its inputs."""
     seen: dict[str, float] = {}
 
     def note(name: str, layer: Any, given: tuple[Tensor, ...]) -> None:

@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from thalweg.doctor.intervals import student
+from thalweg.doctor.intervals import Floats, jackknife, student
 from thalweg.doctor.objective.objective import Conditions, Objective
 from thalweg.errors import UserError
 from thalweg.statistics import Interval
 
-Floats = NDArray[np.float64]
 FEWEST = 3
 
 
@@ -37,8 +35,8 @@ class Noise:
     def scale(self) -> Interval | None:
         """The gradient noise scale tr Sigma / |G|^2, in samples; none where it cannot be told.
 
-        It cannot where |G|^2 is not clearly above 0. A batch of so many samples has as much signal
-        as noise; as advice on the batch size it is an order of magnitude.
+        It cannot be told where |G|^2 is not clearly above 0. A batch of this size has as much
+        signal as noise. As advice on the batch size it is an order of magnitude.
         """
         if self.signal.low <= 0:
             return None
@@ -69,7 +67,7 @@ def noise(objective: Objective) -> Noise:
     k, sizes = len(objective.batches), set(objective.sizes)
     if k < FEWEST or len(sizes) > 1:
         raise UserError(
-            f"Noise is told from {FEWEST} batches or more of one size; here are {k} of"
+            f"Noise is estimated from {FEWEST} batches or more of one size; here are {k} of"
             f" {', '.join(map(str, sorted(sizes)))} samples."
         )
     gradients = torch.stack(list(objective.batch_gradients())).double()
@@ -78,11 +76,11 @@ def noise(objective: Objective) -> Noise:
         raise UserError("The gradient of a batch is not finite.")
     estimates = sizes_of(inner, sizes.pop())
     if estimates[1] <= 0:
-        raise UserError("The gradients of all batches are the same: there is no noise to look at.")
+        raise UserError("The gradients of all batches are the same: there is no noise.")
     left_out = np.array([sizes_of(without(inner, i), objective.sizes[0]) for i in range(k)])
     if not np.isfinite(left_out).all():
         raise UserError("The gradients of all batches but one are the same: noise has no interval.")
-    squared, variance, signal = map(jackknife, estimates, left_out.T)
+    squared, variance, signal = map(with_interval, estimates, left_out.T)
     return Noise(squared, variance, signal, objective.conditions)
 
 
@@ -98,9 +96,7 @@ def without(inner: Floats, i: int) -> Any:
     return np.delete(np.delete(inner, i, 0), i, 1)
 
 
-def jackknife(estimate: float, left_out: Floats) -> Interval:
-    """The estimate from all, with the interval that leaving out one each time gives."""
-    k = len(left_out)
-    error = math.sqrt((k - 1) / k * float(((left_out - left_out.mean()) ** 2).sum()))
-    margin = student(k - 1) * error
+def with_interval(estimate: float, left_out: Floats) -> Interval:
+    """An estimate from all batches, with its interval from those that leave out one batch each."""
+    margin = student(len(left_out) - 1) * jackknife(left_out)
     return Interval(estimate, estimate - margin, estimate + margin)

@@ -1,4 +1,4 @@
-"""Is the data shuffled? Batches of a sorted data set differ more than chance allows."""
+"""The order of the data: batches of samples that are not shuffled differ more than by chance."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from thalweg.stack.reading import Batch
 class Order:
     """How the targets differ from batch to batch.
 
-    p: the chance that batches of shuffled samples differ so much or more. share: of the variance of
-    the targets that lies between batches; 1 / samples a batch is what chance gives. batches: that
-    were looked at.
+    p: the chance that batches of shuffled samples differ as much or more. share: of the variance of
+    the targets, the part that lies between batches; by chance it is about 1 / (samples a batch).
+    batches: the number of batches that were looked at.
     """
 
     p: float
@@ -30,19 +30,19 @@ class Order:
 def order(batches: Sequence[Batch]) -> Order:
     """Whether the targets of a batch are alike, by a one-way analysis of variance.
 
-    Real targets `[N, ...]` are compared by their mean over a sample, whole numbers `[N]` as
-    classes, by the chi-square test of the table of batches and classes. Cost: none in gradients.
-    Raises UserError for fewer than three batches, for batches of one sample, and for targets that
-    are neither.
+    Real targets `[N, ...]` are compared by their mean over a sample. Whole numbers `[N]` are
+    classes, and compared by the chi-square test of the table of batches and classes. Cost: no
+    gradient. Raises UserError for fewer than three batches, for batches of one sample, and for
+    targets that are neither.
     """
     targets = [batch[-1] for batch in batches]
     usable = (isinstance(y, Tensor) and y.ndim > 0 and len(y) > 1 for y in targets)
     if len(targets) < 3 or not all(usable):
-        raise UserError("The order is told from three batches of two samples or more.")
+        raise UserError("The order is judged from three batches of two samples or more.")
     if targets[0].is_floating_point():
         return of_numbers([y.detach().double().reshape(len(y), -1).mean(1) for y in targets])
     if targets[0].ndim > 1:
-        raise UserError("The order is told from targets that are real numbers or classes [N].")
+        raise UserError("The order is judged from targets that are real numbers or classes [N].")
     return of_classes(targets)
 
 

@@ -1,4 +1,4 @@
-"""What a recurrent matrix does to what it carries from step to step."""
+"""The powers of a recurrent matrix: do they grow or decay from time step to time step?"""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ class Recurrence:
     eigenvalues: complex `[n]`, the largest absolute one first. radius: that absolute value; with
     W^N x = V L^N V^-1 x, parts above 1 explode and parts below 1 vanish. norm: the largest singular
     value. growth: for N = 1, 2, ... the root mean square of |W^N x| / |x| over all directions x,
-    |W^N|_F / sqrt(n). peak: its largest value, at or above 1; a matrix of a radius below 1 can grow
-    for a while before it decays, where its eigenvectors are far from orthogonal.
+    |W^N|_F / sqrt(n).
     """
 
     eigenvalues: Tensor = field(repr=False, compare=False)
@@ -30,15 +29,20 @@ class Recurrence:
 
     @property
     def peak(self) -> float:
+        """The largest growth, at least 1.
+
+        The powers of a matrix whose radius is below 1 can grow before they decay, where its
+        eigenvectors are far from orthogonal.
+        """
         return max(1.0, *self.growth)
 
 
 def recurrence(weight: Float[Tensor, "n n"], steps: int = 50) -> Recurrence:
-    """The spectrum of a recurrent matrix, and what its powers do over so many time steps.
+    """The spectrum of a recurrent matrix, and the growth of its powers over some time steps.
 
-    The nonlinearity is left out: a tanh shrinks, so a radius just above 1 need not explode. In
-    float64, at a cost of `steps` products of matrices. Raises UserError for a matrix that is not
-    square or not finite, and for fewer than 2 steps.
+    The nonlinearity is left out: a tanh shrinks its inputs, so that with a radius just above 1
+    nothing need explode. It is computed in float64. Cost: `steps` products of matrices.
+    Raises UserError for a matrix that is not square or not finite, and for fewer than 2 steps.
     Source: Pascanu, Mikolov and Bengio 2013.
     """
     steps = require_whole("steps", steps, 2)

@@ -1,4 +1,4 @@
-"""Do signals explode or vanish on their way through the layers, forward and back?"""
+"""Signals on their way through the layers, forward and back: do they explode or vanish?"""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from thalweg.doctor.intervals import student
+from thalweg.doctor.intervals import line_slope
 from thalweg.doctor.objective.derivatives import pulled
-from thalweg.doctor.objective.objective import Conditions, Objective
+from thalweg.doctor.objective.objective import Conditions, Objective, samples_in
 from thalweg.doctor.objective.outputs import outputs_of
 from thalweg.errors import UserError
 from thalweg.stack.reading import Batch
@@ -24,9 +24,10 @@ from thalweg.statistics import Interval
 class Signal:
     """What passes through one layer, at one call of it.
 
-    layer: its name in the model. call: from 0; a layer that is used again at each time step has a
-    call for each. activation: root mean square of its outputs. signal: root mean square over the
-    samples of |dL_n / d output_n|, L_n a sample's own loss; 0 where nothing comes back.
+    layer: its name in the model. call: the number of the call, from 0; a layer that is used again
+    at each time step has a call for each. activation: root mean square of its outputs. signal: root
+    mean square over the samples of |dL_n / d output_n|, L_n a sample's own loss; 0 where the loss
+    does not depend on the outputs.
     """
 
     layer: str
@@ -39,8 +40,8 @@ class Signal:
 class Signals:
     """What passes through the layers, in the order in which they are called.
 
-    gradients: the gradient's norm by parameter. Wide layers have larger ones; whether depth makes
-    them small or large is told by the signals.
+    gradients: the gradient's norm by parameter. Wide layers have larger gradients; the signals show
+    whether depth makes them small or large.
     """
 
     layers: tuple[Signal, ...]
@@ -58,19 +59,19 @@ class Signals:
 
         Below 1 they vanish with depth, above 1 they explode. It is the exponential of the slope of
         log signal against depth (Schoenholz et al. 2017; Saxe et al. 2014), by least squares, with
-        Student's t. Solid for plain networks at their initialization, less so where signals also
-        take a short way, as in residual networks.
+        Student's t. It is sound for plain networks at their initialization, and less so for
+        residual networks, where signals also go past layers.
         """
         return factor([layer.signal for layer in reversed(self.layers)])
 
     @property
     def unreached(self) -> tuple[str, ...]:
-        """The layers to which nothing comes back at any call."""
+        """The layers whose outputs the loss does not depend on at any call."""
         reached = {layer.layer for layer in self.layers if layer.signal > 0}
         return tuple(dict.fromkeys(s.layer for s in self.layers if s.layer not in reached))
 
     def of(self, layer: str) -> Signals:
-        """The calls of one layer alone: for a recurrent one, its time steps."""
+        """The calls of one layer alone; of a recurrent layer these are the time steps."""
         return replace(self, layers=tuple(s for s in self.layers if s.layer == layer))
 
 
@@ -80,8 +81,8 @@ def signals(objective: Objective) -> Signals:
     Several batches must call the same layers. Cost: two gradient evaluations, with the outputs of
     all layers in memory. Raises UserError for a model without such layers.
     """
-    parts = zip(objective.batches, objective.sizes, strict=True)
-    batches = [squares(objective, batch, size) for batch, size in parts]
+    point = objective.point.clone().requires_grad_()
+    batches = list(objective.each(partial(squares, objective), point))
     kinds = {tuple((place.layer, place.call) for place in found) for found in batches}
     if len(kinds) > 1:
         raise UserError("Batches go through different layers; look at one batch at a time.")
@@ -97,24 +98,16 @@ def signals(objective: Objective) -> Signals:
 
 def factor(norms: Sequence[float]) -> Interval:
     """The factor from each to the next, by a line through the logarithms; zeros are left out."""
-    from scipy import stats  # takes a while to import, and few need it
-
     places = [i for i, norm in enumerate(norms) if norm > 0]
     if len(places) < 3:
         return Interval(math.nan, 0.0, math.inf)
-    line = stats.linregress(places, np.log([norms[i] for i in places]))
-    margin = line.stderr * student(len(places) - 2)
-    low, middle, high = np.exp([line.slope - margin, line.slope, line.slope + margin])
+    line = line_slope(places, np.log([norms[i] for i in places]))
+    middle, low, high = np.exp([line.estimate, line.low, line.high])
     return Interval(float(middle), float(low), float(high))
 
 
-def squares(objective: Objective, batch: Batch, size: int) -> list[Signal]:
+def squares(objective: Objective, model: nn.Module, batch: Batch) -> list[Signal]:
     """The calls of one batch, with mean squares in the place of their roots."""
-    point = objective.point.clone().requires_grad_()
-    return objective.within(point, partial(squares_within, objective, batch, size))
-
-
-def squares_within(objective: Objective, batch: Batch, size: int, model: nn.Module) -> list[Signal]:
     with outputs_of(model) as calls:
         loss = objective.batch_loss(model, batch)
     if not calls:
@@ -123,8 +116,8 @@ def squares_within(objective: Objective, batch: Batch, size: int, model: nn.Modu
     slopes = pulled([loss], outputs, [torch.ones_like(loss)], batched=False)
     made = []
     for call, slope in zip(calls, slopes, strict=True):
-        # The loss is a mean over the samples: a sample's own is as many times as steep.
-        signal = size * float(slope.square().sum())
+        # The loss is a mean over the samples: a sample's own loss is as many times as steep.
+        signal = samples_in(batch) * float(slope.square().sum())
         activation = float(call.output.detach().square().mean())
         made.append(Signal(call.layer, call.number, activation, signal))
     return made

@@ -1,4 +1,4 @@
-"""Cliffs: where the loss or the gradient jumps, and what a clip would have done."""
+"""Spikes of a loss or of a gradient's norm, and what clipping would have done."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ NORMAL = 1.4826
 class Spike:
     """A value far above those before it.
 
-    step: its place in the series, from 0. deviations: how far it lies above the running median, in
-    robust standard deviations; infinite for a value that is not finite.
+    step: its place in the series, from 0. deviations: its height above the running median in robust
+    standard deviations; infinite for a value that is not finite.
     """
 
     step: int
@@ -36,10 +36,10 @@ def spikes(
     """The values that stand out from those before them: losses, or norms of gradients.
 
     A value is a spike where it lies more than `threshold` robust standard deviations (1.4826 median
-    absolute deviations) above the median of the last `window` values; those that are not finite are
-    spikes, and do not enter the median. The first `fewest` values are only compared with. A falling
-    series makes the scale wide: a spike must also stand out from the fall. 6 to 7 deviations over
-    the last 128 to 1000 steps are the convention of OLMo's trainer.
+    absolute deviations) above the median of the last `window` values. Values that are not finite
+    are spikes, and the median leaves them out. The first `fewest` values are never spikes. In a
+    falling series the deviations are large, and a spike must stand out from the fall too. The
+    convention of OLMo's trainer is 6 to 7 deviations over the last 128 to 1000 steps.
 
     Raises UserError for a window below `fewest`, and for a threshold that is not above 0.
     """
@@ -58,7 +58,7 @@ def spikes(
 
 
 def above(value: float, before: Floats) -> float:
-    """By how many robust standard deviations a value exceeds those before it."""
+    """The number of robust standard deviations by which a value exceeds those before it."""
     if not np.isfinite(value):
         return float("inf")
     if len(before) == 0:
@@ -75,8 +75,8 @@ class Clip:
     """What clipping by norm at a percentile of the norms seen would have done.
 
     norm: the threshold. clipped: the share of the steps that it would have shortened. shortest: the
-    least factor, that of the largest gradient; 0 for one that is infinite. kept: the sum of the
-    norms behind the clip over that before it, of the finite ones.
+    least factor, that of the largest gradient; 0 for an infinite gradient. kept: the sum of the
+    finite norms after the clip over their sum before it.
     """
 
     percentile: float
@@ -91,15 +91,15 @@ def clips(
 ) -> list[Clip]:
     """What g <- g min(1, t / |g|) would have done with t at each percentile of the norms.
 
-    The norms are taken before any clip, and without the loss scale of mixed precision. What becomes
-    of training is another question: its later gradients would have been others.
+    The norms are taken before any clip, and without the loss scale of mixed precision. It does not
+    tell how the training would have gone on: its later gradients would have been others.
 
     Raises UserError without a finite norm, for one below 0, and for percentiles outside 0 to 100.
     """
     sizes = np.asarray(norms, dtype=np.float64)
     finite = sizes[np.isfinite(sizes)]
     if len(finite) == 0 or (finite < 0).any():
-        raise UserError("Clips are told from norms: none of them below 0, and one or more finite.")
+        raise UserError("Clips need norms that are at least 0, and one or more finite ones.")
     if not all(0 <= percentile <= 100 for percentile in percentiles):
         raise UserError(f"Percentiles lie between 0 and 100; here are {list(percentiles)}.")
     return [clip(sizes, finite, percentile) for percentile in percentiles]
@@ -109,9 +109,9 @@ def clip(sizes: Floats, finite: Floats, percentile: float) -> Clip:
     norm = float(np.percentile(finite, percentile))
     largest, total = float(np.nanmax(sizes)), float(finite.sum())
     return Clip(
-        percentile,
-        norm,
-        float(np.mean(~(sizes <= norm))),
-        min(1.0, norm / largest) if largest > 0 else 1.0,
-        float(np.minimum(finite, norm).sum() / total) if total > 0 else 1.0,
+        percentile=percentile,
+        norm=norm,
+        clipped=float(np.mean(~(sizes <= norm))),
+        shortest=min(1.0, norm / largest) if largest > 0 else 1.0,
+        kept=float(np.minimum(finite, norm).sum() / total) if total > 0 else 1.0,
     )

@@ -1,11 +1,11 @@
-"""One step looked at closely: what the quadratic at its start foretells, and what happened."""
+"""One step looked at closely: what the quadratic at its start predicts, and what it did."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -57,8 +57,9 @@ class Parabola:
 class Step(Parabola):
     """A step looked at closely.
 
-    change: what it made of the loss, on the same data. round_off: of the change; a smaller one is
-    none. curvature: d'Hd / d'd, in units of the loss over those of a parameter squared.
+    change: the loss after the step less the loss before it, on the same data. round_off: of the
+    change; a smaller change counts as none. curvature: d'Hd / d'd, in units of the loss over those
+    of a parameter squared.
     """
 
     change: float
@@ -73,46 +74,47 @@ class Step(Parabola):
 
 
 def look_at_step(objective: Objective, step: Float[Tensor, " P"]) -> Step:
-    """What a step d from the objective's point was to make of the loss, and what it made.
+    """The change of the loss by a step d from the objective's point, as predicted and as it was.
 
-    With g the gradient and H the Hessian at the start, the contribution is d'g + d'Hd / 2; for
-    d = -lr g that is -lr g'g + lr^2 g'Hg / 2 (Goodfellow, Bengio and Courville 2016, 4.3.1).
+    With g the gradient and H the Hessian at the start, the prediction is d'g + d'Hd / 2. For
+    d = -lr g it is -lr g'g + lr^2 g'Hg / 2 (Goodfellow, Bengio and Courville 2016, 4.3.1).
 
     step: `[P]`. Cost: two forward passes, a gradient and a product with the Hessian.
     Raises UserError for a step that is zero or not finite.
     """
     d = step.to(objective.point)
     if not (d.isfinite().all() and d.any()):
-        raise UserError("A step must be finite and not zero, or there is nothing to look at.")
+        raise UserError("A step must be finite and not zero.")
     hessian = Hessian(objective)
     (bent,) = hessian.times(d.unsqueeze(0))
     before, after = objective.value(), objective.value(objective.point + d)
     twice = float(d @ bent)
     return Step(
-        float(d @ objective.gradient()),
-        twice / 2,
-        after - before,
-        2 * hessian.resolution() * max(abs(before), abs(after)),
-        twice / float(d @ d),
-        hessian.conditions,
+        slope=float(d @ objective.gradient()),
+        bend=twice / 2,
+        change=after - before,
+        round_off=2 * hessian.resolution() * max(abs(before), abs(after)),
+        curvature=twice / float(d @ d),
+        conditions=hessian.conditions,
     )
 
 
 ROUND_OFF = 64
-"""Of three losses, in units of one's resolution: the weights in the bend add up to 4 and double,
-and what is eight times as large is known to an eighth."""
+"""The round-off of slope and bend, in units of a loss's resolution. The weights of the three losses
+in the bend add up to 8, and a number that is eight times its round-off is known to an eighth."""
 
 
 @dataclass(frozen=True)
 class SeenStep(Parabola):
     """A step d as it was taken, and the loss of its batch along it.
 
-    loss: at the start. change: what the step made of it. round_off: of both; smaller ones are none.
-    gradient, length: norms of the gradient that the optimizer had, and of d.
-    gradient_cosine: of the gradient with the one before. velocity_cosine: of the way downhill, -g,
-    with the step before, which is the velocity: where it is negative, momentum carries uphill. Both
-    are none at the first step, and 0 for a step or a gradient that is zero.
-    rates: |d| / |g| by parameter, the rate that it really had; none where its gradient is zero.
+    loss: at the start. change: the loss after the step less the loss before it. round_off: of
+    changes of the loss; smaller changes count as none. gradient, length: the norms of the gradient
+    that the optimizer had, and of d.
+    gradient_cosine: of the gradient with the one before. velocity_cosine: of -g with the step
+    before, which is the velocity: where it is negative, momentum carries uphill. Both are none at
+    the first step, and 0 where the step or a gradient is zero.
+    rates: |d| / |g| by parameter, its effective rate; none where its gradient is zero.
     """
 
     loss: float
@@ -132,8 +134,9 @@ class SeenStep(Parabola):
         return margin > 0 if abs(margin) > self.round_off else None
 
 
+@dataclass
 class StepWatch:
-    """Looks at steps while a model trains.
+    """Looks along steps while a model trains.
 
         watch = StepWatch(model, loss)
         loss(model(*inputs), targets).backward()
@@ -141,35 +144,30 @@ class StepWatch:
             optimizer.step()
         print(watch.seen[-1])
 
-    With L0, L1/2 and L1 the losses of the batch before the step, half-way and behind it,
+    With L0, L1/2 and L1 the losses of the batch before the step, half-way and after it,
 
         slope = -3 L0 + 4 L1/2 - L1        bend = 2 (L0 - 2 L1/2 + L1),
 
-    exact where the loss is quadratic along the step. The optimizer's gradient does not enter:
-    clipped, scaled or of other random draws (dropout), it changes nothing but the norms, cosines
-    and rates that are told. Where round-off hides such differences, as it does beside a large
-    constant in the loss, the slopes at both ends of the step tell the parabola.
+    exact where the loss is quadratic along the step. The optimizer's gradient does not enter. It
+    may be clipped, scaled or of other random draws (dropout), and changes only the norms, cosines
+    and rates. Where round-off hides the differences of losses, as beside a large constant in the
+    loss, the slopes at both ends of the step give the parabola.
 
     Each look costs three forward passes, about one gradient evaluation, two more for the slopes,
-    and the memory of the parameters five times. The training that is watched goes on as if it were
-    not.
+    and the memory of the parameters five times. The training goes on as if nobody looked.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        loss: Score,
-        *,
-        mode: Mode | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        self.model, self.loss, self.mode, self.dtype = model, loss, mode, dtype
-        self.seen: list[SeenStep] = []
-        self.last: tuple[Tensor, Tensor] | None = None
+    model: nn.Module
+    loss: Score
+    _: KW_ONLY
+    mode: Mode | None = None
+    dtype: torch.dtype | None = None
+    seen: list[SeenStep] = field(default_factory=list, init=False)
+    last: tuple[Tensor, Tensor] | None = field(default=None, init=False)
 
     @contextmanager
     def looking(self, batch: Batch) -> Iterator[None]:
-        """Looks at the step that is taken within the block, on the batch of its gradient."""
+        """Looks along the step that is taken within the block, on the batch of its gradient."""
         start = Objective(self.model, self.loss, [batch], mode=self.mode, dtype=self.dtype)
         gradient = start.flat([gradient_of(param) for param in start.parameters])
         yield
@@ -178,13 +176,13 @@ class StepWatch:
         self.last = gradient, step
 
     def overshooting(self) -> Interval:
-        """The share of the steps that went too far, of those that can tell; with its interval.
+        """The share of steps that overshoot; steps within round-off do not count.
 
-        Raises UserError where none can.
+        Raises UserError where all are within round-off.
         """
         told = [step.overshoots for step in self.seen if step.overshoots is not None]
         if not told:
-            raise UserError("No step was seen beyond round-off; watch with dtype=torch.float64.")
+            raise UserError("All steps lie within round-off; watch with dtype=torch.float64.")
         return wilson(sum(told), len(told))
 
 
@@ -205,27 +203,27 @@ def seen(
     return SeenStep(
         slope,
         bend,
-        first,
-        change,
-        round_off,
-        float(gradient.norm()),
-        float(step.norm()),
-        cosine(gradient, last[0]) if last else None,
-        cosine(-gradient, last[1]) if last else None,
-        rates(start.views(gradient), start.views(step)),
-        start.conditions,
+        loss=first,
+        change=change,
+        round_off=round_off,
+        gradient=float(gradient.norm()),
+        length=float(step.norm()),
+        gradient_cosine=cosine(gradient, last[0]) if last else None,
+        velocity_cosine=cosine(-gradient, last[1]) if last else None,
+        rates=rates(start.views(gradient), start.views(step)),
+        conditions=start.conditions,
     )
 
 
 def by_slopes(start: Objective, step: Float[Tensor, " P"]) -> tuple[float, float, float]:
-    """Slope and bend from the gradients at both ends of a step; the size of what they are made of.
+    """Slope and bend from the gradients at both ends of a step, and the size of their terms.
 
-    A constant in the loss is in no gradient.
+    A constant in the loss has no gradient, and so no round-off here.
     """
     ends = [start.gradient(start.point + share * step) for share in (0, 1)]
-    slope, slope_behind = (float(gradient @ step) for gradient in ends)
+    slope, last_slope = (float(gradient @ step) for gradient in ends)
     size = max(float(gradient.norm()) for gradient in ends) * float(step.norm())
-    return slope, (slope_behind - slope) / 2, size
+    return slope, (last_slope - slope) / 2, size
 
 
 def rates(gradients: Mapping[str, Tensor], steps: Mapping[str, Tensor]) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""Adam's early warning: gradients that its second moment has not heard of."""
+"""Adam's early warning: gradients that are larger than its second moment expects."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from thalweg.optim.state import age
 class Surprise:
     """How a tensor's gradient compares with what its optimizer expects.
 
-    ratio: the root mean square of g / D, over the tensor's elements, D being what the optimizer
-    divides by. About 1 where the second moment is right; far above it the moment under-estimates
-    the gradient, and the step is too long.
+    ratio: the root mean square of g / D over the tensor's elements, where D is what the optimizer
+    divides by. It is about 1 where the second moment is right. Far above 1 the moment
+    under-estimates the gradient, and the step is too long.
     """
 
     parameter: str
@@ -29,35 +29,35 @@ class Surprise:
 def surprises(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Surprise]:
     """The surprise of each tensor, the largest first.
 
-    Call it behind the backward pass and before the step, with unscaled and unclipped gradients. In
+    Call it after the backward pass and before the step, with unscaled and unclipped gradients. In
     Adam, Wortsman et al. 2023 saw it rise above 2.3 one to eight steps before the loss spiked: the
-    earliest sign there is. For AdaGrad D only grows, so that the ratio falls from 1.
+    earliest sign that is known. For AdaGrad D only grows, so that the ratio falls from 1.
 
     Cost: a pass over the gradients. Raises UserError for an optimizer that divides by no moment,
     and where none of its tensors has both a gradient and a moment.
     """
     names = {id(param): name for name, param in model.named_parameters()}
     found = [
-        Surprise(names[id(param)], ratio(way, param, optimizer.state[param]))
-        for way, param in adaptive(optimizer)
+        Surprise(names[id(param)], ratio(steps, param, optimizer.state[param]))
+        for steps, param in adaptive(optimizer)
         if id(param) in names and param.grad is not None and age(optimizer.state.get(param, {}))
     ]
     if not found:
-        raise UserError("No tensor has a gradient and a second moment yet; look behind a step.")
+        raise UserError("No tensor has a gradient and a second moment yet; look after a step.")
     return sorted(found, key=lambda surprise: -surprise.ratio)
 
 
 def adaptive(optimizer: torch.optim.Optimizer) -> Iterator[tuple[Stepping, Tensor]]:
     """The parameters and how they are stepped; UserError where the rule divides by nothing."""
     for index, group in enumerate(optimizer.param_groups):
-        way = stepping(optimizer, index)
-        if not way.adaptive:
-            raise UserError(f"{way.rule.__name__} has no second moment to be surprised.")
+        steps = stepping(optimizer, index)
+        if not steps.adaptive:
+            raise UserError(f"{steps.rule.__name__} has no second moment to compare with.")
         for param in group["params"]:
-            yield way, param
+            yield steps, param
 
 
-def ratio(way: Stepping, param: Tensor, state: dict[str, Tensor]) -> float:
-    assert param.grad is not None  # only such are asked
-    scaled = param.grad.to_dense() / way.at(state).divisor()
+def ratio(steps: Stepping, param: Tensor, state: dict[str, Tensor]) -> float:
+    assert param.grad is not None  # the caller asks for no other
+    scaled = param.grad.to_dense() / steps.at(state).divisor()
     return float(scaled.square().mean().sqrt())

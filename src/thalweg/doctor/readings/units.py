@@ -1,4 +1,4 @@
-"""Units that no longer say anything: dead, dormant or saturated."""
+"""Units that no longer answer to their inputs: dead, dormant or saturated."""
 
 from __future__ import annotations
 
@@ -74,19 +74,22 @@ def units(objective: Objective) -> Activity:
     Cost: a forward pass.
     """
     tallies: dict[str, Tally] = {}
-    for batch in objective.batches:
-        objective.within(objective.point, partial(count, objective, batch, tallies))
+
+    def count(model: nn.Module, batch: Batch) -> None:
+        with torch.no_grad(), places_of(model) as place, Watching(place, tallies):
+            objective.batch_loss(model, batch)
+
+    list(objective.each(count))
     found = tuple(tally.units(place) for place, tally in tallies.items())
     return Activity(found, objective.conditions)
 
 
-def count(objective: Objective, batch: Batch, tallies: dict[str, Tally], model: nn.Module) -> None:
-    with torch.no_grad(), places_of(model) as place, Watching(place, tallies):
-        objective.batch_loss(model, batch)
-
-
 class Tally:
-    """What the units of one activation have done so far, each `[units]`."""
+    """The outputs of an activation so far.
+
+    total: the sum of the absolute outputs of each unit. alive, steep: whether a unit was ever other
+    than 0, and ever outside of saturation; each `[units]`. values: the number of outputs of a unit.
+    """
 
     def __init__(self) -> None:
         self.total = torch.tensor(0.0)
@@ -104,17 +107,17 @@ class Tally:
 
     def units(self, place: str) -> Units:
         return Units(
-            place,
-            len(self.total),
-            int((~self.alive).sum()),
-            int((self.total <= DORMANT * self.total.mean()).sum()),
-            int((~self.steep).sum()),
-            self.values,
+            place=place,
+            units=len(self.total),
+            dead=int((~self.alive).sum()),
+            dormant=int((self.total <= DORMANT * self.total.mean()).sum()),
+            saturated=int((~self.steep).sum()),
+            values=self.values,
         )
 
 
 class Watching(TorchFunctionMode):
-    """Tallies what every activation puts out."""
+    """Tallies the outputs of every activation within the block."""
 
     def __init__(self, place: list[str], tallies: dict[str, Tally]) -> None:
         super().__init__()
@@ -143,11 +146,11 @@ def places_of(model: nn.Module) -> Iterator[list[str]]:
     with ExitStack() as stack:
         for name, module in model.named_modules():
             enter = module.register_forward_pre_hook(lambda *_, name=name: running.append(name))
-            leave = module.register_forward_hook(lambda *_: pop(running), always_call=True)
+            leave = module.register_forward_hook(partial(left, running), always_call=True)
             stack.callback(enter.remove)
             stack.callback(leave.remove)
         yield running
 
 
-def pop(running: list[str]) -> None:
+def left(running: list[str], *_: object) -> None:
     running.pop()

@@ -1,4 +1,4 @@
-"""Two solutions of one task: how far apart they are, and what lies on the line between them."""
+"""Two solutions of one task: their distance, and the loss on the line between them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from thalweg.arguments import require_whole
-from thalweg.doctor.solutions.matching import State, flattened
+from thalweg.doctor.solutions.matching import Weights, flattened
 from thalweg.stack.population import batch_norms, estimate_batch_norm, initial_model
 from thalweg.stack.single import outputs_over
 from thalweg.tasks.task import Task
@@ -19,9 +19,9 @@ from thalweg.tasks.task import Task
 class Between:
     """Two solutions and the straight line between them.
 
-    distance: of their trainable parameters. angle: between these, seen from the origin, in degrees.
-    shares, losses: points on the line from the first (0) to the second (1), and the loss of the
-    training data there, in evaluation mode.
+    distance: between their trainable parameters. angle: between these, seen from the origin, in
+    degrees. shares, losses: points on the line from the first solution (0) to the second (1), and
+    the loss of the training data there, in evaluation mode.
     """
 
     distance: float
@@ -33,20 +33,21 @@ class Between:
     def barrier(self) -> float:
         """The highest loss on the line less the mean of the ends.
 
-        About 0 where both lie in one valley. Small and large are conventions: Frankle et al. 2020
-        called two per cent of error none.
+        It is about 0 where both lie in one valley. What is small is a convention: for Frankle et
+        al. 2020 two per cent of error were no barrier.
         """
         return max(self.losses) - (self.losses[0] + self.losses[-1]) / 2
 
 
-def between(task: Task, one: State, other: State, *, points: int = 11) -> Between:
-    """What lies between two solutions, given as states of the task's model.
+def between(task: Task, one: Weights, other: Weights, *, points: int = 11) -> Between:
+    """The distance and the losses between two solutions, given by the model's `state_dict`.
 
-    Batch normalization takes its statistics anew at each point, from training data: those of the
-    ends mean nothing between them (Jordan et al. 2023). Integers, such as counts, are those of the
-    first.
+    Batch normalization estimates its statistics again at each point, from training data: the
+    statistics of the ends mean nothing between them (Jordan et al. 2023). Integers, such as counts,
+    are those of the first solution.
 
-    points: on the line, ends included, at least 3. Cost: a pass over the training data for each.
+    points: the number of points on the line with its ends, at least 3. Cost: a pass over the
+    training data for each.
     Raises UserError for fewer points.
     """
     points = require_whole("points", points, 3)
@@ -59,12 +60,12 @@ def between(task: Task, one: State, other: State, *, points: int = 11) -> Betwee
 
 
 def angle(a: Tensor, b: Tensor) -> float:
-    """In degrees; accurate also where it is small."""
+    """The angle in degrees, which is accurate also where it is small."""
     u, v = a / a.norm(), b / b.norm()
     return math.degrees(2 * math.atan2(float((u - v).norm()), float((u + v).norm())))
 
 
-def mixed(one: State, other: State, share: float) -> dict[str, Tensor]:
+def mixed(one: Weights, other: Weights, share: float) -> dict[str, Tensor]:
     return {
         name: torch.lerp(x, other[name], share) if x.is_floating_point() else x
         for name, x in one.items()
@@ -72,8 +73,8 @@ def mixed(one: State, other: State, share: float) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def loss_at(task: Task, model: nn.Module, state: State) -> float:
-    """The loss of the whole training data, batch-norm statistics estimated anew."""
+def loss_at(task: Task, model: nn.Module, state: Weights) -> float:
+    """The loss of the whole training data, with new estimates of batch-norm statistics."""
     model.load_state_dict(dict(state))
     if batch_norms(model):
         estimate_batch_norm(model, task, lambda batch: model(*batch[:-1]))

@@ -1,4 +1,4 @@
-"""Hidden units put into the order of another network's: the same function, other weights."""
+"""Hidden units in the order of another network's units: the same function with other weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from thalweg.errors import UserError
 
-State = Mapping[str, Tensor]
+Weights = Mapping[str, Tensor]
 """A model's `state_dict`."""
 
 BETWEEN = (
@@ -27,15 +27,15 @@ BETWEEN = (
     nn.Dropout,
     nn.BatchNorm1d,
 )
-"""What may stand between linear layers: it does the same to every unit, or has numbers of each."""
+"""The layers that may stand between linear ones: each acts on every unit alone."""
 
 
 @dataclass(frozen=True)
 class Hidden:
     """One hidden layer of a chain.
 
-    into, out: the linear layers before and behind it. own: names of what else has one number for
-    each of its units.
+    into, out: the linear layers before and after it. own: the names of other tensors that have one
+    number for each of its units.
     """
 
     into: str
@@ -43,18 +43,19 @@ class Hidden:
     own: tuple[str, ...]
 
 
-def matched(model: nn.Module, state: State, reference: State) -> dict[str, Tensor]:
+def matched(model: nn.Module, state: Weights, reference: Weights) -> dict[str, Tensor]:
     """`state` with its hidden units in the order that brings it nearest to `reference`.
 
-    Layer by layer the order is the linear assignment that makes the inner product with the
-    reference largest, all other layers as they are, until no layer changes: a local optimum, as the
-    joint problem is NP-hard. It is looked for from the order as it is, and from the one that goes
-    from the inputs on by what comes in, which finds units that have merely changed places; the
-    nearer one is taken. The network computes the same as before.
+    The order of a layer is the linear assignment that makes the inner product with the reference
+    largest while the other layers stay as they are. The layers are ordered in turn until none
+    changes. This finds a local optimum, because the joint problem is NP-hard. The search begins
+    once from the given order, and once from the order that the incoming weights alone give, layer
+    by layer from the inputs, which finds units that have merely changed places. The nearer result
+    is taken. The network computes the same as before.
 
     model: an `nn.Sequential` of `nn.Linear` with elementwise activations, dropout and
-    `nn.BatchNorm1d` between them; UserError for any other, since which units may change places is
-    known there only by the code. Source: weight matching, Ainsworth, Hayase and Srinivasa 2023.
+    `nn.BatchNorm1d` between them. UserError for any other model, because only its code says which
+    units may change places. Source: weight matching, Ainsworth, Hayase and Srinivasa 2023.
     """
     layers = hidden_layers(model)
     tries = [dict(state), dict(state)]
@@ -67,7 +68,7 @@ def matched(model: nn.Module, state: State, reference: State) -> dict[str, Tenso
     return min(tries, key=lambda held: float((flattened(held, names) - goal).norm()))
 
 
-def settle(layers: list[Hidden], held: dict[str, Tensor], reference: State) -> None:
+def settle(layers: list[Hidden], held: dict[str, Tensor], reference: Weights) -> None:
     """Reorders layer after layer until none changes."""
     changed = True
     while changed:
@@ -98,11 +99,11 @@ def hidden_layers(model: nn.Module) -> list[Hidden]:
 
 
 def best_order(
-    layer: Hidden, held: State, reference: State, *, both: bool
+    layer: Hidden, held: Weights, reference: Weights, *, both: bool
 ) -> Int64[Tensor, " units"]:
-    """Which unit of `held` to put into each place; ties leave units where they are.
+    """The unit of `held` for each place; ties leave units where they are.
 
-    both: whether it goes by weights on both sides, or by those that come in alone.
+    both: whether the weights on both sides decide, or the incoming ones alone.
     """
     from scipy.optimize import linear_sum_assignment  # takes a while to import, and few need it
 
@@ -137,6 +138,6 @@ def unmatchable(module: nn.Module) -> UserError:
     )
 
 
-def flattened(state: State, names: list[str]) -> Float[Tensor, " P"]:
-    """Some tensors of a state as one vector, in float64."""
+def flattened(state: Weights, names: list[str]) -> Float[Tensor, " P"]:
+    """Some tensors of a `state_dict` as one vector, in float64."""
     return torch.cat([state[name].detach().flatten().double() for name in names])

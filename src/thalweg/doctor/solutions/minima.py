@@ -1,4 +1,4 @@
-"""The solutions that different seeds come to: how alike they are, and which generalises best."""
+"""The solutions of different seeds: how alike they are, and which one generalises best."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 from thalweg.arguments import require_whole
 from thalweg.doctor.solutions.between import Between, between
-from thalweg.doctor.solutions.matching import State, matched
+from thalweg.doctor.solutions.matching import Weights, matched
 from thalweg.errors import UserError
 from thalweg.random_numbers import drawing
 from thalweg.recipes import AnyRecipe, recipe_of
@@ -29,18 +29,18 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Solution:
-    """What one seed came to: the ranked metric by split, and the state that evaluation uses."""
+    """The solution of one seed: the ranked metric by split, and the state that evaluation uses."""
 
     seed: int
     scores: Mapping[Split, float]
-    state: State = field(repr=False, compare=False)
+    state: Weights = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
 class Pair:
     """Two solutions as they are, and with the units of the second in the order of the first's.
 
-    matched: none where it is not known which units may change places.
+    matched: none if it is not known which units may change places.
     """
 
     seeds: tuple[int, int]
@@ -52,7 +52,8 @@ class Pair:
 class Minima:
     """The solutions of a task by one recipe.
 
-    direction: of the metric. diverged: seeds that came to none.
+    direction: whether the metric is best at its smallest or its largest. diverged: the seeds that
+    have no solution because they diverged.
     """
 
     solutions: tuple[Solution, ...]
@@ -76,15 +77,16 @@ class Minima:
 
 
 def minima(task: Task | str, recipe: AnyRecipe, *, seeds: int = 4, points: int = 11) -> Minima:
-    """Trains a task from several seeds and compares what they come to.
+    """Trains a task from several seeds and compares their solutions.
 
-    Different weights may stand for the same function: hidden units can change places. So distance,
-    angle and barrier are told before and after matching (`matched`), where that is defined. The
-    test data are looked at for what they show of the solutions; choose nothing by it.
+    Different weights may stand for the same function, because hidden units can change places. So
+    distance, angle and barrier are given before and after matching (`matched`), where matching is
+    defined. The scores on test data describe the solutions; choose nothing by them.
 
-    task, recipe: as for `train`. seeds: 0, 1, ..., at least 2. points: on each line, as for
-    `between`. Cost: so many trainings, and `points` passes over the training data for each pair,
-    twice. Raises UserError as `train` does, and where fewer than two seeds come to an end.
+    task, recipe: as for `train`. seeds: the number of seeds 0, 1, ..., at least 2. points: on each
+    line, as for `between`. Cost: a training for each seed, and `points` passes over the training
+    data for each pair, twice. Raises UserError as `train` does, and where fewer than two seeds come
+    to an end.
     """
     task, recipe = find(task), recipe_of(recipe)
     seeds = require_whole("seeds", seeds, 2)
@@ -104,7 +106,7 @@ def minima(task: Task | str, recipe: AnyRecipe, *, seeds: int = 4, points: int =
 
 
 def solutions_of(task: Task, population: Population) -> tuple[Solution, ...]:
-    """Those of the members that have not diverged."""
+    """The solutions of the members that have not diverged."""
     told = {split: scores(population, getattr(task.splits, split)) for split in SPLITS}
     with population.evaluation():
         return tuple(

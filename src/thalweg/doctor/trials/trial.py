@@ -1,4 +1,4 @@
-"""Trials: does the advice help, from the very state where the trouble is?"""
+"""Trials: does a remedy help, from the state where the trouble begins?"""
 
 from __future__ import annotations
 
@@ -29,25 +29,27 @@ from thalweg.training.learn import learn, scores
 
 SEEDS = 8
 FIRST_SEED = 10_000
-"""Of the data's order behind a state: one that no run has that is looked at."""
+"""The first seed of the data's order after a state: no run that is watched has it."""
 
 ALL_SEEDS = range(FIRST_SEED, FIRST_SEED + SEEDS)
 FEW = 3
-"""Seeds after which a remedy that was not better on each is given up: it cannot win any more."""
+"""The number of seeds after which a remedy that was not better on each cannot win any more."""
 
 LEVEL = 0.005
-"""One-sided: of 8 seeds all must agree."""
+"""The one-sided level of a comparison, at which all of 8 seeds must agree."""
 
 MATERIAL = 0.05
-"""A remedy helps where it is better beyond chance, and by so much of the way down: a convention."""
+"""A remedy helps where it is better beyond chance and by this share of the whole descent, which is
+a convention."""
 
 
 @dataclass(frozen=True)
 class Remedy:
-    """Something to try, in `words`: another recipe, another model, or a shuffle.
+    """Something to try: another recipe, another model, or a shuffle.
 
-    recipe: makes it from the one in use. model: makes it from a fresh one, and then training starts
-    anew. shuffled: the samples in a random order, where those without it keep the order they have.
+    words: its name. recipe: makes the recipe from the one in use. model: makes the model from a
+    fresh one; training then starts anew. shuffled: whether the samples come in a random order,
+    while they keep their order without the remedy.
     """
 
     words: str
@@ -58,7 +60,11 @@ class Remedy:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """What a training's next steps depend on: weights and buffers, optimizer, schedules."""
+    """All that the next steps of a training depend on.
+
+    steps: the number of steps so far. weights: with the buffers. states: the optimizer's. memory:
+    the schedules'.
+    """
 
     steps: int
     weights: Tensors
@@ -70,12 +76,12 @@ class State:
 class Trial:
     """A remedy against going on as it was, over paired seeds.
 
-    words: the remedy. without, with_it: the scores at the end by seed, in the task's metric; nan
-    where training diverged. A remedy that is not better on each of the first seeds is given up
-    there. gain: by how much the remedy is better. ways: how far down the medians of both came from
-    the score before any training, in the metric. whole: the longest way that any trial has come, or
-    that to the task's target where it is longer. since: the step at which the trial began; steps:
-    how many it went on.
+    words: the remedy's name. without, with_it: the scores at the end by seed, in the task's metric;
+    nan where training diverged. They are fewer where the remedy was not better on each of the first
+    seeds. gain: by how much the remedy is better. ways: without and with it, the descent from the
+    score before any training to the median score at the end, in the metric. whole: the largest
+    descent of any trial, or that to the task's target if it is larger. since: the step at which the
+    trial began. steps: the number of its steps.
     """
 
     words: str
@@ -89,7 +95,7 @@ class Trial:
 
     @property
     def share(self) -> float:
-        """Of the whole way, how much is missed without the remedy; from 0 to 1."""
+        """The part of the whole descent that is missed without the remedy, from 0 to 1."""
         without, with_it = self.ways
         if not (with_it > 0 and self.whole > 0):
             return 0.0
@@ -97,15 +103,15 @@ class Trial:
 
     @property
     def helps(self) -> bool:
-        """Whether it is better on every seed, and by a twentieth of the way down or more."""
+        """Whether it is better on every seed, and by a twentieth of the whole descent or more."""
         return self.gain.better and self.share >= MATERIAL
 
 
 @dataclass(frozen=True, eq=False)
 class Branch:
-    """A way for a training to go on: from a state, or anew.
+    """One training of a trial, which goes on from a state or starts anew.
 
-    ordered: the samples keep the order that they have in the data.
+    ordered: whether the samples keep the order that they have in the data.
     """
 
     task: Task
@@ -115,7 +121,7 @@ class Branch:
 
 
 def state_of(alone: Single) -> State:
-    """Where a lone training stands."""
+    """The state of a lone training."""
     (model,), (optimizer,) = alone.models, alone.optimizers
     memory: dict[str, Any] = {}
     for group in reversed(optimizer.param_groups):
@@ -124,15 +130,15 @@ def state_of(alone: Single) -> State:
 
 
 class Trials:
-    """Trials of remedies for one training, over the rest of the task's budget or over so many steps
-    at `most`.
+    """Trials of remedies for one training.
 
-    From a state, members with and without a remedy go on, on the same next batches, over 8 seeds of
-    their order, in one stack; the score is the task's metric on validation data at the end. A
-    remedy that makes another model starts anew, and so do those that it is held against. Going on
-    as it was is trained once for each state, however many remedies are held against it.
+    Members with and without a remedy go on from a state in one stack, on the same next batches,
+    over 8 seeds of their order. The score is the task's metric on validation data at the end. With
+    a remedy that makes another model, both sides start anew. The side without a remedy is trained
+    once for each state, for all remedies together.
 
-    start: the score before any training.
+    start: the score before any training. most: the most steps of a trial; to the end of the task's
+    budget if not given.
     """
 
     def __init__(self, task: Task, recipe: Recipe, start: float, most: int | None = None) -> None:
@@ -153,7 +159,7 @@ class Trials:
         return [self.trial(remedy, *pair) for remedy, pair in pairs.items()]
 
     def going_on(self, state: State) -> Branch:
-        """As it was, from a state."""
+        """The branch without a remedy, from a state."""
         if state not in self.from_states:
             here = ending_at(self.task, state.steps, self.most)
             here = replace(here, model=partial(standing, self.task.fresh_model, state.weights))
@@ -161,7 +167,7 @@ class Trials:
         return self.from_states[state]
 
     def pair(self, remedy: Remedy, going_on: Branch) -> tuple[Branch, Branch]:
-        """Without the remedy and with it."""
+        """The branches without the remedy and with it."""
         if remedy.shuffled:
             return replace(going_on, ordered=True), going_on
         if remedy.model:
@@ -170,7 +176,7 @@ class Trials:
         return going_on, replace(going_on, recipe=remedy.recipe(self.recipe))
 
     def train(self, branches: Iterable[Branch], seeds: int) -> None:
-        """Trains branches until each has its ends for so many seeds, in as few stacks as can be."""
+        """Trains branches until each has its scores for this number of seeds, in few stacks."""
         stacks: defaultdict[Any, list[Branch]] = defaultdict(list)
         for branch in branches:
             stacks[branch.task, branch.ordered, len(self.ends[branch])].append(branch)
@@ -189,16 +195,16 @@ class Trials:
         task, new = with_it.task, tuple(self.ends[with_it])
         old = tuple(self.ends[without][: len(new)])
         gained = compare(new, old, task.better, LEVEL)
-        way, other = (median(down(task, self.start, end) for end in ends) for ends in (old, new))
+        one, other = (median(down(task, self.start, end) for end in ends) for ends in (old, new))
         since = with_it.state.steps if with_it.state else 0
         steps = task.total_steps(length_of(task)) - since
         target = 0.0 if task.target is None else down(task, self.start, task.target)
-        whole = max(way, other, target)
-        return Trial(remedy.words, old, new, gained, (way, other), whole, since, steps)
+        whole = max(one, other, target)
+        return Trial(remedy.words, old, new, gained, (one, other), whole, since=since, steps=steps)
 
 
 def ending_at(task: Task, since: int, most: int | None) -> Task:
-    """The task with a budget that ends so many steps behind a step, if not before."""
+    """The task with a budget that ends at `most` steps after a step, if not before."""
     whole = task.total_steps(length_of(task))
     return task if most is None else replace(task, epochs=None, steps=min(whole, since + most))
 
@@ -215,7 +221,7 @@ def remade(model: Callable[[], nn.Module], change: Callable[[nn.Module], nn.Modu
 
 
 def ending(stack: Sequence[Branch], seeds: Sequence[int]) -> list[float]:
-    """Those of branches that differ in their recipes alone, which are trained at once."""
+    """The scores of branches at their end; they differ in their recipes only, and train at once."""
     task, state, ordered = stack[0].task, stack[0].state, stack[0].ordered
     members = [Member(branch.recipe, seed) for branch in stack for seed in seeds]
     with failure_in_training(task), drawing(seeds[0]):
@@ -231,7 +237,7 @@ def ending(stack: Sequence[Branch], seeds: Sequence[int]) -> list[float]:
 
 
 def keep_order(alone: Single) -> None:
-    """Gives every member the samples in the order of the data, each beginning elsewhere."""
+    """Gives every member the samples in the order of the data; each begins at another place."""
     batches = list(in_order(alone.task.splits.train, alone.task.batch_size))
     count = len(alone.members)
     begins = [place * len(batches) // count for place in range(count)]
@@ -240,16 +246,16 @@ def keep_order(alone: Single) -> None:
 
 
 def down(task: Task, start: float, end: float) -> float:
-    """The way down from a score to another; of those that diverge none at all, endlessly so."""
+    """The descent from a score to another; minus infinity where training diverged."""
     if math.isnan(end):
         return -math.inf
     return start - end if task.better == "min" else end - start
 
 
 def on_one_scale(done: Sequence[Sequence[Trial]]) -> list[list[Trial]]:
-    """Trials of one training, all held against the longest way that any of them has come.
+    """Trials of one training, all held against the largest descent of any of them.
 
-    What helps a little where nothing else helps is then little.
+    A remedy that helps little beside another one then counts as little.
     """
     whole = max((trial.whole for own in done for trial in own), default=0.0)
     return [[replace(trial, whole=whole) for trial in own] for own in done]

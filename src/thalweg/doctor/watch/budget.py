@@ -1,4 +1,4 @@
-"""What a doctor's looks may cost, and what they have cost."""
+"""The time that a doctor's looks may take, and the time that they have taken."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from thalweg.errors import UserError
 
 @dataclass
 class Looks:
-    """How many of one name were taken, their seconds, and those of the last."""
+    """The looks of one name: their number, their seconds, and the seconds of the last one."""
 
     count: int = 0
     seconds: float = 0.0
@@ -22,7 +22,7 @@ class Looks:
 
 
 def require_share(budget: object) -> None:
-    """UserError for a budget that is no share, where there is one."""
+    """UserError for a budget that is neither None nor a share."""
     if budget is not None and not 0 < number(budget) < 1:
         raise UserError(
             f"budget is a share of the training's time, as 0.03 is, not {short(budget)}."
@@ -30,11 +30,11 @@ def require_share(budget: object) -> None:
 
 
 class Budget:
-    """The time that looks take, held against the training's own since the budget was made.
+    """The time that looks take, held against the training's own time since the budget was made.
 
-    share: of the training's own time that they may take altogether, in (0, 1); none for no bound.
-    A look is allowed when it fits into what the training has earned so far, by what it took the
-    last time. Raises UserError for another share.
+    share: of the training's own time, the part that all looks together may take, in (0, 1); None
+    for no bound. A look is allowed if the time of the last look of its name fits into what is left.
+    Raises UserError for another share.
     """
 
     def __init__(self, share: float | None = None) -> None:
@@ -60,10 +60,10 @@ class Budget:
         self.ended = perf_counter()
 
     def allows(self, name: str, expected: float, part: float = 1.0) -> bool:
-        """Whether a look fits in.
+        """Whether a look fits into what is left.
 
-        expected: its seconds, believed before it was first taken. part: of the budget that all of
-        this name may take.
+        expected: its seconds, which count until the first look of its name was timed. part: of the
+        budget, the part that all looks of this name may take.
         """
         if self.share is None:
             return True
@@ -79,7 +79,7 @@ class Budget:
         self.spend(name, perf_counter() - start)
 
     def spend(self, name: str, seconds: float) -> None:
-        """Counts a look that took so long."""
+        """Counts a look and its seconds."""
         looks = self.looks[name]
         looks.count, looks.seconds, looks.last = looks.count + 1, looks.seconds + seconds, seconds
         self.spent += seconds

@@ -45,15 +45,15 @@ class Course:
         self.readings[type(reading)][self.length] = reading
 
     def all(self, kind: type[R]) -> list[tuple[int, R]]:
-        """The readings of one type, each behind its step."""
+        """The readings of one type, each after its step."""
         return list(cast("dict[int, R]", self.readings[kind]).items())
 
     def first(self, kind: type[R]) -> tuple[int, R] | None:
-        """The first reading of one type, behind its step."""
+        """The first reading of one type, after its step."""
         return next(iter(self.all(kind)), None)
 
     def last(self, kind: type[R]) -> tuple[int, R] | None:
-        """The last reading of one type, behind its step."""
+        """The last reading of one type, after its step."""
         return next(reversed(self.all(kind)), None)
 
     def norm_series(self) -> tuple[list[int], NDArray[np.float64]]:

@@ -1,4 +1,4 @@
-"""Where the seconds of training go: is it slow in steps, or slow in seconds?"""
+"""The seconds that the parts of a training step take."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Seconds:
 
 
 class Stopwatch:
-    """Takes the time of the parts of a training loop.
+    """Measures the time of the parts of a training loop.
 
         watch = Stopwatch()
         for inputs, targets in watch.loading(loader):
@@ -45,9 +45,9 @@ class Stopwatch:
                 optimizer.zero_grad()
         print(watch.seconds())
 
-    What runs outside these parts is not counted. Around each part a GPU is waited for, so that its
-    work is counted where it was ordered; that costs the overlap of parts, so that a loop can be
-    slower while it is watched. Watch some tens of steps.
+    Time outside these parts is not counted. The watch waits for a GPU around each part, so that its
+    work is counted in the part that started it. Parts cannot overlap then, and a loop can be slower
+    while it is watched: watch some tens of steps.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Stopwatch:
 
     @contextmanager
     def part(self, part: Part) -> Iterator[None]:
-        """Counts the block as one step's; UserError for a part that is none."""
+        """Counts the block as this part of one step; UserError for an unknown part."""
         if part not in PARTS:
             raise UserError(f"A step has the parts {', '.join(PARTS)}, and none called {part!r}.")
         wait()
@@ -76,7 +76,7 @@ class Stopwatch:
             yield batch
 
     def seconds(self) -> list[Seconds]:
-        """What each part took, the longest first; UserError where nothing was watched."""
+        """The seconds of each part, the longest first; UserError where nothing was timed."""
         totals = {part: sum(taken) for part, taken in self.taken.items() if taken}
         if not totals:
             raise UserError("Nothing was timed yet: put the parts of a step into watch.part(...).")
@@ -93,6 +93,6 @@ class Stopwatch:
 
 
 def wait() -> None:
-    """Until a GPU that is in use has done all that it was given."""
+    """Waits until a GPU that is in use has finished its work."""
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""Watching a training loop: when to look at it, with which instruments, and for how much time."""
+"""Watching a training loop: when it is looked at, with which instruments, for how much time."""
 
 from __future__ import annotations
 
@@ -29,11 +29,16 @@ from thalweg.stack.reading import Batch
 from thalweg.tasks.task import Score
 
 NORMS = 1 / 3
-"""Of the budget, that norms of gradients may take."""
+"""The part of the budget that norms of gradients may take."""
 
 
 class Watcher:
-    """Looks at a training on its way; `Doctor` says how it is used."""
+    """Watches a training; `Doctor` says how it is used.
+
+    mark: the step of the next close look. owed: the instruments whose look has not fitted into the
+    budget yet. looking: whether the doctor itself runs the model. opened: the seconds of a look
+    along a step before the step is taken.
+    """
 
     def __init__(
         self,
@@ -58,11 +63,11 @@ class Watcher:
         self.mark = 0
         self.owed: list[str] = []
         self.looking = False
-        self.opened = 0.0  # seconds of a look along a step, before it is taken
+        self.opened = 0.0
         self.around_forward: list[RemovableHandle] = []
         self.around_step = [
             optimizer.register_step_pre_hook(lambda *_: self.before_step()),
-            optimizer.register_step_post_hook(lambda *_: self.behind_step()),
+            optimizer.register_step_post_hook(lambda *_: self.after_step()),
         ]
         self.hook_forward()
 
@@ -73,13 +78,13 @@ class Watcher:
         self.close()
 
     def close(self) -> None:
-        """Leaves the model and the optimizer; what was seen stays."""
+        """Takes the hooks away from the model and the optimizer; what was seen stays."""
         self.budget.end()
         for hook in (*self.around_forward, *self.around_step):
             hook.remove()
 
     def loading(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """The loader's batches, of which the doctor takes note."""
+        """The loader's batches, which the doctor keeps for its looks."""
         try:
             batches = iter(loader)
         except TypeError:
@@ -96,28 +101,35 @@ class Watcher:
             self.course.batches.append(copied(batch))
             yield batch
 
-    # What it has to say
-
     def case(self, recipe: Recipe | None, steps: int, diverged: str) -> Case:
         """What was seen, for criteria to judge by."""
         size = samples_in(self.batches(1)[0])
         timed = any(self.stopwatch.taken.values())
         seconds = tuple(self.stopwatch.seconds()) if timed else ()
-        return Case(self.course, recipe, steps, size, diverged, seconds)
+        return Case(
+            course=self.course,
+            recipe=recipe,
+            steps=steps,
+            batch_size=size,
+            diverged=diverged,
+            seconds=seconds,
+        )
 
     @property
     def step(self) -> int:
         return self.course.length
 
-    # Time: the parts of some steps alone, so that a GPU need not be waited for at each, and that
-    # the model of the others has no hooks, which cost a small one a thirtieth of its time
-
     @property
     def timed(self) -> bool:
+        """Whether the coming step is timed.
+
+        Only some are, so that the others need not wait for a GPU and the model has no hooks then,
+        which cost a small model a thirtieth of its time.
+        """
         return not self.looking and self.step % self.every == 1 % self.every
 
     def hook_forward(self) -> None:
-        """Takes the time of the next step's forward pass, if it is one that is timed."""
+        """Gives the model its hooks for a step that is timed, and takes them away for others."""
         if self.timed and not self.around_forward:
             self.around_forward = [
                 self.model.register_forward_pre_hook(lambda *_: self.begin()),
@@ -140,11 +152,9 @@ class Watcher:
             self.clock = now
 
     def gradient_seconds(self) -> float:
-        """What a gradient evaluation takes; infinite as long as none was timed."""
+        """The seconds of a gradient evaluation; infinite as long as none was timed."""
         parts = [self.stopwatch.taken[part][-RECENT:] for part in ("forward", "backward")]
         return sum(map(median, parts)) if all(parts) else math.inf
-
-    # Looks
 
     def before_step(self) -> None:
         self.end("backward")
@@ -164,7 +174,7 @@ class Watcher:
         self.begin()
 
     def measure_owed(self) -> None:
-        """Reads the instruments that have their turn, as far as the budget allows."""
+        """Reads the instruments that are owed, as far as the budget allows."""
         gradient = self.gradient_seconds()
         for name in list(self.owed):
             if self.budget.allows(name, INSTRUMENTS[name].gradients * gradient):
@@ -173,13 +183,13 @@ class Watcher:
                     self.measure(name)
 
     def look_along(self) -> None:
-        """Begins to look along the step that is about to be taken."""
+        """Begins a look along the coming step."""
         if self.budget.allows("step", 2 * self.gradient_seconds()):
             start = perf_counter()
             self.along.enter_context(self.watch.looking(self.batches(1)[0]))
             self.opened = perf_counter() - start
 
-    def behind_step(self) -> None:
+    def after_step(self) -> None:
         self.end("optimizer")
         start = perf_counter()
         if self.opened:
@@ -194,7 +204,7 @@ class Watcher:
 
     @np.errstate(all="ignore")
     def measure(self, name: str) -> None:
-        """Reads an instrument, or notes why it could not be read."""
+        """Reads an instrument, or notes why it cannot be read."""
         instrument = INSTRUMENTS[name]
         try:
             objective = Objective(self.model, self.loss, self.batches(instrument.batches))
@@ -206,7 +216,7 @@ class Watcher:
             self.course.refusals.pop(name, None)
 
     def batches(self, most: int) -> list[Batch]:
-        """The last batches that the loop has taken, up to so many."""
+        """The last batches that the loop has taken, at most this number of them."""
         if not self.course.batches:
             raise UserError(
                 "The doctor has seen no batch: write `for batch in doctor.loading(loader)`."
@@ -220,6 +230,6 @@ class Watcher:
 
 
 def described(error: Exception) -> str:
-    """In one line; what is no sentence of ours with its kind."""
+    """An error in one line; errors other than UserError begin with their type."""
     line = str(error).split("\n")[0]
     return line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
