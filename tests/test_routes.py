@@ -8,6 +8,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -619,3 +620,19 @@ def test_a_recipe_without_routes_makes_the_groups_that_it_was_given() -> None:
         optimizer = tw.optim.Optimizer([group], tw.adam())
     assert optimizer.param_groups[0] is group
     assert "route" not in group
+
+
+def test_the_routes_of_the_readme_are_what_it_shows() -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    code, shown = (
+        text.partition(start)[2].partition("```")[0]
+        for start in ("```python\nmuon", "```\nparameter")
+    )
+    layers = (nn.Embedding(1000, 64), nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 10))
+    names = {"tw": tw, "model": nn.Sequential(*layers), "print": lambda it: told.append(str(it))}
+    told: list[str] = []
+    exec("muon" + code, names)
+    assert told == ["parameter" + shown.rstrip()]
+    table = text.partition("```toml\n[[routes]]")[2].partition("```")[0]
+    recipe = Recipe.from_toml('name = "muon"\n[[routes]]' + table)
+    assert recipe.rates == {"hidden matrix.lr": 0.02, "rest.lr": 3e-4}

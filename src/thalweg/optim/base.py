@@ -273,6 +273,8 @@ class RuleOptimizer(UntracedOptimizer):
                 known = self.known.get(name) or Parameter(name, tuple(param.shape), "")
                 kept = state_bytes(self.chain(group), param, group)
                 found.append(Described(*known, group.get("route", ""), kept))
+        places = {name: place for place, name in enumerate(self.known)}
+        found.sort(key=lambda one: places.get(one.parameter, len(places)))
         return found
 
     def parameters(self) -> list[Tensor]:
