@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from test_fuse import EVERY
-from thalweg import optim, recipes
+from thalweg import optim, recipes, rules
 from thalweg.optim import Optimizer
 from thalweg.recipes import Recipe
 
@@ -35,8 +35,9 @@ NAMED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 NAMED |= {
     name: (name, {"weight_decay": 0.1})
-    for name in optim.named.__all__
-    if hasattr(torch.optim, name) and name not in {kind for kind, _ in NAMED.values()}
+    for name, known in rules.NAMED.items()
+    if hasattr(torch.optim, name) and not known.to
+    if name not in {kind for kind, _ in NAMED.values()}
 }
 CHAINS: dict[str, Recipe] = {
     recipe.name: recipe for recipe in random.Random(1).sample(EVERY, 6)

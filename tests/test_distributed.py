@@ -127,7 +127,7 @@ def numbers(optimizer: Optimizer) -> Numbers:
 
 def alone(recipe: Recipe) -> Numbers:
     model = model_of_one_seed()
-    optimizer = Optimizer(model.parameters(), recipe)
+    optimizer = Optimizer(model, recipe)
     train(model, optimizer, range(STEPS))
     return numbers(optimizer)
 
@@ -188,14 +188,14 @@ def trained(rank: int, _: Path) -> list[tuple[str, str, Numbers]]:
         for name, recipe in RECIPES.items():
             for backend in ("numba", "eager"):
                 model = spread(model_of_one_seed())
-                optimizer = Optimizer(model.parameters(), recipe, backend=backend)
+                optimizer = Optimizer(model, recipe, backend=backend)
                 train(model, optimizer, range(STEPS), rank)
                 if backend == "numba" and "last" not in name:
                     assert not optimizer.fusing.left, "each shard has its kernel"
                 found.append((f"{way}, {name}, {backend}", name, numbers(optimizer)))
     for name, recipe in RECIPES.items():
         model = tensor_parallel(model_of_one_seed())
-        optimizer = Optimizer(model.parameters(), recipe)
+        optimizer = Optimizer(model, recipe)
         train(model, optimizer, range(STEPS))
         found.append((f"tensor parallel, {name}", name, numbers(optimizer)))
     model = DistributedDataParallel(model_of_one_seed())
@@ -236,10 +236,10 @@ def matrices_trained(rank: int, _: Path) -> list[tuple[str, str, Numbers]]:
     for (way, spread), (name, recipe) in product(WAYS.items(), MATRICES.items()):
         for backend in ("numba", "eager"):
             model = spread(model_of_matrices())
-            optimizer = Optimizer(model.parameters(), recipe, backend=backend)
+            optimizer = Optimizer(model, recipe, backend=backend)
             train(model, optimizer, range(STEPS // 2), rank)
             saved = copy.deepcopy(optimizer.state_dict())
-            optimizer = Optimizer(model.parameters(), recipe, backend=backend)
+            optimizer = Optimizer(model, recipe, backend=backend)
             optimizer.load_state_dict(saved)
             train(model, optimizer, range(STEPS // 2, STEPS), rank)
             found.append((f"{way}, {name}, {backend}", name, numbers(optimizer)))
@@ -249,7 +249,7 @@ def matrices_trained(rank: int, _: Path) -> list[tuple[str, str, Numbers]]:
 def test_two_processes_step_whole_matrices_of_which_each_has_a_part(tmp_path: Path) -> None:
     def expected(recipe: Recipe) -> Numbers:
         model = model_of_matrices()
-        optimizer = Optimizer(model.parameters(), recipe)
+        optimizer = Optimizer(model, recipe)
         train(model, optimizer, range(STEPS))
         return numbers(optimizer)
 

@@ -31,7 +31,9 @@ from thalweg.rules.rule import Hyper, State
 
 SHAPES = [(), (0,), (1,), (7,), (3, 5), (2, 3, 4), (1000,)]
 
-CHAINS: dict[str, Recipe] = {name: make() for name, make in RECIPES.items()} | {
+CHAINS: dict[str, Recipe] = {
+    name: recipe for name, make in RECIPES.items() if not (recipe := make()).routes
+} | {
     "sgd with PyTorch's momentum": recipes.chain(rules.SGDMomentum(dampening=0.2)),
     "sgd with PyTorch's nesterov": recipes.chain(rules.SGDNesterov()),
     "rmsprop with momentum": recipes.rmsprop(momentum=0.8),

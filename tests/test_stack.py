@@ -129,7 +129,7 @@ def test_one_step_gradients_are_the_lone_models(task: Task) -> None:
 def lone_training(task: Task, member: Member) -> tuple[dict[str, Tensor], Tensor]:
     """Twenty steps with the drop-in optimizer, told its loss half-way; state and evaluation."""
     model = plain_model(task, member.seed)
-    optimizer = Optimizer(model.parameters(), member.recipe)
+    optimizer = Optimizer(model, member.recipe)
     batches = batches_of(task, member.seed)
     for step in range(STEPS):
         *inputs, targets = next(batches)

@@ -501,13 +501,10 @@ class RuleOptimizer(UntracedOptimizer):
                 "an optimizer cannot be copied within evaluation(), where the model does not hold"
                 " the parameters that training goes on from."
             )
+        kept = ("schedules", "recipe", "ways", "known", "backend")
         return {
             **super().__getstate__(),
-            "schedules": self.schedules,
-            "recipe": self.recipe,
-            "ways": self.ways,
-            "known": self.known,
-            "backend": self.backend,
+            **{name: value for name, value in vars(self).items() if name in kept},
             "training_point": [],
             "fusing": Fusing(),
             "zero": None,
