@@ -88,12 +88,13 @@ def side_by_side(
 class BranchPart(NamedTuple):
     """A part of a branch: its sums are over the branch, but for those that all branches share.
 
-    shared: of each pass, the columns of the latter.
+    shared: of each pass, the columns of the latter. params: what it steps, where that counts.
     """
 
     branch: Hashable
     part: Part
     shared: Sequence[Sequence[int]]
+    params: Sequence[Tensor] = ()
 
     def keys(self, number: int, kinds: Kinds) -> list[Hashable]:
         """What the sums of a pass, from 0, are over: parts with the same key share a sum."""
@@ -104,10 +105,15 @@ class BranchPart(NamedTuple):
         ]
 
 
-def by_branches(parts: Sequence[BranchPart], whole: Whole) -> None:
-    """Runs the parts of several branches side by side, pass by pass."""
+def by_branches(
+    parts: Sequence[BranchPart], whole: Callable[[Sequence[BranchPart]], Whole]
+) -> None:
+    """Runs the parts of several branches side by side, pass by pass.
+
+    whole: what makes the sums over all of these parts; some branches need more passes than others.
+    """
     if len({part.branch for part in parts}) < 2:
-        together([each.part for each in parts], whole)
+        together([each.part for each in parts], whole(parts))
         return
     asked = [sent(each.part, None) for each in parts]
     for number in count():
@@ -117,8 +123,8 @@ def by_branches(parts: Sequence[BranchPart], whole: Whole) -> None:
         live = [(each, sums) for each, sums in zip(parts, asked, strict=True) if sums]
         if not live:
             return
-        found = of_branches(live, number, whole)
         parts = [each for each, _ in live]
+        found = of_branches(live, number, whole(parts))
         asked = [sent(each.part, own) for each, own in zip(parts, found, strict=True)]
 
 

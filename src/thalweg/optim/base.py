@@ -20,6 +20,7 @@ from thalweg.fuse.matrices import check_matrices
 from thalweg.fuse.passes import (
     BranchPart,
     Part,
+    Whole,
     by_branches,
     eagerly,
     over_model,
@@ -296,17 +297,20 @@ class RuleOptimizer(UntracedOptimizer):
         parted: whether other processes have parts of the model.
         """
         parts: list[BranchPart] = []
-        stepped: list[Tensor] = []
         for branch in self.branches():
             mine = [(params, part) for each, params, part in steppers if each == branch]
             if parted and not mine and places_of(branch[1], torch.float32) != ():
                 mine = [self.standing_by(branch)]
             shared = shared_sums(branch[1], self.shared)
-            for params, part in mine:
-                parts.append(BranchPart(branch, part, shared))
-                stepped += params
-        of_all = partial(over_parts, stepped, self.parameters(), self.zero)
-        by_branches(parts, of_all if parted else over_model)
+            parts += [BranchPart(branch, part, shared, params) for params, part in mine]
+
+        def whole(some: Sequence[BranchPart]) -> Whole:
+            if not parted:
+                return over_model
+            params = [param for each in some for param in each.params]
+            return partial(over_parts, params, self.parameters(), self.zero)
+
+        by_branches(parts, whole)
 
     @torch.no_grad()
     def standing_by(self, branch: Branch) -> tuple[list[Tensor], Part]:

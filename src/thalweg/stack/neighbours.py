@@ -101,7 +101,7 @@ class Neighbours:
                 BranchPart(each.branch, part, shared_sums(each.rows.chain, self.shared))
                 for each, part in zip(self.parts, parts, strict=True)
             ],
-            whole,
+            lambda _: whole,
         )
 
     def over_members(self, kinds: Kinds, sums: Numbers) -> Numbers:
