@@ -236,6 +236,14 @@ def test_a_factor_scales_the_rate_of_its_route_and_of_its_schedule() -> None:
         assert torch.allclose(param, before.get_parameter(name) - moved, atol=1e-6), name
 
 
+def test_factors_multiply_whatever_they_come_to() -> None:
+    halved = ("blocks.*", {"lr_factor": 0.5})
+    recipe = tw.route(("bias", {"lr_factor": 2.0}), halved, default=tw.sgd(lr=0.4))
+    optimizer = tw.optim.Optimizer(net(), recipe)
+    rates = {group["route"]: group["lr"] for group in optimizer.param_groups}
+    assert rates == {"rest": 0.4, "blocks.*": 0.2, "bias + blocks.*": 0.4}
+
+
 LAYERS = [("wte.*", "pos_embed"), "blocks.0.*", "blocks.1.*", "head.*"]
 
 
@@ -389,6 +397,11 @@ def test_tensors_without_names_go_by_shape_alone() -> None:
         (lambda: tw.route(("bias", {"weight_decay": -1.0}), default=tw.sgd()), "weight_decay must"),
         (lambda: tw.route(((), tw.sgd())), "a route needs words"),
         (lambda: tw.route(("bias", "adam")), "a way leads to a recipe"),  # type: ignore[arg-type]
+        (lambda: tw.route("bias", default=tw.sgd()), "a way is words and where"),  # type: ignore[arg-type]
+        (
+            lambda: tw.route(("bias", {"lr_factor": schedules.step(1.0, 0.5, 2)}), default=tw.sgd()),
+            "route bias: lr_factor is a number",
+        ),
         (lambda: tw.route(("bias", {}), default=tw.sgd()), "either a chain of rules, or settings"),
         (lambda: tw.route(("bias", {"weight_decay": 0.1})), "exactly one rule that takes the step"),
         (lambda: tw.route(("bias", rules.ClipNorm(max_norm=1.0))), "exactly one rule that takes"),
