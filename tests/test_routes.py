@@ -94,6 +94,13 @@ def test_names_alone_let_the_roles_be_guessed() -> None:
     assert parameters_by_name(named) == [Parameter("layers.0.input_layernorm.bias", (4,), "norm")]
 
 
+def test_the_last_matrix_by_name_is_no_head_where_a_norm_follows() -> None:
+    named = [("wte.weight", torch.zeros(7, 4)), ("blocks.0.down.weight", torch.zeros(4, 4))]
+    named += [("ln_f.weight", torch.zeros(4)), ("ln_f.bias", torch.zeros(4))]
+    assert roles(parameters_by_name(named))["blocks.0.down.weight"] == "hidden matrix"
+    assert roles(parameters_by_name(named[:2]))["blocks.0.down.weight"] == "head"
+
+
 def gradients(model: nn.Module, seed: int, size: float = 1.0) -> None:
     """Gives every parameter a gradient."""
     numbers = torch.Generator().manual_seed(seed)
@@ -399,7 +406,9 @@ def test_tensors_without_names_go_by_shape_alone() -> None:
         (lambda: tw.route(("bias", "adam")), "a way leads to a recipe"),  # type: ignore[arg-type]
         (lambda: tw.route("bias", default=tw.sgd()), "a way is words and where"),  # type: ignore[arg-type]
         (
-            lambda: tw.route(("bias", {"lr_factor": schedules.step(1.0, 0.5, 2)}), default=tw.sgd()),
+            lambda: tw.route(
+                ("bias", {"lr_factor": schedules.step(1.0, 0.5, 2)}), default=tw.sgd()
+            ),
             "route bias: lr_factor is a number",
         ),
         (lambda: tw.route(("bias", {}), default=tw.sgd()), "either a chain of rules, or settings"),

@@ -77,9 +77,10 @@ def parameters_by_name(named: Iterable[tuple[str, Tensor]]) -> list[Parameter]:
         Parameter(plain_name(name), tuple(param.shape), role_of(plain_name(name), param))
         for name, param in named
     ]
-    matrices = [place for place, one in enumerate(found) if len(one.shape) >= 2]
-    if matrices and found[matrices[-1]].role == HIDDEN:
-        found[matrices[-1]] = found[matrices[-1]]._replace(role="head")
+    last = max((place for place, one in enumerate(found) if len(one.shape) >= 2), default=0)
+    # A norm behind the last matrix stands before a head that is an embedding too.
+    if found and found[last].role == HIDDEN and all(one.role != "norm" for one in found[last:]):
+        found[last] = found[last]._replace(role="head")
     return found
 
 
