@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,9 @@ from thalweg.errors import UserError
 from thalweg.racing.torch_code import in_torch
 from thalweg.recipes import recipe_of
 from thalweg.rule_names import name_of, rule_named
-from thalweg.rules import Hyper, Rule, State
+from thalweg.rules import Hyper, Rule, State, log
+from thalweg.rules.tuning import documented
+from thalweg.rules.value import Value
 
 RULES = """
 import thalweg as tw
@@ -228,13 +231,58 @@ def test_a_file_names_the_line_of_a_rule_that_is_not_there() -> None:
         tw.Recipe.from_toml('[[rules]]\nrule = "rules.py:gentle"')
 
 
-@pytest.mark.parametrize("name", ["settings", "step", "params", "maximize", "update", "rate"])
+NAMES = ["settings", "step", "params", "maximize", "update", "rate", "initial_lr", "param_names"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", [Hyper(0.1), State()])
 def test_a_name_that_a_rule_may_not_take_is_told_when_the_class_is_made(
     name: str, kind: object
 ) -> None:
     with pytest.raises(UserError, match=f"Mine cannot call a setting or a state {name}, "):
         type("Mine", (Rule,), {"lr": Hyper(0.1), name: kind})
+
+
+def test_a_whole_number_as_a_default_is_tuned_as_any_other() -> None:
+    kind = type("Mine", (Rule,), {"lr": Hyper(1, log(0.1, 10)), "k": Hyper(2, log(1, 10))})
+    assert list(documented(recipe_of(kind).tunables)) == ["lr", "k"]
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: Hyper(2.0, high=1.0), "the default must be at least 0 and at most 1, not 2"),
+        (lambda: Hyper("0.1"), "the default must be a number"),  # type: ignore[arg-type]
+        (lambda: Hyper(0.1, (1e-4, 1.0)), r"such as log\(1e-4, 0.1\), not"),  # type: ignore[arg-type]
+        (lambda: Hyper(0.1, "log"), "not 'log'"),  # type: ignore[arg-type]
+        (
+            lambda: type("Mine", (Rule,), {"start": Hyper(0.1), "m": State(init="strat")}),
+            "m starts at 'strat', which is no hyperparameter of Mine; did you mean start?",
+        ),
+    ],
+)
+def test_a_wrong_declaration_is_told_when_it_is_made(
+    make: Callable[[], object], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        make()
+
+
+class Forgetful(Rule):
+    lr = Hyper(0.1)
+    m = 0.0
+
+    def update(self, g: Value) -> Value:
+        self.m = 0.9 * self.m + g
+        return -self.lr * self.m
+
+
+@pytest.mark.parametrize("backend", ["auto", "eager"])
+def test_what_a_rule_would_forget_is_told(backend: str) -> None:
+    param = torch.zeros(1, requires_grad=True)
+    param.grad = torch.ones(1)
+    with pytest.raises(UserError, match=r"Forgetful changes m, .* declare it as m = State\(\)"):
+        tw.optim.Optimizer([param], Forgetful(), backend=backend).step()
 
 
 def test_the_state_of_one_rule_is_refused_by_another() -> None:

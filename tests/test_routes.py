@@ -95,6 +95,13 @@ def test_names_alone_let_the_roles_be_guessed() -> None:
     assert parameters_by_name(named) == [Parameter("layers.0.input_layernorm.bias", (4,), "norm")]
 
 
+def test_the_last_matrix_by_name_is_no_head_where_a_norm_follows() -> None:
+    named = [("wte.weight", torch.zeros(7, 4)), ("blocks.0.down.weight", torch.zeros(4, 4))]
+    named += [("ln_f.weight", torch.zeros(4)), ("ln_f.bias", torch.zeros(4))]
+    assert roles(parameters_by_name(named))["blocks.0.down.weight"] == "hidden matrix"
+    assert roles(parameters_by_name(named[:2]))["blocks.0.down.weight"] == "head"
+
+
 def gradients(model: nn.Module, seed: int, size: float = 1.0) -> None:
     """Gives every parameter a gradient."""
     numbers = torch.Generator().manual_seed(seed)
@@ -235,6 +242,14 @@ def test_a_factor_scales_the_rate_of_its_route_and_of_its_schedule() -> None:
         assert param.grad is not None
         moved = factor * (0.4 + 0.325) * param.grad
         assert torch.allclose(param, before.get_parameter(name) - moved, atol=1e-6), name
+
+
+def test_factors_multiply_whatever_they_come_to() -> None:
+    halved = ("blocks.*", {"lr_factor": 0.5})
+    recipe = tw.route(("bias", {"lr_factor": 2.0}), halved, default=tw.sgd(lr=0.4))
+    optimizer = tw.optim.Optimizer(net(), recipe)
+    rates = {group["route"]: group["lr"] for group in optimizer.param_groups}
+    assert rates == {"rest": 0.4, "blocks.*": 0.2, "bias + blocks.*": 0.4}
 
 
 LAYERS = [("wte.*", "pos_embed"), "blocks.0.*", "blocks.1.*", "head.*"]
@@ -390,6 +405,13 @@ def test_tensors_without_names_go_by_shape_alone() -> None:
         (lambda: tw.route(("bias", {"weight_decay": -1.0}), default=tw.sgd()), "weight_decay must"),
         (lambda: tw.route(((), tw.sgd())), "a route needs words"),
         (lambda: tw.route(("bias", "adam")), "a way leads to a recipe"),  # type: ignore[arg-type]
+        (lambda: tw.route("bias", default=tw.sgd()), "a way is words and where"),  # type: ignore[arg-type]
+        (
+            lambda: tw.route(
+                ("bias", {"lr_factor": schedules.step(1.0, 0.5, 2)}), default=tw.sgd()
+            ),
+            "route bias: lr_factor is a number",
+        ),
         (lambda: tw.route(("bias", {}), default=tw.sgd()), "either a chain of rules, or settings"),
         (lambda: tw.route(("bias", {"weight_decay": 0.1})), "exactly one rule that takes the step"),
         (lambda: tw.route(("bias", rules.ClipNorm(max_norm=1.0))), "exactly one rule that takes"),

@@ -35,7 +35,13 @@ def route(*ways: tuple[To, Given], default: Recipe | Rule | None = None, name: s
     branches: list[Route] = []
     changes: list[Route] = []
     names: list[str] = []
-    for to, given in (*ways, *([] if default is None else [(EVERYTHING, default)])):
+    for way in (*ways, *([] if default is None else [(EVERYTHING, default)])):
+        if not isinstance(way, tuple) or len(way) != 2:
+            raise UserError(
+                'a way is words and where they lead, such as ("hidden matrix", muon()), not'
+                f" {short(way)}."
+            )
+        to, given = way
         words = in_words(to)
         if isinstance(given, Mapping):
             changes.append(Route(words, settings=given))

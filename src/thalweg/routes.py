@@ -20,7 +20,7 @@ from thalweg.arguments import require_kind, require_text, short
 from thalweg.errors import UserError, suggest
 from thalweg.rules.rule import Hyper, Option, Rule, settings_of, with_settings
 from thalweg.rules.tuning import Tunable, tunables
-from thalweg.schedules import times
+from thalweg.schedules import Schedule, times
 
 HIDDEN = "hidden matrix"
 ROLES = ("bias", "norm", "embedding", "head", HIDDEN, "other")
@@ -77,9 +77,10 @@ def parameters_by_name(named: Iterable[tuple[str, Tensor]]) -> list[Parameter]:
         Parameter(plain_name(name), tuple(param.shape), role_of(plain_name(name), param))
         for name, param in named
     ]
-    matrices = [place for place, one in enumerate(found) if len(one.shape) >= 2]
-    if matrices and found[matrices[-1]].role == HIDDEN:
-        found[matrices[-1]] = found[matrices[-1]]._replace(role="head")
+    last = max((place for place, one in enumerate(found) if len(one.shape) >= 2), default=0)
+    # A norm behind the last matrix stands before a head that is an embedding too.
+    if found and found[last].role == HIDDEN and all(one.role != "norm" for one in found[last:]):
+        found[last] = found[last]._replace(role="head")
     return found
 
 
@@ -178,6 +179,11 @@ class Route:
             if name not in known:
                 raise UserError(f"route {self.name}: no chain has {name}; {suggest(name, known)}")
         taken = {name: known[name].accepted(name, value) for name, value in self.settings.items()}
+        if isinstance(taken.get(FACTOR), Schedule):
+            raise UserError(
+                f"route {self.name}: lr_factor is a number, which multiplies a schedule of lr too;"
+                " give the route an lr with a schedule of its own instead."
+            )
         return replace(self, settings=taken)
 
     def tunables(self, chains: Sequence[Rule]) -> dict[str, Tunable]:
@@ -244,8 +250,8 @@ class Way:
         """Every setting, where a parameter group of its user's may have some of its own."""
         chosen = {**settings_of(self.rules), **(own or {})}
         chosen |= {name: value for name, value in self.changes.items() if name in chosen}
-        factor = self.changes.get(FACTOR)
-        return chosen if factor is None else chosen | {"lr": times(chosen["lr"], factor)}
+        factor = self.changes.get(FACTOR, 1.0)
+        return chosen if factor == 1.0 else chosen | {"lr": times(chosen["lr"], factor)}
 
 
 def way_of(rules: tuple[Rule, ...], routes: Sequence[Route], parameter: Parameter) -> Way | None:
@@ -262,7 +268,7 @@ def way_of(rules: tuple[Rule, ...], routes: Sequence[Route], parameter: Paramete
     changes: dict[str, Any] = {}
     for route in taking:
         factor = changes.get(FACTOR, 1.0) * route.settings.get(FACTOR, 1.0)
-        changes |= {**route.settings, **({FACTOR: factor} if factor != 1.0 else {})}
+        changes |= {**route.settings, FACTOR: factor}
     branch = first.name if first else ""
     names = [branch or REST] if first or not taking else []
     names += [route.name for route in taking]

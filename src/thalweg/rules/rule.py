@@ -61,6 +61,16 @@ class Hyper(Declared):
     below: bool = False
     absent: float | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "default", self.accepted("the default", self.default))
+        several = isinstance(self.default, tuple)
+        spaces = self.space if several and isinstance(self.space, tuple) else (self.space,)
+        if not all(one is None or isinstance(one, Space) for one in spaces):
+            raise UserError(
+                "the space of a Hyper is where it is tuned, such as log(1e-4, 0.1), not"
+                f" {short(self.space)}."
+            )
+
     def accepted(self, name: str, value: Any) -> Any:
         """The value, where this hyperparameter may take it; UserError where not."""
         if not isinstance(self.default, tuple):
@@ -251,6 +261,11 @@ class Rule:
                 ' is a State(shape="1").'
             )
         for name, state in cls.states.items():
+            if isinstance(state.init, str) and state.init not in cls.hypers:
+                raise UserError(
+                    f"{name} starts at {short(state.init)}, which is no hyperparameter of"
+                    f" {cls.__name__}; {suggest(state.init, cls.hypers)}"
+                )
             if state.shape is not None and not cls.matrices:
                 raise UserError(
                     f"{name} has a shape of its own, which only a rule on matrices may keep: say"
@@ -341,6 +356,7 @@ class Rule:
 
 RESERVED = {*dir(Rule), "params", "param", "grad", "t", "step", "maximize", "memory", "route"}
 RESERVED |= {"step_count", "foreach", "fused", "capturable", "differentiable"}
+RESERVED |= {"param_names", "initial_lr"}
 """Names that a group, a state or a rule has for something of its own."""
 
 
