@@ -658,3 +658,11 @@ def test_the_routes_of_the_readme_are_what_it_shows() -> None:
     table = text.partition("```toml\n[[routes]]")[2].partition("```")[0]
     recipe = Recipe.from_toml('name = "muon"\n[[routes]]' + table)
     assert recipe.rates == {"hidden matrix.lr": 0.02, "rest.lr": 3e-4}
+
+
+def test_a_matrix_that_is_added_later_is_no_head() -> None:
+    model = net()
+    optimizer = tw.optim.Muon(model)
+    later = nn.Parameter(torch.ones(4, 4))
+    optimizer.add_param_group({"params": [("blocks.2.1.weight", later)]})
+    assert optimizer.param_groups[-1]["route"] == "hidden matrix"

@@ -72,16 +72,21 @@ def parameters_of(model: nn.Module) -> list[Parameter]:
 
 
 def parameters_by_name(named: Iterable[tuple[str, Tensor]]) -> list[Parameter]:
-    """Parameters of which only the names are known, with the roles that these suggest."""
-    found = [
-        Parameter(plain_name(name), tuple(param.shape), role_of(plain_name(name), param))
-        for name, param in named
-    ]
+    """All parameters of a model of which only the names are known, with the roles that these
+    suggest.
+    """
+    found = [parameter_by_name(*each) for each in named]
     last = max((place for place, one in enumerate(found) if len(one.shape) >= 2), default=0)
     # A norm behind the last matrix stands before a head that is an embedding too.
     if found and found[last].role == HIDDEN and all(one.role != "norm" for one in found[last:]):
         found[last] = found[last]._replace(role="head")
     return found
+
+
+def parameter_by_name(full: str, param: Tensor) -> Parameter:
+    """One that may be any of a model; no matrix is the head here."""
+    name = plain_name(full)
+    return Parameter(name, tuple(param.shape), role_of(name, param))
 
 
 def role_of(name: str, param: Tensor, module: nn.Module | None = None) -> str:

@@ -69,6 +69,7 @@ from thalweg.routes import (
     Parameter,
     Way,
     check_all_taken,
+    parameter_by_name,
     parameters_by_name,
     parameters_of,
 )
@@ -136,8 +137,7 @@ class RuleOptimizer(UntracedOptimizer):
             return [{**self.defaults, **group}]
         entries = listed(group["params"])
         named = [entry if isinstance(entry, tuple) else ("", entry) for entry in entries]
-        guessed = zip(named, parameters_by_name(named), strict=True)
-        told = [self.known.get(name, guess) for (name, _), guess in guessed]
+        told = [self.known.get(name) or parameter_by_name(name, param) for name, param in named]
         found: dict[str, Group] = {}
         for entry, way in zip(entries, self.recipe.ways(told), strict=True):
             if way.name not in found:
