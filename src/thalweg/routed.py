@@ -38,7 +38,7 @@ def route(*ways: tuple[To, Given], default: Recipe | Rule | None = None, name: s
     for way in (*ways, *([] if default is None else [(EVERYTHING, default)])):
         if not isinstance(way, tuple) or len(way) != 2:
             raise UserError(
-                'a way is words and where they lead, such as ("hidden matrix", muon()), not'
+                'a way is words and where they lead, such as ("embedding", adamw()), not'
                 f" {short(way)}."
             )
         to, given = way
