@@ -666,3 +666,11 @@ def test_a_matrix_that_is_added_later_is_no_head() -> None:
     later = nn.Parameter(torch.ones(4, 4))
     optimizer.add_param_group({"params": [("blocks.2.1.weight", later)]})
     assert optimizer.param_groups[-1]["route"] == "hidden matrix"
+
+
+def test_a_way_that_is_taken_already_and_a_wrong_last_layer_are_told() -> None:
+    with pytest.raises(UserError, match="no parameter is left for adamw: ways before take all of"):
+        tw.route(("bias", tw.sgd()), ("bias", tw.adamw()), default=tw.lion())
+    layered = tw.layerwise(tw.adamw(), ["blocks.*", "haed.*"], 0.5)
+    with pytest.raises(UserError, match=r"route haed\.\* takes no parameter"):
+        tw.optim.Optimizer(net(), layered)

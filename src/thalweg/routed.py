@@ -35,6 +35,7 @@ def route(*ways: tuple[To, Given], default: Recipe | Rule | None = None, name: s
     branches: list[Route] = []
     changes: list[Route] = []
     names: list[str] = []
+    led: set[str] = set()
     for way in (*ways, *([] if default is None else [(EVERYTHING, default)])):
         if not isinstance(way, tuple) or len(way) != 2:
             raise UserError(
@@ -49,6 +50,9 @@ def route(*ways: tuple[To, Given], default: Recipe | Rule | None = None, name: s
         if not isinstance(given, Recipe | Rule):
             raise UserError(f"a way leads to a recipe, or changes settings, not {short(given)}.")
         own = given if isinstance(given, Recipe) else Recipe((given,), type(given).__name__)
+        if led.issuperset(words):
+            raise UserError(f"no parameter is left for {own.name}: ways before take all of {to}.")
+        led.update(words)
         names.append(own.name)
         if own.rules and own.branches:
             raise UserError(
@@ -113,6 +117,5 @@ def layerwise(recipe: Recipe, layers: Sequence[To], factor: float) -> Recipe:
     changes = [
         Route(words, settings={FACTOR: factor**below})
         for below, words in enumerate(reversed(layers))
-        if below
     ]
     return replace(recipe, routes=(*recipe.routes, *reversed(changes)))
