@@ -21,7 +21,7 @@ from test_sums import (
     clipped,
     drawn,
     gradients,
-    neighbours,
+    in_a_stack,
     stepped,
 )
 from thalweg import optim, recipes, rules
@@ -226,25 +226,11 @@ def regression(seed: int) -> tuple[Tensor, Tensor]:
     return x, x[:, :2].sin()
 
 
-def in_a_stack(parts: Sequence[Recipe], device: torch.device = CPU) -> list[Tensor]:
-    """Members that begin at other multiples of the same numbers, after their steps."""
-
-    def stacked(tensors: Doubles) -> dict[str, Tensor]:
-        held = [torch.stack([(1.0 + k) * x for k in range(len(parts))]) for x in tensors]
-        return {str(i): x.to(device) for i, x in enumerate(held)}
-
-    params = stacked(drawn(SHAPES, 0))
-    rows = neighbours(parts, params)
-    for step, grads in enumerate(gradients(SHAPES)):
-        rows.step(params, stacked(grads), step)
-    return list(params.values())
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_members_of_a_stack_step_as_alone_each_by_its_own_numbers(name: str) -> None:
     recipe = CASES[name][0]
     each = [recipe.replace(lr=lr) for lr in (0.02, 0.1, 0.03)]
-    found = in_a_stack(each)
+    found = in_a_stack(each, SHAPES)
     for k, own in enumerate(each):
         params = [((1.0 + k) * x).requires_grad_() for x in drawn(SHAPES, 0)]
         optimizer = Optimizer(params, own)
@@ -258,14 +244,14 @@ def test_members_of_a_stack_step_as_alone_each_by_its_own_numbers(name: str) -> 
 
 def test_numbers_on_which_a_rule_decides_may_differ_in_a_stack() -> None:
     each = [chain(Shampoo(damping=damping)) for damping in (0.0, 0.1)]
-    found = in_a_stack(each)
+    found = in_a_stack(each, SHAPES)
     for rows, start, *grads in zip(found, drawn(SHAPES, 0), *gradients(SHAPES), strict=True):
         assert_near(rows[0], start - 0.1 * sum(grads), "no damping")
 
 
 def test_a_members_matrices_have_the_same_bits_whatever_is_beside_them() -> None:
     for name in CASES:
-        few, many = (in_a_stack([CASES[name][0]] * members) for members in (1, 9))
+        few, many = (in_a_stack([CASES[name][0]] * members, SHAPES) for members in (1, 9))
         for one, other in zip(few, many, strict=True):
             assert torch.equal(one[0], other[0]), name
 

@@ -210,17 +210,16 @@ def neighbours(recipes: Sequence[Recipe], params: dict[str, Tensor]) -> Neighbou
 
 
 def in_a_stack(
-    recipe: Recipe, members: int, shapes: Sequence[tuple[int, ...]], device: torch.device = CPU
+    recipes: Sequence[Recipe], shapes: Sequence[tuple[int, ...]], device: torch.device = CPU
 ) -> list[Tensor]:
     """Members that begin at other multiples of the same numbers, after their steps."""
-    factors = [1.0 + k for k in range(members)]
 
     def stacked(tensors: Doubles) -> dict[str, Tensor]:
-        held = [torch.stack([f * x for f in factors]).to(device) for x in tensors]
-        return {str(i): x for i, x in enumerate(held)}
+        held = [torch.stack([(1.0 + k) * x for k in range(len(recipes))]) for x in tensors]
+        return {str(i): x.to(device) for i, x in enumerate(held)}
 
     params = stacked(drawn(shapes, 0))
-    rows = neighbours([recipe] * members, params)
+    rows = neighbours(recipes, params)
     for step, grads in enumerate(gradients(shapes)):
         rows.step(params, stacked(grads), step)
     return list(params.values())
@@ -232,7 +231,7 @@ def test_sums_in_a_stack_are_each_members_own(
     name: str, shapes: Sequence[tuple[int, ...]] = SHAPES, device: torch.device = CPU
 ) -> None:
     recipe, formula = CASES[name]
-    found = in_a_stack(recipe, 3, shapes, device)
+    found = in_a_stack([recipe] * 3, shapes, device)
     for k in range(3):
         start = [(1.0 + k) * x for x in drawn(shapes, 0)]
         steps = [[(1.0 + k) * x for x in grads] for grads in gradients(shapes)]
@@ -242,7 +241,7 @@ def test_sums_in_a_stack_are_each_members_own(
 
 def test_a_members_sums_have_the_same_bits_whatever_is_beside_it() -> None:
     recipe = CASES["clip, lamb"][0]
-    few, many = (in_a_stack(recipe, members, SHAPES) for members in (1, 9))
+    few, many = (in_a_stack([recipe] * members, SHAPES) for members in (1, 9))
     for one, other in zip(few, many, strict=True):
         assert torch.equal(one[0], other[0])
 

@@ -106,6 +106,13 @@ def role_of(name: str, param: Tensor, module: nn.Module | None = None) -> str:
     return HIDDEN if param.ndim >= 2 else "other"
 
 
+def listed(params: Any) -> Any:
+    """The parameters of a group in a list; what has no order, or is none, as it is."""
+    if isinstance(params, Tensor):
+        return [params]
+    return list(params) if isinstance(params, Iterable) and not isinstance(params, set) else params
+
+
 def plain_name(name: str) -> str:
     """A parameter's name without what `torch.compile` and other wrappers put in front."""
     return WRAPPERS.sub("", name).removeprefix("module.")
@@ -217,9 +224,9 @@ def fits(word: str, parameter: Parameter) -> bool:
 
 def both(one: str, other: str) -> str:
     """The word for what two words fit."""
-    return (
-        other if one in (EVERYTHING, other) else one if other == EVERYTHING else f"{one} & {other}"
-    )
+    if one in (EVERYTHING, other):
+        return other
+    return one if other == EVERYTHING else f"{one} & {other}"
 
 
 def known_in(chains: Iterable[Rule]) -> dict[str, Hyper | Option]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,19 +35,18 @@ class Cell:
     def keep(self, rules: Sequence[Rule]) -> None:
         """Takes over the states that the rules have come to."""
         for rule in rules:
-            check_kept(rule, {**self.values, **self.states})
+            self.check_nothing_is_forgotten(rule)
             for name in (*rule.states, *rule.row_states):
                 self.states[name] = getattr(rule, name)
 
-
-def check_kept(rule: Rule, given: Mapping[str, Any]) -> None:
-    """UserError for what a rule begins anew at each step, where its class gives it a start."""
-    for name in vars(rule).keys() - given.keys() - rule.states.keys():
-        if getattr(type(rule), name, None) is not None:
-            raise UserError(
-                f"{type(rule).__name__} changes {name}, which is forgotten after each step: declare"
-                f" it as {name} = State(), or RowState() for one number of a tensor."
-            )
+    def check_nothing_is_forgotten(self, rule: Rule) -> None:
+        """UserError for what a rule begins anew at each step, where its class gives it a start."""
+        for name in vars(rule).keys() - self.values.keys() - self.states.keys():
+            if name not in rule.states and getattr(type(rule), name, None) is not None:
+                raise UserError(
+                    f"{type(rule).__name__} changes {name}, which is forgotten after each step:"
+                    f" declare it as {name} = State(), or RowState() for one number of a tensor."
+                )
 
 
 def step(chain: Sequence[type[Rule]], cell: Cell) -> tuple[Tensor, list[Rule]]:

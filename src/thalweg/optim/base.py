@@ -69,6 +69,7 @@ from thalweg.routes import (
     Parameter,
     Way,
     check_all_taken,
+    listed,
     parameter_by_name,
     parameters_by_name,
     parameters_of,
@@ -529,13 +530,6 @@ def with_names(params: ParamsT | nn.Module) -> tuple[Any, dict[str, Parameter]]:
     entries = [one for group in given for one in group["params"]] if grouped else given
     named = [one for one in entries if isinstance(one, tuple)]
     return given, dict(zip([name for name, _ in named], parameters_by_name(named), strict=True))
-
-
-def listed(params: Any) -> Any:
-    """The parameters of a group in a list; what has no order, or is none, as it is."""
-    if isinstance(params, Tensor):
-        return [params]
-    return list(params) if isinstance(params, Iterable) and not isinstance(params, set) else params
 
 
 def found_infinite(optimizer: Any) -> bool:

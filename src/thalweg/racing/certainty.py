@@ -25,9 +25,9 @@ from thalweg.racing.search import AGAIN, REFINEMENTS, exploring, parts
 REPEATED = 200
 """Repetitions of the tuning round."""
 
-UNKNOWN = 0.5
-"""Luck in deviations of a run, beside that of a repetition: with it, claims held as often as they
-say in 83 races on three tasks.
+UNKNOWN_LUCK = 0.5
+"""The deviation of a race's luck beside that of a repetition, in deviations of a run. Claims held
+as often as they said with it, in the 83 races on three tasks for which it was chosen.
 """
 
 MOST = 200
@@ -81,8 +81,10 @@ def final_losses(measures: Measures, entrant: str, seeds: Array) -> Array:
 
 
 def changes(known: Landscape, more: int, generator: np.random.Generator) -> Array:
-    """By how much a repetition with `more` times the trials differs from one with those that the
-    entrant had, on the same curve: [REPEATED].
+    """By how much the entrant's loss changes in a race with `more` times the trials: [REPEATED].
+
+    It is the difference of two repetitions on the same curve, one with those trials and one with
+    the trials that the entrant had, and the luck of both races that no model knows.
     """
     model, trials = known.model, len(known.points)
     again = known.settings.further_seeds
@@ -97,7 +99,7 @@ def changes(known: Landscape, more: int, generator: np.random.Generator) -> Arra
             other = repetition.chosen(curves, min(more * trials, MOST), again)
             found.append(other - repetition.chosen(curves, min(trials, MOST), again))
     differences = generator.permutation(model.scale * np.concatenate(found))
-    unknown = UNKNOWN * model.noise * generator.standard_normal((2, REPEATED))
+    unknown = UNKNOWN_LUCK * model.noise * generator.standard_normal((2, REPEATED))
     changed: Array = differences + unknown[0] - unknown[1]
     return changed
 

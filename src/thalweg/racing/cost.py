@@ -180,8 +180,9 @@ def state_per_parameter(recipe: Recipe, model: nn.Module) -> float:
     """The numbers that the recipe's rules keep for each number of a model's parameters."""
     kept, params = 0, list(model.parameters())
     for param, way in zip(params, recipe.ways(parameters_of(model)), strict=True):
+        settings = way.settings()
         states = [state for rule in way.rules for state in rule.states.values()]
-        kept += sum(math.prod(shape_of(param, state, way.settings())) for state in states)
+        kept += sum(math.prod(shape_of(param, state, settings)) for state in states)
     return kept / max(1, sum(param.numel() for param in params))
 
 

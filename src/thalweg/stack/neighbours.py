@@ -96,6 +96,7 @@ class Neighbours:
             self.together(parts, over_model)
 
     def together(self, parts: Sequence[Part], whole: Whole) -> None:
+        """Runs the parts side by side; their sums go over branches, or over all of them."""
         by_branches(
             [
                 BranchPart(each.branch, part, shared_sums(each.rows.chain, self.shared))

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from torch import Tensor
-
 from thalweg.arguments import require_list, short
 from thalweg.errors import UserError
 from thalweg.random_numbers import drawing
 from thalweg.recipe import Recipe
-from thalweg.routes import Route
+from thalweg.routes import Route, listed
 from thalweg.schedules import Schedule
 from thalweg.tasks.task import Task
 from thalweg.tasks.user_code import failure_in_training
@@ -72,8 +70,3 @@ def groups_of(task: Task) -> list[Route]:
             " freeze them in the model by requires_grad_(False)."
         )
     return found
-
-
-def listed(params: object) -> list[object]:
-    """The parameters of a group, which may be one alone, or given by an iterator."""
-    return [params] if isinstance(params, Tensor) else list(params)  # type: ignore[call-overload]
