@@ -120,8 +120,8 @@ def test_a_member_of_a_stack_is_the_member_alone(rule: type[Rule]) -> None:
     params = drawn(0)
     group = neighbours(members, params)
     for step in range(STEPS):
-        group.step(params, drawn(1 + step), step)
-    seen = group.evaluated(params, STEPS)
+        group.step(params, drawn(1 + step))
+    seen = group.evaluated(params)
     for k, recipe in enumerate(members):
         for stacked, expected in zip((params, seen), alone(recipe, k), strict=True):
             for found, right in zip(stacked.values(), expected, strict=True):
@@ -134,7 +134,7 @@ def test_that_members_go_one_by_one_is_said_once() -> None:
         warnings.simplefilter("always")
         for _ in range(2):
             params = {"w": torch.ones(2, 3)}
-            neighbours([chain(Decided())] * 2, params).step(params, params, 0)
+            neighbours([chain(Decided())] * 2, params).step(params, params)
     (sentence,) = [str(each.message) for each in told]
     assert sentence.startswith("no kernel can be made of Decided here, so the members of a stack")
 

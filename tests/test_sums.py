@@ -220,8 +220,8 @@ def in_a_stack(
 
     params = stacked(drawn(shapes, 0))
     rows = neighbours(recipes, params)
-    for step, grads in enumerate(gradients(shapes)):
-        rows.step(params, stacked(grads), step)
+    for grads in gradients(shapes):
+        rows.step(params, stacked(grads))
     return list(params.values())
 
 

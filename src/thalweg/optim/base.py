@@ -9,7 +9,6 @@ from typing import Any, ClassVar, overload
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import increment_version
 from torch.optim.optimizer import ParamsT, StateDict
 
 from thalweg.arguments import require_flag, short, word
@@ -31,23 +30,19 @@ from thalweg.optim.description import Described, Description, state_bytes
 from thalweg.optim.fused import (
     Branch,
     Fusing,
-    Group,
     ParamWithGrad,
     Stepper,
     by_branch,
     kernel_for,
 )
 from thalweg.optim.loading import A_STATE, copied, dictionary, fitted
+from thalweg.optim.rows import Group, Held, Row, stepped
 from thalweg.optim.settings import (
-    at,
     base,
-    holds_schedule,
     in_group,
-    is_numeric,
     memory,
     metric,
     number,
-    observed,
     resumed,
 )
 from thalweg.optim.sharded import (
@@ -62,7 +57,7 @@ from thalweg.optim.sharded import (
     step_sharded,
     zero_above,
 )
-from thalweg.optim.state import CPU, Chain, age, age_in, as_real, complete, starting, working
+from thalweg.optim.state import CPU, Chain, age_in, as_real, complete, starting, working
 from thalweg.optim.untraced import UntracedOptimizer
 from thalweg.recipe import Recipe
 from thalweg.routes import (
@@ -178,12 +173,8 @@ class RuleOptimizer(UntracedOptimizer):
             self.add_one_group(param_group if len(groups) == 1 else {}, group)
 
     def add_one_group(self, param_group: Group, group: Group) -> None:
-        scheduled = {name: value for name, value in group.items() if holds_schedule(value)}
-        group |= {name: base(value) for name, value in scheduled.items()}
-        if scheduled:
-            group["step_count"] = 0
-            group["memory"] = {name: memory(value) for name, value in scheduled.items()}
-        param_group.update(group)
+        row = Row.of(group)
+        param_group.update(row.group)
         super().add_param_group(param_group)
         try:
             check_matrices(self.chain(group), param_group["params"])
@@ -192,7 +183,11 @@ class RuleOptimizer(UntracedOptimizer):
         except UserError:
             self.param_groups.pop()
             raise
-        self.schedules.append(scheduled)
+        self.schedules.append(row.schedules)
+
+    def row(self, index: int) -> Row:
+        """The row of a group."""
+        return Row(self.param_groups[index], self.scheduled(index))
 
     def scheduled(self, index: int) -> dict[str, Any]:
         """The schedules of a group, by the hyperparameter that each is a factor of.
@@ -234,9 +229,8 @@ class RuleOptimizer(UntracedOptimizer):
             self.step_in_passes(self.eager_parts(params), parted)
         else:
             self.fusing.step(self, params)
-        for group in self.param_groups:
-            if "step_count" in group:
-                group["step_count"] += 1
+        for index in range(len(self.param_groups)):
+            self.row(index).advance()
         return loss
 
     def stepping(self) -> list[ParamWithGrad]:
@@ -251,8 +245,7 @@ class RuleOptimizer(UntracedOptimizer):
     @property
     def last_lr(self) -> float:
         """The highest rate of all groups in the last step, schedules included."""
-        groups = enumerate(self.param_groups)
-        return max(float(now(group, self.scheduled(i), "lr", -1)) for i, group in groups)
+        return max(float(self.row(i).now("lr", -1)) for i in range(len(self.param_groups)))
 
     def branches(self) -> list[Branch]:
         """Those of all groups, each once."""
@@ -347,49 +340,25 @@ class RuleOptimizer(UntracedOptimizer):
             parts.append((branch, own, self.eagerly(branch[1], mine)))
         return parts
 
-    @torch.no_grad()
     def eagerly(self, chain: Chain, params: Sequence[ParamWithGrad]) -> Part:
         """Steps parameters by their chain's arithmetic on whole tensors."""
-        cells = [self.cell(chain, *each) for each in params]
-        yield from eagerly(chain, cells, partial(step_sharded, [param for param, _, _ in params]))
-        for (param, _, _), cell in zip(params, cells, strict=True):
-            as_real(local(param)).copy_(cell.param)
-            increment_version(param)
-            self.keep(param, cell)
+        held = [self.held(chain, *each) for each in params]
+        return stepped(chain, held, partial(step_sharded, [param for param, _, _ in params]))
 
-    def cell(
+    def held(
         self, chain: Chain, param: Tensor, grad: Tensor, index: int, device: torch.device = CPU
-    ) -> Cell:
-        """What is here of a parameter, on its way through its coming step.
+    ) -> Held:
+        """A parameter before its coming step, with all that its chain keeps for it.
 
         device: where the count of its steps lies.
         """
         values, saved = self.values(index), self.state[param]
         complete(saved, chain, param, values, device)
-        values |= {"t": age(saved) + 1, "dtype": param.dtype}
-        downhill = descending(grad, self.param_groups[index]["maximize"])
-        return Cell(working(local(param)), downhill, values, states_of(chain, saved))
+        return Held(param, descending(grad, self.param_groups[index]["maximize"]), saved, values)
 
     def values(self, index: int) -> dict[str, Any]:
         """The hyperparameters and options of a group at its coming step, schedules included."""
-        group, scheduled = self.param_groups[index], self.scheduled(index)
-        values: dict[str, Any] = {}
-        for rule in self.chain(group):
-            values |= {name: group[name] for name in rule.options}
-            values |= {name: now(group, scheduled, name, 0) for name in rule.hypers}
-            for name, following in rule.coming.items():
-                values[name] = now(group, scheduled, following.hyper, 1)
-        return values
-
-    def keep(self, param: Tensor, cell: Cell) -> None:
-        """Changes what is kept for a parameter to what a step has made of it."""
-        saved = self.state[param]
-        saved["step"].fill_(cell.values["t"])
-        for name, value in cell.states.items():
-            if isinstance(value, Tensor):
-                as_real(local(saved[name])).copy_(value)
-            else:
-                saved[name].fill_(value)
+        return self.row(index).values(self.chain(self.param_groups[index]))
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
@@ -439,19 +408,16 @@ class RuleOptimizer(UntracedOptimizer):
             for param in group["params"]:
                 if age_in(chain, self.state.get(param, {})) == 0:
                     continue
-                cell = self.cell(chain, param, torch.empty(0), index)
-                cell.values["t"] -= 1
-                value = eager.evaluated(chain, cell)
-                if value is not cell.param:
+                value = self.held(chain, param, torch.empty(0), index).evaluated(chain)
+                if value is not None:
                     yield local(param), value
 
     def observe(self, validation: float | None = None, training: float | None = None) -> None:
         """Tells plateau schedules the metric that they watch; UserError for what is no number."""
         metrics = {"validation": metric("validation", validation)}
         metrics["training"] = metric("training", training)
-        for index, group in enumerate(self.param_groups):
-            for name, value in self.scheduled(index).items():
-                group["memory"][name] = observed(value, group["memory"][name], **metrics)
+        for index in range(len(self.param_groups)):
+            self.row(index).observe(**metrics)
 
     def load_state_dict(self, state_dict: StateDict) -> None:
         """Goes on from a saved state: one of ours, or PyTorch's of the optimizer of that name.
@@ -550,24 +516,3 @@ def descending(grad: Tensor, maximize: bool) -> Tensor:
     """A gradient, dense, of what is to be made small."""
     dense = working((grad.to_dense() if grad.is_sparse else grad).resolve_conj())
     return -dense if maximize else dense
-
-
-def states_of(chain: Chain, saved: Mapping[str, Any]) -> dict[str, Any]:
-    """What a chain keeps, as its arithmetic takes it: real tensors, and numbers of the row."""
-    states: dict[str, Any] = {n: as_real(local(saved[n])) for rule in chain for n in rule.states}
-    return states | {name: float(saved[name]) for rule in chain for name in rule.row_states}
-
-
-def now(group: Group, scheduled: Mapping[str, Any], name: str, ahead: int) -> Any:
-    """A hyperparameter at the group's coming step, or `ahead` steps after it (before, below 0).
-
-    UserError for one that has been changed to what is no number.
-    """
-    value, schedule = number(group[name]), scheduled.get(name)
-    if not is_numeric(value):
-        raise UserError(
-            f"{name} of a parameter group must be a number, not {short(value)}; a schedule is given"
-            " to the optimizer, or to its add_param_group."
-        )
-    step, kept = group.get("step_count", 0) + ahead, group.get("memory", {}).get(name)
-    return at(value, schedule, step, kept)

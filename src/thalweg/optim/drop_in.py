@@ -12,7 +12,7 @@ from torch.optim.optimizer import ParamsT
 from thalweg.arguments import require_flag
 from thalweg.errors import UserError
 from thalweg.optim.base import RuleOptimizer
-from thalweg.optim.fused import Group
+from thalweg.optim.rows import Group
 from thalweg.optim.settings import number
 from thalweg.optim.state import Chain
 from thalweg.recipe import recipe_with

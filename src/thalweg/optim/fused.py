@@ -23,11 +23,9 @@ from torch.autograd.graph import increment_version
 
 from thalweg.errors import UserError
 from thalweg.fuse.choice import AnyKernel, kernel_on
-from thalweg.fuse.eager import Cell
-from thalweg.fuse.kernel import labelled
 from thalweg.fuse.look import Look, asked
 from thalweg.fuse.passes import Part, places_of
-from thalweg.fuse.staged_kernel import StagedTable
+from thalweg.optim.rows import Group, Held, Launch
 from thalweg.optim.settings import is_plain
 from thalweg.optim.sharded import is_in_parts, is_sharded, local, step_sharded
 from thalweg.optim.state import Chain, complete
@@ -35,7 +33,6 @@ from thalweg.optim.state import Chain, complete
 if TYPE_CHECKING:
     from thalweg.optim.base import RuleOptimizer
 
-Group = dict[str, Any]
 PLAIN = (Tensor, nn.Parameter)
 ParamWithGrad = tuple[Tensor, Tensor, int]
 """A parameter, what is here of the gradient that it has, and its group's index."""
@@ -73,10 +70,10 @@ class Fused:
         look = self.look([grad for _, grad, _ in params], list(optimizer.state.values()))
         self.marks, self.readable = look.marks, look.readable
         self.groups = sorted(set(self.indices))
-        self.numbers = np.empty((len(self.groups), len(kernel.layout.hypers)))
-        self.table = kernel.table(
+        self.launch = Launch(
+            kernel,
             sizes=[local(param).numel() for param in self.params],
-            group_of=[self.groups.index(index) for index in self.indices],
+            row_of=[self.groups.index(index) for index in self.indices],
             wide=[optimizer.state[param]["step"].dtype == torch.float64 for param in self.params],
         )
 
@@ -110,25 +107,19 @@ class Fused:
         """Makes the numbers of groups anew."""
         for index in groups:
             if index in self.groups:
-                values = labelled(optimizer.values(index))
-                row = [values[label] for label in self.kernel.layout.hypers]
-                self.numbers[self.groups.index(index)] = row
+                self.launch.renew(self.groups.index(index), optimizer.row(index))
 
     def step(self, optimizer: RuleOptimizer, look: Look) -> Part:
-        given = look.addresses, self.numbers
-        if isinstance(self.table, StagedTable):
-            on_whole = partial(step_sharded, self.params)
-            yield from self.table.step(*given, self.cells(optimizer), on_whole)
-        else:
-            yield from self.table.step(*given)
+        on_whole = partial(step_sharded, self.params)
+        yield from self.launch.step(look.addresses, partial(self.held, optimizer), on_whole)
         # Autograd has to know that what it may have saved has changed.
         increment_version(self.params)
 
-    def cells(self, optimizer: RuleOptimizer) -> list[Cell]:
-        """Its parameters on their way through a step, of which kernels know the gradients."""
+    def held(self, optimizer: RuleOptimizer) -> list[Held]:
+        """Its parameters before their coming step, of which kernels alone know the gradients."""
         chain, device, unread = self.kernel.chain, self.kernel.device, torch.empty(0)
         return [
-            optimizer.cell(chain, param, unread, index, device)
+            optimizer.held(chain, param, unread, index, device)
             for param, index in zip(self.params, self.indices, strict=True)
         ]
 

@@ -11,7 +11,7 @@ from torch.optim.optimizer import ParamsT
 from thalweg.arguments import require_known, word
 from thalweg.errors import UserError, suggest
 from thalweg.optim.base import RuleOptimizer
-from thalweg.optim.fused import Group
+from thalweg.optim.rows import Group
 from thalweg.optim.settings import number
 from thalweg.optim.state import Chain
 from thalweg.recipes import AnyRecipe, recipe_of

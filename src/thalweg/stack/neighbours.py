@@ -64,22 +64,22 @@ class Neighbours:
         return self.parts[0].rows.places
 
     @property
-    def rows(self) -> slice:
-        return self.parts[0].rows.rows
+    def members(self) -> slice:
+        return self.parts[0].rows.members
 
     @property
     def averages(self) -> bool:
         """Whether evaluation is at an average of the iterates."""
         return any(averages(each.rows.chain) for each in self.parts)
 
-    def step(self, params: Tensors, gradients: Tensors, step: int) -> None:
-        """Moves the members' rows of each parameter where they are; steps count from 0."""
+    def step(self, params: Tensors, gradients: Tensors) -> None:
+        """Moves the members' rows of each parameter where they are."""
         first = next(iter(params.values()))
         chains = [each.rows.chain for each in self.parts]
         kernels = [kernel_on(first.device, chain, first.dtype) for chain in chains]
         if all(kernels):
             parts = [
-                each.rows.stepping(kernel, each.of(params), each.of(gradients), step)
+                each.rows.stepping(kernel, each.of(params), each.of(gradients))
                 for each, kernel in zip(self.parts, kernels, strict=True)
                 if kernel
             ]
@@ -90,7 +90,7 @@ class Neighbours:
                 say_that_they_go_one_by_one(chain)
         for i in range(len(self.places)):
             parts = [
-                each.rows.stepping_one(i, each.of(params), each.of(gradients), step)
+                each.rows.stepping_one(i, each.of(params), each.of(gradients))
                 for each in self.parts
             ]
             self.together(parts, over_model)
@@ -115,11 +115,11 @@ class Neighbours:
         for each in self.parts:
             each.rows.begin(each.of(params), steps, of(states, each.names), memory)
 
-    def evaluated(self, params: Tensors, step: int) -> Tensors:
-        """The members' rows of each parameter as evaluation uses them, after `step` steps."""
+    def evaluated(self, params: Tensors) -> Tensors:
+        """The members' rows of each parameter as evaluation uses them."""
         found: Tensors = {}
         for each in self.parts:
-            found |= each.rows.evaluated(each.of(params), step)
+            found |= each.rows.evaluated(each.of(params))
         return {name: found[name] for name in params}
 
     def observe(self, training: Sequence[float], validation: Sequence[float]) -> None:
@@ -145,7 +145,7 @@ def neighbours_of(
     start = 0
     for _, those in groupby(recipes, key=shape_of):
         found.append(Neighbours(list(those), start, parameters))
-        start = found[-1].rows.stop
+        start = found[-1].members.stop
     return found
 
 

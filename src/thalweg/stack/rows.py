@@ -1,9 +1,9 @@
-"""Rows of a stack that share a chain: their hyperparameters as columns, their state, their step."""
+"""Rows of a stack that share a chain: what is kept for them, and their step."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from thalweg.fuse import eager
-from thalweg.fuse.choice import AnyKernel, AnyTable
-from thalweg.fuse.eager import Cell
+from thalweg.fuse.choice import AnyKernel
 from thalweg.fuse.matrices import check_matrices
-from thalweg.fuse.passes import Part, eagerly
-from thalweg.fuse.staged_kernel import StagedTable
-from thalweg.optim.settings import at, base, holds_schedule, memory, observed
-from thalweg.optim.state import starting, working
+from thalweg.fuse.passes import Part
+from thalweg.optim.rows import Held, Launch, Row, stepped
+from thalweg.optim.state import complete
 from thalweg.recipes import Recipe
 from thalweg.rules.rule import Rule
 
@@ -27,196 +25,137 @@ Tensors = dict[str, Tensor]
 
 
 class Rows:
-    """The members of a stack in the rows `[start, stop)`, which run one chain with one shape.
+    """The members of a stack in the places `[start, stop)`, which run one chain with one shape.
 
-    `t` is one number, because members of a stack start together. born: after which step their
-    states began. states: of each parameter, `[R, *shape]` each, or `[R]` for numbers of the row.
+    states: of each parameter, what is kept by name, a row of the tensor for each member.
     """
 
     def __init__(self, recipes: Sequence[Recipe], start: int) -> None:
         self.start = start
-        self.born = 0
         self.chain = tuple(type(rule) for rule in recipes[0].rules)
-        self.options = {name: recipes[0].settings[name] for r in self.chain for name in r.options}
-        self.settings = [recipe.settings for recipe in recipes]
-        self.memories = [{n: memory(value) for n, value in s.items()} for s in self.settings]
-        self.columns: dict[str, NDArray[np.float64]] = {}
+        self.rows = [Row.of(recipe.settings) for recipe in recipes]
         self.states: list[Tensors] = []
-        self.table: AnyTable | None = None
+        self.launch: Launch | None = None
 
     @property
     def places(self) -> range:
-        return range(self.start, self.start + len(self.settings))
+        return range(self.start, self.start + len(self.rows))
 
     @property
-    def rows(self) -> slice:
-        return slice(self.start, self.start + len(self.settings))
+    def members(self) -> slice:
+        return slice(self.start, self.start + len(self.rows))
 
-    def stepping(self, kernel: AnyKernel, params: Tensors, gradients: Tensors, step: int) -> Part:
-        """Moves its rows of each parameter, `[R, *shape]`, where they are; steps count from 0."""
-        table = self.table or self.laid_out(kernel, params, step)
+    def stepping(self, kernel: AnyKernel, params: Tensors, gradients: Tensors) -> Part:
+        """Moves its rows of each parameter, `[R, *shape]`, where they are."""
+        launch = self.launch or self.laid_out(kernel, params)
+        for place, row in enumerate(self.rows):
+            if row.schedules:
+                launch.renew(place, row)
         self.pointers[:, kernel.layout.column("grad")] = self.addresses(gradients)
-        given = self.pointers, self.numbers(kernel, step)
-        if isinstance(table, StagedTable):
-            mine, theirs = part(params, self.rows), part(gradients, self.rows)
-            age = step - self.born + 1
-            members = [self.cells(i, mine, theirs, step, age) for i in range(len(self.settings))]
-            cells = [cell for of_param in zip(*members, strict=True) for cell in of_param]
-            yield from table.step(*given, cells)
-        else:
-            yield from table.step(*given)
 
-    def stepping_one(self, i: int, params: Tensors, gradients: Tensors, step: int) -> Part:
+        def held() -> Iterator[Held]:
+            members = [self.held(i, params, gradients) for i in range(len(self.rows))]
+            return (one for of_param in zip(*members, strict=True) for one in of_param)
+
+        yield from launch.step(self.pointers, held)
+        for row in self.rows:
+            row.advance()
+
+    def stepping_one(self, i: int, params: Tensors, gradients: Tensors) -> Part:
         """Steps a member as it is stepped alone, by its chain's arithmetic."""
-        mine, grads = part(params, self.rows), part(gradients, self.rows)
-        cells = self.cells(i, mine, grads, step, age=step - self.born + 1)
-        yield from eagerly(self.chain, cells)
-        for param, states, cell in zip(mine.values(), self.states, cells, strict=True):
-            param[i] = cell.param
-            for name, state in states.items():
-                state[i] = cell.states[name]
+        yield from stepped(self.chain, self.held(i, params, gradients))
+        self.rows[i].advance()
 
-    def begin(self, params: Tensors, steps: int, states: Tensors, memory: dict[str, Any]) -> None:
+    def begin(
+        self, params: Tensors, steps: int, states: Mapping[str, Tensor], memory: dict[str, Any]
+    ) -> None:
         """Goes on from what a training has left behind after so many steps, as far as it fits."""
-        states = fitting_states(self.chain, states)
-        self.born = 0 if states else steps
-        self.start_states(part(params, self.rows), steps)
-        for name, own in zip(params, self.states, strict=True):
-            for state, rows in own.items():
-                if f"{state}.{name}" in states:
-                    rows[:] = states[f"{state}.{name}"].to(rows).view(rows.shape[1:])
-        self.memories = [{n: memory.get(n, own) for n, own in m.items()} for m in self.memories]
+        self.start_states(params, fitting_states(self.chain, states))
+        for row in self.rows:
+            row.begin(steps, memory)
 
-    def start_states(self, params: Tensors, step: int) -> None:
-        """States before their first step, for the rows of each parameter."""
-        check_matrices(self.chain, [rows[0] for rows in params.values()])
-        values = [self.values(i, step) for i in range(len(self.settings))]
-        self.states = [{} for _ in params]
-        for rows, states in zip(params.values(), self.states, strict=True):
-            for rule in self.chain:
-                for name, state in rule.states.items():
-                    each = zip(rows, values, strict=True)
-                    states[name] = torch.stack([starting(x, state, own) for x, own in each])
-                for name, row_state in rule.row_states.items():
-                    numbers = [row_state.init] * len(rows)
-                    states[name] = torch.tensor(numbers, dtype=torch.float64, device=rows.device)
+    def start_states(self, params: Tensors, states: Mapping[str, Tensor]) -> None:
+        """What is kept for the rows of each parameter: what there is of it, the rest at its start.
+
+        states: by `state.parameter`.
+        """
+        mine = part(params, self.members)
+        check_matrices(self.chain, [rows[0] for rows in mine.values()])
+        values = [row.values(self.chain) for row in self.rows]
+        self.states = []
+        for name, rows in mine.items():
+            known = {key.split(".", 1)[0]: x for key, x in of(states, [name]).items()}
+            each = [{state: x.clone() for state, x in known.items()} for _ in rows]
+            for saved, row, own in zip(each, rows, values, strict=True):
+                complete(saved, self.chain, row, own, row.device)
+            kept = names_of(self.chain)
+            self.states.append({n: torch.stack([saved[n] for saved in each]) for n in kept})
 
     def addresses(self, gradients: Tensors) -> NDArray[np.int64]:
         """Where each of its rows of each gradient is, whose numbers lie one after the other."""
         firsts = np.array([[x.data_ptr()] for x in gradients.values()])
         strides = np.array([[x.stride(0) * x.element_size()] for x in gradients.values()])
-        addresses: NDArray[np.int64] = firsts + strides * np.arange(self.start, self.rows.stop)
+        addresses: NDArray[np.int64] = firsts + strides * np.arange(self.start, self.members.stop)
         return addresses.ravel()
 
-    def numbers(self, kernel: AnyKernel, step: int) -> NDArray[np.float64]:
-        """The hyperparameters of its rows at a step, `[k, h]`."""
-        columns: dict[str, Any] = {**self.options}
-        for name, column in self.hypers(step).items():
-            parts = {f"{name}[{i}]": part for i, part in enumerate(column.T)}
-            columns |= {name: column} if column.ndim == 1 else parts
-        numbers = np.empty((len(self.settings), len(kernel.layout.hypers)))
-        for i, label in enumerate(kernel.layout.hypers):
-            numbers[:, i] = columns[label]
-        return numbers
-
-    def laid_out(self, kernel: AnyKernel, params: Tensors, step: int) -> AnyTable:
-        """The table of the rows, which stay where they are, as do their states from now on."""
-        mine = part(params, self.rows)
+    def laid_out(self, kernel: AnyKernel, params: Tensors) -> Launch:
+        """What steps the rows, which stay where they are, as does what is kept for them."""
         if not self.states:
-            self.start_states(mine, step)
-        count, height = len(mine), len(self.settings)
-        device = next(iter(mine.values())).device
-        self.ages = torch.full((count, height), float(step - self.born), device=device)
+            self.start_states(params, {})
+        mine = part(params, self.members)
         held = [
-            {"param": param, "grad": param, "step": ages, **states}
-            for param, ages, states in zip(mine.values(), self.ages, self.states, strict=True)
+            {"param": param, "grad": param, **states}
+            for param, states in zip(mine.values(), self.states, strict=True)
         ]
-        labels = kernel.layout.columns
-        columns = [[row.data_ptr() for one in held for row in one[name]] for name in labels]
+        columns = [
+            [row.data_ptr() for one in held for row in one[name]] for name in kernel.layout.columns
+        ]
         self.pointers = np.array(columns, np.int64).T.copy()
-        each = [*range(height)] * count
-        sizes = [param[0].numel() for param in mine.values() for _ in range(height)]
-        self.table = kernel.table(sizes, each, [False] * len(each))
-        return self.table
+        self.launch = Launch(
+            kernel,
+            sizes=[row.numel() for param in mine.values() for row in param],
+            row_of=[*range(len(self.rows))] * len(mine),
+            wide=[x.dtype == torch.float64 for one in self.states for x in one["step"]],
+        )
+        for place, row in enumerate(self.rows):
+            self.launch.renew(place, row)
+        return self.launch
 
-    def evaluated(self, params: Tensors, step: int) -> Tensors:
-        """Its rows of each parameter as evaluation uses them, after `step` steps."""
-        mine = part(params, self.rows)
-        if step == self.born or not eager.elsewhere(self.chain):
+    def evaluated(self, params: Tensors) -> Tensors:
+        """Its rows of each parameter as evaluation uses them."""
+        mine = part(params, self.members)
+        if not self.states or not eager.elsewhere(self.chain):
             return mine
-        members = [
-            self.cells(i, mine, mine, step, age=step - self.born) for i in range(len(self.settings))
-        ]
-        return {
-            name: torch.stack([eager.evaluated(self.chain, cell) for cell in cells])
-            for name, cells in zip(mine, zip(*members, strict=True), strict=True)
-        }
+        members = [self.held(i, params, params) for i in range(len(self.rows))]
+        found = {name: param.clone() for name, param in mine.items()}
+        for i, own in enumerate(members):
+            for param, one in zip(found.values(), own, strict=True):
+                value = one.evaluated(self.chain)
+                if value is not None:
+                    param[i] = value
+        return found
 
-    def cells(self, i: int, params: Tensors, gradients: Tensors, step: int, age: int) -> list[Cell]:
-        """The parameters of a member on their way through a step."""
+    def held(self, i: int, params: Tensors, gradients: Tensors) -> list[Held]:
+        """The parameters of a member before their coming step."""
         if not self.states:
-            self.start_states(params, step)
-        values = self.values(i, step) | {"t": age}
-        numbers = {name for rule in self.chain for name in rule.row_states}
+            self.start_states(params, {})
+        values, place = self.rows[i].values(self.chain), self.start + i
         return [
-            Cell(
-                working(param[i]),
-                working(gradient[i]),
-                values | {"dtype": param.dtype},
-                {n: float(x[i]) if n in numbers else x[i] for n, x in states.items()},
-            )
+            Held(param[place], gradient[place], {name: x[i] for name, x in states.items()}, values)
             for param, gradient, states in zip(
                 params.values(), gradients.values(), self.states, strict=True
             )
         ]
 
-    def values(self, i: int, step: int) -> dict[str, Any]:
-        """The hyperparameters and options of a member at a step."""
-        found = {name: column[i].tolist() for name, column in self.hypers(step).items()}
-        pairs = {name: tuple(value) for name, value in found.items() if isinstance(value, list)}
-        return self.options | found | pairs
-
-    def hypers(self, step: int) -> dict[str, NDArray[np.float64]]:
-        """The hyperparameters of its rows at a step, `[R]` or, for pairs, `[R, 2]`."""
-        found: dict[str, NDArray[np.float64]] = {}
-        for rule in self.chain:
-            found |= {name: self.column(name, step) for name in rule.hypers}
-            for name, following in rule.coming.items():
-                found[name] = self.column(following.hyper, step + 1)
-        return found
-
-    def column(self, name: str, step: int) -> NDArray[np.float64]:
-        """A hyperparameter of every row at a step."""
-        if name in self.columns:
-            return self.columns[name]
-        settings = [setting[name] for setting in self.settings]
-        kept = [memories[name] for memories in self.memories]
-        values = [
-            at(base(setting), setting if holds_schedule(setting) else None, step, remembered)
-            for setting, remembered in zip(settings, kept, strict=True)
-        ]
-        made = np.array(values, np.float64)
-        if not any(holds_schedule(setting) for setting in settings):
-            self.columns[name] = made
-        return made
-
     def observe(self, training: Sequence[float], validation: Sequence[float]) -> None:
-        for i, settings in enumerate(self.settings):
-            for name, value in settings.items():
-                self.memories[i][name] = observed(
-                    value,
-                    self.memories[i][name],
-                    training=training[self.start + i],
-                    validation=validation[self.start + i],
-                )
+        for place, row in zip(self.places, self.rows, strict=True):
+            row.observe(training=training[place], validation=validation[place])
 
     def keep(self, within: Sequence[int], start: int) -> None:
         """Drops all rows but these, counted from the first; they begin at `start` from now on."""
         self.start = start
-        self.settings = [self.settings[i] for i in within]
-        self.memories = [self.memories[i] for i in within]
-        self.columns = {}
-        self.table = None
+        self.rows = [self.rows[i] for i in within]
+        self.launch = None
         self.states = [{name: x[within] for name, x in own.items()} for own in self.states]
 
 
@@ -224,7 +163,12 @@ def part(tensors: Tensors, rows: slice | int | Tensor) -> Tensors:
     return {name: tensor[rows] for name, tensor in tensors.items()}
 
 
-def of(states: Tensors, names: Collection[str]) -> Tensors:
+def names_of(chain: Sequence[type[Rule]]) -> set[str]:
+    """What a chain keeps for a tensor, by name."""
+    return {"step"}.union(*(rule.states for rule in chain), *(rule.row_states for rule in chain))
+
+
+def of(states: Mapping[str, Tensor], names: Collection[str]) -> Tensors:
     """The states of these parameters, of all by `state.parameter`."""
     return {key: x for key, x in states.items() if key.split(".", 1)[1] in names}
 
@@ -239,7 +183,9 @@ def say_that_they_go_one_by_one(chain: tuple[type[Rule], ...]) -> None:
     )
 
 
-def fitting_states(chain: Sequence[type[Rule]], states: Tensors) -> Tensors:
+def fitting_states(
+    chain: Sequence[type[Rule]], states: Mapping[str, Tensor]
+) -> Mapping[str, Tensor]:
     """The states that another training has left, where the rule that steps finds its own there.
 
     Without them it is as young as its states, and so is all that stands with it in a chain.

@@ -97,12 +97,10 @@ class Single(Population):
     def begin(self, steps: int, states: dict[str, Tensor], memory: dict[str, Any]) -> None:
         self.steps = steps
         for model, optimizer in zip(self.models, self.optimizers, strict=True):
-            for group in optimizer.param_groups:
+            for index, group in enumerate(optimizer.param_groups):
                 own = fitting_states(optimizer.chain(group), of(states, group["param_names"]))
                 put_optimizer_states(own, model, optimizer)
-                if "memory" in group:
-                    group["step_count"] = steps
-                    group["memory"] |= {n: memory[n] for n in group["memory"] if n in memory}
+                optimizer.row(index).begin(steps, memory)
 
     def observe(self, training: Sequence[float], validation: Sequence[float]) -> None:
         for optimizer, seen, unseen in zip(self.optimizers, training, validation, strict=True):

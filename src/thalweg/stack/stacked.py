@@ -110,7 +110,7 @@ class Stacked(Population):
         losses, gradients, totals = self.gradients()
         self.before.copy_(self.rows)
         for group in self.groups:
-            group.step(self.params, gradients, self.steps)
+            group.step(self.params, gradients)
         self.take_back(losses, gradients, totals)
         self.steps += 1
         values: list[float] = losses[: len(self.members)].tolist()
@@ -195,7 +195,7 @@ class Stacked(Population):
         rows, params, buffers = self.rows, self.params, self.buffers
         self.hold(rows.clone(), {name: x.clone() for name, x in buffers.items()})
         for group in self.groups:
-            copy(group.evaluated(params, self.steps), part(self.params, group.rows))
+            copy(group.evaluated(params), part(self.params, group.members))
         if batch_norms(self.model) and any(group.averages for group in self.groups):
             self.estimate_buffers(buffers)
         try:
@@ -208,7 +208,7 @@ class Stacked(Population):
         estimate_batch_norm(self.model, self.task, self.run_blocks)
         for group in self.groups:
             if not group.averages:
-                copy(part(kept, group.rows), part(self.buffers, group.rows))
+                copy(part(kept, group.members), part(self.buffers, group.members))
 
     def run_blocks(self, batch: Batch) -> None:
         for place, held in enumerate(self.parts):

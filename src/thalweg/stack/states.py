@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +28,7 @@ def optimizer_states(model: nn.Module, optimizer: torch.optim.Optimizer) -> Tens
 
 
 def put_optimizer_states(
-    states: Tensors, model: nn.Module, optimizer: torch.optim.Optimizer
+    states: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
     """Gives the optimizer copies of states, for those parameters that are trained."""
     params = {name: param for name, param in model.named_parameters() if param.requires_grad}
