@@ -15,8 +15,9 @@ from thalweg import Data, Recipe, Task, schedules
 from thalweg.doctor.judge.diagnosis import Diagnosis
 from thalweg.doctor.trials import trial
 from thalweg.doctor.trials.remedies import rates
-from thalweg.doctor.trials.trial import Remedy, Trials, on_one_scale, standing, state_of
+from thalweg.doctor.trials.trial import Remedy, Trials, on_one_scale
 from thalweg.errors import UserError
+from thalweg.stack.batches import Batches
 from thalweg.stack.member import Member
 from thalweg.stack.population import Population
 from thalweg.stack.single import Single
@@ -222,7 +223,7 @@ def test_both_sides_of_a_trial_see_the_same_batches() -> None:
     alone = Single(LINE, [Member(tw.adam(lr=1e-2), 0)])
     for _ in range(10):
         alone.step()
-    (trial,) = Trials(LINE, tw.adam(lr=1e-2), 1.0).of([Remedy("nothing")], state_of(alone))
+    (trial,) = Trials(LINE, tw.adam(lr=1e-2), 1.0).of([Remedy("nothing")], alone.checkpoint(0))
     assert trial.without == trial.with_it
     assert len(set(trial.without)) == len(trial.without)
     assert not trial.helps
@@ -230,7 +231,7 @@ def test_both_sides_of_a_trial_see_the_same_batches() -> None:
 
 
 def test_what_helps_little_is_small_beside_what_helps() -> None:
-    slow, state = tw.adam(lr=1e-5), state_of(Single(LINE, [Member(tw.adam(lr=1e-5), 0)]))
+    slow, state = tw.adam(lr=1e-5), Single(LINE, [Member(tw.adam(lr=1e-5), 0)]).checkpoint(0)
     little = Remedy("twice the rate", lambda recipe: recipe.replace(lr=2e-5))
     much = Remedy("a good rate", lambda recipe: recipe.replace(lr=1e-1))
     trials = Trials(LINE, slow, start())
@@ -263,12 +264,10 @@ def test_a_branch_goes_on_as_the_training_itself_does(
         whole.step()
         if step % 5 == 4:
             whole.observe([1.0], [1.0])
-    seen = state_of(whole)
-    branch = way(
-        replace(LINE, model=partial(standing, LINE.model, seen.weights)), [Member(recipe, 0)]
-    )
-    branch.begin(seen.steps, seen.states, seen.memory)
-    branch.batches.skip(20)
+    seen = whole.checkpoint(0)
+    branch = way(LINE, [Member(recipe, 0)])
+    branch.begin(seen)
+    branch.batches = Batches(LINE, [0], behind=20)
     for _ in range(20):
         whole.step()
         branch.step()
@@ -303,7 +302,7 @@ def test_going_on_as_it_was_is_trained_once_for_all_remedies(
 
     ending = trial.ending
     monkeypatch.setattr(trial, "ending", counted)
-    state = state_of(Single(LINE, [Member(tw.sgd(lr=1e-3), 0)]))
+    state = Single(LINE, [Member(tw.sgd(lr=1e-3), 0)]).checkpoint(0)
     trials = Trials(LINE, tw.sgd(lr=1e-3), start())
     for factor in (2.0, 3.0):
         trials.of(rates(tw.sgd(lr=1e-3), [factor]), state)

@@ -22,7 +22,8 @@ from thalweg import recipes, schedules
 from thalweg.optim import Optimizer
 from thalweg.recipes import Recipe, chain, clip_norm, clip_value, ema, tail_average
 from thalweg.stack.batches import fetch, order
-from thalweg.stack.member import Divergence, Member
+from thalweg.stack.divergence import Divergence
+from thalweg.stack.member import Member
 from thalweg.stack.population import Population
 from thalweg.stack.single import Single
 from thalweg.stack.stacked import Stacked
@@ -404,40 +405,6 @@ def test_no_other_members_bits_change_whatever_fills_the_block(name: str) -> Non
         assert [divergence is not None for divergence in stack.diverged] == expected
     for state in found[1:]:
         assert_same_bits(state, found[0])
-
-
-@pytest.mark.parametrize("name", ["digits", "digits-conv", "topics"])
-def test_dropping_members_changes_no_other_members_bits(name: str) -> None:
-    task = find(name)
-    chains = [with_clip(recipes.adam(lr=1e-3)), chain(recipes.nesterov(), ema(0.5)), recipes.lion()]
-    members = [Member(recipe, seed) for recipe in chains for seed in (0, 1)]
-    if name == "digits":
-        members.append(Member(recipes.sgd(lr=HUGE), 0))
-    whole, dropped = Stacked(task, members, width=3), Stacked(task, members, width=3)
-    after(whole, 2), after(dropped, 2)
-    kept = [1, 2, 5, 6][: len(members) - 3]
-    dropped.keep(kept)
-    assert dropped.members == [members[place] for place in kept]
-    assert len(dropped.rows) == -(-len(kept) // 3) * 3
-    _, all_states = after(whole, 2)
-    _, states = after(dropped, 2)
-    assert dropped.diverged == [whole.diverged[place] for place in kept]
-    for state, place in zip(states, kept, strict=True):
-        assert_same_bits(state, all_states[place])
-    with whole.evaluation(), dropped.evaluation():
-        for i, place in enumerate(kept):
-            assert_same_bits(dropped.state_dict(i), whole.state_dict(place))
-
-
-def test_dropping_members_one_by_one() -> None:
-    members = [Member(recipe, seed) for seed, recipe in enumerate(MIX)]
-    whole, dropped = Single(TINY, members), Single(TINY, members)
-    after(whole, 2), after(dropped, 2)
-    dropped.keep([3, 12])
-    _, all_states = after(whole, 2)
-    _, states = after(dropped, 2)
-    assert_same_bits(states[0], all_states[3])
-    assert_same_bits(states[1], all_states[12])
 
 
 def test_evaluation_leaves_training_as_it_was() -> None:

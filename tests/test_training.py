@@ -24,7 +24,8 @@ from thalweg.nn import BatchNorm
 from thalweg.optim import Optimizer
 from thalweg.recipes import Recipe, chain, ema, tail_average
 from thalweg.stack.batches import fetch, order
-from thalweg.stack.member import Divergence, Member
+from thalweg.stack.divergence import Divergence
+from thalweg.stack.member import Member
 from thalweg.tasks import Data, Task, find
 from thalweg.training.learn import EVALUATIONS
 from thalweg.training.progress import Silent

@@ -78,9 +78,12 @@ def evaluated(chain: Sequence[type[Rule]], cell: Cell) -> Tensor:
 
 def elsewhere(chain: Sequence[type[Rule]]) -> bool:
     """Whether a chain evaluates at another point than it trains at."""
-    return any(
-        rule.evaluated is not Rule.evaluated or rule.position is not Rule.position for rule in chain
-    )
+    return averages(chain) or any(rule.position is not Rule.position for rule in chain)
+
+
+def averages(chain: Sequence[type[Rule]]) -> bool:
+    """Whether a chain evaluates at an average of the iterates."""
+    return any(rule.evaluated is not Rule.evaluated for rule in chain)
 
 
 def theta_of(rules: Sequence[Rule], param: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from thalweg.errors import UserError
 from thalweg.optim.base import RuleOptimizer
-from thalweg.stack.population import ESTIMATION_BATCHES, averages, batch_norms, estimate_over
+from thalweg.stack.population import ESTIMATION_BATCHES, batch_norms, estimate_over
 from thalweg.stack.single import kept_buffers
 
 try:
@@ -210,7 +210,7 @@ def state_dict(trainer: Trainer) -> dict[str, Any]:
 
 def averaging(optimizer: RuleOptimizer) -> bool:
     """Whether steps were taken, and evaluation is at an average of them."""
-    return bool(optimizer.state) and any(averages(chain) for chain in optimizer.chains())
+    return bool(optimizer.state) and optimizer.averages
 
 
 @torch.no_grad()

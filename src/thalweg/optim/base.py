@@ -26,7 +26,7 @@ from thalweg.fuse.passes import (
     places_of,
     shared_sums,
 )
-from thalweg.optim.description import Described, Description, state_bytes
+from thalweg.optim.description import Described, Description, kept_numbers, state_bytes
 from thalweg.optim.fused import (
     Branch,
     Fusing,
@@ -58,6 +58,7 @@ from thalweg.optim.sharded import (
     zero_above,
 )
 from thalweg.optim.state import CPU, Chain, age_in, as_real, complete, starting, working
+from thalweg.optim.stepper import Cost
 from thalweg.optim.untraced import UntracedOptimizer
 from thalweg.recipe import Recipe
 from thalweg.routes import (
@@ -83,6 +84,8 @@ class RuleOptimizer(UntracedOptimizer):
 
     fixed: ClassVar[Mapping[str, Any]] = {}
     """Settings that make the class what it is, whatever a loaded state says."""
+
+    needs_closure = False
 
     recipe: Recipe | None = None
     """What sends parameters by different routes; a group that takes several becomes several."""
@@ -246,6 +249,22 @@ class RuleOptimizer(UntracedOptimizer):
     def last_lr(self) -> float:
         """The highest rate of all groups in the last step, schedules included."""
         return max(float(self.row(i).now("lr", -1)) for i in range(len(self.param_groups)))
+
+    @property
+    def averages(self) -> bool:
+        """Whether evaluation is at an average of the iterates."""
+        return any(map(eager.averages, self.chains()))
+
+    @property
+    def cost(self) -> Cost:
+        """The numbers that are kept for each number of the parameters; a gradient a step."""
+        kept = numbers = 0
+        for group in self.param_groups:
+            chain = self.chain(group)
+            for param in group["params"]:
+                kept += kept_numbers(chain, param, group)
+                numbers += param.numel()
+        return Cost(kept / max(1, numbers), 1.0)
 
     def branches(self) -> list[Branch]:
         """Those of all groups, each once."""

@@ -46,8 +46,13 @@ def state_bytes(chain: Chain, param: Tensor, values: Mapping[str, Any]) -> int:
     """The bytes of what a chain keeps of a parameter, its count of steps included."""
     if not param.requires_grad:
         return 0
+    of_row = sum(len(rule.row_states) for rule in chain)
+    width = precise(as_real(local(param)).dtype).itemsize
+    return kept_numbers(chain, param, values) * width + of_row * 8 + counting().itemsize
+
+
+def kept_numbers(chain: Chain, param: Tensor, values: Mapping[str, Any]) -> int:
+    """How many numbers a chain keeps of what is here of a parameter."""
     here = as_real(local(param))
     states = [state for rule in chain for state in rule.states.values()]
-    numbers = sum(prod(shape_of(here, state, values)) for state in states)
-    of_row = sum(len(rule.row_states) for rule in chain)
-    return numbers * precise(here.dtype).itemsize + of_row * 8 + counting().itemsize
+    return sum(prod(shape_of(here, state, values)) for state in states)

@@ -107,7 +107,7 @@ class Fused:
         """Makes the numbers of groups anew."""
         for index in groups:
             if index in self.groups:
-                self.launch.renew(self.groups.index(index), optimizer.row(index))
+                self.launch.renew(self.groups.index(index), optimizer.values(index))
 
     def step(self, optimizer: RuleOptimizer, look: Look) -> Part:
         on_whole = partial(step_sharded, self.params)

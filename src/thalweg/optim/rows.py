@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,12 +89,20 @@ class Row:
 
     def values(self, chain: Chain) -> dict[str, Any]:
         """The hyperparameters and options of a chain at the coming step."""
-        values: dict[str, Any] = {}
-        for rule in chain:
-            values |= {name: self.group[name] for name in rule.options}
-            values |= {name: self.now(name) for name in rule.hypers}
-            values |= {name: self.now(after.hyper, 1) for name, after in rule.coming.items()}
-        return values
+        options = {name: self.group[name] for rule in chain for name in rule.options}
+        return options | {name: self.now(*read) for name, read in read_by(chain).items()}
+
+    def scheduled(self, chain: Chain) -> dict[str, Any]:
+        """Those of the values that follow schedules."""
+        own = self.schedules
+        return {name: self.now(*read) for name, read in read_by(chain).items() if read[0] in own}
+
+
+@cache
+def read_by(chain: Chain) -> dict[str, tuple[str, int]]:
+    """What a chain reads: by name, a hyperparameter, and how many steps after the coming one."""
+    hypers = {name: (name, 0) for rule in chain for name in rule.hypers}
+    return hypers | {n: (after.hyper, 1) for rule in chain for n, after in rule.coming.items()}
 
 
 class Held(NamedTuple):
@@ -162,13 +171,15 @@ class Launch:
         wide: Sequence[bool],
     ) -> None:
         self.kernel = kernel
+        self.columns = {label: column for column, label in enumerate(kernel.layout.hypers)}
         self.numbers = np.empty((1 + max(row_of, default=0), len(kernel.layout.hypers)))
         self.table = kernel.table(sizes, row_of, wide)
 
-    def renew(self, place: int, row: Row) -> None:
-        """Takes the numbers of a row at its coming step."""
-        values = labelled(row.values(self.kernel.chain))
-        self.numbers[place] = [values[label] for label in self.kernel.layout.hypers]
+    def renew(self, place: int, values: Mapping[str, Any]) -> None:
+        """Takes values of a row, all of them at first."""
+        for label, value in labelled(values).items():
+            if label in self.columns:
+                self.numbers[place, self.columns[label]] = value
 
     def step(
         self,

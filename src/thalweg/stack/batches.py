@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -65,30 +65,22 @@ def gathered(tensor: Tensor, indices: Int64[Tensor, "*many B"]) -> Tensor:
     return chosen.view(*indices.shape, *tensor.shape[1:])
 
 
-class Batches:
+class Batches(Iterator[list[Batch]]):
     """The training batches of members, step by step; members of one seed see the same samples.
 
-    What samples draw at random (augmentation) belongs to the seed and the step, so that it is the
-    same for every recipe. places: of the members' seeds in `seeds`.
+    Each member's batch is its own, since a model may write into what it gets. What samples draw at
+    random (augmentation) belongs to the seed and the step, so that it is the same for every recipe.
+    seeds: of the members. behind: the number of steps whose batches are left out.
     """
 
-    def __init__(self, task: Task, seeds: Sequence[int]) -> None:
+    def __init__(self, task: Task, seeds: Sequence[int], behind: int = 0) -> None:
         self.data = task.splits.train
         self.seeds = list(dict.fromkeys(seeds))
         self.places = torch.tensor([self.seeds.index(seed) for seed in seeds])
-        self.numbers = enumerate(numbers_of(task, self.seeds))
+        self.numbers = islice(enumerate(numbers_of(task, self.seeds)), behind, None)
         self.read = read(self.data, wanted_of(self.seeds, self.numbers))
 
-    def skip(self, steps: int) -> None:
-        for _ in range(steps):
-            next(self.numbers)
-
-    def keep(self, places: Int64[Tensor, " kept"]) -> None:
-        """Goes on with the members in these places."""
-        self.places = self.places[places]
-
-    def each(self) -> list[Batch]:
-        """The members' next batches, each its own, since models may write into what they get."""
+    def __next__(self) -> list[Batch]:
         if is_held(self.data):
             _, numbers = next(self.numbers)
             return [fetch(self.data, own) for own in numbers[self.places]]
@@ -100,7 +92,7 @@ class Batches:
         if is_held(self.data):
             _, numbers = next(self.numbers)
             return fetch(self.data, numbers[self.places])
-        batch: Batch = tree_map(lambda *each: torch.stack(each), *self.each())
+        batch: Batch = tree_map(lambda *each: torch.stack(each), *next(self))
         return batch
 
 

@@ -13,11 +13,3 @@ class Member:
 
     recipe: Recipe
     seed: int
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """The step, counted from 1, that left the finite numbers, and what was not finite first."""
-
-    step: int
-    reason: str

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from thalweg.fuse import eager
 from thalweg.fuse.choice import kernel_on
 from thalweg.fuse.passes import (
     BranchPart,
@@ -22,7 +23,6 @@ from thalweg.fuse.passes import (
 from thalweg.recipe import Recipe
 from thalweg.routes import Parameter, Way
 from thalweg.rules.rule import with_settings
-from thalweg.stack.population import averages
 from thalweg.stack.rows import Rows, Tensors, of, say_that_they_go_one_by_one
 
 
@@ -70,7 +70,7 @@ class Neighbours:
     @property
     def averages(self) -> bool:
         """Whether evaluation is at an average of the iterates."""
-        return any(averages(each.rows.chain) for each in self.parts)
+        return any(eager.averages(each.rows.chain) for each in self.parts)
 
     def step(self, params: Tensors, gradients: Tensors) -> None:
         """Moves the members' rows of each parameter where they are."""
@@ -125,11 +125,6 @@ class Neighbours:
     def observe(self, training: Sequence[float], validation: Sequence[float]) -> None:
         for each in self.parts:
             each.rows.observe(training, validation)
-
-    def keep(self, within: Sequence[int], start: int) -> None:
-        """Drops all members but these, counted from the first; they begin at `start` then."""
-        for each in self.parts:
-            each.rows.keep(within, start)
 
 
 def alone(way: Way) -> Recipe:

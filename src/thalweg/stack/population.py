@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,9 +14,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
 from thalweg.random_numbers import drawing
-from thalweg.rules.rule import Rule
 from thalweg.stack.batches import Batches, in_order
-from thalweg.stack.member import Divergence, Member
+from thalweg.stack.checkpoint import Checkpoint
+from thalweg.stack.divergence import Divergence
+from thalweg.stack.member import Member
 from thalweg.stack.reading import Batch
 from thalweg.tasks.task import Task
 
@@ -25,7 +26,7 @@ ESTIMATION_BATCHES = 20
 
 
 class Population(ABC):
-    """Members in training together, each in a place from 0 that `keep` may change.
+    """Members in training together, each in a place from 0.
 
     task: what they train on. members: by place. diverged: by place, none for those that are finite.
     steps: that were taken. accumulate: batches a step, which is taken from their mean gradient.
@@ -47,12 +48,11 @@ class Population(ABC):
         """
 
     @abstractmethod
-    def begin(self, steps: int, states: dict[str, Tensor], memory: dict[str, Any]) -> None:
-        """Takes every member to where another training of this model stood after so many steps.
+    def begin(self, checkpoint: Checkpoint) -> None:
+        """Takes every member to where another training of this model stood, on batches of its own.
 
-        Its weights and buffers are what the task's model begins with; here come the states of its
-        optimizer by `state.parameter`, and what its schedules remember. A recipe whose rule of
-        stepping has states that are not among them begins with fresh ones.
+        Its optimizer takes over the states by name, and what its schedules remember. A recipe whose
+        rule of stepping has states that are not among them begins with fresh ones.
         """
 
     @abstractmethod
@@ -76,10 +76,6 @@ class Population(ABC):
         return [self.task.metrics(*made) for made in self.outputs(dataset)]
 
     @abstractmethod
-    def keep(self, places: Sequence[int]) -> None:
-        """Drops all members but those in these increasing places; they take places 0, 1, ..."""
-
-    @abstractmethod
     def state_dict(self, place: int) -> dict[str, Tensor]:
         """A member's parameters and buffers, by the model's names."""
 
@@ -92,11 +88,6 @@ def initial_model(task: Task, seed: int) -> nn.Module:
     """The task's model with the weights that a seed draws; what others draw stays as it is."""
     with drawing(seed):
         return task.fresh_model()
-
-
-def averages(chain: Sequence[type[Rule]]) -> bool:
-    """Whether evaluation is at an average of the iterates."""
-    return any(rule.evaluated is not Rule.evaluated for rule in chain)
 
 
 def trained_names(task: Task) -> set[str]:
@@ -118,8 +109,8 @@ def estimate_batch_norm(model: nn.Module, task: Task, forward: Callable[[Batch],
 
     forward: as `estimate_over` says.
     """
-    batches = Batches(task, seeds=[0])
-    estimate_over((batches.each()[0] for _ in range(ESTIMATION_BATCHES)), model, forward)
+    batches = islice(Batches(task, seeds=[0]), ESTIMATION_BATCHES)
+    estimate_over((batch for (batch,) in batches), model, forward)
 
 
 def estimate_over(
@@ -142,12 +133,3 @@ def estimate_over(
         forward(batch)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
-
-
-def divergence(step: int, loss: float, gradients: Iterable[Tensor]) -> Divergence:
-    """The step, counted from 1, and what was not finite first."""
-    if not math.isfinite(loss):
-        return Divergence(step, f"the loss was {loss}")
-    if not all(gradient.isfinite().all() for gradient in gradients):
-        return Divergence(step, "the gradient was not finite")
-    return Divergence(step, "the step was not finite")

@@ -50,7 +50,7 @@ class Rows:
         launch = self.launch or self.laid_out(kernel, params)
         for place, row in enumerate(self.rows):
             if row.schedules:
-                launch.renew(place, row)
+                launch.renew(place, row.scheduled(self.chain))
         self.pointers[:, kernel.layout.column("grad")] = self.addresses(gradients)
 
         def held() -> Iterator[Held]:
@@ -118,7 +118,7 @@ class Rows:
             wide=[x.dtype == torch.float64 for one in self.states for x in one["step"]],
         )
         for place, row in enumerate(self.rows):
-            self.launch.renew(place, row)
+            self.launch.renew(place, row.values(self.chain))
         return self.launch
 
     def evaluated(self, params: Tensors) -> Tensors:
@@ -150,13 +150,6 @@ class Rows:
     def observe(self, training: Sequence[float], validation: Sequence[float]) -> None:
         for place, row in zip(self.places, self.rows, strict=True):
             row.observe(training=training[place], validation=validation[place])
-
-    def keep(self, within: Sequence[int], start: int) -> None:
-        """Drops all rows but these, counted from the first; they begin at `start` from now on."""
-        self.start = start
-        self.rows = [self.rows[i] for i in within]
-        self.launch = None
-        self.states = [{name: x[within] for name, x in own.items()} for own in self.states]
 
 
 def part(tensors: Tensors, rows: slice | int | Tensor) -> Tensors:

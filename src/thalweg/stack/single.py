@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from math import isfinite
 from typing import Any
 
 import torch
@@ -12,20 +11,20 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from thalweg.optim import Optimizer
+from thalweg.optim.stepper import Stepper
 from thalweg.random_numbers import MODEL, RandomStream, stream_seed
 from thalweg.stack.batches import Batches, evaluation_batches, joined
-from thalweg.stack.member import Divergence, Member
+from thalweg.stack.checkpoint import Checkpoint, model_state, optimizer_state, put_states
+from thalweg.stack.divergence import Divergence, divergence, sound
+from thalweg.stack.member import Member
 from thalweg.stack.population import (
     Population,
-    averages,
     batch_norms,
-    divergence,
     estimate_batch_norm,
     initial_model,
 )
 from thalweg.stack.reading import Batch
 from thalweg.stack.rows import fitting_states, of
-from thalweg.stack.states import model_state, put_optimizer_states
 from thalweg.tasks.task import Task
 
 PRECISIONS = ("full", "bfloat16")
@@ -39,7 +38,8 @@ class Single(Population):
 
     A member's numbers do not depend on the others, random draws on the CPU (dropout) included. What
     it draws in evaluation is the same at each, and for all members.
-    precision: see `PRECISIONS`.
+    precision: see `PRECISIONS`. batches: the members' next ones, step by step; another source may
+    take their place.
     """
 
     def __init__(
@@ -53,16 +53,16 @@ class Single(Population):
         self.members = list(members)
         self.diverged: list[Divergence | None] = [None] * len(members)
         self.models = [initial_model(task, member.seed) for member in members]
-        self.optimizers = [
+        self.optimizers: list[Stepper] = [
             Optimizer(model, member.recipe)
             for model, member in zip(self.models, members, strict=True)
         ]
-        self.batches = Batches(task, [member.seed for member in members])
+        self.batches: Iterator[list[Batch]] = Batches(task, [member.seed for member in members])
         self.streams = [RandomStream(stream_seed(member.seed, MODEL)) for member in members]
         self.steps = 0
 
     def step(self) -> list[float]:
-        rounds = [self.batches.each() for _ in range(self.accumulate)]
+        rounds = [next(self.batches) for _ in range(self.accumulate)]
         losses = [self.step_one(*each) for each in enumerate(zip(*rounds, strict=True))]
         self.steps += 1
         return losses
@@ -71,18 +71,29 @@ class Single(Population):
         if self.diverged[place]:
             return float("nan")
         model, optimizer = self.models[place], self.optimizers[place]
-        model.zero_grad()  # the optimizer's would import PyTorch's compiler, which takes seconds
-        loss = sum(self.backward(place, batch) for batch in batches) / self.accumulate
-        trained = [param for param in model.parameters() if param.grad is not None]
-        gradients = [param.grad.to_dense() for param in trained if param.grad is not None]
-        before = [param.detach().clone() for param in trained]
-        optimizer.step()
-        if not sound(loss, gradients, trained):
-            self.diverged[place] = divergence(self.steps + 1, loss, gradients)
+        losses: list[float] = []
+
+        def closure() -> float:
+            # The optimizer's would import PyTorch's compiler, which takes seconds.
+            model.zero_grad()
+            losses.append(sum(self.backward(place, batch) for batch in batches) / self.accumulate)
+            return losses[-1]
+
+        params = [param for param in model.parameters() if param.requires_grad]
+        before = [param.detach().clone() for param in params]
+        if optimizer.needs_closure:
+            optimizer.step(closure)
+        else:
+            closure()
+            optimizer.step()
+        stepped = [param for param in params if param.grad is not None]
+        gradients = [param.grad.to_dense() for param in stepped if param.grad is not None]
+        if not sound(losses[0], gradients, stepped):
+            self.diverged[place] = divergence(self.steps + 1, losses[0], gradients)
             with torch.no_grad():
-                for param, value in zip(trained, before, strict=True):
+                for param, value in zip(params, before, strict=True):
                     param.copy_(value)
-        return loss
+        return losses[0]
 
     def backward(self, place: int, batch: Batch) -> float:
         """A member's loss on a batch, whose share of a step's gradient is added to it."""
@@ -94,13 +105,29 @@ class Single(Population):
             torch.autograd.backward(loss, torch.full_like(loss, 1 / self.accumulate))
         return loss.item()
 
-    def begin(self, steps: int, states: dict[str, Tensor], memory: dict[str, Any]) -> None:
-        self.steps = steps
+    def checkpoint(self, place: int) -> Checkpoint:
+        """What a member goes on from, by `begin` or `resume`."""
+        model, optimizer = self.models[place], self.optimizers[place]
+        random = dict(self.streams[place].states)
+        return Checkpoint(self.steps, model_state(model), optimizer_state(model, optimizer), random)
+
+    def begin(self, checkpoint: Checkpoint) -> None:
+        self.steps = checkpoint.steps
         for model, optimizer in zip(self.models, self.optimizers, strict=True):
+            model.load_state_dict(checkpoint.weights, strict=False)
+            assert isinstance(optimizer, Optimizer), "members begin with recipes"
             for index, group in enumerate(optimizer.param_groups):
-                own = fitting_states(optimizer.chain(group), of(states, group["param_names"]))
-                put_optimizer_states(own, model, optimizer)
-                optimizer.row(index).begin(steps, memory)
+                states = of(checkpoint.states, group["param_names"])
+                put_states(fitting_states(optimizer.chain(group), states), model, optimizer)
+                optimizer.row(index).begin(checkpoint.steps, checkpoint.memory)
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Takes a lone member to where its own training stood, and to the batches that follow."""
+        ((member,), (model,), (optimizer,)) = self.members, self.models, self.optimizers
+        model.load_state_dict(checkpoint.weights, strict=False)
+        optimizer.load_state_dict(checkpoint.optimizer)
+        self.steps, self.streams[0].states = checkpoint.steps, dict(checkpoint.random)
+        self.batches = Batches(self.task, [member.seed], behind=self.steps * self.accumulate)
 
     def observe(self, training: Sequence[float], validation: Sequence[float]) -> None:
         for optimizer, seen, unseen in zip(self.optimizers, training, validation, strict=True):
@@ -112,7 +139,7 @@ class Single(Population):
             for model, optimizer in zip(self.models, self.optimizers, strict=True):
                 stack.enter_context(optimizer.evaluation())
                 stack.enter_context(kept_buffers(model))
-                if any(map(averages, optimizer.chains())) and batch_norms(model):
+                if optimizer.averages and batch_norms(model):
                     self.estimate_buffers(model)
             yield
 
@@ -123,12 +150,6 @@ class Single(Population):
     def outputs(self, dataset: Dataset[Any]) -> Iterator[tuple[Any, Any]]:
         for model in self.models:
             yield outputs_over(self.task, model.eval(), dataset)
-
-    def keep(self, places: Sequence[int]) -> None:
-        self.batches.keep(torch.tensor(places))
-        for name in ("members", "diverged", "models", "optimizers", "streams"):
-            kept = getattr(self, name)
-            setattr(self, name, [kept[place] for place in places])
 
     def state_dict(self, place: int) -> dict[str, Tensor]:
         return model_state(self.models[place])
@@ -152,15 +173,6 @@ def outputs_over(task: Task, model: nn.Module, dataset: Dataset[Any]) -> tuple[A
         parts = [(model(*batch[:-1]), batch[-1]) for batch in batches]
     outputs, targets = zip(*parts, strict=True)
     return joined(outputs), joined(targets)
-
-
-def sound(loss: float, gradients: Sequence[Tensor], stepped: Sequence[Tensor]) -> bool:
-    """Whether a step may stand: a finite loss, no not-a-number on the way, finite parameters."""
-    return bool(
-        isfinite(loss)
-        and not any(gradient.isnan().any() for gradient in gradients)
-        and all(param.isfinite().all() for param in stepped)
-    )
 
 
 @contextmanager

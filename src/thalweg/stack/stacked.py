@@ -16,12 +16,13 @@ from torch.utils.data import Dataset
 
 from thalweg.routes import parameters_of
 from thalweg.stack.batches import Batches, evaluation_batches, joined
-from thalweg.stack.member import Divergence, Member
+from thalweg.stack.checkpoint import Checkpoint, model_state
+from thalweg.stack.divergence import Divergence, divergence, sound
+from thalweg.stack.member import Member
 from thalweg.stack.neighbours import neighbours_of
 from thalweg.stack.population import (
     Population,
     batch_norms,
-    divergence,
     estimate_batch_norm,
     initial_model,
     trained_names,
@@ -29,8 +30,6 @@ from thalweg.stack.population import (
 from thalweg.stack.reading import Batch
 from thalweg.stack.reasons import UnstackableError
 from thalweg.stack.rows import Tensors, part
-from thalweg.stack.single import sound
-from thalweg.stack.states import model_state
 from thalweg.tasks.task import Task
 
 ALIGNED = 16
@@ -59,6 +58,7 @@ class Stacked(Population):
         self.steps = 0
         self.draws_as_alone = True
         seeds = [member.seed for member in members]
+        seeds += seeds[:1] * (-len(members) % width)
         models = {seed: initial_model(task, seed) for seed in set(seeds)}
         self.batches = Batches(task, seeds)
         # Only its structure is used; the members' numbers are put in its place. What a model does
@@ -74,12 +74,12 @@ class Stacked(Population):
         with torch.no_grad():
             self.constants = stacked(held, [name for name in params if name not in trained])
             buffers = stacked([dict(models[seed].named_buffers()) for seed in seeds])
-            self.hold(params[trained[0]].new_zeros(len(members), columns), buffers)
+            self.hold(params[trained[0]].new_zeros(len(seeds), columns), buffers)
             copy(stacked(held, trained), self.params)
         known = dict(zip(params, parameters_of(self.model), strict=True))
         recipes = [member.recipe for member in members]
         self.groups = neighbours_of(recipes, {name: known[name] for name in trained})
-        self.choose(range(len(members)))
+        self.before = torch.empty_like(self.rows)
 
     def hold(self, rows: Float[Tensor, "R P"], buffers: Tensors) -> None:
         """Takes these rows for the members' parameters, and these buffers."""
@@ -92,15 +92,6 @@ class Stacked(Population):
             (part(self.params, rows), part(self.constants, rows), part(self.buffers, rows))
             for rows in self.blocks()
         ]
-
-    def choose(self, places: Sequence[int]) -> None:
-        """Takes these rows in this order, and fills up the last block with copies of the first."""
-        padding = -len(places) % self.width
-        chosen = torch.tensor([*places, *[places[0]] * padding])
-        self.constants = part(self.constants, chosen)
-        self.hold(self.rows[chosen], part(self.buffers, chosen))
-        self.before = torch.empty_like(self.rows)
-        self.batches.keep(chosen)
 
     def blocks(self) -> Iterator[slice]:
         for start in range(0, len(self.rows), self.width):
@@ -181,10 +172,13 @@ class Stacked(Population):
             return None
         return divergence(self.steps + 1, loss, own)
 
-    def begin(self, steps: int, states: Tensors, memory: dict[str, Any]) -> None:
-        self.steps = steps
+    def begin(self, checkpoint: Checkpoint) -> None:
+        self.steps = checkpoint.steps
+        for place in range(len(self.members)):
+            self.load_state_dict(place, checkpoint.weights)
+        states, memory = checkpoint.states, checkpoint.memory
         for group in self.groups:
-            group.begin(self.params, steps, states, memory)
+            group.begin(self.params, self.steps, states, memory)
 
     def observe(self, training: Sequence[float], validation: Sequence[float]) -> None:
         for group in self.groups:
@@ -248,17 +242,6 @@ class Stacked(Population):
             parts = [(self.predicted(*self.parts[place], batch), batch[-1]) for batch in batches]
         outputs, targets = zip(*parts, strict=True)
         return joined(outputs, dim=1), joined(targets)
-
-    def keep(self, places: Sequence[int]) -> None:
-        self.choose(places)
-        self.members = [self.members[place] for place in places]
-        self.diverged = [self.diverged[place] for place in places]
-        start = 0
-        for group in self.groups:
-            within = [place - group.start for place in places if place in group.places]
-            group.keep(within, start)
-            start += len(within)
-        self.groups = [group for group in self.groups if group.places]
 
     @torch.no_grad()
     def state_dict(self, place: int) -> Tensors:

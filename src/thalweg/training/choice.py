@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from thalweg.stack.population import averages
 from thalweg.stack.single import Single, outputs_over
 from thalweg.tasks.task import Task
 from thalweg.training.run import Point
@@ -65,7 +64,7 @@ class Candidates:
         The last of those that are equally good.
         """
         candidates = [last, self.best or last]
-        if any(map(averages, self.alone.optimizers[0].chains())):
+        if self.alone.optimizers[0].averages:
             weights = self.alone.state_dict(0)
             validation = self.metrics(weights, self.task.splits.validation)
             candidates.append(Candidate(f"{last.when}, not averaged", weights, validation))

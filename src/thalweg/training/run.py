@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from thalweg.stack.member import Divergence, Member
+from thalweg.stack.divergence import Divergence
+from thalweg.stack.member import Member
 
 
 @dataclass(frozen=True)

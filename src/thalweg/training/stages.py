@@ -16,12 +16,12 @@ from thalweg.errors import UserError
 from thalweg.random_numbers import drawing
 from thalweg.recipe import Recipe
 from thalweg.stack.batches import length_of
+from thalweg.stack.checkpoint import put_states
 from thalweg.stack.member import Member
 from thalweg.stack.neighbours import shape_of
 from thalweg.stack.population import Population, initial_model
 from thalweg.stack.rows import Tensors
 from thalweg.stack.single import Single
-from thalweg.stack.states import optimizer_states, put_optimizer_states
 from thalweg.tasks.check import check
 from thalweg.tasks.task import Task
 from thalweg.tasks.user_code import failure_in_training
@@ -171,14 +171,13 @@ def train_stage(
         if optimizer_state:
             kept = parameters.keys() - set(fresh)
             taken = {key: x for key, x in before.states.items() if key.split(".", 1)[1] in kept}
-            put_optimizer_states(taken, model, optimizer)
+            put_states(taken, model, optimizer)
         (curve,) = learn(stage.task, alone)
         require_finite(stage.task, alone)
         with alone.evaluation():
             evaluated = alone.state_dict(0)
-    handed = Handed(
-        alone.state_dict(0), evaluated, before.states | optimizer_states(model, optimizer)
-    )
+    now = alone.checkpoint(0)
+    handed = Handed(now.weights, evaluated, before.states | now.states)
     record = {"plan": plan, "fresh": fresh, "curve": [asdict(point) for point in curve]}
     write_state(path, vars(handed), record)
 

@@ -21,7 +21,8 @@ from thalweg.random_numbers import drawing
 from thalweg.recipes import AnyRecipe, recipe_of
 from thalweg.recipes import no_decay as without_decay
 from thalweg.stack.batches import length_of
-from thalweg.stack.member import Divergence, Member
+from thalweg.stack.divergence import Divergence
+from thalweg.stack.member import Member
 from thalweg.stack.population import Population
 from thalweg.stack.single import PRECISIONS, Single
 from thalweg.stack.way import Way, populate

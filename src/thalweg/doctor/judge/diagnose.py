@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import get_args
+from typing import cast, get_args
 
 import numpy as np
 
@@ -13,14 +13,16 @@ from thalweg.doctor.criteria import CRITERIA
 from thalweg.doctor.criteria.criterion import Suspicion
 from thalweg.doctor.judge.diagnosis import Diagnosis
 from thalweg.doctor.judge.finding import Finding, Severity
-from thalweg.doctor.trials.trial import State, Trial, Trials, on_one_scale, state_of
+from thalweg.doctor.trials.trial import Trial, Trials, on_one_scale
 from thalweg.doctor.watch.budget import require_share
 from thalweg.doctor.watch.course import Case, following
 from thalweg.doctor.watch.watcher import Watcher
 from thalweg.errors import UserError
+from thalweg.optim import Optimizer
 from thalweg.random_numbers import drawing
 from thalweg.recipes import AnyRecipe, recipe_of
 from thalweg.stack.batches import length_of
+from thalweg.stack.checkpoint import Checkpoint
 from thalweg.stack.member import Member
 from thalweg.stack.single import Single
 from thalweg.tasks.check import check, check_recipe
@@ -78,7 +80,7 @@ def diagnose(
         watcher = Watcher(
             alone.models[0],
             task.loss,
-            alone.optimizers[0],
+            cast("Optimizer", alone.optimizers[0]),
             every=min(10, max(1, steps // 50)),
             budget=budget,
         )
@@ -100,18 +102,17 @@ diagnose.__doc__ = "\n    - ".join(
 )
 
 
-def watched(task: Task, alone: Single, watcher: Watcher, say: Say) -> dict[int, State]:
+def watched(task: Task, alone: Single, watcher: Watcher, say: Say) -> dict[int, Checkpoint]:
     """Trains a lone member to its end; its states at the close looks, by step."""
     steps = task.total_steps(length_of(task))
     say(f"watching {task.name} train for {steps} steps")
-    given = alone.batches.each
-    batches = watcher.loading(iter(lambda: given()[0], None))
-    alone.batches.each = lambda: [next(batches)]  # type: ignore[method-assign]
-    states = {0: state_of(alone)}
+    batches = watcher.loading(batch for (batch,) in alone.batches)
+    alone.batches = ([batch] for batch in batches)
+    states = {0: alone.checkpoint(0)}
 
     def keep(step: int, _: Sequence[float]) -> None:
         if not alone.diverged[0] and step == following(max(states)):
-            states[step] = state_of(alone)
+            states[step] = alone.checkpoint(0)
             say(f"watching {task.name} train: step {step} of {steps}")
 
     learn(task, alone, keep)
@@ -139,7 +140,10 @@ def suspicions(case: Case) -> list[Suspicion]:
 
 
 def tried(
-    trials: Trials, found: Sequence[Suspicion], states: Mapping[int, State], say: Say = silently
+    trials: Trials,
+    found: Sequence[Suspicion],
+    states: Mapping[int, Checkpoint],
+    say: Say = silently,
 ) -> list[Finding]:
     """The findings after trials of their remedies, each from the last state before its first sign.
 

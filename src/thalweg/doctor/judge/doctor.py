@@ -17,15 +17,15 @@ from thalweg.doctor.judge.diagnosis import Diagnosis
 from thalweg.doctor.judge.finding import Finding
 from thalweg.doctor.objective.objective import plain, samples_in
 from thalweg.doctor.trials.in_use import recipe_in_use
-from thalweg.doctor.trials.trial import State, Trials
+from thalweg.doctor.trials.trial import Trials
 from thalweg.doctor.watch.watcher import Watcher
 from thalweg.errors import UserError
 from thalweg.recipe import Recipe
 from thalweg.stack.batches import joined
+from thalweg.stack.checkpoint import Checkpoint, model_state, optimizer_state
 from thalweg.stack.reading import Batch
 from thalweg.stack.rows import Tensors
 from thalweg.stack.single import outputs_over
-from thalweg.stack.states import model_state, optimizer_states
 from thalweg.tasks.task import Data, Score, Task
 
 FEWEST = 5
@@ -99,7 +99,8 @@ class Doctor(Watcher):
         self.looking = True  # the model's copies have its hooks
         try:
             task = recorded(plain(self.model), self.loss, coming)
-            state = State(0, self.weights(), optimizer_states(plain(self.model), self.optimizer))
+            model = plain(self.model)
+            state = Checkpoint(0, self.weights(), optimizer_state(model, self.optimizer))
             outputs, targets = outputs_over(task, task.model().eval(), task.splits.validation)
             start = float(self.loss(outputs, targets))
             trials = Trials(task, recipe, start)

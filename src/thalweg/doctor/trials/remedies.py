@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from thalweg.doctor.readings.inputs import features
 from thalweg.doctor.trials.trial import Remedy
+from thalweg.fuse.eager import averages
 from thalweg.nn import with_batch_norm
 from thalweg.recipe import Recipe, chain
 from thalweg.recipes import clip_norm, momentum, rmsprop, tail_average
 from thalweg.rules.rule import Rule
 from thalweg.schedules import Schedule, linear, times
-from thalweg.stack.population import averages, batch_norms
+from thalweg.stack.population import batch_norms
 from thalweg.stack.reading import Batch
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import cycle, islice
+from itertools import count, islice
 from statistics import median
 from typing import Any, cast
 
@@ -16,10 +16,10 @@ from torch import nn
 from thalweg.random_numbers import drawing
 from thalweg.recipe import Recipe
 from thalweg.stack.batches import copied, in_order, length_of
+from thalweg.stack.checkpoint import Checkpoint
 from thalweg.stack.member import Member
-from thalweg.stack.rows import Tensors
+from thalweg.stack.reading import Batch
 from thalweg.stack.single import Single
-from thalweg.stack.states import optimizer_states
 from thalweg.stack.way import Way, populate
 from thalweg.statistics import Comparison, compare
 from thalweg.tasks.failure import failure_as_sentence
@@ -56,20 +56,6 @@ class Remedy:
     recipe: Callable[[Recipe], Recipe] = lambda recipe: recipe
     model: Callable[[nn.Module], nn.Module] | None = None
     shuffled: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class State:
-    """All that the next steps of a training depend on.
-
-    steps: the number of steps so far. weights: with the buffers. states: the optimizer's. memory:
-    the schedules'.
-    """
-
-    steps: int
-    weights: Tensors
-    states: Tensors = field(default_factory=dict)
-    memory: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,17 +102,8 @@ class Branch:
 
     task: Task
     recipe: Recipe
-    state: State | None = None
+    state: Checkpoint | None = None
     ordered: bool = False
-
-
-def state_of(alone: Single) -> State:
-    """The state of a lone training."""
-    (model,), (optimizer,) = alone.models, alone.optimizers
-    memory: dict[str, Any] = {}
-    for group in reversed(optimizer.param_groups):
-        memory |= group.get("memory", {})
-    return State(alone.steps, alone.state_dict(0), optimizer_states(model, optimizer), memory)
 
 
 class Trials:
@@ -145,10 +122,10 @@ class Trials:
         self.task, self.recipe, self.start, self.most = task, recipe, start, most
         self.begun = ending_at(task, 0, most)
         self.anew = Branch(self.begun, recipe)
-        self.from_states: dict[State, Branch] = {}
+        self.from_states: dict[Checkpoint, Branch] = {}
         self.ends: defaultdict[Branch, list[float]] = defaultdict(list)
 
-    def of(self, remedies: Sequence[Remedy], state: State) -> list[Trial]:
+    def of(self, remedies: Sequence[Remedy], state: Checkpoint) -> list[Trial]:
         """Tries remedies from a state."""
         going_on = self.going_on(state)
         pairs = {remedy: self.pair(remedy, going_on) for remedy in remedies}
@@ -158,11 +135,10 @@ class Trials:
             left = [pair for pair in left if self.better_so_far(*pair)]
         return [self.trial(remedy, *pair) for remedy, pair in pairs.items()]
 
-    def going_on(self, state: State) -> Branch:
+    def going_on(self, state: Checkpoint) -> Branch:
         """The branch without a remedy, from a state."""
         if state not in self.from_states:
             here = ending_at(self.task, state.steps, self.most)
-            here = replace(here, model=partial(standing, self.task.fresh_model, state.weights))
             self.from_states[state] = Branch(here, self.recipe, state)
         return self.from_states[state]
 
@@ -179,7 +155,7 @@ class Trials:
         """Trains branches until each has its scores for this number of seeds, in few stacks."""
         stacks: defaultdict[Any, list[Branch]] = defaultdict(list)
         for branch in branches:
-            stacks[branch.task, branch.ordered, len(self.ends[branch])].append(branch)
+            stacks[branch.task, branch.state, branch.ordered, len(self.ends[branch])].append(branch)
         for (*_, done), stack in stacks.items():
             wanted = ALL_SEEDS[done:seeds]
             scored = iter(ending(stack, wanted) if wanted else ())
@@ -209,12 +185,6 @@ def ending_at(task: Task, since: int, most: int | None) -> Task:
     return task if most is None else replace(task, epochs=None, steps=min(whole, since + most))
 
 
-def standing(model: Callable[[], nn.Module], weights: Tensors) -> nn.Module:
-    made = model()
-    made.load_state_dict(weights, strict=False)
-    return made
-
-
 def remade(model: Callable[[], nn.Module], change: Callable[[nn.Module], nn.Module]) -> nn.Module:
     with failure_as_sentence("The model cannot be changed as prescribed"):
         return change(model())
@@ -228,21 +198,20 @@ def ending(stack: Sequence[Branch], seeds: Sequence[int]) -> list[float]:
         way: Way | None = "single" if ordered else None
         population = populate(task, members, len(members), way)
         if state:
-            population.begin(state.steps, state.states, state.memory)
+            population.begin(state)
         if ordered:
-            keep_order(cast("Single", population))
+            cast("Single", population).batches = in_their_order(task, len(members))
         learn(task, population)
         scored = scores(population, task.splits.validation)
     return [own.get(task.metric_name, math.nan) for own in scored]
 
 
-def keep_order(alone: Single) -> None:
-    """Gives every member the samples in the order of the data; each begins at another place."""
-    batches = list(in_order(alone.task.splits.train, alone.task.batch_size))
-    count = len(alone.members)
-    begins = [place * len(batches) // count for place in range(count)]
-    each = [cycle(batches[begin:] + batches[:begin]) for begin in begins]
-    alone.batches.each = lambda: [copied(next(own)) for own in each]  # type: ignore[method-assign]
+def in_their_order(task: Task, members: int) -> Iterator[list[Batch]]:
+    """The batches in the order of the data, over and over; each member begins at another place."""
+    batches = list(in_order(task.splits.train, task.batch_size))
+    begins = [place * len(batches) // members for place in range(members)]
+    for step in count():
+        yield [copied(batches[(begin + step) % len(batches)]) for begin in begins]
 
 
 def down(task: Task, start: float, end: float) -> float:

@@ -1,0 +1,73 @@
+"""What a member in training is saved as, and goes on from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from thalweg.optim.stepper import Stepper
+from thalweg.stack.rows import Tensors
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """All that the coming steps of a member depend on, beside its batches.
+
+    steps: the number of steps that it has taken. weights: parameters and buffers, by the model's
+    names. optimizer: the optimizer's `state_dict`, with the names of the parameters in its groups.
+    random: the state of each generator that the model draws from.
+    """
+
+    steps: int
+    weights: Tensors
+    optimizer: dict[str, Any]
+    random: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def states(self) -> Tensors:
+        """The tensors that the optimizer keeps for each parameter, by `state.parameter`."""
+        kept = self.optimizer["state"]
+        return {
+            f"{state}.{name}": x
+            for group in self.optimizer["param_groups"]
+            for name, key in zip(group["param_names"], group["params"], strict=True)
+            for state, x in kept.get(key, {}).items()
+            if isinstance(x, Tensor)
+        }
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """What the schedules remember, by setting; the first group's where several have one."""
+        memory: dict[str, Any] = {}
+        for group in reversed(self.optimizer["param_groups"]):
+            memory |= group.get("memory", {})
+        return memory
+
+
+def model_state(model: nn.Module) -> Tensors:
+    """Copies of the parameters and buffers, by name; a model may save what is no tensor too."""
+    saved = model.state_dict()
+    return {name: x.detach().clone() for name, x in saved.items() if isinstance(x, Tensor)}
+
+
+def optimizer_state(model: nn.Module, optimizer: Stepper | torch.optim.Optimizer) -> dict[str, Any]:
+    """A copy of an optimizer's `state_dict`, with the names that the model has for parameters."""
+    names = {id(param): name for name, param in model.named_parameters()}
+    saved = deepcopy(optimizer.state_dict())
+    for group, own in zip(saved["param_groups"], optimizer.param_groups, strict=True):
+        group["param_names"] = [names.get(id(param), "") for param in own["params"]]
+    return saved
+
+
+def put_states(states: Mapping[str, Tensor], model: nn.Module, optimizer: Stepper) -> None:
+    """Gives an optimizer copies of states, by `state.parameter`, for the parameters it trains."""
+    params = {name: param for name, param in model.named_parameters() if param.requires_grad}
+    for key, x in states.items():
+        state, name = key.split(".", 1)
+        if name in params:
+            optimizer.state[params[name]][state] = x.clone()
