@@ -33,7 +33,7 @@ from thalweg import (
     optim,
     tail_average,
 )
-from thalweg.fuse.look import Look, asked
+from thalweg.fuse.located import Located, asked
 from thalweg.optim.fused import Fused
 
 SMALL = [(29, 29), (29,)] * 30
@@ -87,8 +87,8 @@ def blind(params: Params) -> Step:
     """Adam that looks at gradients alone, and takes all else to lie where it lay: not safe."""
     optimizer = optim.Adam(params)
 
-    def look(part: Fused, last: Look, gradients: Sequence[Tensor], _: Any) -> Look:
-        now = Look(asked(gradients).reshape(1, -1), gradients)
+    def look(part: Fused, last: Located, gradients: Sequence[Tensor], _: Any) -> Located:
+        now = Located(asked(gradients).reshape(1, -1), gradients)
         last.addresses[:, part.kernel.layout.column("grad")] = now.addresses[:, 0]
         return last
 

@@ -28,7 +28,6 @@ from thalweg import optim, recipes, rules
 from thalweg.api import race
 from thalweg.errors import UserError
 from thalweg.optim import Optimizer
-from thalweg.racing.cost import state_per_parameter
 from thalweg.racing.entrants import Entrant
 from thalweg.recipes import Recipe, chain
 from thalweg.rules.arithmetic import log, norm
@@ -358,7 +357,7 @@ def test_states_have_the_shapes_that_the_rule_says_and_are_counted() -> None:
         kept = optimizer.state_dict()["state"][0]
         assert {name: tuple(x.shape) for name, x in kept.items() if name != "step"} == shapes
         numbers = sum(math.prod(shape) for shape in shapes.values())
-        assert state_per_parameter(recipes.recipe_of(rule), model) == numbers / 48
+        assert optimizer.cost.numbers == numbers / 48
 
 
 def test_a_parameter_that_is_young_or_rests_keeps_its_own_age() -> None:

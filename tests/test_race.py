@@ -25,7 +25,6 @@ from thalweg import recipes, rules, schedules, statistics
 from thalweg.api import Race, diagnose, race
 from thalweg.errors import UserError
 from thalweg.optim import Optimizer
-from thalweg.racing.cost import state_per_parameter
 from thalweg.racing.entrants import Entrant
 from thalweg.racing.ledger import FILE
 from thalweg.racing.progress import Silent
@@ -668,7 +667,7 @@ def test_a_machine_that_is_busy_for_a_while_makes_no_entrant_better(
 
 def test_averages_count_in_the_memory_of_a_recipe() -> None:
     chain = recipes.chain(recipes.adam(), rules.WindowAverage(last=7))
-    assert state_per_parameter(chain, nn.Linear(2, 3)) == 9
+    assert Optimizer(nn.Linear(2, 3), chain).cost.numbers == 9
 
 
 def test_a_baseline_races_untuned_at_its_own_settings(tmp_path: Path) -> None:

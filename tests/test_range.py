@@ -155,8 +155,8 @@ def clipped(recipe: Recipe, gradients: Tensor, way: str) -> Tensor:
     # An exact window has no kernel, so that its stack is stepped eagerly.
     params, points = torch.zeros(2, gradients.shape[1]), []
     rows = neighbours([chain(recipe, recipes.tail_average(last=3))] * 2, {"x": params})
-    for step, gradient in enumerate(gradients):
-        rows.step({"x": params}, {"x": torch.stack([torch.zeros_like(gradient), gradient])}, step)
+    for gradient in gradients:
+        rows.step({"x": params}, {"x": torch.stack([torch.zeros_like(gradient), gradient])})
         points.append(params[1].clone())
     return torch.stack(points)
 

@@ -404,8 +404,8 @@ def test_tensors_without_names_go_by_shape_alone() -> None:
         (lambda: tw.route(("bias", {"lr_facto": 2.0}), default=tw.sgd()), "did you mean lr_factor"),
         (lambda: tw.route(("bias", {"weight_decay": -1.0}), default=tw.sgd()), "weight_decay must"),
         (lambda: tw.route(((), tw.sgd())), "a route needs words"),
-        (lambda: tw.route(("bias", "adam")), "a way leads to a recipe"),  # type: ignore[arg-type]
-        (lambda: tw.route("bias", default=tw.sgd()), "a way is words and where"),  # type: ignore[arg-type]
+        (lambda: tw.route(("bias", "adam")), "a route leads to a recipe"),  # type: ignore[arg-type]
+        (lambda: tw.route("bias", default=tw.sgd()), "a route is words and where"),  # type: ignore[arg-type]
         (
             lambda: tw.route(
                 ("bias", {"lr_factor": schedules.step(1.0, 0.5, 2)}), default=tw.sgd()
@@ -669,7 +669,9 @@ def test_a_matrix_that_is_added_later_is_no_head() -> None:
 
 
 def test_a_way_that_is_taken_already_and_a_wrong_last_layer_are_told() -> None:
-    with pytest.raises(UserError, match="no parameter is left for adamw: ways before take all of"):
+    with pytest.raises(
+        UserError, match="no parameter is left for adamw: routes before take all of"
+    ):
         tw.route(("bias", tw.sgd()), ("bias", tw.adamw()), default=tw.lion())
     layered = tw.layerwise(tw.adamw(), ["blocks.*", "haed.*"], 0.5)
     with pytest.raises(UserError, match=r"route haed\.\* takes no parameter"):

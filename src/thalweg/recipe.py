@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from thalweg import recipe_file
 from thalweg.arguments import require_kind, require_known, require_text, short
 from thalweg.errors import UserError, suggest
-from thalweg.routes import EVERYTHING, Parameter, Route, Way, tunables_of, ways_of
+from thalweg.routes import EVERYTHING, Parameter, Route, Track, tracks_of, tunables_of
 from thalweg.rules.record import Named
 from thalweg.rules.rule import Rule, settings_of, with_settings
 from thalweg.rules.space import Space
@@ -87,9 +87,9 @@ class Recipe:
             found |= route.named_settings
         return found
 
-    def ways(self, parameters: Sequence[Parameter]) -> list[Way]:
-        """How each parameter is stepped; UserError for parameters that no route takes."""
-        return ways_of(self.rules, self.routes, parameters)
+    def tracks(self, parameters: Sequence[Parameter]) -> list[Track]:
+        """The track of each parameter; UserError for parameters that no route takes."""
+        return tracks_of(self.rules, self.routes, parameters)
 
     @property
     def tunables(self) -> dict[str, Tunable]:

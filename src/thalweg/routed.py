@@ -17,41 +17,43 @@ NO_DECAY = Route(("bias", "norm"), settings={"weight_decay": 0.0}, name="no deca
 Given = Recipe | Rule | Mapping[str, Any]
 
 
-def route(*ways: tuple[To, Given], default: Recipe | Rule | None = None, name: str = "") -> Recipe:
+def route(
+    *routes: tuple[To, Given], default: Recipe | Rule | None = None, name: str = ""
+) -> Recipe:
     """A recipe that sends some parameters to chains of their own, or changes settings for them.
 
         route(("hidden matrix", muon(lr=0.02)), default=adamw(lr=3e-4))
         route((("bias", "norm"), {"weight_decay": 0.0}), ("body.*", {"lr_factor": 0.1}),
               default=adamw())
 
-    ways: of each the words that it goes by (see `thalweg.routes`), and a recipe, or the settings
-        that change in the chains that have them; `lr_factor` is what their `lr` is multiplied with.
+    routes: each is the words that it goes by (see `thalweg.routes`), and a recipe, or the settings
+        that it changes in the chains that have them; their `lr` is multiplied by `lr_factor`.
         A parameter goes to the first recipe whose words fit it, and all settings whose words fit
         are changed for it, one after the other.
     default: the recipe of all other parameters.
 
-    Raises UserError for a recipe that could not train, and for what is no way.
+    Raises UserError for a recipe that could not train, and for what is no route.
     """
     branches: list[Route] = []
     changes: list[Route] = []
     names: list[str] = []
     led: set[str] = set()
-    for way in (*ways, *([] if default is None else [(EVERYTHING, default)])):
-        if not isinstance(way, tuple) or len(way) != 2:
+    for one in (*routes, *([] if default is None else [(EVERYTHING, default)])):
+        if not isinstance(one, tuple) or len(one) != 2:
             raise UserError(
-                'a way is words and where they lead, such as ("embedding", adamw()), not'
-                f" {short(way)}."
+                'a route is words and where they lead, such as ("embedding", adamw()), not'
+                f" {short(one)}."
             )
-        to, given = way
+        to, given = one
         words = in_words(to)
         if isinstance(given, Mapping):
             changes.append(Route(words, settings=given))
             continue
         if not isinstance(given, Recipe | Rule):
-            raise UserError(f"a way leads to a recipe, or changes settings, not {short(given)}.")
+            raise UserError(f"a route leads to a recipe, or changes settings, not {short(given)}.")
         own = given if isinstance(given, Recipe) else Recipe((given,), type(given).__name__)
         if led.issuperset(words):
-            raise UserError(f"no parameter is left for {own.name}: ways before take all of {to}.")
+            raise UserError(f"no parameter is left for {own.name}: routes before take all of {to}.")
         led.update(words)
         names.append(own.name)
         if own.rules and own.branches:

@@ -244,8 +244,8 @@ def tunables_of(rules: Sequence[Rule], routes: Sequence[Route]) -> dict[str, Tun
 
 
 @dataclass(frozen=True)
-class Way:
-    """How parameters are stepped that the same routes take.
+class Track:
+    """What steps the parameters that the same routes take.
 
     name: of these routes. branch: of the route to a chain of their own; sums over the model are
     over its parameters alone, but for those in the first `shared` rules, which all parameters have.
@@ -266,8 +266,10 @@ class Way:
         return chosen if factor == 1.0 else chosen | {"lr": times(chosen["lr"], factor)}
 
 
-def way_of(rules: tuple[Rule, ...], routes: Sequence[Route], parameter: Parameter) -> Way | None:
-    """How a parameter is stepped; None where no route takes it.
+def track_of(
+    rules: tuple[Rule, ...], routes: Sequence[Route], parameter: Parameter
+) -> Track | None:
+    """The track of a parameter; None where no route takes it.
 
     It goes to the chain of the first route that takes it, and all routes that change settings
     and take it do so, one after the other.
@@ -285,26 +287,26 @@ def way_of(rules: tuple[Rule, ...], routes: Sequence[Route], parameter: Paramete
     names = [branch or REST] if first or not taking else []
     names += [route.name for route in taking]
     own = first.rules if first else ()
-    return Way(" + ".join(names), branch, rules + own, len(rules), changes)
+    return Track(" + ".join(names), branch, rules + own, len(rules), changes)
 
 
-def ways_of(
+def tracks_of(
     rules: tuple[Rule, ...], routes: Sequence[Route], parameters: Sequence[Parameter]
-) -> list[Way]:
-    """How each parameter is stepped; UserError for parameters that no route takes.
+) -> list[Track]:
+    """The track of each parameter; UserError for parameters that no route takes.
 
     A recipe without routes asks for no name.
     """
     check_known(routes, parameters)
-    ways = [way_of(rules, routes, parameter) for parameter in parameters]
-    left = [one for one, way in zip(parameters, ways, strict=True) if way is None]
+    tracks = [track_of(rules, routes, parameter) for parameter in parameters]
+    left = [one for one, track in zip(parameters, tracks, strict=True) if track is None]
     if left:
         told = "; ".join(f"{one.name} {list(one.shape)} ({one.role})" for one in left[:5])
         more = f" and {len(left) - 5} more" if len(left) > 5 else ""
         raise UserError(
             f"no route takes {told}{more}: add a route for them, or a default to the others."
         )
-    return [way for way in ways if way]
+    return [track for track in tracks if track]
 
 
 def check_known(routes: Sequence[Route], parameters: Sequence[Parameter]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, overload
@@ -31,7 +31,6 @@ from thalweg.optim.fused import (
     Branch,
     Fusing,
     ParamWithGrad,
-    Stepper,
     by_branch,
     kernel_for,
 )
@@ -63,7 +62,7 @@ from thalweg.optim.untraced import UntracedOptimizer
 from thalweg.recipe import Recipe
 from thalweg.routes import (
     Parameter,
-    Way,
+    Track,
     check_all_taken,
     listed,
     parameter_by_name,
@@ -92,7 +91,7 @@ class RuleOptimizer(UntracedOptimizer):
 
     def __init__(self, params: ParamsT | nn.Module, defaults: Mapping[str, Any]) -> None:
         self.schedules: list[dict[str, Any]] = []
-        self.ways: dict[str, Way] = {}
+        self.tracks: dict[str, Track] = {}
         self.backend = "auto"
         self.training_point: list[tuple[Tensor, Tensor]] = []
         self.fusing = Fusing()
@@ -117,8 +116,8 @@ class RuleOptimizer(UntracedOptimizer):
 
     def defaults_of(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """The settings that a group has where its user gave it none of its own."""
-        way = self.ways.get(group.get("route", ""))
-        return self.settings_on(way, {}) if way else self.defaults
+        track = self.tracks.get(group.get("route", ""))
+        return self.settings_on(track, {}) if track else self.defaults
 
     @property
     def shared(self) -> int:
@@ -127,8 +126,8 @@ class RuleOptimizer(UntracedOptimizer):
 
     def branch(self, group: Group) -> Branch:
         """What a group's sums over the model are over, and its rules."""
-        way = self.ways.get(group.get("route", ""))
-        return way.branch if way else "", self.chain(group)
+        track = self.tracks.get(group.get("route", ""))
+        return track.branch if track else "", self.chain(group)
 
     def by_routes(self, group: Group) -> list[Group]:
         """The groups that a group becomes, one for all parameters that take the same routes."""
@@ -138,22 +137,22 @@ class RuleOptimizer(UntracedOptimizer):
         named = [entry if isinstance(entry, tuple) else ("", entry) for entry in entries]
         told = [self.known.get(name) or parameter_by_name(name, param) for name, param in named]
         found: dict[str, Group] = {}
-        for entry, way in zip(entries, self.recipe.ways(told), strict=True):
-            if way.name not in found:
-                self.ways[way.name] = way
-                found[way.name] = self.settings_on(way, group) | {"params": []}
-            found[way.name]["params"].append(entry)
+        for entry, track in zip(entries, self.recipe.tracks(told), strict=True):
+            if track.name not in found:
+                self.tracks[track.name] = track
+                found[track.name] = self.settings_on(track, group) | {"params": []}
+            found[track.name]["params"].append(entry)
         return list(found.values())
 
-    def settings_on(self, way: Way, group: Group) -> dict[str, Any]:
-        """What is in the group of those parameters of a given group that go a way."""
-        assert self.recipe is not None, "ways come from a recipe"
-        known = way.settings()
+    def settings_on(self, track: Track, group: Group) -> dict[str, Any]:
+        """The group of those parameters of a given group that have this track."""
+        assert self.recipe is not None, "tracks come from a recipe"
+        known = track.settings()
         others = {name for rules in self.recipe.chains for name in settings_of(rules)}
         others -= known.keys()
         given = {name: value for name, value in group.items() if name not in others}
         own = {name: given[name] for name in known if name in given}
-        return {**self.defaults, **given, **way.settings(own), "route": way.name}
+        return {**self.defaults, **given, **track.settings(own), "route": track.name}
 
     def accepted(self, group: Group) -> Group:
         """A group with its settings as it is to hold them; UserError for one outside its range."""
@@ -304,18 +303,16 @@ class RuleOptimizer(UntracedOptimizer):
         }
         return "\n\n".join(kernel.source for kernel in kernels if kernel)
 
-    def step_in_passes(self, steppers: Sequence[Stepper], parted: bool) -> None:
+    def step_in_passes(self, parts: Sequence[BranchPart], parted: bool) -> None:
         """Steps all parts of each branch side by side; its sums are over all of them.
 
         parted: whether other processes have parts of the model.
         """
-        parts: list[BranchPart] = []
-        for branch in self.branches():
-            mine = [(params, part) for each, params, part in steppers if each == branch]
-            if parted and not mine and places_of(branch[1], torch.float32) != ():
-                mine = [self.standing_by(branch)]
-            shared = shared_sums(branch[1], self.shared)
-            parts += [BranchPart(branch, part, shared, params) for params, part in mine]
+        branches, there = self.branches(), {part.branch for part in parts}
+        if parted:
+            asking = [one for one in branches if places_of(one[1], torch.float32) != ()]
+            parts = [*parts, *(self.standing_by(one) for one in asking if one not in there)]
+        order: dict[Hashable, int] = {branch: place for place, branch in enumerate(branches)}
 
         def whole(some: Sequence[BranchPart]) -> Whole:
             if not parted:
@@ -323,10 +320,15 @@ class RuleOptimizer(UntracedOptimizer):
             params = [param for each in some for param in each.params]
             return partial(over_parts, params, self.parameters(), self.zero)
 
-        by_branches(parts, whole)
+        # All processes have them in one order.
+        by_branches(sorted(parts, key=lambda part: order[part.branch]), whole)
+
+    def of_branch(self, branch: Branch, params: Sequence[Tensor], part: Part) -> BranchPart:
+        """A part of a branch, which steps these parameters."""
+        return BranchPart(branch, part, shared_sums(branch[1], self.shared), params)
 
     @torch.no_grad()
-    def standing_by(self, branch: Branch) -> tuple[list[Tensor], Part]:
+    def standing_by(self, branch: Branch) -> BranchPart:
         """Takes part in the sums of a step for which this process has no gradient."""
         model, (_, chain) = self.parameters(), branch
         check_by_shards(model, chain)
@@ -338,9 +340,9 @@ class RuleOptimizer(UntracedOptimizer):
             states |= {name: starting(nothing, s, values) for name, s in rule.states.items()}
             states |= {name: state.init for name, state in rule.row_states.items()}
         cell = Cell(working(nothing), working(nothing), values, states)
-        return model[:1], eagerly(chain, [cell])
+        return self.of_branch(branch, model[:1], eagerly(chain, [cell]))
 
-    def eager_parts(self, params: Sequence[ParamWithGrad]) -> list[Stepper]:
+    def eager_parts(self, params: Sequence[ParamWithGrad]) -> list[BranchPart]:
         """Who steps parameters that no kernel steps.
 
         Those on the device meta have no numbers: RuntimeError where their group is `fused`, as in
@@ -356,7 +358,7 @@ class RuleOptimizer(UntracedOptimizer):
             mine = [params[place] for place in some]
             own = [param for param, _, _ in mine]
             check_by_shards(own, branch[1])
-            parts.append((branch, own, self.eagerly(branch[1], mine)))
+            parts.append(self.of_branch(branch, own, self.eagerly(branch[1], mine)))
         return parts
 
     def eagerly(self, chain: Chain, params: Sequence[ParamWithGrad]) -> Part:
@@ -491,7 +493,7 @@ class RuleOptimizer(UntracedOptimizer):
                 "an optimizer cannot be copied within evaluation(), where the model does not hold"
                 " the parameters that training goes on from."
             )
-        kept = ("schedules", "recipe", "ways", "known", "backend")
+        kept = ("schedules", "recipe", "tracks", "known", "backend")
         return {
             **super().__getstate__(),
             **{name: value for name, value in vars(self).items() if name in kept},

@@ -16,7 +16,7 @@ from thalweg.optim.rows import Group
 from thalweg.optim.settings import number
 from thalweg.optim.state import Chain
 from thalweg.recipe import recipe_with
-from thalweg.routes import REST, Way
+from thalweg.routes import REST, Track
 from thalweg.rules.record import DROP_IN, Named
 
 
@@ -38,9 +38,9 @@ class NamedOptimizer(RuleOptimizer):
             return tuple(map(type, self.named.rest))
         return self.named.chain(group)
 
-    def settings_on(self, way: Way, group: Group) -> Group:
-        own = {} if way.name == REST else self.own
-        return own | super().settings_on(way, group)
+    def settings_on(self, track: Track, group: Group) -> Group:
+        own = {} if track.name == REST else self.own
+        return own | super().settings_on(track, group)
 
     def accepted(self, group: Group) -> Group:
         if group.get("route") != REST:

@@ -23,7 +23,7 @@ from torch.autograd.graph import increment_version
 
 from thalweg.errors import UserError
 from thalweg.fuse.choice import AnyKernel, kernel_on
-from thalweg.fuse.look import Look, asked
+from thalweg.fuse.located import Located, asked
 from thalweg.fuse.passes import Part, places_of
 from thalweg.optim.rows import Group, Held, Launch
 from thalweg.optim.settings import is_plain
@@ -38,8 +38,6 @@ ParamWithGrad = tuple[Tensor, Tensor, int]
 """A parameter, what is here of the gradient that it has, and its group's index."""
 Branch = tuple[str, Chain]
 """The route to a chain of its own, none for the chain of all, and the chain."""
-Stepper = tuple[Branch, list[Tensor], Part]
-"""A branch, some of the parameters that it steps, and who steps them."""
 
 
 class Fused:
@@ -67,8 +65,8 @@ class Fused:
         self.kept_at = [order[id(param)] for param in self.params]
         self.sharded = any(map(is_sharded, self.params))
         self.known: tuple[list[ref[Tensor]], NDArray[np.int64]] = [], np.empty(0, np.int64)
-        look = self.look([grad for _, grad, _ in params], list(optimizer.state.values()))
-        self.marks, self.readable = look.marks, look.readable
+        found = self.located([grad for _, grad, _ in params], list(optimizer.state.values()))
+        self.marks, self.readable = found.marks, found.readable
         self.groups = sorted(set(self.indices))
         self.launch = Launch(
             kernel,
@@ -77,7 +75,7 @@ class Fused:
             wide=[optimizer.state[param]["step"].dtype == torch.float64 for param in self.params],
         )
 
-    def look(self, gradients: Sequence[Tensor], kept: Sequence[Mapping[str, Any]]) -> Look:
+    def located(self, gradients: Sequence[Tensor], kept: Sequence[Mapping[str, Any]]) -> Located:
         """At all that the kernel works on; KeyError for a state that is gone.
 
         gradients: of all parameters of the step. kept: all that the optimizer keeps, in its order.
@@ -93,15 +91,15 @@ class Fused:
             self.known = list(map(ref, states)), numbers
         params, mine = self.here(self.params), [gradients[place] for place in self.places]
         everything = np.concatenate([asked([*params, *mine]), numbers])
-        return Look(everything.reshape(-1, len(params)), (params, mine, states))
+        return Located(everything.reshape(-1, len(params)), (params, mine, states))
 
     def here(self, tensors: list[Tensor]) -> list[Tensor]:
         """What is here of tensors."""
         return list(map(local, tensors)) if self.sharded else tensors
 
-    def stands(self, look: Look) -> bool:
+    def stands(self, found: Located) -> bool:
         """Whether the kernel still fits what it works on, wherever that lies now."""
-        return bool((look.marks == self.marks).all())
+        return bool((found.marks == self.marks).all())
 
     def renew(self, optimizer: RuleOptimizer, groups: Iterable[int]) -> None:
         """Makes the numbers of groups anew."""
@@ -109,9 +107,9 @@ class Fused:
             if index in self.groups:
                 self.launch.renew(self.groups.index(index), optimizer.values(index))
 
-    def step(self, optimizer: RuleOptimizer, look: Look) -> Part:
+    def step(self, optimizer: RuleOptimizer, found: Located) -> Part:
         on_whole = partial(step_sharded, self.params)
-        yield from self.launch.step(look.addresses, partial(self.held, optimizer), on_whole)
+        yield from self.launch.step(found.addresses, partial(self.held, optimizer), on_whole)
         # Autograd has to know that what it may have saved has changed.
         increment_version(self.params)
 
@@ -179,24 +177,25 @@ class Fusing:
         """Steps what kernels can, and with it, where there are sums over both, the rest."""
         try:
             changed = self.watch.changed(optimizer)
-            looks = self.looks(optimizer, params) if self.same_kinds(optimizer, changed) else None
-            if looks is None:
+            found = self.located(optimizer, params) if self.same_kinds(optimizer, changed) else None
+            if found is None:
                 self.settle(optimizer, params)
                 changed = list(range(len(self.kinds)))
                 gradients, kept = [grad for _, grad, _ in params], list(optimizer.state.values())
-                looks = [(part, part.look(gradients, kept)) for part in self.parts]
-            for part, _ in looks:
+                found = [(part, part.located(gradients, kept)) for part in self.parts]
+            for part, _ in found:
                 part.renew(optimizer, changed)
             if self.left or self.summing:
                 parts = [
-                    (part.branch, part.params, part.step(optimizer, look)) for part, look in looks
+                    optimizer.of_branch(part.branch, part.params, part.step(optimizer, own))
+                    for part, own in found
                 ]
                 if self.left:
                     parts += optimizer.eager_parts([params[place] for place in self.left])
                 optimizer.step_in_passes(parts, self.parted)
             else:
-                for part, look in looks:
-                    list(part.step(optimizer, look))  # it gives no sums, and so runs to its end
+                for part, own in found:
+                    list(part.step(optimizer, own))  # it gives no sums, and so runs to its end
         except BaseException:
             self.forget()  # not all parts may know what has changed
             raise
@@ -205,9 +204,9 @@ class Fusing:
         """Whether the kernels are still those of the groups that have changed."""
         return all(self.kinds[index : index + 1] == [kind(optimizer, index)] for index in changed)
 
-    def looks(
+    def located(
         self, optimizer: RuleOptimizer, params: list[ParamWithGrad]
-    ) -> list[tuple[Fused, Look]] | None:
+    ) -> list[tuple[Fused, Located]] | None:
         """What each part works on now; none where another choice of kernels may be due."""
         stepping, gradients, groups = zip(*params, strict=True) if params else ((), (), ())
         if not (
@@ -219,10 +218,10 @@ class Fusing:
             return None
         kept = list(optimizer.state.values())
         try:
-            looks = [(part, part.look(gradients, kept)) for part in self.parts]
+            found = [(part, part.located(gradients, kept)) for part in self.parts]
         except (KeyError, AttributeError):  # a state was taken away, or is no tensor
             return None
-        return looks if all(part.stands(look) for part, look in looks) else None
+        return found if all(part.stands(own) for part, own in found) else None
 
     def settle(self, optimizer: RuleOptimizer, params: list[ParamWithGrad]) -> None:
         """Finds the kernels for the parameters, and those that no kernel steps."""

@@ -71,8 +71,8 @@ class Optimizer(RuleOptimizer):
         super().add_param_group(param_group)
 
     def chain(self, group: Group) -> Chain:
-        way = self.ways.get(group.get("route", ""))
-        return tuple(map(type, way.rules)) if way else self.rules
+        track = self.tracks.get(group.get("route", ""))
+        return tuple(map(type, track.rules)) if track else self.rules
 
     def __getstate__(self) -> dict[str, object]:
         return {**super().__getstate__(), "rules": self.rules}

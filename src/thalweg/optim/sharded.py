@@ -188,8 +188,8 @@ def over_parts(
 ) -> Numbers:
     """The sums over whole tensors and the whole model, from those of what is here of `params`.
 
-    Shards are summed over the processes that they lie in, with one all-reduce for all that lie in
-    the same way; what each process has all of counts once. Under ZeRO, the sums of all processes
+    Shards are summed over the processes that they lie in, with one all-reduce for all that have
+    one placement; what each process has all of counts once. Under ZeRO, the sums of all processes
     are added. model: all parameters that are here, sharded ones in an order that is the same
     everywhere: every process takes part, whatever it has gradients of.
     """
@@ -205,15 +205,15 @@ def over_parts(
     order = {id(param): place for place, param in enumerate(model)}
     places = [order[id(param)] for param in params]
     every[places] = sums
-    ways = [way(param) for param in model]
-    for each in dict.fromkeys(filter(None, ways)):
-        alike = torch.tensor([other == each for other in ways])
+    placed = [placement(param) for param in model]
+    for each in dict.fromkeys(filter(None, placed)):
+        alike = torch.tensor([other == each for other in placed])
         every[alike] = over_processes(kinds, every[alike], partial(reduced, each))
     return over_model(kinds, every)[places]
 
 
-def way(param: Any) -> Any:
-    """How a parameter lies, as far as a sum over it can tell; None for one that is not sharded."""
+def placement(param: Any) -> Any:
+    """The processes that a parameter lies in, and how; None for one that is not sharded."""
     if not is_sharded(param):
         return None
     return param.device_mesh, tuple(each.is_replicate() for each in param.placements)
@@ -233,11 +233,11 @@ def over_processes(kinds: Kinds, parts: Tensor, reduce: Callable[[Tensor, str], 
     return torch.where(of_largest, largest.masked_fill(added > 0, torch.nan), added)
 
 
-def reduced(way: Any, parts: Tensor, operation: str) -> Tensor:
-    """Over the processes that parameters lie in, which lie in this way."""
+def reduced(lying: Any, parts: Tensor, operation: str) -> Tensor:
+    """Over the processes that parameters of one placement lie in."""
     from torch.distributed.tensor import DTensor, Partial, Replicate
 
-    mesh, whole = way
+    mesh, whole = lying
     placements = [Replicate() if each else Partial(operation) for each in whole]
     found = DTensor.from_local(parts, mesh, placements, run_check=False).full_tensor()
     return found.to(parts.device)

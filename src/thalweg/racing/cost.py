@@ -17,12 +17,10 @@ from thalweg import statistics
 from thalweg.doctor.watch.stopwatch import wait
 from thalweg.errors import UserError
 from thalweg.optim import Optimizer
-from thalweg.optim.state import shape_of
 from thalweg.racing.alarm import Alarm
 from thalweg.racing.record import Cost, Settings
 from thalweg.random_numbers import drawing
 from thalweg.recipe import Recipe
-from thalweg.routes import parameters_of
 from thalweg.stack.batches import fetch, training_order
 from thalweg.stack.member import Member
 from thalweg.stack.population import initial_model
@@ -108,7 +106,7 @@ def costs(task: Task, recipes: Mapping[str, Recipe], timeout: float | None) -> l
     with failure_in_training(task):
         model = initial_model(task, seed=0)
     return [
-        cost(name, state_per_parameter(recipes[name], model), own) for name, own in taken.items()
+        cost(name, Optimizer(model, recipes[name]).cost.numbers, own) for name, own in taken.items()
     ]
 
 
@@ -174,16 +172,6 @@ def lone_step(
     wait()
     end = perf_counter()
     return end - start, end - before_step
-
-
-def state_per_parameter(recipe: Recipe, model: nn.Module) -> float:
-    """The numbers that the recipe's rules keep for each number of a model's parameters."""
-    kept, params = 0, list(model.parameters())
-    for param, way in zip(params, recipe.ways(parameters_of(model)), strict=True):
-        settings = way.settings()
-        states = [state for rule in way.rules for state in rule.states.values()]
-        kept += sum(math.prod(shape_of(param, state, settings)) for state in states)
-    return kept / max(1, sum(param.numel() for param in params))
 
 
 def announcement(seconds: float) -> str:

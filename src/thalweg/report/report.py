@@ -70,10 +70,10 @@ def routed(recipe: str | None, parameters: Sequence[Parameter]) -> Description:
     """Which parameter goes where by the winner's routes; empty for a recipe that has none."""
     found, best = Description(), Recipe.from_toml(recipe) if recipe else None
     if best and best.routes:
-        for known, way in zip(parameters, best.ways(parameters), strict=True):
+        for known, track in zip(parameters, best.tracks(parameters), strict=True):
             param = torch.empty(known.shape, device="meta", requires_grad=True)
-            kept = state_bytes(tuple(map(type, way.rules)), param, way.settings())
-            found.append(Described(*known, way.name, kept))
+            kept = state_bytes(tuple(map(type, track.rules)), param, track.settings())
+            found.append(Described(*known, track.name, kept))
     return found
 
 

@@ -21,7 +21,7 @@ from thalweg.fuse.passes import (
     shared_sums,
 )
 from thalweg.recipe import Recipe
-from thalweg.routes import Parameter, Way
+from thalweg.routes import Parameter, Track
 from thalweg.rules.rule import with_settings
 from thalweg.stack.rows import Rows, Tensors, of, say_that_they_go_one_by_one
 
@@ -45,14 +45,14 @@ class Neighbours:
     def __init__(
         self, recipes: Sequence[Recipe], start: int, parameters: Mapping[str, Parameter]
     ) -> None:
-        by_member = [recipe.ways(list(parameters.values())) for recipe in recipes]
-        found: dict[str, tuple[list[str], tuple[Way, ...]]] = {}
-        for name, *ways in zip(parameters, *by_member, strict=True):
-            found.setdefault(ways[0].name, ([], tuple(ways)))[0].append(name)
+        by_member = [recipe.tracks(list(parameters.values())) for recipe in recipes]
+        found: dict[str, tuple[list[str], tuple[Track, ...]]] = {}
+        for name, *tracks in zip(parameters, *by_member, strict=True):
+            found.setdefault(tracks[0].name, ([], tuple(tracks)))[0].append(name)
         self.shared = len(recipes[0].rules) if recipes[0].branches else 0
         self.parts = [
-            Routed(ways[0].branch, names, Rows([alone(way) for way in ways], start))
-            for names, ways in found.values()
+            Routed(tracks[0].branch, names, Rows([alone(track) for track in tracks], start))
+            for names, tracks in found.values()
         ]
 
     @property
@@ -127,9 +127,9 @@ class Neighbours:
             each.rows.observe(training, validation)
 
 
-def alone(way: Way) -> Recipe:
-    """The recipe of the parameters that go this way."""
-    return Recipe(with_settings(way.rules, way.settings()))
+def alone(track: Track) -> Recipe:
+    """A recipe of this track alone."""
+    return Recipe(with_settings(track.rules, track.settings()))
 
 
 def neighbours_of(

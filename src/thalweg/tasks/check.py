@@ -82,7 +82,7 @@ def check_recipe(task: Task, recipe: Recipe) -> None:
     if recipe.routes:
         with drawing(0):
             parameters = parameters_of(make_model(task))
-        recipe.ways(parameters)
+        recipe.tracks(parameters)
         check_all_taken(recipe.routes, parameters)
     for name, setting in recipe.settings.items():
         if not isinstance(setting, Plateau) or setting.metric != "validation":

@@ -1,7 +1,7 @@
 """Looks at many tensors in one call: where each lies, and a mark of all that a kernel relies on.
 
 A question to PyTorch's C functions takes a few nanoseconds, an attribute in Python some 60.
-`look.py` has this file compiled.
+`located.py` has this file compiled.
 """
 
 # mypy: ignore-errors
@@ -36,7 +36,7 @@ def mixed(mark, number):
 
 
 @numba.njit
-def look(tensors, addresses, marks):
+def locate(tensors, addresses, marks):
     """Fills `addresses` and `marks`, both `[n, c]`, from the implementations' addresses `[c, n]`.
 
     A mark stands for device, type, sizes and strides. It is `UNREADABLE` for a tensor that is not

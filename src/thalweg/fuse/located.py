@@ -22,29 +22,29 @@ def asked(tensors: Iterable[Tensor]) -> NDArray[np.int64]:
     return np.fromiter(map(implementation, tensors), np.int64)
 
 
-class Look:
-    """The addresses and the marks of tensors, `[n, c]` each; see `look_kernel.look`.
+class Located:
+    """The addresses and the marks of tensors, `[n, c]` each; see `located_kernel.locate`.
 
     implementations: what `asked` gives for them, `[c, n]`. tensors: all of them, which live as long
-    as the look, whatever other threads do meanwhile.
+    as this, whatever other threads do meanwhile.
     """
 
     def __init__(self, implementations: NDArray[np.int64], tensors: Any) -> None:
         self.tensors = tensors
         self.addresses, self.marks = np.zeros((2, *reversed(implementations.shape)), np.int64)
-        compiled_look().look(implementations, self.addresses, self.marks)
+        compiled().locate(implementations, self.addresses, self.marks)
 
     @property
     def readable(self) -> bool:
         """Whether all tensors have memory of their own that a kernel can step through."""
-        return not (self.marks == compiled_look().UNREADABLE).any()
+        return not (self.marks == compiled().UNREADABLE).any()
 
 
 @cache
-def compiled_look() -> ModuleType:
-    """The compiled look. Its compiler takes its time to be imported."""
-    from thalweg.fuse import look_kernel
+def compiled() -> ModuleType:
+    """The compiled kernel. Its compiler takes its time to be imported."""
+    from thalweg.fuse import located_kernel
     from thalweg.fuse.kernel_file import keep
 
-    keep(look_kernel, ["look"], getsource(look_kernel))
-    return look_kernel
+    keep(located_kernel, ["locate"], getsource(located_kernel))
+    return located_kernel
