@@ -15,12 +15,6 @@ SELDOM = 100
 """Collections of the middle generation for one of the oldest; Python's own number is 10."""
 
 
-class Stopped(BaseException):
-    """Ctrl-C. Of a KeyboardInterrupt typer makes an end without a word; and where one was ever seen
-    leaving an `exec` of text, as imports run many, CPython ends by the signal after all.
-    """
-
-
 def main() -> None:
     """Runs the command line; Ctrl-C at any moment is one line and exit status 130."""
     # What imports make stays, a million objects: Python would look through all of it for garbage
@@ -29,6 +23,10 @@ def main() -> None:
     # Imports may swallow an exception, or turn it into another.
     signal.signal(signal.SIGINT, leave)
     from thalweg.cli import main as run
+    from thalweg.errors import Stopped
+
+    def stop(*_: object) -> None:
+        raise Stopped
 
     signal.signal(signal.SIGINT, stop)
     try:
@@ -46,7 +44,3 @@ def main() -> None:
 def leave(*_: object) -> None:
     print(LINE, file=sys.stderr, flush=True)
     os._exit(130)
-
-
-def stop(*_: object) -> None:
-    raise Stopped

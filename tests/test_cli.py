@@ -218,7 +218,7 @@ decay = 0.9
 
 STOPS = """
 from pathlib import Path
-from thalweg_command import Stopped
+from thalweg.errors import Stopped
 
 steps = []
 

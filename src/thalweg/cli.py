@@ -15,7 +15,7 @@ from rich.table import Table
 
 from thalweg.api import Race, diagnose
 from thalweg.arguments import require_path
-from thalweg.errors import UserError
+from thalweg.errors import Stopped, UserError
 from thalweg.racing.plan import MEASURED
 from thalweg.racing.race import folder_name
 from thalweg.racing.race import race as run_race
@@ -28,7 +28,6 @@ from thalweg.terminal.race import Lines, Screen
 from thalweg.terminal.training import Bar, Points
 from thalweg.training.train import train as run_training
 from thalweg.whole_file import require_writable
-from thalweg_command import Stopped
 
 app = typer.Typer(
     help="Race optimizers on your own task. See why one wins. Train with the winner.",

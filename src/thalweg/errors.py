@@ -1,4 +1,4 @@
-"""The one error of ours: an input that cannot be used, said in one sentence."""
+"""The errors of this package: an input that cannot be used, said in one sentence, and others."""
 
 from __future__ import annotations
 
@@ -23,6 +23,14 @@ class FailedError(UserError):
 
 class NoCounterpartError(Exception):
     """PyTorch cannot do what a recipe does; the message is one sentence that says what."""
+
+
+class Stopped(BaseException):
+    """Ctrl-C on the command line.
+
+    It is no KeyboardInterrupt: typer ends at one without a word, and where one was ever seen
+    leaving an `exec` of text, as imports run many, CPython ends by the signal after all.
+    """
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
