@@ -1,209 +1,50 @@
-"""What every drop-in optimizer shares: parameter groups, state, steps and evaluation."""
+"""What every drop-in optimizer does: a step, evaluation, and going on from a saved state."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, ClassVar, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT, StateDict
 
-from thalweg.arguments import require_flag, short, word
+from thalweg.arguments import word
 from thalweg.errors import UserError
 from thalweg.fuse import eager
-from thalweg.fuse.eager import Cell
-from thalweg.fuse.matrices import check_matrices
-from thalweg.fuse.passes import (
-    BranchPart,
-    Part,
-    Whole,
-    by_branches,
-    eagerly,
-    over_model,
-    places_of,
-    shared_sums,
-)
-from thalweg.optim.description import Described, Description, kept_numbers, state_bytes
-from thalweg.optim.fused import (
-    Branch,
-    Fusing,
-    ParamWithGrad,
-    by_branch,
-    kernel_for,
-)
+from thalweg.optim.branches import ParamWithGrad, eager_parts, step_in_passes
+from thalweg.optim.fused import Fusing, kernel_for
+from thalweg.optim.groups import GroupedOptimizer
 from thalweg.optim.loading import A_STATE, copied, dictionary, fitted
-from thalweg.optim.rows import Group, Held, Row, stepped
 from thalweg.optim.settings import (
     base,
-    in_group,
     memory,
     metric,
-    number,
     resumed,
 )
 from thalweg.optim.sharded import (
-    check_by_shards,
     check_gathered,
-    check_summable,
     is_in_parts,
     local,
     local_gradient,
-    over_parts,
     received,
-    step_sharded,
-    zero_above,
 )
-from thalweg.optim.state import CPU, Chain, age_in, as_real, complete, starting, working
-from thalweg.optim.stepper import Cost
-from thalweg.optim.untraced import UntracedOptimizer
-from thalweg.recipe import Recipe
-from thalweg.routes import (
-    Parameter,
-    Track,
-    check_all_taken,
-    listed,
-    parameter_by_name,
-    parameters_by_name,
-    parameters_of,
-)
-from thalweg.rules.rule import settings_of
+from thalweg.optim.state import age_in, as_real
 
 
-class RuleOptimizer(UntracedOptimizer):
+class RuleOptimizer(GroupedOptimizer):
     """A `torch.optim.Optimizer` whose steps are those of a chain of rules.
 
-    Its groups hold a number for each hyperparameter, under PyTorch's name, and each may be changed
-    between steps. A tensor of one number stays that tensor. Where a schedule was given, the number
-    is the schedule's base, and the schedule is a factor beside it that counts the group's own steps
-    from 0. The first step of a parameter that had no gradient until then is its step 1.
+    The first step of a parameter that had no gradient until then is its step 1.
     """
-
-    fixed: ClassVar[Mapping[str, Any]] = {}
-    """Settings that make the class what it is, whatever a loaded state says."""
 
     needs_closure = False
 
-    recipe: Recipe | None = None
-    """What sends parameters by different routes; a group that takes several becomes several."""
-
     def __init__(self, params: ParamsT | nn.Module, defaults: Mapping[str, Any]) -> None:
-        self.schedules: list[dict[str, Any]] = []
-        self.tracks: dict[str, Track] = {}
-        self.backend = "auto"
         self.training_point: list[tuple[Tensor, Tensor]] = []
         self.fusing = Fusing()
-        self.zero = zero_above()
-        defaults = {"maximize": False, **defaults}
-        if self.recipe is None:
-            self.accepted(defaults)
-        elif self.zero is not None:
-            raise UserError(
-                "a ZeroRedundancyOptimizer keeps the groups that it was given, so a recipe under it"
-                " can have no routes: give it groups with settings of their own, or shard the model"
-                " with fully_shard."
-            )
-        given, self.known = with_names(params)
-        super().__init__(given, defaults)
-        if self.recipe is not None and self.known:
-            check_all_taken(self.recipe.routes, list(self.known.values()))
-
-    def chain(self, group: Group) -> Chain:
-        """The rules that step a group."""
-        raise NotImplementedError
-
-    def defaults_of(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings that a group has where its user gave it none of its own."""
-        track = self.tracks.get(group.get("route", ""))
-        return self.settings_on(track, {}) if track else self.defaults
-
-    @property
-    def shared(self) -> int:
-        """How many rules all branches begin with, whose sums over the model are over all of it."""
-        return len(self.recipe.rules) if self.recipe and self.recipe.branches else 0
-
-    def branch(self, group: Group) -> Branch:
-        """What a group's sums over the model are over, and its rules."""
-        track = self.tracks.get(group.get("route", ""))
-        return track.branch if track else "", self.chain(group)
-
-    def by_routes(self, group: Group) -> list[Group]:
-        """The groups that a group becomes, one for all parameters that take the same routes."""
-        if self.recipe is None:
-            return [{**self.defaults, **group}]
-        entries = listed(group["params"])
-        named = [entry if isinstance(entry, tuple) else ("", entry) for entry in entries]
-        told = [self.known.get(name) or parameter_by_name(name, param) for name, param in named]
-        found: dict[str, Group] = {}
-        for entry, track in zip(entries, self.recipe.tracks(told), strict=True):
-            if track.name not in found:
-                self.tracks[track.name] = track
-                found[track.name] = self.settings_on(track, group) | {"params": []}
-            found[track.name]["params"].append(entry)
-        return list(found.values())
-
-    def settings_on(self, track: Track, group: Group) -> dict[str, Any]:
-        """The group of those parameters of a given group that have this track."""
-        assert self.recipe is not None, "tracks come from a recipe"
-        known = track.settings()
-        others = {name for rules in self.recipe.chains for name in settings_of(rules)}
-        others -= known.keys()
-        given = {name: value for name, value in group.items() if name not in others}
-        own = {name: given[name] for name in known if name in given}
-        return {**self.defaults, **given, **track.settings(own), "route": track.name}
-
-    def accepted(self, group: Group) -> Group:
-        """A group with its settings as it is to hold them; UserError for one outside its range."""
-        held = dict(group)
-        require_flag("maximize", group["maximize"])
-        plain = {name: number(group[name]) for name in group if name != "params"}
-        for rule in self.chain(plain):
-            for name in rule.known():
-                held[name] = in_group(group[name], rule.accepted(name, plain[name]))
-        return held
-
-    def add_param_group(self, param_group: Group) -> None:
-        """Adds a group; UserError for a hyperparameter outside its range."""
-        if not isinstance(param_group, dict):
-            raise TypeError(f"param_group must be a dict, not {short(param_group)}.")
-        if "params" not in param_group:
-            raise UserError("a parameter group needs its params, a tensor or several.")
-        groups = list(map(self.accepted, self.by_routes(param_group)))
-        for group in groups:  # a whole one is the user's own dictionary, as in PyTorch
-            self.add_one_group(param_group if len(groups) == 1 else {}, group)
-
-    def add_one_group(self, param_group: Group, group: Group) -> None:
-        row = Row.of(group)
-        param_group.update(row.group)
-        super().add_param_group(param_group)
-        try:
-            check_matrices(self.chain(group), param_group["params"])
-            if places_of(self.chain(group), torch.float32):
-                check_summable(param_group["params"])
-        except UserError:
-            self.param_groups.pop()
-            raise
-        self.schedules.append(row.schedules)
-
-    def row(self, index: int) -> Row:
-        """The row of a group."""
-        return Row(self.param_groups[index], self.scheduled(index))
-
-    def scheduled(self, index: int) -> dict[str, Any]:
-        """The schedules of a group, by the hyperparameter that each is a factor of.
-
-        UserError where groups were added or removed by hand beside groups with schedules.
-        """
-        if len(self.schedules) != len(self.param_groups):
-            if any(self.schedules):
-                raise UserError(
-                    "param_groups has other groups than the optimizer was given, and which schedule"
-                    " belongs to which of them is not known; add groups by add_param_group."
-                )
-            self.schedules = [{} for _ in self.param_groups]
-        return self.schedules[index]
+        super().__init__(params, defaults)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -228,7 +69,7 @@ class RuleOptimizer(UntracedOptimizer):
         unscale(self, params)
         if self.backend == "eager":
             parted = is_in_parts(self.parameters(), self.zero)
-            self.step_in_passes(self.eager_parts(params), parted)
+            step_in_passes(self, eager_parts(self, params), parted)
         else:
             self.fusing.step(self, params)
         for index in range(len(self.param_groups)):
@@ -244,56 +85,6 @@ class RuleOptimizer(UntracedOptimizer):
             if (grad := param.grad) is not None
         ]
 
-    @property
-    def last_lr(self) -> float:
-        """The highest rate of all groups in the last step, schedules included."""
-        return max(float(self.row(i).now("lr", -1)) for i in range(len(self.param_groups)))
-
-    @property
-    def averages(self) -> bool:
-        """Whether evaluation is at an average of the iterates."""
-        return any(map(eager.averages, self.chains()))
-
-    @property
-    def cost(self) -> Cost:
-        """The numbers that are kept for each number of the parameters; a gradient a step."""
-        kept = numbers = 0
-        for group in self.param_groups:
-            chain = self.chain(group)
-            for param in group["params"]:
-                kept += kept_numbers(chain, param, group)
-                numbers += param.numel()
-        return Cost(kept / max(1, numbers), 1.0)
-
-    def branches(self) -> list[Branch]:
-        """Those of all groups, each once."""
-        return list(dict.fromkeys(map(self.branch, self.param_groups)))
-
-    def chains(self) -> list[Chain]:
-        """Those of all groups, each once."""
-        return list(dict.fromkeys(chain for _, chain in self.branches()))
-
-    def describe(self) -> Description:
-        """Each parameter with its shape, its role, the routes that it takes, and the bytes of what
-        is kept for it; nothing is allocated for that, and a model on the device meta will do.
-        """
-        found = Description()
-        for index, group in enumerate(self.param_groups):
-            names = group.get("param_names") or [
-                f"{index}[{i}]" for i in range(len(group["params"]))
-            ]
-            for name, param in zip(names, group["params"], strict=True):
-                known = self.known.get(name) or Parameter(name, tuple(param.shape), "")
-                kept = state_bytes(self.chain(group), param, group)
-                found.append(Described(*known, group.get("route", ""), kept))
-        places = {name: place for place, name in enumerate(self.known)}
-        found.sort(key=lambda one: places.get(one.parameter, len(places)))
-        return found
-
-    def parameters(self) -> list[Tensor]:
-        """Those of all groups."""
-        return [param for group in self.param_groups for param in group["params"]]
-
     def kernel_source(self) -> str:
         """The printed kernels that step the parameters; empty where eager arithmetic does."""
         kernels = {
@@ -302,84 +93,6 @@ class RuleOptimizer(UntracedOptimizer):
             for param in group["params"]
         }
         return "\n\n".join(kernel.source for kernel in kernels if kernel)
-
-    def step_in_passes(self, parts: Sequence[BranchPart], parted: bool) -> None:
-        """Steps all parts of each branch side by side; its sums are over all of them.
-
-        parted: whether other processes have parts of the model.
-        """
-        branches, there = self.branches(), {part.branch for part in parts}
-        if parted:
-            asking = [one for one in branches if places_of(one[1], torch.float32) != ()]
-            parts = [*parts, *(self.standing_by(one) for one in asking if one not in there)]
-        order: dict[Hashable, int] = {branch: place for place, branch in enumerate(branches)}
-
-        def whole(some: Sequence[BranchPart]) -> Whole:
-            if not parted:
-                return over_model
-            params = [param for each in some for param in each.params]
-            return partial(over_parts, params, self.parameters(), self.zero)
-
-        # All processes have them in one order.
-        by_branches(sorted(parts, key=lambda part: order[part.branch]), whole)
-
-    def of_branch(self, branch: Branch, params: Sequence[Tensor], part: Part) -> BranchPart:
-        """A part of a branch, which steps these parameters."""
-        return BranchPart(branch, part, shared_sums(branch[1], self.shared), params)
-
-    @torch.no_grad()
-    def standing_by(self, branch: Branch) -> BranchPart:
-        """Takes part in the sums of a step for which this process has no gradient."""
-        model, (_, chain) = self.parameters(), branch
-        check_by_shards(model, chain)
-        index = [self.branch(group) for group in self.param_groups].index(branch)
-        nothing = local(model[0]).new_empty(0, 0) if model else torch.empty(0, 0)
-        values = self.values(index) | {"t": 1, "dtype": nothing.dtype}
-        states: dict[str, Any] = {}
-        for rule in chain:
-            states |= {name: starting(nothing, s, values) for name, s in rule.states.items()}
-            states |= {name: state.init for name, state in rule.row_states.items()}
-        cell = Cell(working(nothing), working(nothing), values, states)
-        return self.of_branch(branch, model[:1], eagerly(chain, [cell]))
-
-    def eager_parts(self, params: Sequence[ParamWithGrad]) -> list[BranchPart]:
-        """Who steps parameters that no kernel steps.
-
-        Those on the device meta have no numbers: RuntimeError where their group is `fused`, as in
-        PyTorch.
-        """
-        if any(param.is_meta and self.param_groups[i].get("fused") for param, _, i in params):
-            raise RuntimeError(
-                "`fused=True` requires all the params to be floating point Tensors with numbers in"
-                " them; move the model from the device meta by its to_empty()."
-            )
-        parts = []
-        for branch, some in by_branch(self, params).items():
-            mine = [params[place] for place in some]
-            own = [param for param, _, _ in mine]
-            check_by_shards(own, branch[1])
-            parts.append(self.of_branch(branch, own, self.eagerly(branch[1], mine)))
-        return parts
-
-    def eagerly(self, chain: Chain, params: Sequence[ParamWithGrad]) -> Part:
-        """Steps parameters by their chain's arithmetic on whole tensors."""
-        held = [self.held(chain, *each) for each in params]
-        return stepped(chain, held, partial(step_sharded, [param for param, _, _ in params]))
-
-    def held(
-        self, chain: Chain, param: Tensor, grad: Tensor, index: int, device: torch.device = CPU
-    ) -> Held:
-        """A parameter before its coming step, with all that its chain keeps for it.
-
-        device: where the count of its steps lies.
-        """
-        values, saved = self.values(index), self.state[param]
-        complete(saved, chain, param, values, device)
-        return Held(param, descending(grad, self.param_groups[index]["maximize"]), saved, values)
-
-    def values(self, index: int) -> dict[str, Any]:
-        """The hyperparameters and options of a group at its coming step, schedules included."""
-        return self.row(index).values(self.chain(self.param_groups[index]))
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
@@ -503,22 +216,6 @@ class RuleOptimizer(UntracedOptimizer):
         }
 
 
-def with_names(params: ParamsT | nn.Module) -> tuple[Any, dict[str, Parameter]]:
-    """What an optimizer is given, as PyTorch takes it, and what is known of it by name."""
-    if isinstance(params, nn.Module):
-        named = list(params.named_parameters())
-        return named, dict(zip([name for name, _ in named], parameters_of(params), strict=True))
-    if isinstance(params, Tensor | set) or not isinstance(params, Iterable):
-        return params, {}
-    given: list[Any] = list(params)
-    grouped = given and all(isinstance(one, dict) and "params" in one for one in given)
-    for group in given if grouped else ():
-        group["params"] = listed(group["params"])
-    entries = [one for group in given for one in group["params"]] if grouped else given
-    named = [one for one in entries if isinstance(one, tuple)]
-    return given, dict(zip([name for name, _ in named], parameters_by_name(named), strict=True))
-
-
 def found_infinite(optimizer: Any) -> bool:
     """Whether a GradScaler says, as it does to fused optimizers, that a gradient is not finite."""
     found_inf = getattr(optimizer, "found_inf", None)
@@ -531,9 +228,3 @@ def unscale(optimizer: Any, params: Sequence[ParamWithGrad]) -> None:
     if scale is not None:
         for _, grad, _ in params:
             grad.div_(scale)
-
-
-def descending(grad: Tensor, maximize: bool) -> Tensor:
-    """A gradient, dense, of what is to be made small."""
-    dense = working((grad.to_dense() if grad.is_sparse else grad).resolve_conj())
-    return -dense if maximize else dense

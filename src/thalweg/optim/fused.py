@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain as joined
 from operator import call, is_, itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import ref
 
 import numpy as np
@@ -25,19 +25,14 @@ from thalweg.errors import UserError
 from thalweg.fuse.choice import AnyKernel, kernel_on
 from thalweg.fuse.located import Located, asked
 from thalweg.fuse.passes import Part, places_of
+from thalweg.optim.branches import ParamWithGrad, by_branch, eager_parts, of_branch, step_in_passes
+from thalweg.optim.groups import Branch, GroupedOptimizer
 from thalweg.optim.rows import Group, Held, Launch
 from thalweg.optim.settings import is_plain
 from thalweg.optim.sharded import is_in_parts, is_sharded, local, step_sharded
 from thalweg.optim.state import Chain, complete
 
-if TYPE_CHECKING:
-    from thalweg.optim.base import RuleOptimizer
-
 PLAIN = (Tensor, nn.Parameter)
-ParamWithGrad = tuple[Tensor, Tensor, int]
-"""A parameter, what is here of the gradient that it has, and its group's index."""
-Branch = tuple[str, Chain]
-"""The route to a chain of its own, none for the chain of all, and the chain."""
 
 
 class Fused:
@@ -48,7 +43,7 @@ class Fused:
 
     def __init__(
         self,
-        optimizer: RuleOptimizer,
+        optimizer: GroupedOptimizer,
         kernel: AnyKernel,
         params: Sequence[ParamWithGrad],
         places: Sequence[int],
@@ -101,19 +96,19 @@ class Fused:
         """Whether the kernel still fits what it works on, wherever that lies now."""
         return bool((found.marks == self.marks).all())
 
-    def renew(self, optimizer: RuleOptimizer, groups: Iterable[int]) -> None:
+    def renew(self, optimizer: GroupedOptimizer, groups: Iterable[int]) -> None:
         """Makes the numbers of groups anew."""
         for index in groups:
             if index in self.groups:
                 self.launch.renew(self.groups.index(index), optimizer.values(index))
 
-    def step(self, optimizer: RuleOptimizer, found: Located) -> Part:
+    def step(self, optimizer: GroupedOptimizer, found: Located) -> Part:
         on_whole = partial(step_sharded, self.params)
         yield from self.launch.step(found.addresses, partial(self.held, optimizer), on_whole)
         # Autograd has to know that what it may have saved has changed.
         increment_version(self.params)
 
-    def held(self, optimizer: RuleOptimizer) -> list[Held]:
+    def held(self, optimizer: GroupedOptimizer) -> list[Held]:
         """Its parameters before their coming step, of which kernels alone know the gradients."""
         chain, device, unread = self.kernel.chain, self.kernel.device, torch.empty(0)
         return [
@@ -133,7 +128,7 @@ class Watch:
         self.known: list[tuple[Any, ...]] = []
         self.varying: list[int] = []
 
-    def changed(self, optimizer: RuleOptimizer) -> list[int]:
+    def changed(self, optimizer: GroupedOptimizer) -> list[int]:
         """The groups whose numbers may be others than at the last call."""
         before, groups = self.known, optimizer.param_groups
         for group in groups[len(self.reads) :]:
@@ -173,7 +168,7 @@ class Fusing:
         self.lone: list[int] = []
         self.parts: list[Fused] = []
 
-    def step(self, optimizer: RuleOptimizer, params: list[ParamWithGrad]) -> None:
+    def step(self, optimizer: GroupedOptimizer, params: list[ParamWithGrad]) -> None:
         """Steps what kernels can, and with it, where there are sums over both, the rest."""
         try:
             changed = self.watch.changed(optimizer)
@@ -187,12 +182,12 @@ class Fusing:
                 part.renew(optimizer, changed)
             if self.left or self.summing:
                 parts = [
-                    optimizer.of_branch(part.branch, part.params, part.step(optimizer, own))
+                    of_branch(optimizer, part.branch, part.params, part.step(optimizer, own))
                     for part, own in found
                 ]
                 if self.left:
-                    parts += optimizer.eager_parts([params[place] for place in self.left])
-                optimizer.step_in_passes(parts, self.parted)
+                    parts += eager_parts(optimizer, [params[place] for place in self.left])
+                step_in_passes(optimizer, parts, self.parted)
             else:
                 for part, own in found:
                     list(part.step(optimizer, own))  # it gives no sums, and so runs to its end
@@ -200,12 +195,12 @@ class Fusing:
             self.forget()  # not all parts may know what has changed
             raise
 
-    def same_kinds(self, optimizer: RuleOptimizer, changed: Iterable[int]) -> bool:
+    def same_kinds(self, optimizer: GroupedOptimizer, changed: Iterable[int]) -> bool:
         """Whether the kernels are still those of the groups that have changed."""
         return all(self.kinds[index : index + 1] == [kind(optimizer, index)] for index in changed)
 
     def located(
-        self, optimizer: RuleOptimizer, params: list[ParamWithGrad]
+        self, optimizer: GroupedOptimizer, params: list[ParamWithGrad]
     ) -> list[tuple[Fused, Located]] | None:
         """What each part works on now; none where another choice of kernels may be due."""
         stepping, gradients, groups = zip(*params, strict=True) if params else ((), (), ())
@@ -223,7 +218,7 @@ class Fusing:
             return None
         return found if all(part.stands(own) for part, own in found) else None
 
-    def settle(self, optimizer: RuleOptimizer, params: list[ParamWithGrad]) -> None:
+    def settle(self, optimizer: GroupedOptimizer, params: list[ParamWithGrad]) -> None:
         """Finds the kernels for the parameters, and those that no kernel steps."""
         self.forget()
         left, taken = sorted_out(optimizer, params)
@@ -261,14 +256,14 @@ def same(some: Collection[Any], others: Collection[Any]) -> bool:
     return len(some) == len(others) and all(map(is_, some, others))
 
 
-def kind(optimizer: RuleOptimizer, index: int) -> tuple[Branch, bool]:
+def kind(optimizer: GroupedOptimizer, index: int) -> tuple[Branch, bool]:
     """What a group's kernel is chosen by."""
     group = optimizer.param_groups[index]
     return optimizer.branch(group), group["maximize"]
 
 
 def sorted_out(
-    optimizer: RuleOptimizer, params: Sequence[ParamWithGrad]
+    optimizer: GroupedOptimizer, params: Sequence[ParamWithGrad]
 ) -> tuple[list[int], dict[tuple[Branch, AnyKernel], list[int]]]:
     """The places of the parameters that no kernel can step, and of those of each kernel."""
     left: list[int] = []
@@ -280,17 +275,8 @@ def sorted_out(
     return left, taken
 
 
-def by_branch(optimizer: RuleOptimizer, params: Iterable[ParamWithGrad]) -> dict[Branch, list[int]]:
-    """The places of the parameters that each branch steps."""
-    branches = [optimizer.branch(group) for group in optimizer.param_groups]
-    found: dict[Branch, list[int]] = {}
-    for place, (_, _, index) in enumerate(params):
-        found.setdefault(branches[index], []).append(place)
-    return found
-
-
 def kernel_for(
-    optimizer: RuleOptimizer, chain: Chain, param_with_grad: ParamWithGrad
+    optimizer: GroupedOptimizer, chain: Chain, param_with_grad: ParamWithGrad
 ) -> AnyKernel | None:
     """The kernel that steps a parameter; none where eager arithmetic has to."""
     param, grad, index = local(param_with_grad[0]), *param_with_grad[1:]

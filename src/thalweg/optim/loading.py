@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,12 +12,10 @@ from torch import Tensor
 from thalweg.arguments import number as plain
 from thalweg.arguments import short
 from thalweg.errors import UserError
+from thalweg.optim.groups import GroupedOptimizer
 from thalweg.optim.settings import number
 from thalweg.optim.state import CPU, Chain, check_shape, counting, precise
 from thalweg.rules.rule import every_rule
-
-if TYPE_CHECKING:
-    from thalweg.optim.base import RuleOptimizer
 
 A_STATE = "the state of an optimizer is a dictionary with the keys state and param_groups"
 
@@ -30,7 +28,7 @@ def dictionary(given: Any) -> Any:
 
 
 def fitted(
-    optimizer: RuleOptimizer, given: Mapping[str, Any]
+    optimizer: GroupedOptimizer, given: Mapping[str, Any]
 ) -> list[tuple[Tensor, dict[str, Any]]]:
     """The parameters that a saved state is for, each with a copy of what its chain keeps.
 
@@ -63,7 +61,7 @@ def fitted(
     return found
 
 
-def check_group(optimizer: RuleOptimizer, group: Any, where: str, saved: Any) -> None:
+def check_group(optimizer: GroupedOptimizer, group: Any, where: str, saved: Any) -> None:
     """UserError for a group of another optimizer's, or with a setting outside its range.
 
     Flags may be missing, since older versions of PyTorch do not know all of them, and so may
