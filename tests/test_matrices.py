@@ -248,6 +248,29 @@ def test_numbers_on_which_a_rule_decides_may_differ_in_a_stack() -> None:
         assert_near(rows[0], start - 0.1 * sum(grads), "no damping")
 
 
+class ByTheClip(Rule):
+    """Its step is the limit of the clip in front of it."""
+
+    lr = Hyper(1.0)
+    matrices = True
+
+    def update(self, g: Any) -> Any:
+        return -self.lr * self.clip_value * torch.ones_like(g)  # type: ignore[attr-defined]
+
+
+def test_a_rule_reads_a_neighbours_setting_of_its_own_group() -> None:
+    params = [torch.zeros(2, 3, requires_grad=True) for _ in range(2)]
+    groups = [
+        {"params": [param], "clip_value": limit}
+        for param, limit in zip(params, (1.0, 3.0), strict=True)
+    ]
+    optimizer = Optimizer(groups, chain(recipes.clip_value(1.0), ByTheClip()))
+    for param in params:
+        param.grad = torch.ones(2, 3)
+    optimizer.step()
+    assert [param[0, 0].item() for param in params] == [-1, -3]
+
+
 def test_a_members_matrices_have_the_same_bits_whatever_is_beside_them() -> None:
     for name in CASES:
         few, many = (in_a_stack([CASES[name][0]] * members, SHAPES) for members in (1, 9))

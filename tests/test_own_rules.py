@@ -20,7 +20,7 @@ from thalweg.errors import UserError
 from thalweg.racing.torch_code import in_torch
 from thalweg.recipes import recipe_of
 from thalweg.rule_names import name_of, rule_named
-from thalweg.rules import Hyper, Rule, State, log
+from thalweg.rules import Hyper, RowState, Rule, State, log
 from thalweg.rules.tuning import documented
 from thalweg.rules.value import Value
 
@@ -244,7 +244,8 @@ def test_a_name_that_a_rule_may_not_take_is_told_when_the_class_is_made(
 
 
 def test_a_whole_number_as_a_default_is_tuned_as_any_other() -> None:
-    kind = type("Mine", (Rule,), {"lr": Hyper(1, log(0.1, 10)), "k": Hyper(2, log(1, 10))})
+    hypers = {"lr": Hyper(1, log(0.1, 10)), "k": Hyper(2, log(1, 10))}
+    kind = type("Mine", (Rule,), {**hypers, "update": lambda self, g: -self.lr * self.k * g})
     assert list(documented(recipe_of(kind).tunables)) == ["lr", "k"]
 
 
@@ -283,6 +284,36 @@ def test_what_a_rule_would_forget_is_told(backend: str) -> None:
     param.grad = torch.ones(1)
     with pytest.raises(UserError, match=r"Forgetful changes m, .* declare it as m = State\(\)"):
         tw.optim.Optimizer([param], Forgetful(), backend=backend).step()
+
+
+def test_a_matrix_rule_that_would_forget_is_told() -> None:
+    class Matrices(Forgetful):
+        matrices = True
+
+    param = torch.zeros(2, 3, requires_grad=True)
+    param.grad = torch.ones(2, 3)
+    with pytest.raises(UserError, match=r"Matrices changes m, .* declare it as m = State\(\)"):
+        tw.optim.Optimizer([param], Matrices()).step()
+
+
+@pytest.mark.parametrize("backend", ["auto", "eager"])
+def test_a_row_state_that_is_given_elements_is_told(backend: str) -> None:
+    class Heavy(Rule):
+        lr, total = Hyper(0.1), RowState()
+
+        def update(self, g: Value) -> Value:
+            self.total = self.total + g
+            return -self.lr * self.total
+
+    param = torch.zeros(2, 3, requires_grad=True)
+    param.grad = torch.ones(2, 3)
+    with pytest.raises(UserError, match="total of Heavy is a RowState, one number of a tensor, "):
+        tw.optim.Optimizer([param], Heavy(), backend=backend).step()
+
+
+def test_a_rule_without_an_update_is_told() -> None:
+    with pytest.raises(UserError, match=r"Idle has no update\(self, g\), which takes"):
+        type("Idle", (Rule,), {"lr": Hyper(0.1)})()
 
 
 def test_the_state_of_one_rule_is_refused_by_another() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,18 +35,36 @@ class Cell:
     def keep(self, rules: Sequence[Rule]) -> None:
         """Takes over the states that the rules have come to."""
         for rule in rules:
-            self.check_nothing_is_forgotten(rule)
+            check_nothing_is_forgotten(rule, {**self.values, **self.states})
             for name in (*rule.states, *rule.row_states):
                 self.states[name] = getattr(rule, name)
+            for name in rule.row_states:
+                check_one_number(rule, name)
 
-    def check_nothing_is_forgotten(self, rule: Rule) -> None:
-        """UserError for what a rule begins anew at each step, where its class gives it a start."""
-        for name in vars(rule).keys() - self.values.keys() - self.states.keys():
-            if name not in rule.states and getattr(type(rule), name, None) is not None:
-                raise UserError(
-                    f"{type(rule).__name__} changes {name}, which is forgotten after each step:"
-                    f" declare it as {name} = State(), or RowState() for one number of a tensor."
-                )
+
+def check_nothing_is_forgotten(rule: Rule, known: Container[str]) -> None:
+    """UserError for what a rule begins anew at each step, where its class gives it a start.
+
+    known: the names of what the rule was given.
+    """
+    for name in vars(rule):
+        started = getattr(type(rule), name, None) is not None
+        if name not in known and name not in rule.states and started:
+            raise UserError(
+                f"{type(rule).__name__} changes {name}, which is forgotten after each step:"
+                f" declare it as {name} = State(), or RowState() for one number of a tensor."
+            )
+
+
+def check_one_number(rule: Rule, name: str) -> None:
+    """UserError for a row state that has become a number for each element."""
+    value = getattr(rule, name)
+    if isinstance(value, Tensor) and value.ndim:
+        raise UserError(
+            f"{name} of {type(rule).__name__} is a RowState, one number of a tensor, and was given"
+            f" one for each element: declare it as {name} = State(), or give it a sum, such as"
+            ' mean(g, over="tensor").'
+        )
 
 
 def step(chain: Sequence[type[Rule]], cell: Cell) -> tuple[Tensor, list[Rule]]:

@@ -17,7 +17,7 @@ from torch.func import vmap
 
 from thalweg.arguments import short
 from thalweg.errors import UserError
-from thalweg.fuse.eager import Cell
+from thalweg.fuse.eager import Cell, check_nothing_is_forgotten
 from thalweg.rules.arithmetic import asking
 from thalweg.rules.rule import Rule, State
 from thalweg.rules.value import Value
@@ -117,7 +117,7 @@ def step_matrices(rule: type[Rule], cells: Sequence[Cell]) -> None:
 
 def stepped(rule: type[Rule], cells: Sequence[Cell]) -> list[Tensors]:
     """What a rule makes of matrices of one shape: the states, and what is handed on."""
-    each = [{name: cell.values[name] for name in numbers_of(rule, cell)} for cell in cells]
+    each = [{name: cell.values[name] for name in numbers_of(cell)} for cell in cells]
     # A number that is the same for all stays one of Python's, on which a rule may decide.
     differing = [name for name in each[0] if any(own[name] != each[0][name] for own in each)]
     columns = {n: torch.tensor([own[n] for own in each], dtype=torch.float64) for n in differing}
@@ -125,7 +125,9 @@ def stepped(rule: type[Rule], cells: Sequence[Cell]) -> list[Tensors]:
 
     def step(numbers: Mapping[str, Any], tensors: Tensors) -> Tensors:
         live = rule.bound({**cells[0].values, **numbers, **tensors})
-        made = {HANDED: live.update(tensors[HANDED]), **{n: getattr(live, n) for n in rule.states}}
+        made = {HANDED: live.update(tensors[HANDED])}
+        check_nothing_is_forgotten(live, {**cells[0].values, **numbers, **tensors})
+        made |= {name: getattr(live, name) for name in rule.states}
         return {name: fitting(rule, name, x, tensors[name]) for name, x in made.items()}
 
     token = asking.set(of_matrix)
@@ -139,9 +141,9 @@ def stepped(rule: type[Rule], cells: Sequence[Cell]) -> list[Tensors]:
         asking.reset(token)
 
 
-def numbers_of(rule: type[Rule], cell: Cell) -> list[str]:
-    """The numbers that a rule reads, which may differ from cell to cell."""
-    return [name for name in (*rule.hypers, *rule.coming, "lr") if name in cell.values]
+def numbers_of(cell: Cell) -> list[str]:
+    """The settings that a rule may read, its own and others', which may differ between cells."""
+    return [name for name, x in cell.values.items() if isinstance(x, float | tuple)]
 
 
 def together(rule: type[Rule], cells: Sequence[Cell]) -> Tensors:

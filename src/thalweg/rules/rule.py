@@ -278,6 +278,11 @@ class Rule:
                 )
 
     def __init__(self, **settings: Any) -> None:
+        if type(self).update is Rule.update:
+            raise UserError(
+                f"{type(self).__name__} has no update(self, g), which takes the gradient and"
+                " returns a step, or what the gradient becomes."
+            )
         given = {name: self.accepted(name, value) for name, value in settings.items()}
         for name, declared in self.known().items():
             value = given.get(name, declared.default)
