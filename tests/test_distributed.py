@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -90,7 +91,9 @@ def in_a_process(rank: int, work: Work, folder: Path) -> None:
     found = work(rank, folder)
     if rank == 0:
         torch.save(found, folder / "found.pt")
+    dist.barrier()
     dist.destroy_process_group()
+    os._exit(0)  # threads of gloo's may abort an interpreter that ends
 
 
 def model_of_one_seed() -> nn.Module:
