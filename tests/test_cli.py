@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 import thalweg as tw
 from thalweg import cli
+from thalweg.doctor.criteria import CRITERIA
 from thalweg.recipes import RECIPES, Recipe
 from thalweg.tasks import bundled, find
 
@@ -255,6 +256,11 @@ def test_a_recipe_that_warms_cools_clips_and_averages_goes_on_to_the_same_bits(
     assert "epoch 1 of 10" not in went_on.out
     found, expected = load_file("model.safetensors"), load_file("whole.safetensors")
     assert all(torch.equal(found[name], x) for name, x in expected.items())
+
+
+def test_the_doctors_help_lists_every_criterion(thalweg) -> None:
+    shown = " ".join(thalweg("doctor", "--help").out.split())
+    assert all(f"- {one}" in shown for one in CRITERIA)
 
 
 def test_the_recipe_in_the_help_can_be_trained_with(thalweg) -> None:

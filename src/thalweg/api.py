@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import wraps
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 from thalweg.arguments import require_path
 from thalweg.doctor.judge import diagnosis, doctor
@@ -15,6 +16,25 @@ from thalweg.racing.race import Result
 from thalweg.racing.race import race as run_race
 from thalweg.stack.reading import Batch
 from thalweg.whole_file import write_text
+
+Arguments = ParamSpec("Arguments")
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+
+def then(
+    run: Callable[Arguments, Given], make: Callable[[Given], Made]
+) -> Callable[Arguments, Made]:
+    """A function with the arguments of `run`, which hands the result of `run` to `make`."""
+
+    @wraps(run)
+    def both(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Made:
+        return make(run(*args, **kwargs))
+
+    both.__signature__ = signature(run).replace(  # type: ignore[attr-defined]
+        return_annotation=make.__annotations__["return"]
+    )
+    return both
 
 
 @dataclass(frozen=True)
@@ -48,11 +68,14 @@ class Race(Result):
         return place
 
 
-@wraps(run_race)
-def race(*args: Any, **kwargs: Any) -> Race:
-    raced = Race(**vars(run_race(*args, **kwargs)))
+def written(result: Result) -> Race:
+    """The race of a result, with its files written."""
+    raced = Race(**vars(result))
     raced.write_files()
     return raced
+
+
+race = then(run_race, written)
 
 
 @dataclass(frozen=True)
@@ -66,15 +89,18 @@ class Diagnosis(diagnosis.Diagnosis):
         return write_diagnosis(self, require_path("path", path))
 
 
-@wraps(run_diagnosis)
-def diagnose(*args: Any, **kwargs: Any) -> Diagnosis:
-    return Diagnosis(**vars(run_diagnosis(*args, **kwargs)))
+def with_report(made: diagnosis.Diagnosis) -> Diagnosis:
+    """A diagnosis that can also write its report."""
+    return Diagnosis(**vars(made))
+
+
+diagnose = then(run_diagnosis, with_report)
 
 
 class Doctor(doctor.Doctor):
     __doc__ = doctor.Doctor.__doc__
 
     def diagnosis(self, coming: Iterable[Batch] | None = None) -> Diagnosis:
-        return Diagnosis(**vars(super().diagnosis(coming)))
+        return with_report(super().diagnosis(coming))
 
     diagnosis.__doc__ = doctor.Doctor.diagnosis.__doc__

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
+from textwrap import fill
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from thalweg.api import Race, diagnose
 from thalweg.arguments import require_path
+from thalweg.doctor.criteria import CRITERIA
 from thalweg.errors import UserError
 from thalweg.racing.plan import MEASURED
 from thalweg.racing.race import folder_name
@@ -38,9 +40,22 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+HELP_WIDTH = 76
+"""The most letters on a line of a list in a help text."""
+
 TaskName = Annotated[
     str, typer.Argument(metavar="TASK", help="A bundled task's name, or path/to/file.py:task.")
 ]
+
+
+DOCTOR = "\n".join(
+    [
+        "Why is training slow or unstable, and what would help?",
+        "\nThe doctor watches one training, and looks for:",
+        "\n\b",
+        *(fill(f"- {one}", HELP_WIDTH, subsequent_indent="  ") for one in CRITERIA),
+    ]
+)
 
 
 @app.command()
@@ -225,7 +240,7 @@ def train(
     print(f"checkpoint: {out} ({trained.kept})")
 
 
-@app.command()
+@app.command(help=DOCTOR)
 def doctor(
     task: TaskName,
     recipe: Annotated[
@@ -247,7 +262,6 @@ def doctor(
     name: Annotated[str | None, typer.Option(help="The run's name; default: the task's.")] = None,
     runs: Annotated[Path, typer.Option(help="The folder that holds runs.")] = Path("runs"),
 ) -> None:
-    """Why is training slow or unstable, and what would help?"""
     require_path("runs", runs)
     here = Path.cwd()  # a task may go to another folder
     found = find(task)
