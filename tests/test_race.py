@@ -306,7 +306,7 @@ def test_unusual_models_race_train_and_are_diagnosed(tmp_path: Path, task: Task)
     trained = train(task, averaged, keep="best", out=tmp_path / "model.safetensors")
     saved = load_file(trained.checkpoint)
     assert saved.keys() >= dict(task.fresh_model().named_parameters()).keys()
-    assert diagnose(task, trial_steps=3).case.course.length == 6
+    assert diagnose(task, trial_steps=3).case.history.length == 6
 
 
 def test_members_of_lazy_layers_begin_at_the_same_weights_alone_and_stacked() -> None:

@@ -71,7 +71,7 @@ from .solutions.minima import Pair as Pair
 from .solutions.minima import Solution as Solution
 from .solutions.minima import minima as minima
 from .trials.trial import Remedy as Remedy
-from .trials.trial import State as State
+from .trials.trial import TrainingState as TrainingState
 from .trials.trial import Trial as Trial
 from .trials.trial import Trials as Trials
 from .watch.stopwatch import Seconds as Seconds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from thalweg.doctor.watch.course import Course
+from thalweg.doctor.watch.history import History
 from thalweg.report.evidence import Line, lines
 from thalweg.report.figure import Picture
 
@@ -12,25 +12,25 @@ MOST = 12
 """Parameters in one picture; of more, so many evenly through the network."""
 
 
-def along(course: Course) -> list[Picture]:
+def along(history: History) -> list[Picture]:
     """All pictures that there is something for."""
-    found = (loss(course), norm(course), change(course), best(course), cosines(course))
-    return [picture for picture in (*found, rates(course)) if picture]
+    found = (loss(history), norm(history), change(history), best(history), cosines(history))
+    return [picture for picture in (*found, rates(history)) if picture]
 
 
-def loss(course: Course) -> Picture | None:
+def loss(history: History) -> Picture | None:
     return lines(
         "loss",
         "Loss",
         "step",
         "loss",
-        {"loss": over(course, "loss")},
+        {"loss": over(history, "loss")},
         summary="The loss of the batch of each step that was looked at, before the step.",
     )
 
 
-def norm(course: Course) -> Picture | None:
-    steps, norms = course.norm_series()
+def norm(history: History) -> Picture | None:
+    steps, norms = history.norm_series()
     return lines(
         "norm",
         "Norm of the gradient",
@@ -42,15 +42,15 @@ def norm(course: Course) -> Picture | None:
     )
 
 
-def change(course: Course) -> Picture | None:
+def change(history: History) -> Picture | None:
     return lines(
         "change",
         "What a step promised, and what it did",
         "step",
         "change of the loss",
         {
-            "as the slope promised": over(course, "slope"),
-            "what the step did": over(course, "change"),
+            "as the slope promised": over(history, "slope"),
+            "what the step did": over(history, "change"),
         },
         summary="The change of the loss of a step's own batch: as the slope at its start promises"
         " it for the whole step, and as it was. Between them lies what curvature takes away; above"
@@ -58,8 +58,8 @@ def change(course: Course) -> Picture | None:
     )
 
 
-def best(course: Course) -> Picture | None:
-    steps, shares = over(course, "best")
+def best(history: History) -> Picture | None:
+    steps, shares = over(history, "best")
     endless = sum(math.isinf(share) for share in shares)
     uphill = sum(share == 0 for share in shares)
     summary = (
@@ -81,15 +81,15 @@ def best(course: Course) -> Picture | None:
     )
 
 
-def cosines(course: Course) -> Picture | None:
+def cosines(history: History) -> Picture | None:
     picture = lines(
         "cosines",
         "Directions",
         "step",
         "cosine",
         {
-            "gradient with the one before": over(course, "gradient_cosine"),
-            "downhill with the step before": over(course, "velocity_cosine"),
+            "gradient with the one before": over(history, "gradient_cosine"),
+            "downhill with the step before": over(history, "velocity_cosine"),
         },
         summary="Cosines between steps that were looked at. Below 0 the gradient has turned round,"
         " or the way downhill leads against the last step.",
@@ -99,12 +99,15 @@ def cosines(course: Course) -> Picture | None:
     return picture
 
 
-def rates(course: Course) -> Picture | None:
-    names = list(next(iter(course.steps.values())).rates) if course.steps else []
+def rates(history: History) -> Picture | None:
+    names = list(next(iter(history.steps.values())).rates) if history.steps else []
     apart = max(1, math.ceil(len(names) / MOST))
     some = names[::apart]
     shown = {
-        name: (list(course.steps), [step.rates[name] or math.nan for step in course.steps.values()])
+        name: (
+            list(history.steps),
+            [step.rates[name] or math.nan for step in history.steps.values()],
+        )
         for name in some
     }
     summary = "The length of a step over the norm of the gradient, by parameter: the rate it had."
@@ -113,7 +116,7 @@ def rates(course: Course) -> Picture | None:
     return lines("rates", "Effective rates", "step", "rate", shown, log=True, summary=summary)
 
 
-def over(course: Course, name: str) -> Line:
+def over(history: History, name: str) -> Line:
     """One number of the steps that were looked at."""
-    steps, values = course.series(name)
+    steps, values = history.series(name)
     return steps, values.tolist()

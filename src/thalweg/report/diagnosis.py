@@ -48,7 +48,7 @@ def write_diagnosis(diagnosis: Diagnosis, path: str | Path) -> Path:
         said=wording,
         alarms=sections("finding", diagnosis.of("ill", "suspected"), diagnosis.metric),
         notes=sections("note", diagnosis.of("note"), diagnosis.metric),
-        along=along(diagnosis.case.course),
+        along=along(diagnosis.case.history),
         value=value,
         middle=middle,
         diverged=diverged,
