@@ -37,7 +37,7 @@ def made_diagnosis(markup: str = "", parameters: int = 2) -> Diagnosis:
         picture=lines(markup),
         symptoms=(symptom,),
     )
-    suspected = finding("saddle", "suspected", [], untried=f"trials were not asked for {markup}")
+    suspected = finding("saddle", "suspected", [], untried=f"trials were switched off {markup}")
     note = finding("unscaled inputs", "note", [trial("standardized inputs", shifted(-0.5))])
     return Diagnosis(
         task=f"digits {markup}",

@@ -127,7 +127,7 @@ def test_a_sorted_loader_is_named_and_a_shuffle_tried() -> None:
 @pytest.mark.parametrize(
     ("coming", "sentence"),
     [
-        (None, "give the next batches"),
+        (None, "if the next batches are given"),
         ([(torch.zeros(4, 6), torch.zeros(4))], "trials need 5 coming batches or more, not 1."),
         ([({"x": torch.zeros(4)}, torch.zeros(4))] * 5, "they must be tuples of tensors."),
         (

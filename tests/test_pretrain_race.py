@@ -187,7 +187,7 @@ def test_the_winner_and_the_verdict_say_that_it_was_pretrained(tmp_path: Path) -
     assert result.best.pretrain == "by network"
     told = str(result.verdict)
     assert "Pre-trained (by network): 13 steps in 3 equal stages" in told
-    assert "Pre-training by network is no matter of an optimizer" in told
+    assert "begins with a pre-training (by network)" in told
     assert "pretrain=True" in result.record.command
 
 

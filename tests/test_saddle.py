@@ -151,5 +151,5 @@ def test_a_flat_direction_makes_a_point_degenerate() -> None:
 
 
 def test_problems_too_large_or_too_coarse_are_refused() -> None:
-    with pytest.raises(UserError, match="up to 200 parameters in float64; here are 2 in float32"):
+    with pytest.raises(UserError, match="up to 200 parameters in float64, not with 2 in float32"):
         critical_points(objective_of("saddle"), [torch.zeros(2)])

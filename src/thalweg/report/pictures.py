@@ -49,7 +49,7 @@ class Drawing:
     def ends(self) -> Picture:
         """The final metric of each entrant, median and interval, the best on top."""
         figure = go.Figure()
-        ended = {row.entrant: row.validation for row in self.verdict.rows if row.validation}
+        ended = {one.entrant: one.validation for one in self.verdict.summaries if one.validation}
         lost = [name for name, found in ended.items() if not math.isfinite(found.estimate)]
         shown = {name: found for name, found in ended.items() if name not in lost}
         for name, found in reversed(shown.items()):

@@ -57,7 +57,7 @@ def write_report(record: Record, path: str | Path, folder: Path | None = None) -
         verdict=judged,
         strokes=strokes(record.settings.entrants),
         pictures=pictures(measures, judged),
-        searches=searches(measures, [row.entrant for row in judged.rows]),
+        searches=searches(measures, [one.entrant for one in judged.summaries]),
         levels=levels(judged),
         diverged=list(diverged(record)),
         routed=routed(judged.recipe, record.settings.parameters),
@@ -79,7 +79,7 @@ def routed(recipe: str | None, parameters: Sequence[Parameter]) -> Description:
 
 def levels(judged: Verdict) -> str:
     """What the intervals of the differences in the table claim."""
-    found = [row.difference for row in judged.rows if row.difference]
+    found = [one.difference for one in judged.summaries if one.difference]
     if any(not difference.one_comparison for difference in found):
         return (
             "Differences are Hodges-Lehmann estimates on the seeds that both have. Their intervals "
