@@ -13,7 +13,7 @@ from thalweg.training.files import Plan, read_state, write_state
 from thalweg.training.run import Point
 
 SCHEDULING = ("step_count", "memory")
-"""What a parameter group with schedules knows of the way behind it."""
+"""What a parameter group with schedules remembers of its earlier steps."""
 
 
 def write_unfinished(
