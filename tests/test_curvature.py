@@ -525,7 +525,7 @@ def test_preconditioning_divides_rows_and_columns() -> None:
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda m: extremes(m, tolerance=0), "tolerance must lie between 0 and 1"),
+        (lambda m: extremes(m, tolerance=0), "tolerance must be above 0 and below 1"),
         (lambda m: extremes(m, steps=2), "steps must be a whole number from 3"),
         (lambda m: spectrum(m, probes=1), "probes must be a whole number from 2"),
         (lambda m: spectrum(m).density([0.0], 0), "width must be above 0"),

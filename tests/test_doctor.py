@@ -248,5 +248,5 @@ def test_the_recipe_in_use_steps_as_the_optimizer_does(
 
 def test_a_recipe_in_use_that_is_unknown_is_told() -> None:
     model = Patient().model
-    with pytest.raises(UserError, match="Rprop is none of the optimizers"):
+    with pytest.raises(UserError, match="the rules of Rprop are not known"):
         recipe_in_use(torch.optim.Rprop(model.parameters()), model)

@@ -307,7 +307,7 @@ def test_a_compiled_or_parallel_model_is_looked_at_as_it_was_written() -> None:
     ("model", "batches", "sentence"),
     [
         (small_network(), [], "needs a list of at least one batch"),
-        (small_network(), batch_of(4), r"each a tuple \(inputs..., target\)"),
+        (small_network(), batch_of(4), r"each must be a tuple \(inputs..., target\)"),
         (nn.ReLU(), [batch_of(4)], "no trainable parameters"),
         (nn.Linear(4, 2, dtype=torch.complex64), [batch_of(4)], "complex parameters"),
         (small_network(), [(1, 2)], r"must be a tuple \(inputs..., target\) of tensors"),

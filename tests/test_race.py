@@ -172,7 +172,7 @@ def test_the_verdict_and_the_report_say_which_way_the_metric_is_better(tmp_path:
     def negative(outputs: Tensor, targets: Tensor) -> Tensor:
         return -F.mse_loss(outputs, targets)
 
-    with pytest.raises(UserError, match="'net' has a metric of its own, so it must say which way"):
+    with pytest.raises(UserError, match="'net' has a metric, so it must say which direction"):
         replace(NET, metric=negative)
     task = replace(NET, metric=negative, direction="max")
     raced = short(tmp_path, task, step="single", seeds=2, trials=1)

@@ -105,7 +105,7 @@ def test_a_falling_series_is_seen_to_fall_by_what_it_fell() -> None:
 
 @pytest.mark.parametrize("values", [[1.0] * 19, [1.0] * 30 + [math.nan]])
 def test_a_series_that_tells_nothing_is_refused(values: Any) -> None:
-    with pytest.raises(UserError, match="A trend needs 20 finite values or more"):
+    with pytest.raises(UserError, match="A trend needs a list of 20 finite values or more"):
         trend(values)
 
 

@@ -98,7 +98,7 @@ def test_steps_shrink_just_below_the_edge_and_grow_just_above_it(make: Make) -> 
 
 def test_every_rule_that_says_its_edge_is_let_run() -> None:
     params = [torch.ones(1, requires_grad=True)]
-    run = {group_rule(make(params, 1.0), 0).rule for make in OPTIMIZERS.values()}
+    run = {group_rule(make(params, 1.0), 0).kind for make in OPTIMIZERS.values()}
     assert run == {rule for rule in RULES.values() if rule.edge is not Rule.edge}
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a training on its way."""
+"""The pictures of a training's history."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from thalweg.report.evidence import Line, lines
 from thalweg.report.figure import Picture
 
 MOST = 12
-"""Parameters in one picture; of more, so many evenly through the network."""
+"""The most parameters in one picture. Of more, this number is taken evenly through the network."""
 
 
 def along(history: History) -> list[Picture]:
-    """All pictures that there is something for."""
+    """All pictures for which there are data."""
     found = (loss(history), norm(history), change(history), best(history), cosines(history))
     return [picture for picture in (*found, rates(history)) if picture]
 
@@ -25,7 +25,7 @@ def loss(history: History) -> Picture | None:
         "step",
         "loss",
         {"loss": over(history, "loss")},
-        summary="The loss of the batch of each step that was looked at, before the step.",
+        summary="The loss of the batch of each measured step, before the step.",
     )
 
 
@@ -38,7 +38,7 @@ def norm(history: History) -> Picture | None:
         "norm",
         {"norm": (steps, norms.tolist())},
         log=True,
-        summary="The norm of the gradient where it was noted, before any clipping.",
+        summary="The norm of the gradient at the steps where it was measured, before any clipping.",
     )
 
 
@@ -52,9 +52,9 @@ def change(history: History) -> Picture | None:
             "as the slope promised": over(history, "slope"),
             "what the step did": over(history, "change"),
         },
-        summary="The change of the loss of a step's own batch: as the slope at its start promises"
-        " it for the whole step, and as it was. Between them lies what curvature takes away; above"
-        " 0 the step did harm.",
+        summary="The change of the loss of a step's own batch, as the slope at the start of the"
+        " step promised it, and as it was. The difference is the effect of the curvature. Above 0"
+        " the step did harm.",
     )
 
 
@@ -63,16 +63,16 @@ def best(history: History) -> Picture | None:
     endless = sum(math.isinf(share) for share in shares)
     uphill = sum(share == 0 for share in shares)
     summary = (
-        "The best length of a step over that taken, by the parabola through the loss along it:"
-        " below 1 the step went too far for its own batch, above 1 it could have been longer."
+        "The best length of a step over its actual length, by the parabola through the loss along"
+        " it. Below 1 the step went too far for its own batch, above 1 it could have been longer."
     )
     if endless:
-        summary += f" {endless} of {len(shares)} steps have no best: the loss bends down."
+        summary += f" {endless} of {len(shares)} steps have no best length: the loss bends down."
     if uphill:
-        summary += f" {uphill} of {len(shares)} lead uphill from their start."
+        summary += f" {uphill} of {len(shares)} steps lead uphill from their start."
     both = {
         "best over taken": (steps, shares),
-        "1: as taken": (steps, [1.0] * len(steps)),
+        "1: the actual length": (steps, [1.0] * len(steps)),
     }
     if not any(0 < share < math.inf for share in shares):
         return None
@@ -91,8 +91,8 @@ def cosines(history: History) -> Picture | None:
             "gradient with the one before": over(history, "gradient_cosine"),
             "downhill with the step before": over(history, "velocity_cosine"),
         },
-        summary="Cosines between steps that were looked at. Below 0 the gradient has turned round,"
-        " or the way downhill leads against the last step.",
+        summary="Cosines at the measured steps. Below 0 the gradient points against the gradient"
+        " before, or downhill is against the last step.",
     )
     if picture:
         picture.figure["layout"]["yaxis"]["range"] = [-1.05, 1.05]
@@ -110,13 +110,13 @@ def rates(history: History) -> Picture | None:
         )
         for name in some
     }
-    summary = "The length of a step over the norm of the gradient, by parameter: the rate it had."
+    summary = "The effective rate by parameter: the length of a step over the gradient's norm."
     if len(some) < len(names):
-        summary += f" {len(some)} of {len(names)} parameters, evenly through the network."
+        summary += f" The picture has {len(some)} of {len(names)} parameters, evenly chosen."
     return lines("rates", "Effective rates", "step", "rate", shown, log=True, summary=summary)
 
 
 def over(history: History, name: str) -> Line:
-    """One number of the steps that were looked at."""
+    """One attribute of the measured steps."""
     steps, values = history.series(name)
     return steps, values.tolist()

@@ -23,8 +23,9 @@ from thalweg.statistics import Interval
 
 @dataclass(frozen=True)
 class Section:
-    """A finding in the page. name: its id. measured, tried: its pictures, where there are any.
-    symptoms: the findings that it explains.
+    """A finding in the page.
+
+    name: its id. measured, tried: its pictures, or None. symptoms: the findings that it explains.
     """
 
     name: str
@@ -38,7 +39,7 @@ class Section:
 def write_diagnosis(diagnosis: Diagnosis, path: str | Path) -> Path:
     """Writes the report of a diagnosis to one HTML file and returns its path.
 
-    Everything in it comes from the diagnosis. Raises as `write_page`.
+    Everything in it comes from the diagnosis. Raises as `write_page` does.
     """
     return write_page(
         path,
@@ -70,12 +71,12 @@ def section(name: str, finding: Finding, metric: str) -> Section:
 
 
 def value(found: Interval) -> str:
-    """The estimate of a fact."""
+    """The estimate of a fact, as text."""
     return "not finite" if math.isnan(found.estimate) else number(found.estimate)
 
 
 def middle(scores: Sequence[float]) -> str:
-    """The median of those that did not diverge."""
+    """The median of the scores of runs that did not diverge, as text."""
     finite = [score for score in scores if math.isfinite(score)]
     return number(median(finite)) if finite else "—"
 
