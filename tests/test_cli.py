@@ -154,7 +154,7 @@ def test_tuning_is_added_to_a_race_by_its_name_and_the_command_on_record_repeats
     assert command in repeated
     fewer = thalweg("race", task, "--resume", "mine", "--trials", "2")
     assert (fewer.status, fewer.out) == (2, "")
-    assert "trials 3 and not 2" in fewer.err
+    assert "trials 3, not 2" in fewer.err
 
 
 def test_a_file_that_cannot_be_written_does_not_cost_the_verdict(thalweg) -> None:
@@ -163,7 +163,7 @@ def test_a_file_that_cannot_be_written_does_not_cost_the_verdict(thalweg) -> Non
     assert stopped.status == 2
     assert "tuned recipes on saddle" in stopped.out
     assert stopped.err == (
-        f"thalweg: {Path.cwd()}/runs/saddle/winner.toml cannot be written: it is no regular file.\n"
+        f"thalweg: {Path.cwd()}/runs/saddle/winner.toml cannot be written: it is not a regular file.\n"
     )
 
 

@@ -319,7 +319,7 @@ def ragged_samples() -> Data:
             r"tensor of shape \[1\] that is no parameter of a fresh model, so it",
         ),
         ({"loss": lambda o, t: CENTRED(o, t)}, "no parameter of a fresh model, so it would"),
-        ({"model": Unlisted}, r"tensor of shape \[3, 3\] that is no .* use an nn.ModuleList"),
+        ({"model": Unlisted}, r"tensor of shape \[3, 3\] that is no .*use an nn.ModuleList"),
         ({"model": lambda: Late(3, 1)}, r"tensor of shape \[2, 1, 1\] that is no parameter of a f"),
         (
             {"model": lambda: Unconnected(3, 1), "loss": lambda o, _: (o.requires_grad_()).mean()},

@@ -1,4 +1,4 @@
-"""The verbs from Python, each what its command does."""
+"""The verbs as Python calls. Each does what its command does."""
 
 from __future__ import annotations
 
@@ -43,24 +43,24 @@ class Race(Result):
 
     @property
     def winner(self) -> Path | None:
-        """The file that holds the winning recipe; none where every entrant diverged."""
+        """The file that holds the winning recipe; None if every entrant diverged."""
         return self.folder / "winner.toml" if self.best else None
 
     def write_files(self) -> None:
-        """Writes the verdict as `verdict.json`, and the winning recipe, where there is one.
+        """Writes the verdict as `verdict.json`, and the winning recipe if there is one.
 
-        UserError where they cannot be written.
+        Raises UserError if they cannot be written.
         """
         write_text(self.folder / "verdict.json", self.verdict.to_json())
         if self.best is not None and self.winner is not None:
             write_text(self.winner, self.best.to_toml())
 
     def report(self, path: str | Path | None = None) -> Path:
-        """Writes the report, one HTML file that opens without a network, and says where.
+        """Writes the report, one HTML file that opens without a network, and returns its path.
 
-        path: its place; `report.html` beside the ledger if not given.
+        path: the file; if not given, `report.html` in the folder of the race.
         """
-        # Plotly takes a while to import, and training needs none of it.
+        # Plotly takes a while to import, and training does not need it.
         from thalweg.report.report import write_report
 
         place = self.folder / "report.html" if path is None else require_path("path", path)
@@ -83,7 +83,7 @@ class Diagnosis(diagnosis.Diagnosis):
     """A diagnosis, which can write its report."""
 
     def report(self, path: str | Path) -> Path:
-        """Writes the report, one HTML file that opens without a network, and says where."""
+        """Writes the report, one HTML file that opens without a network, and returns its path."""
         from thalweg.report.diagnosis import write_diagnosis
 
         return write_diagnosis(self, require_path("path", path))

@@ -1,4 +1,4 @@
-"""The one error of ours: an input that cannot be used, said in one sentence."""
+"""The errors of this package. Each message is one sentence about the input."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from difflib import get_close_matches
 
 
 class UserError(ValueError):
-    """Bad input from a person, in one sentence that names it and says what would be right.
+    """Bad input from a person. The message is one sentence: what is wrong, and what would be right.
 
-    status: the exit status of the command that it ends.
+    status: the exit status of a command that ends with this error.
     """
 
     status = 2
 
 
 class FailedError(UserError):
-    """Work that failed whatever was tried, in one sentence that says how."""
+    """Work that failed after all attempts. The message is one sentence that says how it failed."""
 
     status = 1
 
 
 class NoCounterpartError(Exception):
-    """PyTorch cannot do what a recipe does; the message is one sentence that says what."""
+    """PyTorch cannot do what a recipe does. The message is one sentence that says what."""
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown word: the known one nearest to it, or all of them."""
+    """The end of a sentence about an unknown word: the nearest known word, or all known words."""
     known = list(known)
     close = get_close_matches(word, known, 1)
     return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}."
