@@ -163,7 +163,8 @@ def test_a_file_that_cannot_be_written_does_not_cost_the_verdict(thalweg) -> Non
     assert stopped.status == 2
     assert "tuned recipes on saddle" in stopped.out
     assert stopped.err == (
-        f"thalweg: {Path.cwd()}/runs/saddle/winner.toml cannot be written: it is not a regular file.\n"
+        f"thalweg: {Path.cwd()}/runs/saddle/winner.toml cannot be written: it is not a regular"
+        " file.\n"
     )
 
 

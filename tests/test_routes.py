@@ -391,7 +391,9 @@ def test_a_route_that_takes_nothing_is_told() -> None:
 
 
 def test_tensors_without_names_go_by_shape_alone() -> None:
-    with pytest.raises(UserError, match=r"the names of these tensors are not known: give the model"):
+    with pytest.raises(
+        UserError, match=r"the names of these tensors are not known: give the model"
+    ):
         tw.optim.Optimizer(net().parameters(), ROUTED)
     by_shape = tw.route(("matrix", tw.sgd()), default=tw.adam())
     optimizer = tw.optim.Optimizer(net().parameters(), by_shape)

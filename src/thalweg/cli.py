@@ -118,12 +118,16 @@ def race(
         float | None,
         typer.Option(help="A training without a step for this number of seconds is given up."),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The run's name; default: the task's.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The folder's name in --runs; default: the task's.")
+    ] = None,
     resume: Annotated[
         str | None,
-        typer.Option(help="The run to go on with, by its record; more --trials add tuning."),
+        typer.Option(help="The name of a race to go on with; more --trials add tuning to it."),
     ] = None,
-    runs: Annotated[Path, typer.Option(help="The folder that holds runs.")] = Path("runs"),
+    runs: Annotated[Path, typer.Option(help="The folder that holds races and diagnoses.")] = Path(
+        "runs"
+    ),
 ) -> None:
     """Which optimizer, at which settings, trains this task best?"""
     console = Console()
@@ -261,8 +265,12 @@ def doctor(
         str | None,
         typer.Option(help="The share of training time that measuring may take, such as 3%."),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The run's name; default: the task's.")] = None,
-    runs: Annotated[Path, typer.Option(help="The folder that holds runs.")] = Path("runs"),
+    name: Annotated[
+        str | None, typer.Option(help="The folder's name in --runs; default: the task's.")
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="The folder that holds races and diagnoses.")] = Path(
+        "runs"
+    ),
 ) -> None:
     require_path("runs", runs)
     here = Path.cwd()  # a task may go to another folder

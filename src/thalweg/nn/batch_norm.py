@@ -98,7 +98,14 @@ class BatchNorm(_BatchNorm):
         variance = torch.zeros_like(mean)
         # With a momentum of 1, running statistics are those of the last batch.
         normalized = F.batch_norm(
-            input, mean, variance, self.weight, self.bias, training=True, momentum=1, eps=self.eps
+            input,
+            mean,
+            variance,
+            weight=self.weight,
+            bias=self.bias,
+            training=True,
+            momentum=1,
+            eps=self.eps,
         )
         self.remember(mean, variance)
         return normalized

@@ -42,7 +42,9 @@ def certainties(record: Record) -> Iterator[Certainty]:
     scale = Scale.of(record)
     known = {name: Landscape(name, record, scale) for name in record.settings.spaces}
     generator = np.random.default_rng(record.settings.seed)
-    same, twice = (repeated(measures, scale, known, more, generator) for more in (1, 2))
+    same, twice = (
+        repeated(measures, scale, known, more=more, generator=generator) for more in (1, 2)
+    )
     named = np.argmin(list(same.values()), axis=0)
     for place, name in enumerate(same):
         ahead = (twice[name] < twice[measures.best]).mean()

@@ -133,11 +133,11 @@ class GaussianProcess:
         self.settings = [
             Setting(
                 points,
-                drawn.lengths[i],
-                variances[i],
-                noises[i] * (1 - drawn.seeds[i]),
-                roots[i],
-                whitened[i],
+                lengths=drawn.lengths[i],
+                variance=variances[i],
+                noise=noises[i] * (1 - drawn.seeds[i]),
+                root=roots[i],
+                whitened=whitened[i],
             )
             for i in kept
         ]

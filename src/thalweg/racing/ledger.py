@@ -355,7 +355,9 @@ class Ledger(CheckedFile):
 
     def configurations(self) -> tuple[Configuration, ...]:
         return tuple(
-            Configuration(entrant, index, json.loads(values), recipe, bool(refined))
+            Configuration(
+                entrant, index, values=json.loads(values), recipe=recipe, refined=bool(refined)
+            )
             for entrant, index, values, recipe, refined in self.in_order("configurations")
         )
 

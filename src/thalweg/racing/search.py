@@ -287,7 +287,7 @@ class Search:
             for hyper, value in values[name, index].items()
         ]
         return [
-            Edge(name, hyper, value, space.low, space.high)
+            Edge(name, hyper, value=value, low=space.low, high=space.high)
             for name, hyper, value, space in found
             if not EDGE < quantile_of(space, value) < 1 - EDGE
         ]

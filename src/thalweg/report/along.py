@@ -22,9 +22,9 @@ def loss(history: History) -> Picture | None:
     return lines(
         "loss",
         "Loss",
-        "step",
-        "loss",
-        {"loss": over(history, "loss")},
+        across="step",
+        up="loss",
+        shown={"loss": over(history, "loss")},
         summary="The loss of the batch of each measured step, before the step.",
     )
 
@@ -34,9 +34,9 @@ def norm(history: History) -> Picture | None:
     return lines(
         "norm",
         "Norm of the gradient",
-        "step",
-        "norm",
-        {"norm": (steps, norms.tolist())},
+        across="step",
+        up="norm",
+        shown={"norm": (steps, norms.tolist())},
         log=True,
         summary="The norm of the gradient at the steps where it was measured, before any clipping.",
     )
@@ -46,9 +46,9 @@ def change(history: History) -> Picture | None:
     return lines(
         "change",
         "What a step promised, and what it did",
-        "step",
-        "change of the loss",
-        {
+        across="step",
+        up="change of the loss",
+        shown={
             "as the slope promised": over(history, "slope"),
             "what the step did": over(history, "change"),
         },
@@ -77,7 +77,13 @@ def best(history: History) -> Picture | None:
     if not any(0 < share < math.inf for share in shares):
         return None
     return lines(
-        "best", "Best step over the step taken", "step", "ratio", both, log=True, summary=summary
+        "best",
+        "Best step over the step taken",
+        across="step",
+        up="ratio",
+        shown=both,
+        log=True,
+        summary=summary,
     )
 
 
@@ -85,9 +91,9 @@ def cosines(history: History) -> Picture | None:
     picture = lines(
         "cosines",
         "Directions",
-        "step",
-        "cosine",
-        {
+        across="step",
+        up="cosine",
+        shown={
             "gradient with the one before": over(history, "gradient_cosine"),
             "downhill with the step before": over(history, "velocity_cosine"),
         },
@@ -113,7 +119,9 @@ def rates(history: History) -> Picture | None:
     summary = "The effective rate by parameter: the length of a step over the gradient's norm."
     if len(some) < len(names):
         summary += f" The picture has {len(some)} of {len(names)} parameters, evenly chosen."
-    return lines("rates", "Effective rates", "step", "rate", shown, log=True, summary=summary)
+    return lines(
+        "rates", "Effective rates", across="step", up="rate", shown=shown, log=True, summary=summary
+    )
 
 
 def over(history: History, name: str) -> Line:

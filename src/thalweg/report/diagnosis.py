@@ -64,9 +64,9 @@ def section(name: str, finding: Finding, metric: str) -> Section:
     return Section(
         name,
         finding,
-        measured(f"{name}-measured", finding.suspicion.picture),
-        tried(f"{name}-tried", finding.trials, metric),
-        tuple(sections(f"{name}-symptom", finding.symptoms, metric)),
+        measured=measured(f"{name}-measured", finding.suspicion.picture),
+        tried=tried(f"{name}-tried", finding.trials, metric),
+        symptoms=tuple(sections(f"{name}-symptom", finding.symptoms, metric)),
     )
 
 

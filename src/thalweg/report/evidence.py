@@ -29,7 +29,14 @@ def measured(name: str, picture: criterion.Picture | None) -> Picture | None:
     """A finding's own picture; None if it has nothing that can be drawn."""
     if picture is None:
         return None
-    return lines(name, picture.title, picture.across, picture.up, picture.lines, log=picture.log)
+    return lines(
+        name,
+        picture.title,
+        across=picture.across,
+        up=picture.up,
+        shown=picture.lines,
+        log=picture.log,
+    )
 
 
 def lines(
@@ -68,7 +75,9 @@ def lines(
         )
     every = [value for _, values in held.values() for value in values if value is not None]
     lay_out(figure, on_lines(across, TITLE_WIDTH), on_lines(up, TITLE_WIDTH), every)
-    return Picture(name, title, summary or f"{reach(held)}.", jsonable(figure), drawn)
+    return Picture(
+        name, title, summary=summary or f"{reach(held)}.", figure=jsonable(figure), strokes=drawn
+    )
 
 
 def apart(drawn: dict[str, Stroke]) -> dict[str, Stroke]:
@@ -132,10 +141,10 @@ def tried(name: str, trials: Sequence[Trial], metric: str) -> Picture | None:
     return Picture(
         name,
         "What was tried",
-        "Every seed has a line of its own, with the final score as it was and with the remedy. A"
-        " run that diverged has no mark.",
-        jsonable(figure),
-        drawn,
+        summary="Every seed has a line of its own, with the final score as it was and with the"
+        " remedy. A run that diverged has no mark.",
+        figure=jsonable(figure),
+        strokes=drawn,
     )
 
 

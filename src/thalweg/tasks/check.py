@@ -130,7 +130,7 @@ def check_loss(task: Task, model: nn.Module, batch: list[Any]) -> None:
     *_, targets = batch
     known = [x for x in (*model.parameters(), *tree_leaves(batch)) if isinstance(x, Tensor)]
     outputs = run_model(task, model.train(), "train", batch)
-    loss = run_score(task, "loss", task.loss, outputs, targets)
+    loss = run_score(task, "loss", task.loss, outputs=outputs, targets=targets)
     if not isinstance(loss, Tensor):
         raise UserError(
             f"The loss of task '{task.name}' must be a scalar tensor, not {describe(loss)}."
@@ -241,7 +241,9 @@ def check_metrics(task: Task, model: nn.Module, samples: Samples, patience: floa
         require_taken(task, samples)
         for name, score in task.scores.items():
             try:
-                value = check_metric(task, called(task, name, samples), score, outputs, targets)
+                value = check_metric(
+                    task, called(task, name, samples), score, outputs=outputs, targets=targets
+                )
             except UserError as error:
                 if samples.odd and ("NaN" in str(error) or "infinity" in str(error)):
                     raise not_taken(samples, min(samples.odd)) from error

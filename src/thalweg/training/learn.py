@@ -48,7 +48,7 @@ def learn(
         if all(population.diverged):
             break
         if step in marks:
-            evaluate(task, population, before + step, losses, curves)
+            evaluate(task, population, step=before + step, losses=losses, curves=curves)
             losses = []
             if enough is not None and enough(curves):
                 break

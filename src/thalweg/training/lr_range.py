@@ -81,11 +81,15 @@ def lr_range(
     check(task)
     recipe = with_groups(task, recipe)
     with failure_in_training(task), drawing(0):
-        lrs, losses = ramp(task, recipe, low, high, steps)
+        lrs, losses = ramp(task, recipe, low=low, high=high, steps=steps)
         word = lrs[losses.index(min(losses))]
-        tried = try_rates(task, recipe, [word * factor for factor in FACTORS], steps, seeds)
+        tried = try_rates(
+            task, recipe, [word * factor for factor in FACTORS], steps=steps, seeds=seeds
+        )
         while (best := min(tried, key=tried.__getitem__)) == max(tried) and best < high:
-            tried |= try_rates(task, recipe, [best * factor for factor in HIGHER], steps, seeds)
+            tried |= try_rates(
+                task, recipe, [best * factor for factor in HIGHER], steps=steps, seeds=seeds
+            )
     if math.isinf(tried[best]):
         raise UserError(
             f"no learning rate from {min(tried):.2g} to {max(tried):.2g} trains {task.name} with "
@@ -132,12 +136,12 @@ def try_rates(
 ) -> dict[float, float]:
     """The final loss of each constant rate, in one stack; if that raises an error, one by one."""
     with suppress(Exception):
-        return try_together(task, recipe, lrs, steps, seeds)
+        return try_together(task, recipe, lrs, steps=steps, seeds=seeds)
     tried = dict.fromkeys(lrs, math.inf)
     errors = []
     for lr in lrs:
         try:
-            tried |= try_together(task, recipe, [lr], steps, seeds)
+            tried |= try_together(task, recipe, [lr], steps=steps, seeds=seeds)
         except Exception as error:
             errors.append(error)
     if len(errors) == len(lrs):

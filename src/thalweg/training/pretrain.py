@@ -89,7 +89,13 @@ def by_task(
     values = task.curriculum if curriculum is None else curriculum
     values = require_list("curriculum", values, "a list of difficulties")
     stages = [replace(one, buffers=statistics) for one in simpler_first(task, values, steps)]
-    return run(stages, recipes_of(recipe, stages), seed, folder, optimizer_state)
+    return run(
+        stages,
+        recipes_of(recipe, stages),
+        seed=seed,
+        folder=folder,
+        optimizer_state=optimizer_state,
+    )
 
 
 def by_network(
@@ -143,7 +149,13 @@ def by_network(
             require_function(name, maker, "a function that makes layers")
     folder, task = Path(folder).absolute(), find(task)
     stages = shallow_first(task, blocks or task.blocks, head or task.head, steps)
-    return run(stages, recipes_of(recipe, stages), seed, folder, optimizer_state)
+    return run(
+        stages,
+        recipes_of(recipe, stages),
+        seed=seed,
+        folder=folder,
+        optimizer_state=optimizer_state,
+    )
 
 
 def offered(task: Task) -> tuple[str, ...]:
@@ -221,7 +233,7 @@ def shallow_first(
         replace(
             with_its_data(task),
             name=f"{task.name} by {depth} blocks, {frozen} of them frozen",
-            model=partial(network, blocks, head, depth, frozen),
+            model=partial(network, blocks, head, depth=depth, frozen=frozen),
         )
         for depth, frozen in networks
     ]

@@ -117,7 +117,7 @@ def run(
     for stage in stages:
         check(stage.task)
     paths = [folder / f"stage-{number}.safetensors" for number in range(1, len(stages) + 1)]
-    done = list(through(stages, recipes, seed, paths, optimizer_state))
+    done = list(through(stages, recipes, seed=seed, paths=paths, optimizer_state=optimizer_state))
     save(done[-1].handed.evaluated, checkpoint, {"plan": json.dumps(done[-1].plan)})
     return Pretrained(
         runs=tuple(one.run for one in done),
@@ -152,7 +152,7 @@ def through(
         carrying = {"optimizer_state": optimizer_state, "buffers": stage.buffers}
         plan = [*plan, described(stage.task, recipe, seed) | carrying]
         if not path.exists():
-            train_stage(stage, Member(recipe, seed), handed, path, plan)
+            train_stage(stage, Member(recipe, seed), before=handed, path=path, plan=plan)
         groups, record = read_state(path, plan)
         handed = Handed(groups["last"], groups["evaluated"], groups.get("states", {}))
         points = [Point(**point) for point in record["curve"]]
@@ -168,7 +168,7 @@ def train_stage(
         alone = Single(stage.task, [member])
         parameters = before.last if optimizer_state else before.evaluated
         (model,), (optimizer,) = alone.models, alone.optimizers
-        fresh = start_from(parameters, stage, model, alone, 0)
+        fresh = start_from(parameters, stage, model, population=alone, place=0)
         if optimizer_state:
             kept = parameters.keys() - set(fresh)
             taken = {key: x for key, x in before.states.items() if key.split(".", 1)[1] in kept}
@@ -194,7 +194,7 @@ def hand_on(before: Population, stage: Stage, fresh: Population) -> None:
     with torch.no_grad(), before.evaluation():
         for place, diverged in enumerate(before.diverged):
             if diverged is None:
-                start_from(before.state_dict(place), stage, model, fresh, place)
+                start_from(before.state_dict(place), stage, model, population=fresh, place=place)
 
 
 def start_from(

@@ -88,7 +88,7 @@ def train_members(
     diverged: list[Divergence | None] = [None] * len(members)
     for stage in stages:
         with failure_in_training(stage.task), drawing(members[0].seed):
-            population = begun(stage, members, width, way, population)
+            population = begun(stage, members, width=width, way=way, before=population)
             stepped = partial(tell, watch or (lambda *_: None), population)
             curves = learn(stage.task, population, stepped, before=stage.before)
             ended = test and stage is stages[-1]
@@ -211,10 +211,12 @@ def train(
     with failure_in_training(last.task), drawing(seed), board as scalars:
         alone = Single(last.task, [member], accumulate, precision)
         if done:
-            start_from(done[-1].handed.evaluated, last, alone.models[0], alone, 0)
+            start_from(done[-1].handed.evaluated, last, alone.models[0], population=alone, place=0)
         candidates = Candidates(last.task, alone)
         told = Together(scalars, progress or Silent())
-        curve = learn_alone(candidates, unfinished, plan, patience, last.before, told)
+        curve = learn_alone(
+            candidates, unfinished, plan=plan, patience=patience, before=last.before, progress=told
+        )
         kept = candidates.evaluated(curve[-1])
         if keep == "best":
             kept = candidates.chosen(kept)
@@ -255,7 +257,7 @@ def learn_alone(
         steps = before + steps_of(alone)
         epochs = epochs_of(alone) * steps / steps_of(alone)
         progress.began(task.metric_name, steps, epochs, before + alone.steps)
-        (curve,) = learn(task, alone, stepped, enough, [curve], before)
+        (curve,) = learn(task, alone, stepped=stepped, enough=enough, begun=[curve], before=before)
     if alone.diverged[0]:
         unfinished.unlink(missing_ok=True)
     require_finite(task, alone)

@@ -202,7 +202,16 @@ class Trials:
         steps = task.total_steps(length_of(task)) - since
         target = 0.0 if task.target is None else down(task, self.start, task.target)
         whole = max(one, other, target)
-        return Trial(remedy.words, old, new, gained, (one, other), whole, since=since, steps=steps)
+        return Trial(
+            remedy.words,
+            without=old,
+            with_it=new,
+            gain=gained,
+            descents=(one, other),
+            whole=whole,
+            since=since,
+            steps=steps,
+        )
 
 
 def ending_at(task: Task, since: int, most: int | None) -> Task:
