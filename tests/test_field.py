@@ -418,7 +418,7 @@ def test_any_text_in_a_space_is_taken_or_gets_a_sentence(text: str) -> None:
     [
         ("[space]", "line 7: space must be a table that says where a setting is tuned, such as lr"),
         ("[space]\nlr = 3", "line 8: lr: it needs a low and a high end, such as [1e-4, 0.1], not"),
-        ("[space]\nlr = [1, 0.1]", "line 8: lr: a space goes from a low to a higher value, not"),
+        ("[space]\nlr = [1, 0.1]", "line 8: lr: a space must go from a low to a higher value, not"),
         ("[space]\n\nbetas[0] = [0.5, 0.9]", 'in quotes, such as "betas[0]".'),
         ("[space]\nlr = [1, 2]\nlr = [1, 2]", "the recipe is no TOML: Cannot overwrite a value"),
         (f"[space]\nlr = {'9' * 5000}", "the recipe is no TOML: Exceeds the limit"),
