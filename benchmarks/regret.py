@@ -216,7 +216,7 @@ def raced(bench: Bench, seed: int, step: str) -> dict[str, Any]:
         "recipe": found.best.to_toml(),
         "shortlist": found.verdict.shortlist,
         "step": step,
-        "claimed": {row.entrant: row.named for row in found.verdict.rows},
+        "claimed": {one.entrant: one.named for one in found.verdict.summaries},
         "trainings": sum(run.round == "tuning" for run in found.record.runs),
         "tuning seconds": clock.seconds,
         "seconds": perf_counter() - clock.began,

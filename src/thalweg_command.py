@@ -1,5 +1,5 @@
-"""The command `thalweg`, in a module outside the package: importing the verbs takes seconds, and
-Ctrl-C is a clean stop from the first of them.
+"""The command `thalweg`. Its module is outside the package, because importing the verbs takes
+seconds, and Ctrl-C must be a clean stop during the import too.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import sys
 LINE = "\nstopped."
 
 SELDOM = 100
-"""Collections of the middle generation for one of the oldest; Python's own number is 10."""
+"""The garbage of the oldest generation is collected once in this number of collections of the
+middle one. Python's own number is 10."""
 
 
 def main() -> None:
     """Runs the command line; Ctrl-C at any moment is one line and exit status 130."""
-    # What imports make stays, a million objects: Python would look through all of it for garbage
-    # again and again. Young garbage is found as before.
+    # Imports make a million objects that stay. Python would search all of them for garbage again
+    # and again. Young garbage is collected as before.
     gc.set_threshold(*gc.get_threshold()[:2], SELDOM)
     # Imports may swallow an exception, or turn it into another.
     signal.signal(signal.SIGINT, leave)
@@ -37,7 +38,7 @@ def main() -> None:
     finally:
         # Nothing is left to stop, and an interpreter that is interrupted in its own end is noisy.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        # Or it would look through everything several times more before it ends.
+        # Otherwise Python would search all objects several times more before it ends.
         gc.freeze()
 
 

@@ -12,8 +12,8 @@ from thalweg.doctor.judge.finding import Finding, Severity
 from thalweg.doctor.objective.objective import Conditions
 from thalweg.doctor.readings.step import SeenStep
 from thalweg.doctor.trials.trial import LEVEL, MATERIAL, Trial
-from thalweg.doctor.watch.budget import Looks
-from thalweg.doctor.watch.course import Case, Course
+from thalweg.doctor.watch.budget import TimeSpent
+from thalweg.doctor.watch.history import Case, History
 from thalweg.doctor.watch.stopwatch import Seconds
 from thalweg.recipes import named
 from thalweg.statistics import Interval, compare
@@ -37,7 +37,7 @@ def made_diagnosis(markup: str = "", parameters: int = 2) -> Diagnosis:
         picture=lines(markup),
         symptoms=(symptom,),
     )
-    suspected = finding("saddle", "suspected", [], untried=f"trials were not asked for {markup}")
+    suspected = finding("saddle", "suspected", [], untried=f"trials were switched off {markup}")
     note = finding("unscaled inputs", "note", [trial("standardized inputs", shifted(-0.5))])
     return Diagnosis(
         task=f"digits {markup}",
@@ -46,14 +46,14 @@ def made_diagnosis(markup: str = "", parameters: int = 2) -> Diagnosis:
         findings=(cause, suspected, note),
         case=case(parameters, markup),
         unread={"modes": f"The model has no batch normalization {markup}."},
-        looks={"gradient norm": Looks(30, 0.3), "stability": Looks(3, 1.2)},
+        time_spent={"gradient norm": TimeSpent(30, 0.3), "stability": TimeSpent(3, 1.2)},
         share=0.75,
     )
 
 
 def nothing_seen() -> Diagnosis:
     """Of a training that was not looked at."""
-    seen = Case(Course(), None, 10, 4, "", ())
+    seen = Case(History(), None, 10, 4, "", ())
     return Diagnosis("digits", "adam", "log-loss", (), seen, {}, {}, 0.0)
 
 
@@ -104,9 +104,9 @@ def lines(markup: str) -> Picture:
 def case(parameters: int, markup: str) -> Case:
     names = [f"layer {i} {markup}" for i in range(parameters)]
     steps = {step: seen(step, names) for step in range(0, 30, 3)}
-    course = Course(30, {step: torch.tensor(1.0 + step) for step in range(30)}, steps)
+    history = History(30, {step: torch.tensor(1.0 + step) for step in range(30)}, steps)
     seconds = (Seconds("backward", Interval(2e-3, 1e-3, 3e-3), 0.6, 0.75),)
-    return Case(course, named("adam"), 192, 64, "", seconds)
+    return Case(history, named("adam"), 192, 64, "", seconds)
 
 
 def seen(step: int, names: list[str]) -> SeenStep:

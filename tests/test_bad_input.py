@@ -265,7 +265,7 @@ def test_an_empty_recipe_is_not_the_usual_one() -> None:
         (lambda: tw.race(TASK, timeout=5e-324), "timeout must be a number of seconds from 0.1 to"),
         (lambda: tw.train(TASK, "adam", out=3), "out must be a path, not 3"),
         (lambda: tw.train(TASK, ""), "no optimizer is called ''; known are adadelta"),
-        (lambda: tw.train(TASK, "zero.toml"), "zero.toml cannot be read: it is no regular file"),
+        (lambda: tw.train(TASK, "zero.toml"), "zero.toml cannot be read: it is not a regular file"),
         (lambda: tw.diagnose(TASK, say=3), "say must be a function that takes a text, not 3"),
         (lambda: tw.lr_range(TASK, "sgd", low="a"), "lr_range needs 0 < low < high"),
         (lambda: tw.Doctor(3, mse_loss, None), "the model must be a torch.nn.Module, not 3"),

@@ -176,7 +176,7 @@ def test_inputs_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("settings", [{}, {"momentum": None}, {"track_running_stats": False}])
 def test_a_batch_of_one_value_is_refused_with_what_to_do(settings: dict[str, Any]) -> None:
     layer = BatchNorm(3, **settings)
-    sentence = r"shape \[1, 3, 1\], one value a channel; give batches of two samples or more .*\.$"
+    sentence = r"shape \[1, 3, 1\], which has one value for each channel; give batches of two .*\.$"
     with pytest.raises(UserError, match=sentence):
         layer(torch.zeros(1, 3, 1))
     layer(torch.zeros(1, 3, 2))

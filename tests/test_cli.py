@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 import thalweg as tw
 from thalweg import cli
+from thalweg.doctor.criteria import CRITERIA
 from thalweg.recipes import RECIPES, Recipe
 from thalweg.tasks import bundled, find
 
@@ -153,7 +154,7 @@ def test_tuning_is_added_to_a_race_by_its_name_and_the_command_on_record_repeats
     assert command in repeated
     fewer = thalweg("race", task, "--resume", "mine", "--trials", "2")
     assert (fewer.status, fewer.out) == (2, "")
-    assert "trials 3 and not 2" in fewer.err
+    assert "trials 3, not 2" in fewer.err
 
 
 def test_a_file_that_cannot_be_written_does_not_cost_the_verdict(thalweg) -> None:
@@ -162,7 +163,8 @@ def test_a_file_that_cannot_be_written_does_not_cost_the_verdict(thalweg) -> Non
     assert stopped.status == 2
     assert "tuned recipes on saddle" in stopped.out
     assert stopped.err == (
-        f"thalweg: {Path.cwd()}/runs/saddle/winner.toml cannot be written: it is no regular file.\n"
+        f"thalweg: {Path.cwd()}/runs/saddle/winner.toml cannot be written: it is not a regular"
+        " file.\n"
     )
 
 
@@ -255,6 +257,11 @@ def test_a_recipe_that_warms_cools_clips_and_averages_goes_on_to_the_same_bits(
     assert "epoch 1 of 10" not in went_on.out
     found, expected = load_file("model.safetensors"), load_file("whole.safetensors")
     assert all(torch.equal(found[name], x) for name, x in expected.items())
+
+
+def test_the_doctors_help_lists_every_criterion(thalweg) -> None:
+    shown = " ".join(thalweg("doctor", "--help").out.split())
+    assert all(f"- {one}" in shown for one in CRITERIA)
 
 
 def test_the_recipe_in_the_help_can_be_trained_with(thalweg) -> None:

@@ -22,10 +22,10 @@ from thalweg.doctor.trials.trial import Remedy
 @criterion(25)
 def steep_start(case):
     """The loss is above 0.1 at the first step."""
-    step, seen = case.course.first(ConditionNumber)
+    step, seen = case.history.first(ConditionNumber)
     return Suspicion(
         "steep start",
-        sentence=f"The loss is {case.course.steps[0].loss:.3g} at the start.",
+        sentence=f"The loss is {case.history.steps[0].loss:.3g} at the start.",
         prescription="a start that is nearer",
         standing="A test says so.",
         facts=(Fact("condition number", exactly(seen.value), step),),

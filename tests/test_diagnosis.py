@@ -178,7 +178,7 @@ def advice(diagnosis: Diagnosis) -> list[object]:
 )
 def test_a_constant_added_to_the_loss_changes_no_finding(recipe: Recipe) -> None:
     plain = tw.diagnose(LINE, recipe, try_remedies=False)
-    first = plain.case.course.steps[0].loss
+    first = plain.case.history.steps[0].loss
     for constant in (-5.0, 1e3, -first):
         moved = tw.diagnose(plus(LINE, constant), recipe, try_remedies=False)
         assert advice(moved) == advice(plain), constant

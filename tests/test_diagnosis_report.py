@@ -76,7 +76,7 @@ def test_a_trial_that_diverged_on_every_seed_has_no_mark() -> None:
 
 
 def test_pictures_along_the_way_show_what_was_seen() -> None:
-    drawn = {picture.name: picture.figure["data"] for picture in along(MADE.case.course)}
+    drawn = {picture.name: picture.figure["data"] for picture in along(MADE.case.history)}
     assert list(drawn) == ["loss", "norm", "change", "best", "cosines", "rates"]
     assert drawn["loss"][0]["y"] == pytest.approx([3.0 - step / 30 for step in range(0, 30, 3)])
     assert drawn["best"][0]["y"][:3] == [pytest.approx(2.5), 0.5, None]
@@ -86,7 +86,7 @@ def test_pictures_along_the_way_show_what_was_seen() -> None:
 
 
 def test_of_many_parameters_a_few_are_drawn() -> None:
-    rates = along(made_diagnosis(parameters=100).case.course)[-1]
+    rates = along(made_diagnosis(parameters=100).case.history)[-1]
     assert rates.name == "rates"
     assert 6 <= len(rates.figure["data"]) <= 12
     assert f"{len(rates.figure['data'])} of 100 parameters" in rates.summary

@@ -97,7 +97,7 @@ def test_an_instrument_that_fails_is_told_and_stops_no_training(
     patient = Patient()
     doctor = watched(patient)
     assert same(patient, alone)
-    assert doctor.course.refusals["signals"] == "RuntimeError: out of order"
+    assert doctor.history.refusals["signals"] == "RuntimeError: out of order"
     assert "signals: RuntimeError: out of order" in str(doctor.diagnosis())
 
 
@@ -127,7 +127,7 @@ def test_a_sorted_loader_is_named_and_a_shuffle_tried() -> None:
 @pytest.mark.parametrize(
     ("coming", "sentence"),
     [
-        (None, "give the next batches"),
+        (None, "if the next batches are given"),
         ([(torch.zeros(4, 6), torch.zeros(4))], "trials need 5 coming batches or more, not 1."),
         ([({"x": torch.zeros(4)}, torch.zeros(4))] * 5, "they must be tuples of tensors."),
         (
@@ -199,16 +199,16 @@ def test_a_part_of_a_budget_leaves_the_rest_to_others(monkeypatch: pytest.Monkey
         if budget.allows("look", expected=1.0):
             with budget.spending("look"):
                 now += 1.0
-    assert budget.looks["norm"].count == pytest.approx(100, abs=1)
-    assert budget.looks["look"].count == pytest.approx(200, abs=1)
+    assert budget.by_name["norm"].count == pytest.approx(100, abs=1)
+    assert budget.by_name["look"].count == pytest.approx(200, abs=1)
 
 
 def test_norms_that_a_budget_leaves_out_change_no_step_and_are_told_at_theirs() -> None:
     whole, sparse = watched(Patient()), watched(Patient(), budget=1e-9)
-    assert list(whole.course.norms) == list(range(20))
-    assert len(sparse.course.norms) < 20
-    for step, norm in sparse.course.norms.items():
-        assert torch.equal(norm, whole.course.norms[step])
+    assert list(whole.history.norms) == list(range(20))
+    assert len(sparse.history.norms) < 20
+    for step, norm in sparse.history.norms.items():
+        assert torch.equal(norm, whole.history.norms[step])
     assert sparse.case(None, 20, "").last_step == 19
 
 
@@ -248,5 +248,5 @@ def test_the_recipe_in_use_steps_as_the_optimizer_does(
 
 def test_a_recipe_in_use_that_is_unknown_is_told() -> None:
     model = Patient().model
-    with pytest.raises(UserError, match="Rprop is none of the optimizers"):
+    with pytest.raises(UserError, match="the rules of Rprop are not known"):
         recipe_in_use(torch.optim.Rprop(model.parameters()), model)

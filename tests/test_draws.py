@@ -236,7 +236,10 @@ def test_a_pair_of_ends_is_a_space_on_the_documented_scale_or_else_on_a_plain_on
         ({"space": {"lr": 0.1}}, "lr: it needs a low and a high end, such as [1e-4, 0.1], not 0.1"),
         ({"space": {"lr": None}}, "lr: it needs a low and a high end"),
         ({"space": {"lr": "ab"}}, "lr: it needs a low and a high end"),
-        ({"space": {"lr": (1, 0.1)}}, "lr: a space goes from a low to a higher value, not from 1"),
+        (
+            {"space": {"lr": (1, 0.1)}},
+            "lr: a space must go from a low to a higher value, not from 1",
+        ),
         (
             {"space": {"lr": (0, 1)}},
             "lr: a space on the log scale begins above 0, not at 0; on the",
@@ -277,7 +280,7 @@ def test_a_wrong_argument_of_an_entrant_gets_a_sentence(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((1, 1), "a space goes from a low to a higher value, not from 1 to 1."),
+        ((1, 1), "a space must go from a low to a higher value, not from 1 to 1."),
         ((0.5, 1.0, "log_one_minus"), "a space on the scale log_one_minus ends below 1, not at 1."),
         ((1, 2, "lin"), "the scale of a space is linear, log or log_one_minus, not 'lin'."),
         ((1, 2, []), "the scale of a space is linear, log or log_one_minus, not []."),

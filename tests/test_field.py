@@ -90,7 +90,7 @@ def test_recipes_from_python_race_as_they_stand_beside_names_that_are_tuned() ->
     result = raced([mine, "sgd"], cooling="tune")
     assert tried(result, "momentum") == [mine]
     assert len(tried(result, "sgd")) == 2
-    (row,) = [row for row in result.verdict.rows if row.entrant == "momentum"]
+    (row,) = [row for row in result.verdict.summaries if row.entrant == "momentum"]
     assert row.values == {}
 
 
@@ -99,8 +99,11 @@ def test_a_verdict_and_its_report_say_how_many_were_tuned() -> None:
     none = raced(["a.toml", "b.toml"])
     assert "these 2 recipes, none of them tuned, on saddle by height" in none.verdict.sentence
     limits = " ".join(none.verdict.limits)
-    assert "This speaks of these recipes on saddle, 6 steps each, and not of" in limits
-    assert "a and b raced untuned, with the settings and schedules that were given." in limits
+    assert (
+        "This verdict is about these recipes on saddle, with 6 steps each. It is not about"
+        in limits
+    )
+    assert "a and b raced without tuning, with the given settings and schedules." in limits
     assert "tuned with" not in limits
     assert "tried with" not in limits
     assert none.report().read_text().count("as given") == 2
@@ -110,11 +113,11 @@ def test_a_verdict_and_its_report_say_how_many_were_tuned() -> None:
     assert "the tuned under linear cooling to a hundredth" in some.verdict.sentence
     limits = " ".join(some.verdict.limits)
     assert "Each tuned entrant was tried with 2 configurations, and the best 2 again on" in limits
-    assert "a raced untuned" in limits
+    assert "a raced without tuning" in limits
     assert "b (baseline) raced as it is used now" in limits
     assert (
-        "What tuning alone gains is what b (tuned) gains over b (baseline), the common cooling"
-        " included."
+        "The gain by tuning alone is the gain of b (tuned) over b (baseline), which includes the"
+        " common cooling."
     ) in limits
     page = some.report().read_text()
     assert page.count(">used now<") == page.count(">used now, tuned<") == 1
@@ -123,7 +126,7 @@ def test_a_verdict_and_its_report_say_how_many_were_tuned() -> None:
 @pytest.mark.usefixtures("files")
 def test_a_race_that_diverges_untuned_is_not_advised_to_widen_its_spaces() -> None:
     wild = [tw.Entrant(name, tw.sgd(lr=lr)) for name, lr in {"x": 1e30, "y": 1e31}.items()]
-    assert "have it tuned" in raced(wild).verdict.advice[0]
+    assert "let it be tuned" in raced(wild).verdict.advice[0]
 
 
 # Tuned
@@ -355,7 +358,9 @@ def test_a_race_does_not_go_on_in_another_space(file: str, more: dict[str, Any])
     Path("a.toml").write_text(f"{A}[space]\nlr = [1e-3, 1e-2]\n")
     raced(["a.toml", "b.toml"])
     Path("a.toml").write_text(file)
-    with pytest.raises(UserError, match="another recipe or search space for a; it is left as it"):
+    with pytest.raises(
+        UserError, match="another recipe or search space for a; nothing was changed"
+    ):
         raced(["a.toml", "b.toml"], **more)
 
 
@@ -413,7 +418,7 @@ def test_any_text_in_a_space_is_taken_or_gets_a_sentence(text: str) -> None:
     [
         ("[space]", "line 7: space must be a table that says where a setting is tuned, such as lr"),
         ("[space]\nlr = 3", "line 8: lr: it needs a low and a high end, such as [1e-4, 0.1], not"),
-        ("[space]\nlr = [1, 0.1]", "line 8: lr: a space goes from a low to a higher value, not"),
+        ("[space]\nlr = [1, 0.1]", "line 8: lr: a space must go from a low to a higher value, not"),
         ("[space]\n\nbetas[0] = [0.5, 0.9]", 'in quotes, such as "betas[0]".'),
         ("[space]\nlr = [1, 2]\nlr = [1, 2]", "the recipe is no TOML: Cannot overwrite a value"),
         (f"[space]\nlr = {'9' * 5000}", "the recipe is no TOML: Exceeds the limit"),

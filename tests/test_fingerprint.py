@@ -105,7 +105,7 @@ def test_a_stopped_training_does_not_go_on_with_another_task(
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(small(), "sgd", out=tmp_path / "m", progress=Told(9))
-    with pytest.raises(UserError, match=f"is of another training, with {words}"):
+    with pytest.raises(UserError, match=f"belongs to another training, with {words}"):
         train(replace(small(), **change), "sgd", out=tmp_path / "m")
 
 

@@ -233,7 +233,7 @@ def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
 def test_a_file_that_is_no_database_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "race").mkdir()
     (tmp_path / "race" / FILE).write_text("my notes\n" * 200)
-    with pytest.raises(UserError, match="no ledger of thalweg"):
+    with pytest.raises(UserError, match="not a ledger of thalweg"):
         opened(tmp_path / "race")
     assert (tmp_path / "race" / FILE).read_text() == "my notes\n" * 200
 
@@ -243,7 +243,7 @@ def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
     other = sqlite3.connect(tmp_path / "race" / FILE)
     other.execute("CREATE TABLE facts (name TEXT, value TEXT)")
     other.close()
-    with pytest.raises(UserError, match="no ledger of thalweg"):
+    with pytest.raises(UserError, match="not a ledger of thalweg"):
         opened(tmp_path / "race")
 
 

@@ -409,19 +409,19 @@ def test_a_plateau_is_told_the_metric_that_it_watches(metric: Any, tmp_path: Pat
 def test_a_metric_that_is_not_logged_is_named(tmp_path: Path) -> None:
     module = Module(sgd())
     module.validation_step = lambda *_: None  # type: ignore[method-assign]
-    with pytest.raises(UserError, match="the module has logged nothing as val_loss"):
+    with pytest.raises(UserError, match="the module has logged no metric val_loss"):
         fit(module, tmp_path)
 
 
 def test_a_module_with_another_optimizer_is_told(tmp_path: Path) -> None:
     module = Module(sgd())
     module.configure_optimizers = lambda: torch.optim.SGD(module.parameters())  # type: ignore
-    with pytest.raises(UserError, match=r"needs an optimizer of thalweg's .*, not SGD"):
+    with pytest.raises(UserError, match=r"needs a thalweg optimizer .*, not SGD"):
         fit(module, tmp_path)
 
 
 def test_without_the_library_what_to_install_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
     monkeypatch.delitem(sys.modules, "thalweg.integrations.lightning")
-    with pytest.raises(ImportError, match=r"needs it: pip install 'thalweg\[lightning\]'"):
+    with pytest.raises(ImportError, match=r"needs Lightning: pip install 'thalweg\[lightning\]'"):
         importlib.import_module("thalweg.integrations.lightning")

@@ -66,9 +66,11 @@ def test_what_cannot_tell_of_noise_is_refused() -> None:
     def of(*batches: tuple[Tensor, Tensor]) -> None:
         noise(Objective(Slope(), lambda outputs, _: outputs.mean(), batches))
 
-    with pytest.raises(UserError, match="from 3 batches or more of one size; here are 2 of 4"):
+    with pytest.raises(
+        UserError, match="from 3 or more batches of one size, not from 2 batches of 4"
+    ):
         of(batch, batch)
-    with pytest.raises(UserError, match="here are 3 of 4, 5 samples"):
+    with pytest.raises(UserError, match="not from 3 batches of 4, 5 samples"):
         of(batch, batch, longer)
     with pytest.raises(UserError, match="the same: there is no noise"):
         of(batch, batch, batch)

@@ -306,8 +306,8 @@ def test_a_compiled_or_parallel_model_is_looked_at_as_it_was_written() -> None:
 @pytest.mark.parametrize(
     ("model", "batches", "sentence"),
     [
-        (small_network(), [], "needs a list of one batch or more"),
-        (small_network(), batch_of(4), r"each a tuple \(inputs..., target\)"),
+        (small_network(), [], "needs a list of at least one batch"),
+        (small_network(), batch_of(4), r"each must be a tuple \(inputs..., target\)"),
         (nn.ReLU(), [batch_of(4)], "no trainable parameters"),
         (nn.Linear(4, 2, dtype=torch.complex64), [batch_of(4)], "complex parameters"),
         (small_network(), [(1, 2)], r"must be a tuple \(inputs..., target\) of tensors"),
@@ -344,7 +344,7 @@ def test_sharded_parameters_are_refused() -> None:
     try:
         model = small_network()
         fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
-        with pytest.raises(UserError, match="sharded; gather them into a whole model first"):
+        with pytest.raises(UserError, match="sharded; first gather them into a whole model"):
             Objective(model, F.mse_loss, [batch_of(16)])
     finally:
         distributed.destroy_process_group()

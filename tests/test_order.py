@@ -48,7 +48,7 @@ def test_the_same_samples_in_every_batch_differ_by_round_off_alone(seed: int) ->
 @pytest.mark.parametrize(
     ("targets", "sentence"),
     [
-        (torch.zeros(16), "three batches"),
+        (torch.zeros(16), "three or more batches"),
         (torch.zeros(24), "All targets are the same"),
         (torch.zeros(24, dtype=torch.long), "All targets are the same"),
         (torch.zeros(24, 2, dtype=torch.long), "real numbers or classes"),

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import thalweg as tw
 from thalweg import cli
-from thalweg.doctor.readings.limits import stepping
+from thalweg.doctor.readings.limits import group_rule
 from thalweg.doctor.trials.in_use import recipe_in_use
 from thalweg.errors import UserError
 from thalweg.racing.torch_code import in_torch
@@ -203,8 +203,8 @@ def test_what_is_known_of_a_rule_is_not_taken_for_known_of_one_that_changes_its_
 
     params = [torch.ones(1, requires_grad=True)]
     with pytest.raises(UserError, match="No limit of stability is known for Longer"):
-        stepping(tw.optim.Optimizer(params, Longer()), 0)
-    assert stepping(tw.optim.Optimizer(params, Renamed()), 0).limit == pytest.approx(38 / 0.5)
+        group_rule(tw.optim.Optimizer(params, Longer()), 0)
+    assert group_rule(tw.optim.Optimizer(params, Renamed()), 0).limit == pytest.approx(38 / 0.5)
     assert in_torch(tw.chain(Longer())) == (None, "torch.optim has no Longer.")
 
 
@@ -342,7 +342,7 @@ def test_the_doctor_knows_the_limit_of_the_readmes_other_rule() -> None:
     w.grad = torch.tensor([3.0, 4.0])
     optimizer = tw.optim.Optimizer([w], tw.chain(rule_named("rules.py:Scaled")(lr=0.5)))
     optimizer.step()
-    found = stepping(optimizer, 0)
+    found = group_rule(optimizer, 0)
     assert found.limit == pytest.approx(2 / 0.5)
     assert found.metric(w, optimizer.state[w]).tolist() == pytest.approx([0.3, 0.4])
 

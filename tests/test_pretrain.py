@@ -299,7 +299,7 @@ def first_only(value: float) -> Task:
         (
             {},
             {"recipe": ["sgd", "adam", "adam"], "optimizer_state": True},
-            "cannot be carried from recipe sgd to adam, whose rules differ; give recipes of",
+            "cannot be handed from recipe sgd to recipe adam, because their rules differ;",
         ),
         (
             {},
@@ -319,7 +319,7 @@ def test_what_cannot_be_pretrained_is_said_in_a_sentence(
 
 
 def test_a_network_that_cannot_grow_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="needs two blocks or more to grow a network of, not 1"):
+    with pytest.raises(UserError, match="needs two blocks or more, not 1"):
         pretrain.by_network(waves(), "adam", tmp_path, blocks=lambda: blocks()[:1], head=head)
     with pytest.raises(UserError, match="The blocks cannot be made: ZeroDivisionError"):
         pretrain.by_network(waves(), "adam", tmp_path, blocks=lambda: 1 / 0, head=head)  # type: ignore[arg-type,return-value]
@@ -335,9 +335,9 @@ def test_a_network_that_cannot_grow_is_refused(tmp_path: Path) -> None:
 def test_a_folder_of_another_pretraining_is_refused(tmp_path: Path) -> None:
     pretrain.by_task(waves(steps=6), "adam", tmp_path)
     for arguments in ({"recipe": "sgd"}, {"seed": 1}, {"curriculum": (1.5, 2.0)}):
-        with pytest.raises(UserError, match=r"stage-1\.safetensors is of another training"):
+        with pytest.raises(UserError, match=r"stage-1\.safetensors belongs to another training"):
             pretrain.by_task(waves(steps=6), **{"recipe": "adam", "folder": tmp_path, **arguments})
-    with pytest.raises(UserError, match=r"stage-1\.safetensors is of another training"):
+    with pytest.raises(UserError, match=r"stage-1\.safetensors belongs to another training"):
         pretrain.by_task(waves(steps=60), "adam", tmp_path)
     (tmp_path / "stage-2.safetensors").write_text("damaged")
     with pytest.raises(

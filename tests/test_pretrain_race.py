@@ -187,7 +187,7 @@ def test_the_winner_and_the_verdict_say_that_it_was_pretrained(tmp_path: Path) -
     assert result.best.pretrain == "by network"
     told = str(result.verdict)
     assert "Pre-trained (by network): 13 steps in 3 equal stages" in told
-    assert "Pre-training by network is no matter of an optimizer" in told
+    assert "begins with a pre-training (by network)" in told
     assert "pretrain=True" in result.record.command
 
 
@@ -306,7 +306,7 @@ def test_at_the_command_line_it_is_a_word(thalweg) -> None:
         (("race", "saddle", "--pretrain"), "Task 'saddle' offers no pre-training: it has neither"),
         (("train", "saddle", "--recipe", "sgd", "--pretrain"), "offers no pre-training"),
         (("train", "saddle", "--recipe", "by_task.toml"), "Task 'saddle' has no simpler tasks;"),
-        (("race", "waveform", "--entrants", "sgd,by_network.toml"), "has no blocks to grow"),
+        (("race", "waveform", "--entrants", "sgd,by_network.toml"), "has no blocks from which"),
         (("train", "saddle", "--recipe", "typo.toml"), "did you mean by task?"),
     ],
 )
@@ -324,7 +324,7 @@ def test_a_pretraining_that_cannot_be_had_is_one_sentence(thalweg, command, sent
 def test_what_a_task_offers_must_be_whole_and_to_the_point(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="needs functions for both blocks and head, or for neither"):
         waves(head=None)
-    with pytest.raises(UserError, match="offers two pre-trainings: say which in the recipe"):
+    with pytest.raises(UserError, match="offers two pre-trainings: choose one in the recipe"):
         tw.train(waves(), "adam", pretrain=True, out=tmp_path / "m")
     other = waves(curriculum=(), model=lambda: nn.Sequential(nn.Linear(4, 2)).double())
     with pytest.raises(

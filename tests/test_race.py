@@ -171,7 +171,7 @@ def test_the_verdict_and_the_report_say_which_way_the_metric_is_better(tmp_path:
     def negative(outputs: Tensor, targets: Tensor) -> Tensor:
         return -F.mse_loss(outputs, targets)
 
-    with pytest.raises(UserError, match="'net' has a metric of its own, so it must say which way"):
+    with pytest.raises(UserError, match="'net' has a metric, so it must say which direction"):
         replace(NET, metric=negative)
     task = replace(NET, metric=negative, direction="max")
     raced = short(tmp_path, task, step="single", seeds=2, trials=1)
@@ -305,7 +305,7 @@ def test_unusual_models_race_train_and_are_diagnosed(tmp_path: Path, task: Task)
     trained = train(task, averaged, keep="best", out=tmp_path / "model.safetensors")
     saved = load_file(trained.checkpoint)
     assert saved.keys() >= dict(task.fresh_model().named_parameters()).keys()
-    assert diagnose(task, trial_steps=3).case.course.length == 6
+    assert diagnose(task, trial_steps=3).case.history.length == 6
 
 
 def test_members_of_lazy_layers_begin_at_the_same_weights_alone_and_stacked() -> None:

@@ -189,7 +189,7 @@ def test_the_search_says_who_was_stopped_and_why() -> None:
     assert ended.startswith("8 explored and 3 tried again. Chosen: lr 0.00999, ")
     assert "Stopped" not in went_on
     assert ended.endswith(
-        " Stopped after 8: the chance that it came close to the best of all was 2\u00a0%."
+        " Stopped after 8: the probability to come close to the best result of all was 2\u00a0%."
     )
 
 

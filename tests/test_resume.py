@@ -199,12 +199,12 @@ def test_all_that_was_given_is_on_record(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"trials": 8}, r"trials 9 and not 8; trials can only be added.*--name net-2"),
+        ({"trials": 8}, r"trials 9, not 8; trials can only be added.*--name net-2"),
         ({"trials": 0}, "trials must be a whole number from 1 to 1000, not 0"),
         ({"seeds": 20}, "resume takes seeds from the race's record: leave seeds out"),
         ({"entrants": ["sgd", "lion"]}, "resume takes entrants from the race's record"),
         ({"name": "other"}, "resume takes name from the race's record"),
-        ({"resume": "ten"}, r"ten holds no race that could be resumed"),
+        ({"resume": "ten"}, r"there is no race in .*ten that could be resumed"),
         ({"resume": "../net"}, "name must be the name of one folder"),
         ({"task": replace(NET, batch_size=8)}, "another batch size under the same name"),
         ({"task": replace(NET, name="ten")}, "task net and not ten"),

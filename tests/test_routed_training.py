@@ -191,7 +191,7 @@ def test_the_rate_of_a_group_comes_under_the_schedule_of_the_recipe() -> None:
         (lambda model: [{"params": model.parameters(), "momentum": 0.1}], "no chain has momentum"),
         (lambda model: model.parameters(), "group 0 of task tiny must be a dictionary such as"),
         (lambda _: 1 / 0, "Task 'tiny' failed in training"),
-        ("all", "needs a function of its model that gives parameter groups"),
+        ("all", "needs a function that takes the model and gives parameter groups"),
     ],
 )
 def test_groups_that_are_none_are_refused(groups: Any, sentence: str, tmp_path: Path) -> None:

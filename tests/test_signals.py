@@ -211,7 +211,7 @@ def test_a_matrix_far_from_normal_grows_before_it_decays() -> None:
 @pytest.mark.parametrize(
     ("weight", "sentence"),
     [
-        (torch.ones(2, 3), r"is square; this one is \[2, 3\]"),
+        (torch.ones(2, 3), r"must be square; this one is \[2, 3\]"),
         (torch.full((2, 2), math.nan), "not finite"),
     ],
 )

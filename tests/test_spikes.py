@@ -101,8 +101,8 @@ def test_what_cannot_be_told_is_refused() -> None:
     refused: list[tuple[Any, str]] = [
         (lambda: spikes([1.0] * 50, window=5), "window must be a whole number from 20"),
         (lambda: spikes([1.0] * 50, threshold=0), "threshold must be above 0"),
-        (lambda: clips([math.nan]), "one or more finite"),
-        (lambda: clips([1.0], [101]), "Percentiles lie between 0 and 100"),
+        (lambda: clips([math.nan]), "at least one of them must be finite"),
+        (lambda: clips([1.0], [101]), "percentiles must lie between 0 and 100"),
         (lambda: surprises(model, adam), "No tensor has a gradient and a second moment yet"),
         (lambda: surprises(model, torch.optim.SGD(model.parameters())), "SGD has no second mom"),
     ]

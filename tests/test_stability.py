@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from patients import NOTHING, Bowl, batch_of, exact, height, small_network
 from thalweg import optim, rules, schedules
 from thalweg.doctor.objective.objective import Objective
-from thalweg.doctor.readings.limits import stepping
+from thalweg.doctor.readings.limits import group_rule
 from thalweg.doctor.readings.stability import stability
 from thalweg.errors import UserError
 from thalweg.recipes import adam, chain, clip_norm, delta_bar_delta, momentum, tail_average
@@ -98,7 +98,7 @@ def test_steps_shrink_just_below_the_edge_and_grow_just_above_it(make: Make) -> 
 
 def test_every_rule_that_says_its_edge_is_let_run() -> None:
     params = [torch.ones(1, requires_grad=True)]
-    run = {stepping(make(params, 1.0), 0).rule for make in OPTIMIZERS.values()}
+    run = {group_rule(make(params, 1.0), 0).kind for make in OPTIMIZERS.values()}
     assert run == {rule for rule in RULES.values() if rule.edge is not Rule.edge}
 
 

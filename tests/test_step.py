@@ -132,7 +132,7 @@ def test_differences_below_round_off_tell_nothing() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-9)
     watch = train(model, optimizer, F.mse_loss, [batch_of(16)])
     assert watch.seen[0].overshoots is None
-    with pytest.raises(UserError, match="All steps lie within round-off"):
+    with pytest.raises(UserError, match="Round-off hides the change of every step"):
         watch.overshooting()
 
 

@@ -350,7 +350,7 @@ class WhenEvaluated(rules.SGD):
         (Sometimes(), "a rule asks for other sums of one tensor than of another"),
         (Elsewhere(), "no scope is called models; did you mean model?"),
         (OfANumber(), "a norm, dot, mean or largest goes over the elements of a tensor, not"),
-        (WhenEvaluated(), "norm, dot, mean and largest are known while a step is taken"),
+        (WhenEvaluated(), "norm, dot, mean and largest can be used only in a rule"),
     ],
     ids=lambda part: type(part).__name__ if isinstance(part, Rule) else "",
 )

@@ -111,8 +111,8 @@ def test_data_is_made_once() -> None:
         ({"batch_size": True}, "batch_size must be a whole number from 1 to 4294967295, not True"),
         ({"direction": "down"}, "needs direction 'min' or 'max', not 'down'"),
         ({"target": math.nan}, "needs a finite number as its target, not nan"),
-        ({"curriculum": (1,)}, "so it needs a function that makes the task of a value, not None"),
-        ({"curriculum": (1,), "difficulty": 3}, "makes the task of a value, not 3; write difficu"),
+        ({"curriculum": (1,)}, "needs a function that makes the task from a value, not None"),
+        ({"curriculum": (1,), "difficulty": 3}, "the task from a value, not 3; write difficu"),
         ({"model": linear_model()}, "makes its model, not a Linear; write model=lambda"),
         ({"data": linear_data()}, "makes its data, not a Data; write data=lambda"),
         ({"loss": 3}, r"function of \(outputs, targets\) as its loss, not an int"),
@@ -120,8 +120,8 @@ def test_data_is_made_once() -> None:
         ({"also": [F.l1_loss]}, "as a dictionary of functions by name, not a list"),
         ({"also": {"size": 1}}, "as its further metric 'size', not an int"),
         ({"model": linear_model()}, r"write model=lambda: copy.deepcopy\(model\)"),
-        ({"metric": F.l1_loss}, "which way is better: give direction='max' where higher is"),
-        ({"direction": "max"}, "direction 'max' and no metric, but a loss is descended; give what"),
+        ({"metric": F.l1_loss}, "which direction is better: give direction='max' if higher"),
+        ({"direction": "max"}, "direction 'max' but no metric, and a lower loss is always better"),
         ({"also": {"loss": F.l1_loss}}, "a further metric called 'loss', which is the name of"),
         (
             {"metric": F.l1_loss, "direction": "min", "also": {"metric": F.mse_loss}},
@@ -129,7 +129,7 @@ def test_data_is_made_once() -> None:
         ),
         ({"metric_name": " "}, "a metric's name must be printable text, not ' '"),
         ({"also": {3: F.l1_loss}}, "a metric's name must be printable text, not 3"),
-        ({"also": {"low": F.l1_loss}}, "called 'low', as the ends of an interval are called in"),
+        ({"also": {"low": F.l1_loss}}, "called 'low', which is also the name of an interval's end"),
     ],
 )
 def test_a_task_that_cannot_be_used_is_refused(changes: dict[str, Any], sentence: str) -> None:
@@ -298,7 +298,7 @@ def ragged_samples() -> Data:
             {"model": made_for_inference},
             "of task 'line' was made in torch.inference_mode",
         ),
-        ({"data": ragged_samples}, "samples of the train split of task 'line' do not stack"),
+        ({"data": ragged_samples}, "samples of the train split of task 'line' cannot be stacked"),
         ({"model": failing}, "model of task 'line' cannot be made: FileNotFoundError"),
         ({"model": dict}, "must return a torch.nn.Module, not of type dict"),
         ({"model": nn.Identity}, "has no trainable parameters"),
@@ -319,7 +319,7 @@ def ragged_samples() -> Data:
             r"tensor of shape \[1\] that is no parameter of a fresh model, so it",
         ),
         ({"loss": lambda o, t: CENTRED(o, t)}, "no parameter of a fresh model, so it would"),
-        ({"model": Unlisted}, r"tensor of shape \[3, 3\] that is no .* go into an nn.ModuleList"),
+        ({"model": Unlisted}, r"tensor of shape \[3, 3\] that is no .*use an nn.ModuleList"),
         ({"model": lambda: Late(3, 1)}, r"tensor of shape \[2, 1, 1\] that is no parameter of a f"),
         (
             {"model": lambda: Unconnected(3, 1), "loss": lambda o, _: (o.requires_grad_()).mean()},
@@ -368,7 +368,7 @@ def ragged_samples() -> Data:
             "further validation metric 'gap' of task 'line' must be one",
         ),
         ({"also": {"gap": lambda o, t: o.sub_(t).norm()}}, "'gap' .* changes the outputs or targ"),
-        ({"also": {"gap": lambda _o, _t: 10**400}}, "'gap' .* is no number that can be used: Over"),
+        ({"also": {"gap": lambda _o, _t: 10**400}}, "'gap' .* does not give a usable number: Over"),
     ],
 )
 def test_check_says_in_one_sentence_what_is_wrong(changes: dict[str, Any], sentence: str) -> None:

@@ -64,7 +64,7 @@ def test_a_live_table_shows_round_members_best_speed_and_time_left(tmp_path: Pat
     assert re.search(r"sgd +\d\.\d+", shown)
     assert "final round: " in shown
     assert "median so far" in shown
-    assert re.search(r"look at 6 seeds: (nobody out|out: \w+); [12] still on", shown)
+    assert re.search(r"look at 6 seeds: (none out|out: \w+); [12] on the shortlist", shown)
 
 
 def test_a_live_bar_shows_epoch_loss_metric_and_time_left(tmp_path: Path) -> None:

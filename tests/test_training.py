@@ -671,7 +671,7 @@ def test_a_run_of_another_kind_does_not_go_on(tmp_path: Path) -> None:
         train(**given, progress=Told(5))
     others = {"recipe": "adam", "seed": 1, "keep": "best", "patience": 3, "accumulate": 2}
     for other in others.items():
-        with pytest.raises(UserError, match=r"safetensors\.unfinished is of another training"):
+        with pytest.raises(UserError, match=r"safetensors\.unfinished belongs to another training"):
             train(**(given | dict([other])))
     (tmp_path / "model.safetensors.unfinished").write_text("damaged")
     with pytest.raises(UserError, match=r"unfinished cannot be read .*; delete it to begin again"):

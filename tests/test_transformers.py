@@ -296,12 +296,14 @@ def test_a_trainer_with_another_optimizer_is_told(tmp_path: Path) -> None:
     model = Tiny(Config())
     other = trainer(model, sgd(), tmp_path)
     other.optimizer = torch.optim.SGD(model.parameters())
-    with pytest.raises(UserError, match=r"needs an optimizer of thalweg's, .*, not SGD"):
+    with pytest.raises(UserError, match=r"needs a thalweg optimizer, .*, not SGD"):
         other.train()
 
 
 def test_without_the_library_what_to_install_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     monkeypatch.delitem(sys.modules, "thalweg.integrations.transformers")
-    with pytest.raises(ImportError, match=r"needs it: pip install 'thalweg\[transformers\]'"):
+    with pytest.raises(
+        ImportError, match=r"needs transformers: pip install 'thalweg\[transformers\]'"
+    ):
         importlib.import_module("thalweg.integrations.transformers")

@@ -5,15 +5,19 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import thalweg
 from stubs import SOURCE, STUBS, printed
 from thalweg import named, optim, rules
 
@@ -50,6 +54,13 @@ recipes.delta_bar_delta(increase=0.1)
 adam: optim.Adam = tw.optim.Adam(weights, lr=0.1, fused=True)
 trained(optim.SGD([{"params": weights, "lr": 0.1}], momentum=0.9, maximize=True))
 trained(optim.Optimizer(weights, tw.delta_bar_delta()))
+raced: tw.Race = tw.race("digits", ["adam", tw.sgd(0.1)], trials=8, runs="runs")
+raced.report("report.html")
+found: tw.Diagnosis = tw.diagnose("digits", tw.adam(), budget=0.03, say=print)
+found.report("doctor.html")
+tw.race("digits", trails=8)  # wrong
+tw.race("digits", seeds="many")  # wrong
+tw.diagnose("digits", tw.adam(), 3)  # wrong
 tw.adam(lr="fast")  # wrong
 tw.adam(rate=0.1)  # wrong
 tw.adam(betas=0.9)  # wrong
@@ -147,6 +158,21 @@ def test_help_shows_the_formula_and_every_setting(name: str) -> None:
         assert all(f"\n{setting}: " in told for setting in settings), settings
         assert {"lr", "weight_decay"} <= set(settings)
     assert (drop_in.__module__, recipe.__module__) == ("thalweg.optim.named", "thalweg.named")
+
+
+@pytest.mark.parametrize("verb", [thalweg.race, thalweg.diagnose, thalweg.train])
+def test_every_argument_of_a_verb_has_a_type_and_a_line_of_help(verb: Callable[..., Any]) -> None:
+    known = inspect.signature(verb)
+    told = inspect.getdoc(verb) or ""
+    for name, one in known.parameters.items():
+        assert one.annotation is not one.empty
+        assert re.search(rf"\b{name}\b.*:", told), name
+    assert known.return_annotation is not known.empty
+
+
+def test_the_verbs_return_what_their_signatures_say() -> None:
+    assert inspect.signature(thalweg.race).return_annotation == "Race"
+    assert inspect.signature(thalweg.diagnose).return_annotation == "Diagnosis"
 
 
 def test_a_rule_of_ones_own_shows_its_settings() -> None:

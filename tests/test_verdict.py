@@ -16,7 +16,7 @@ from scipy import stats
 
 from made_record import made_record
 from thalweg.racing import wording
-from thalweg.racing.measures import Row
+from thalweg.racing.measures import Summary
 from thalweg.racing.record import Certainty, Departure, Edge, Look, Record, Stop
 from thalweg.racing.search import EXPLORED
 from thalweg.racing.verdict import Verdict, verdict
@@ -25,8 +25,8 @@ from thalweg.recipes import Recipe
 FIELD = {"sgd": 0.3, "momentum": 0.25, "adam": 0.1, "adamw": 0.1005, "lion": 0.2}
 
 
-def row(judged: Verdict, entrant: str) -> Row:
-    return next(row for row in judged.rows if row.entrant == entrant)
+def summary(judged: Verdict, entrant: str) -> Summary:
+    return next(one for one in judged.summaries if one.entrant == entrant)
 
 
 def finals(record: Record, entrant: str) -> dict[int, float]:
@@ -59,12 +59,12 @@ def test_one_left_is_the_best() -> None:
     assert "under linear cooling to a hundredth" in judged.sentence
     assert judged.best == "adam"
     assert judged.shortlist == ("adam",)
-    assert judged.advice == (f"Use adam (lr {row(judged, 'adam').values['lr']:.4g}).",)
+    assert judged.advice == (f"Use adam (lr {summary(judged, 'adam').values['lr']:.4g}).",)
 
 
 def test_a_few_left_cannot_be_told_apart_and_the_rest_are_worse() -> None:
     judged = verdict(made_record(FIELD))
-    assert judged.sentence.startswith("adam and adamw cannot be told apart; the rest are worse")
+    assert judged.sentence.startswith("adam and adamw cannot be distinguished; the rest are worse")
     assert judged.shortlist == ("adam", "adamw")
     assert judged.best in judged.shortlist
 
@@ -78,7 +78,7 @@ def test_nearly_all_left_is_no_clear_winner() -> None:
 def test_three_that_are_left_are_listed_in_words() -> None:
     losses = {"sgd": 0.1, "momentum": 0.1, "adam": 0.1, "lion": 0.4, "nadam": 0.4}
     record = made_record(losses, noise=0.0)
-    assert verdict(record).sentence.startswith("sgd, momentum and adam cannot be told apart;")
+    assert verdict(record).sentence.startswith("sgd, momentum and adam cannot be distinguished;")
 
 
 def test_an_unfinished_race_has_no_verdict() -> None:
@@ -86,7 +86,7 @@ def test_an_unfinished_race_has_no_verdict() -> None:
     assert "not finished" in judged.sentence
     assert judged.best is None
     assert judged.recipe is None
-    assert all(one.test is None for one in judged.rows)
+    assert all(one.test is None for one in judged.summaries)
 
 
 def test_a_race_that_has_not_begun_has_no_verdict() -> None:
@@ -100,8 +100,8 @@ def test_one_seed_tells_nobody_apart() -> None:
     judged = verdict(made_record({"sgd": 0.3, "adam": 0.1}, seeds=1))
     assert "no clear winner" in judged.sentence
     assert "over 1 seed," in judged.sentence
-    assert any("1 seed cannot tell any two apart" in line for line in judged.advice)
-    assert row(judged, "sgd").difference is not None
+    assert any("1 seed cannot distinguish any two entrants" in line for line in judged.advice)
+    assert summary(judged, "sgd").difference is not None
     assert "no bound yet" in str(judged)
 
 
@@ -111,15 +111,15 @@ def test_a_race_in_which_all_diverge_has_no_best() -> None:
     in_final = verdict(made_record({"sgd": 0.3, "adam": 0.1}, failing={"sgd": 0.99, "adam": 0.99}))
     assert "most runs diverged" in in_final.sentence
     assert in_tuning.best is in_final.best is None
-    assert row(in_final, "sgd").wins.count == 0
+    assert summary(in_final, "sgd").wins.count == 0
     assert str(in_final)
 
 
 def test_direction_max_turns_every_sign_and_no_rank() -> None:
     record = made_record(FIELD, baseline="sgd", target=0.2, failing={"lion": 0.2})
     low, high = verdict(record), verdict(raised(record))
-    assert [one.entrant for one in high.rows] == [one.entrant for one in low.rows]
-    for ours, turned in zip(low.rows, high.rows, strict=True):
+    assert [one.entrant for one in high.summaries] == [one.entrant for one in low.summaries]
+    for ours, turned in zip(low.summaries, high.summaries, strict=True):
         assert turned.wins == ours.wins
         assert turned.to_target == ours.to_target
         assert ours.validation is not None
@@ -140,7 +140,7 @@ def test_direction_max_turns_every_sign_and_no_rank() -> None:
 
 def test_median_and_its_interval_are_order_statistics() -> None:
     record = made_record(FIELD)
-    found = row(verdict(record), "adam").validation
+    found = summary(verdict(record), "adam").validation
     scores = np.sort(list(finals(record, "adam").values()))
     assert len(scores) == 40
     outside = int(stats.binom.ppf(0.025, 40, 0.5))
@@ -151,7 +151,7 @@ def test_median_and_its_interval_are_order_statistics() -> None:
 
 def test_test_metric_is_read_from_the_runs() -> None:
     record = made_record(FIELD)
-    found = row(verdict(record), "adam").test
+    found = summary(verdict(record), "adam").test
     scores = [r.test["loss"] for r in record.runs if r.round == "final" and r.entrant == "adam"]
     assert found is not None
     assert found.estimate == pytest.approx(np.median(scores))
@@ -165,7 +165,7 @@ def test_difference_is_hodges_lehmann_on_the_seeds_that_both_have() -> None:
     assert len(worse) < len(best)
     gaps = [worse[seed] - best[seed] for seed in worse]
     averages = [(a + b) / 2 for a, b in itertools.combinations_with_replacement(gaps, 2)]
-    found = row(judged, "momentum").difference
+    found = summary(judged, "momentum").difference
     assert found is not None
     assert found.seeds == len(worse)
     assert found.estimate == pytest.approx(np.median(averages))
@@ -174,7 +174,7 @@ def test_difference_is_hodges_lehmann_on_the_seeds_that_both_have() -> None:
 def test_interval_of_a_difference_agrees_with_the_test_of_its_look() -> None:
     record = made_record(FIELD)
     judged = verdict(record)
-    for one in judged.rows:
+    for one in judged.summaries:
         if one.difference is None or judged.best is None:
             continue
         look = [look for look in record.looks if one.entrant in look.on][-1]
@@ -189,7 +189,7 @@ def test_interval_of_a_difference_agrees_with_the_test_of_its_look() -> None:
 
 def test_interval_without_a_look_is_one_comparison_at_95_percent() -> None:
     judged = verdict(replace(made_record(FIELD), looks=()))
-    differences = [one.difference for one in judged.rows if one.difference]
+    differences = [one.difference for one in judged.summaries if one.difference]
     assert differences
     assert all(d.one_comparison and d.confidence == 0.95 for d in differences)
     assert "one comparison at 95" in str(judged)
@@ -201,13 +201,13 @@ def test_wins_are_counted_on_the_seeds_that_all_have() -> None:
     shared = sorted(scores["nadam"])
     assert len(shared) < len(scores["adam"])
     winners = [min(scores, key=lambda name, seed=seed: scores[name][seed]) for seed in shared]
-    for one in verdict(record).rows:
+    for one in verdict(record).summaries:
         assert (one.wins.count, one.wins.n) == (winners.count(one.entrant), len(shared))
 
 
 def test_share_that_diverged_has_its_wilson_interval() -> None:
     record = made_record(FIELD, failing={"adamw": 0.2})
-    found = row(verdict(record), "adamw").diverged
+    found = summary(verdict(record), "adamw").diverged
     scores = list(finals(record, "adamw").values())
     count = sum(map(math.isnan, scores))
     assert count > 0
@@ -221,7 +221,7 @@ def test_an_entrant_that_mostly_diverges_is_worse_by_divergence() -> None:
     record = made_record({"sgd": 0.2, "adam": 0.1, "lion": 0.05}, failing={"lion": 0.8})
     judged = verdict(record)
     assert judged.best == "adam"
-    found = row(judged, "lion")
+    found = summary(judged, "lion")
     assert found.validation is not None
     assert math.isnan(found.validation.estimate)
     assert found.difference is not None
@@ -236,7 +236,7 @@ def test_steps_to_the_target_are_censored_at_the_budget() -> None:
         if run.round == "final" and run.entrant == "adam":
             reached = [point.step for point in run.curve if point.metric <= 0.104]
             steps.append(reached[0] if reached and run.diverged_step is None else math.inf)
-    found, never = row(judged, "adam").to_target, row(judged, "sgd").to_target
+    found, never = summary(judged, "adam").to_target, summary(judged, "sgd").to_target
     assert found is not None
     assert 0 < found.missed < found.n
     assert found.missed == sum(map(math.isinf, steps))
@@ -251,7 +251,7 @@ def test_further_metrics_stand_beside_as_medians_of_the_runs_that_trained() -> N
     final = [r for r in record.runs if r.round == "final" and r.entrant == "adam"]
     trained = [run for run in final if not math.isnan(run.score)]
     assert 0 < len(trained) < len(final)
-    found = row(verdict(record), "adam")
+    found = summary(verdict(record), "adam")
     assert found.also["accuracy"] == pytest.approx(np.median([1 - run.score for run in trained]))
     expected = np.median([run.test["accuracy"] for run in trained])
     assert found.test_also["accuracy"] == pytest.approx(expected)
@@ -293,7 +293,7 @@ def test_ties_in_the_median_are_broken_by_safety_then_by_memory_and_never_by_the
 
 def test_with_a_baseline_the_first_sentence_says_what_changing_gains() -> None:
     judged = verdict(made_record(FIELD, baseline="sgd"))
-    found = row(judged, "sgd").difference
+    found = summary(judged, "sgd").difference
     assert found is not None
     assert judged.sentence.startswith(
         f"Changing from sgd to {judged.best} lowers loss by {found.estimate:.3g} "
@@ -305,22 +305,24 @@ def test_a_baseline_that_is_still_on_gains_nothing_by_a_change() -> None:
     judged = verdict(made_record(FIELD, baseline="adam"))
     assert judged.best == "adamw"
     assert judged.sentence.startswith(
-        "Changing from adam to adamw gains nothing that can be seen: loss differs by "
+        "Changing from adam to adamw gains nothing that can be measured: loss differs by "
     )
     assert judged.advice[0].startswith("Keep adam, or try adamw (lr ")
 
 
 def test_a_baseline_that_wins_is_kept() -> None:
     judged = verdict(made_record(FIELD | {"adamw": 0.2}, baseline="adam"))
-    assert judged.sentence.startswith("Changing from adam gains nothing that can be seen. adam is")
+    assert judged.sentence.startswith(
+        "Changing from adam gains nothing that can be measured. adam is"
+    )
     assert judged.advice == ("Keep adam.",)
 
 
 def test_a_baseline_that_diverged_in_tuning_is_said_to_have() -> None:
     judged = verdict(made_record(FIELD, baseline="sgd", failing={"sgd": 1}))
     assert judged.sentence.startswith("What you use now, sgd, diverged in the tuning round. ")
-    assert row(judged, "sgd").seeds == 0
-    assert judged.rows[-1].entrant == "sgd"
+    assert summary(judged, "sgd").seeds == 0
+    assert judged.summaries[-1].entrant == "sgd"
 
 
 def test_of_a_few_left_the_cheaper_and_the_safer_are_named() -> None:
@@ -330,7 +332,7 @@ def test_of_a_few_left_the_cheaper_and_the_safer_are_named() -> None:
     about = next(line for line in judged.advice if line.startswith(f"{other} is "))
     own, its = record.costs[other], record.costs[str(judged.best)]
     assert ("cheaper" in about) == (own.step_seconds_high <= 0.9 * its.step_seconds_low)
-    safe = {one.entrant: one.diverged.count for one in judged.rows if one.diverged}
+    safe = {one.entrant: one.diverged.count for one in judged.summaries if one.diverged}
     assert ("safer" in about) == (safe[other] < safe[str(judged.best)])
 
 
@@ -385,7 +387,7 @@ def test_what_is_lighter_or_simpler_but_less_safe_is_said_to_be_so() -> None:
 def test_a_best_that_diverges_on_some_seeds_is_said_to() -> None:
     record = made_record({"sgd": 0.3, "adam": 0.1}, failing={"adam": 0.1})
     judged = verdict(record)
-    found = row(judged, "adam").diverged
+    found = summary(judged, "adam").diverged
     assert found is not None
     assert judged.best == "adam"
     assert found.count > 0
@@ -411,13 +413,13 @@ def test_a_baseline_that_another_than_the_best_beat_is_told_which() -> None:
     judged = verdict(replace(record, runs=tuple(runs), looks=(look,)))
     assert judged.best == "noisy"
     assert judged.sentence.startswith("Changing from base to steady lowers loss by 0.1 ")
-    assert "noisy cannot be told apart; the rest are worse" in judged.sentence
+    assert "noisy cannot be distinguished; the rest are worse" in judged.sentence
 
 
 def test_a_test_score_that_is_no_number_is_not_called_diverged() -> None:
     record = made_record(FIELD, failing={"lion": 0.6})
     runs = [replace(run, test=run.test and {"loss": math.nan}) for run in record.runs]
-    rows = verdict(replace(record, runs=tuple(runs))).rows
+    rows = verdict(replace(record, runs=tuple(runs))).summaries
     told = {row.entrant: wording.test_score(row) for row in rows}
     assert told.pop("lion") == "diverged"
     assert set(told.values()) == {"not a number"}
@@ -464,7 +466,7 @@ def test_a_gain_is_parted_and_its_parts_add_up(
     assert f"{by_tuning + by_change:.3g}" == f"{whole:.3g}"
     assert low <= by_tuning <= high
     assert near <= by_change <= far
-    told = row(judged, "adam").difference
+    told = summary(judged, "adam").difference
     assert told is not None
     assert sorted(map(abs, (told.low, told.high))) == pytest.approx([near, far], rel=5e-3)
 
@@ -482,12 +484,13 @@ def test_where_a_change_gains_nothing_beside_tuning_the_family_is_kept_and_tuned
     judged = verdict(credited({"used": 0.9, "adam": 0.1003, "nadam": 0.1, "sgd": 0.5}))
     assert (judged.best, set(judged.shortlist)) == ("nadam", {"adam", "nadam"})
     told = (
-        r"lowers loss by [^:]*, all that can be seen of it by tuning alone: adam differs from nadam"
-        r" by \S+ \(-\S+ to \+\S+\), .*, 40 seeds\."
+        r"lowers loss by [^:]*, all that can be measured of it by tuning alone: adam differs from"
+        r" nadam by \S+ \(-\S+ to \+\S+\), .*, 40 seeds\."
     )
     assert re.match(f"Changing from used to nadam {told}", judged.sentence)
     assert re.match(
-        r"Use adam \(lr [\d.]+\), which is used tuned, or try nadam \(lr [\d.]+\): of those left",
+        r"Use adam \(lr [\d.]+\), which is used after tuning, or try nadam \(lr [\d.]+\): of the"
+        r" shortlist",
         judged.advice[0],
     )
 
@@ -504,14 +507,18 @@ def test_tuning_alone_that_gains_nothing_is_given_no_part() -> None:
 
 def test_parts_that_are_too_small_to_be_seen_are_not_told() -> None:
     judged = verdict(credited({"used": 0.106, "adam": 0.105, "nadam": 0.1}))
-    assert ", and how much of it is by tuning alone cannot be seen. " in judged.sentence
+    assert ", and it cannot be measured how much of it is by tuning alone. " in judged.sentence
 
 
 def test_a_baseline_that_is_not_beaten_has_no_gain_to_part() -> None:
     best = verdict(credited({"used": 0.1, "adam": 0.2, "nadam": 0.3}))
-    assert best.sentence.startswith("Changing from used gains nothing that can be seen. used is")
+    assert best.sentence.startswith(
+        "Changing from used gains nothing that can be measured. used is"
+    )
     few = verdict(credited({"used": 0.9, "adam": 0.2, "nadam": 0.1}, seeds=4))
-    assert few.sentence.startswith("Changing from used to nadam gains nothing that can be seen:")
+    assert few.sentence.startswith(
+        "Changing from used to nadam gains nothing that can be measured:"
+    )
     assert "tuning alone" not in best.sentence + few.sentence
 
 
@@ -520,13 +527,13 @@ def test_a_baseline_that_is_not_beaten_has_no_gain_to_part() -> None:
     [
         (
             {"adam": 1},
-            r"lowers loss by [^:]*; what tuning alone gains is open, because adam diverged in the"
-            r" tuning round\. nadam",
+            r"lowers loss by [^:]*; the gain by tuning alone is not known, because adam diverged in"
+            r" the tuning round\. nadam",
         ),
         (
             {"adam": 0.95},
-            r"lowers loss by [^:]*, and tuning alone gains nothing that can be seen: used differs"
-            r" from adam by runs that diverged, ",
+            r"lowers loss by [^:]*, and tuning alone gains nothing that can be measured: used"
+            r" differs from adam by runs that diverged, ",
         ),
         (
             {"used": 0.95},
@@ -535,7 +542,8 @@ def test_a_baseline_that_is_not_beaten_has_no_gain_to_part() -> None:
         ),
         (
             {"used": 0.95, "adam": 0.95},
-            r"gains runs that do not diverge, and tuning alone gains nothing that can be seen: ",
+            r"gains runs that do not diverge, and tuning alone gains nothing that can be"
+            r" measured: ",
         ),
     ],
     ids=["never in the final", "mostly", "the baseline", "both"],
@@ -573,8 +581,8 @@ def test_parts_that_contradict_each_other_get_no_numbers() -> None:
 
 def test_limits_say_what_tuning_alone_is() -> None:
     record = credited({"used": 0.9, "adam": 0.2, "nadam": 0.1})
-    line = "What tuning alone gains is what adam gains over used"
-    for cooled, end in ((("adam",), ", the common cooling included."), ((), ".")):
+    line = "The gain by tuning alone is the gain of adam over used"
+    for cooled, end in ((("adam",), ", which includes the common cooling."), ((), ".")):
         settings = replace(record.settings, cooled=cooled)
         assert line + end in verdict(replace(record, settings=settings)).limits
     assert "tuning alone" not in " ".join(verdict(made_record(FIELD, baseline="sgd")).limits)
@@ -618,7 +626,7 @@ def test_who_got_no_further_configurations_is_told_and_why() -> None:
     (stopped,) = [line for line in limits if line.startswith("No further configurations")]
     assert stopped == (
         "No further configurations were tried of sgd after 8, of momentum and lion after 12: the"
-        " chance of each to come close to the best that was found by then was below"
+        " probability that one would come close to the best result by then was below"
         f" 5{wording.PERCENT}."
     )
     assert not any("No further" in line for line in verdict(made_record(FIELD)).limits)
@@ -631,7 +639,7 @@ def test_who_was_tried_again_is_told_where_tuning_was_added() -> None:
     assert f"{again};" in first
     added = replace(record, settings=replace(record.settings, earlier=(12,)))
     (tried,) = [line for line in verdict(added).limits if again in line]
-    assert f"{again}, each time that the search had ended;" in tried
+    assert f"{again}, each time after the search had ended;" in tried
 
 
 def test_a_value_at_the_edge_of_its_space_is_named() -> None:
@@ -657,7 +665,7 @@ def test_a_value_that_is_a_hair_beyond_its_space_is_told_as_beyond_it() -> None:
 def test_an_entrant_that_never_trained_is_named() -> None:
     judged = verdict(made_record(FIELD, failing={"lion": 1}))
     assert any(line.startswith("lion diverged with every") for line in judged.limits)
-    assert row(judged, "lion").validation is None
+    assert summary(judged, "lion").validation is None
     (cells,) = [line.split() for line in str(judged).splitlines() if line.startswith(" lion")]
     assert cells[1:6] == ["—", "—", "—", "—", "24"]
 
@@ -671,7 +679,7 @@ def test_test_data_that_point_the_other_way_are_told_and_do_not_choose() -> None
     record = made_record(FIELD)
     best = verdict(record).best
     (other,) = {"adam", "adamw"} - {str(best)}
-    told = "point the other way"
+    told = "favour another entrant"
     assert told not in " ".join(verdict(record).limits)
     for name, says in ((other, True), ("lion", False)):  # lion has left the shortlist
         runs = [
@@ -691,7 +699,7 @@ def test_recipe_is_the_chosen_one_of_the_best() -> None:
     judged = verdict(record)
     assert judged.recipe is not None
     lr = Recipe.from_toml(judged.recipe).settings["lr"]
-    assert lr.start == row(judged, "adamw").values["lr"]
+    assert lr.start == summary(judged, "adamw").values["lr"]
     assert judged.in_torch
     assert f"torch.optim.AdamW(\n    model.parameters(), lr={lr.start!r}" in str(judged.torch)
 
@@ -717,7 +725,7 @@ def test_table_is_flat() -> None:
     record = made_record(FIELD, target=0.2)
     judged = verdict(record)
     table = judged.table()
-    assert [one["entrant"] for one in table] == [one.entrant for one in judged.rows]
+    assert [one["entrant"] for one in table] == [one.entrant for one in judged.summaries]
     assert all(
         value is None or isinstance(value, str | bool | int | float)
         for one in table
@@ -777,7 +785,7 @@ def test_no_number_of_the_printed_table_is_broken() -> None:
     lines = str(judged).splitlines()
     for name in losses:
         (cells,) = [line for line in lines if line.startswith(f" {name}")]
-        validation = row(judged, name).validation
+        validation = summary(judged, name).validation
         assert validation is not None
         assert wording.number(validation.estimate) in cells
         assert "0.266-0.308" in cells
@@ -790,7 +798,9 @@ def test_that_the_baseline_may_be_best_untuned_opens_no_question_of_optimizers()
         {"adam": 0.1, "adam (baseline)": 0.11}, certainties=unsure, baseline="adam (baseline)"
     )
     said = verdict(record).sentence
-    assert "Which entrant is best is open: with other tuning draws adam or adam (baseline)" in said
+    assert (
+        "It is open which entrant is best: with other tuning draws adam or adam (baseline)" in said
+    )
     assert "Which optimizer" not in said
 
 
@@ -798,12 +808,12 @@ def test_where_the_family_is_open_the_verdict_names_the_command_that_adds_trials
     unsure = [Certainty("sgd", 0.4, 0.5), Certainty("adam", 0.6, 0.5)]
     record = made_record({"sgd": 0.1, "adam": 0.1}, certainties=unsure)
     command = "`thalweg race digits --resume digits --trials 48`"
-    assert f"More trials may settle it: {command} adds them." in verdict(record).sentence
+    assert f"More trials may decide it: {command} adds them." in verdict(record).sentence
     elsewhere = replace(record, folder=Path("my runs/first"))
     command = "`thalweg race digits --resume first --trials 48 --runs 'my runs'`"
-    assert f"More trials may settle it: {command} adds them." in verdict(elsewhere).sentence
+    assert f"More trials may decide it: {command} adds them." in verdict(elsewhere).sentence
     called = replace(record, command="thalweg.race(<Task digits>, entrants=['sgd', 'adam'])")
     command = "`thalweg.race(<Task digits>, resume='digits', trials=48)`"
-    assert f"More trials may settle it: {command} adds them." in verdict(called).sentence
+    assert f"More trials may decide it: {command} adds them." in verdict(called).sentence
     most = replace(record, settings=replace(record.settings, trials=501))
     assert verdict(most).sentence.endswith("of 10 races.")

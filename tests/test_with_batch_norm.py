@@ -147,7 +147,7 @@ def test_a_model_that_is_a_layer() -> None:
     torch.testing.assert_close(alone(torch.randn(8, 3)).mean(0), torch.zeros(2), rtol=0, atol=1e-6)
 
 
-SHARED = "its parameters stand in several places"
+SHARED = "its parameters are used in several places"
 FOLLOWED = "a normalization is next to it"
 
 
@@ -199,7 +199,7 @@ def test_layers_that_are_left_alone_are_named(
         normalized = with_batch_norm(model())
     (warning,) = told
     layers = ", ".join(f"'{name}' ({why})" for name, why in named.items())
-    assert str(warning.message) == f"with_batch_norm has left layers as they were: {layers}."
+    assert str(warning.message) == f"with_batch_norm has not changed these layers: {layers}."
     assert warning.filename == __file__
     for name in named:
         assert isinstance(normalized.get_submodule(name), nn.Linear | nn.Conv1d)

@@ -9,5 +9,5 @@ optimizer = tw.optim.Optimizer(model.parameters(), result.best)
 
 from lazy_loader import attach_stub
 
-# The stub names what is public, once: for type checkers, and to be imported when it is first used.
+# The stub lists the public names once, for type checkers and for the lazy import.
 __getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -1,12 +1,13 @@
-"""The verbs from Python, each what its command does."""
+"""The verbs as Python calls. Each does what its command does."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import wraps
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 from thalweg.arguments import require_path
 from thalweg.doctor.judge import diagnosis, doctor
@@ -16,6 +17,25 @@ from thalweg.racing.race import race as run_race
 from thalweg.stack.reading import Batch
 from thalweg.whole_file import write_text
 
+Arguments = ParamSpec("Arguments")
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+
+def then(
+    run: Callable[Arguments, Given], make: Callable[[Given], Made]
+) -> Callable[Arguments, Made]:
+    """A function with the arguments of `run`, which hands the result of `run` to `make`."""
+
+    @wraps(run)
+    def both(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Made:
+        return make(run(*args, **kwargs))
+
+    both.__signature__ = signature(run).replace(  # type: ignore[attr-defined]
+        return_annotation=make.__annotations__["return"]
+    )
+    return both
+
 
 @dataclass(frozen=True)
 class Race(Result):
@@ -23,24 +43,24 @@ class Race(Result):
 
     @property
     def winner(self) -> Path | None:
-        """The file that holds the winning recipe; none where every entrant diverged."""
+        """The file that holds the winning recipe; None if every entrant diverged."""
         return self.folder / "winner.toml" if self.best else None
 
     def write_files(self) -> None:
-        """Writes the verdict as `verdict.json`, and the winning recipe, where there is one.
+        """Writes the verdict as `verdict.json`, and the winning recipe if there is one.
 
-        UserError where they cannot be written.
+        Raises UserError if they cannot be written.
         """
         write_text(self.folder / "verdict.json", self.verdict.to_json())
         if self.best is not None and self.winner is not None:
             write_text(self.winner, self.best.to_toml())
 
     def report(self, path: str | Path | None = None) -> Path:
-        """Writes the report, one HTML file that opens without a network, and says where.
+        """Writes the report, one HTML file that opens without a network, and returns its path.
 
-        path: its place; `report.html` beside the ledger if not given.
+        path: the file; if not given, `report.html` in the folder of the race.
         """
-        # Plotly takes a while to import, and training needs none of it.
+        # Plotly takes a while to import, and training does not need it.
         from thalweg.report.report import write_report
 
         place = self.folder / "report.html" if path is None else require_path("path", path)
@@ -48,11 +68,14 @@ class Race(Result):
         return place
 
 
-@wraps(run_race)
-def race(*args: Any, **kwargs: Any) -> Race:
-    raced = Race(**vars(run_race(*args, **kwargs)))
+def written(result: Result) -> Race:
+    """The race of a result, with its files written."""
+    raced = Race(**vars(result))
     raced.write_files()
     return raced
+
+
+race = then(run_race, written)
 
 
 @dataclass(frozen=True)
@@ -60,21 +83,24 @@ class Diagnosis(diagnosis.Diagnosis):
     """A diagnosis, which can write its report."""
 
     def report(self, path: str | Path) -> Path:
-        """Writes the report, one HTML file that opens without a network, and says where."""
+        """Writes the report, one HTML file that opens without a network, and returns its path."""
         from thalweg.report.diagnosis import write_diagnosis
 
         return write_diagnosis(self, require_path("path", path))
 
 
-@wraps(run_diagnosis)
-def diagnose(*args: Any, **kwargs: Any) -> Diagnosis:
-    return Diagnosis(**vars(run_diagnosis(*args, **kwargs)))
+def with_report(made: diagnosis.Diagnosis) -> Diagnosis:
+    """A diagnosis that can also write its report."""
+    return Diagnosis(**vars(made))
+
+
+diagnose = then(run_diagnosis, with_report)
 
 
 class Doctor(doctor.Doctor):
     __doc__ = doctor.Doctor.__doc__
 
     def diagnosis(self, coming: Iterable[Batch] | None = None) -> Diagnosis:
-        return Diagnosis(**vars(super().diagnosis(coming)))
+        return with_report(super().diagnosis(coming))
 
     diagnosis.__doc__ = doctor.Doctor.diagnosis.__doc__

@@ -1,4 +1,4 @@
-"""Where the package keeps what it would have to find out again, such as compiled kernels."""
+"""The cache folder, in which the package keeps compiled kernels and measured speeds."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ OPEN = stat.S_IWGRP | stat.S_IWOTH if hasattr(os, "geteuid") else 0
 
 
 def cache_folder(name: str) -> Path:
-    """A folder in the user's cache. Only this user, and root, can put files there.
+    """A folder in the user's cache to which only this user and root can write.
 
-    Raises OSError where there is none.
+    Raises OSError if there is none.
     """
     folder = made(user_cache().absolute() / "thalweg" / name)
     if not is_own(folder.stat()):
@@ -31,10 +31,10 @@ def user_cache() -> Path:
 
 
 def made(folder: Path) -> Path:
-    """The folder, made where it is missing.
+    """The folder, which is made if it is missing.
 
-    Raises OSError where another user could put another folder in its place. A sticky folder,
-    such as `/tmp`, keeps what each user has there.
+    Raises OSError if another user could put another folder in its place. A sticky folder, such as
+    `/tmp`, protects the folders of each user.
     """
     if folder != folder.parent:
         made(folder.parent)

@@ -1,4 +1,4 @@
-"""Checksums of tensors and text, by which other data and damaged files are told."""
+"""Checksums of tensors and text, which detect other data and damaged files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 def checksum(parts: Iterable[object]) -> str:
     """Sixteen hexadecimal digits of tensors and plain data, in their order.
 
-    Tensors count to the bit, with their type and shape; all else by its `repr`.
+    Of tensors all bits count, with type and shape; of other values their `repr`.
     """
     found = blake2b(digest_size=8)
     for part in parts:
@@ -24,7 +24,7 @@ def checksum(parts: Iterable[object]) -> str:
 
 
 def bytes_of(x: Tensor) -> memoryview:
-    """A tensor's memory, without a copy where it is whole and on the CPU."""
+    """A tensor's memory, without a copy if it is contiguous and on the CPU."""
     dense = x.detach().to_dense() if x.layout != torch.strided else x.detach()
     flat = dense.resolve_conj().resolve_neg().cpu().contiguous().view(-1)
     return flat.view(torch.uint8).numpy().data

@@ -1,4 +1,4 @@
-"""The verbs, on the command line."""
+"""The verbs on the command line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
+from textwrap import fill
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from thalweg.api import Race, diagnose
 from thalweg.arguments import require_path
+from thalweg.doctor.criteria import CRITERIA
 from thalweg.errors import Stopped, UserError
 from thalweg.racing.plan import MEASURED
 from thalweg.racing.race import folder_name
@@ -37,9 +39,22 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+HELP_WIDTH = 76
+"""The most letters on a line of a list in a help text."""
+
 TaskName = Annotated[
     str, typer.Argument(metavar="TASK", help="A bundled task's name, or path/to/file.py:task.")
 ]
+
+
+DOCTOR = "\n".join(
+    [
+        "Why is training slow or unstable, and what would help?",
+        "\nThe doctor watches one training, and looks for:",
+        "\n\b",
+        *(fill(f"- {one}", HELP_WIDTH, subsequent_indent="  ") for one in CRITERIA),
+    ]
+)
 
 
 @app.command()
@@ -48,33 +63,34 @@ def race(
     entrants: Annotated[
         str | None,
         typer.Option(
-            help="Names of optimizers, also your own as rules.py:Mine, which are tuned, and"
-            " recipe files, which race as they stand, with commas; default: ten names."
+            help="Names of optimizers (or your own, as rules.py:Mine), which are tuned, and recipe"
+            " files, which race as they are; separated by commas; default: ten names."
         ),
     ] = None,
     tune: Annotated[
-        str, typer.Option(help="Which of these files are tuned too, in their documented space.")
+        str, typer.Option(help="The files of these that are tuned too, in their documented space.")
     ] = "",
     trials: Annotated[
         int | None,
-        typer.Option(help="Configurations tried of each entrant that is tuned; default: 24."),
+        typer.Option(help="Configurations to try for each entrant that is tuned; default: 24."),
     ] = None,
     tuning_seeds: Annotated[
         int,
-        typer.Option(help="Seeds they are tried on; the best again on half as many others."),
+        typer.Option(help="Seeds for these; the best are tried again on half as many others."),
     ] = 8,
-    seeds: Annotated[int, typer.Option(help="Seeds of the final round, at most.")] = 40,
+    seeds: Annotated[int, typer.Option(help="The most seeds of the final round.")] = 40,
     baseline: Annotated[
         str | None,
         typer.Option(
-            help="What you use now: a recipe file, or a name. It races as it is and tuned."
+            help="What you use now: a recipe file, or a name. It races as it is, and tuned."
         ),
     ] = None,
     pretrain: Annotated[
-        bool, typer.Option("--pretrain", help="Race each entrant pre-trained too, on equal steps.")
+        bool,
+        typer.Option("--pretrain", help="Race each entrant with pre-training too, on equal steps."),
     ] = False,
     no_decay: Annotated[
-        bool, typer.Option("--no-decay", help="No entrant decays biases and norms.")
+        bool, typer.Option("--no-decay", help="Entrants do not decay biases and norms.")
     ] = False,
     cooling: Annotated[
         str, typer.Option(help="Schedule of every tuned lr: none, linear, cosine or tune.")
@@ -82,31 +98,35 @@ def race(
     alpha: Annotated[
         float, typer.Option(help="Risk that the best entrant is missing from the shortlist.")
     ] = 0.05,
-    seed: Annotated[int, typer.Option(help="Where all other seeds come from.")] = 0,
+    seed: Annotated[int, typer.Option(help="The seed from which all others are derived.")] = 0,
     width: Annotated[
         int | None,
-        typer.Option(help="Members in a block, trained together; default: 32."),
+        typer.Option(help="Members of a block, which are trained at once; default: 32."),
     ] = None,
     step: Annotated[
-        str, typer.Option(help="How they are stepped: single, stacked, compiled, or measured.")
+        str, typer.Option(help="How members are stepped: single, stacked, compiled, or measured.")
     ] = MEASURED,
     lanes: Annotated[
         int | None,
         typer.Option(help="Processes that train blocks; default: measured."),
     ] = None,
     plan: Annotated[
-        Path | None, typer.Option(help="A race's plan.toml: its step, lanes and width again.")
+        Path | None, typer.Option(help="A race's plan.toml, whose step, lanes and width are used.")
     ] = None,
     timeout: Annotated[
         float | None,
-        typer.Option(help="Seconds without a step after which a training is given up."),
+        typer.Option(help="A training without a step for this number of seconds is given up."),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The run's name; default: the task's.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The folder's name in --runs; default: the task's.")
+    ] = None,
     resume: Annotated[
         str | None,
-        typer.Option(help="A run to go on with, as on record; more --trials add tuning to it."),
+        typer.Option(help="The name of a race to go on with; more --trials add tuning to it."),
     ] = None,
-    runs: Annotated[Path, typer.Option(help="The folder that holds runs.")] = Path("runs"),
+    runs: Annotated[Path, typer.Option(help="The folder that holds races and diagnoses.")] = Path(
+        "runs"
+    ),
 ) -> None:
     """Which optimizer, at which settings, trains this task best?"""
     console = Console()
@@ -159,22 +179,23 @@ def train(
         "model.safetensors"
     ),
     keep: Annotated[
-        str, typer.Option(help="Which parameters: those at the end, or the best on validation.")
+        str, typer.Option(help="The parameters to keep: end, or best on validation data.")
     ] = "end",
     patience: Annotated[
-        int | None, typer.Option(help="Evaluations without a better one, to stop early after.")
+        int | None,
+        typer.Option(help="Evaluations without improvement after which training stops early."),
     ] = None,
     accumulate: Annotated[
-        int, typer.Option(help="Batches a step, which is taken from their mean gradient.")
+        int, typer.Option(help="Batches of a step, which is taken from their mean gradient.")
     ] = 1,
     precision: Annotated[
-        str, typer.Option(help="Of gradients: full, or bfloat16 by torch.autocast.")
+        str, typer.Option(help="The precision of gradients: full, or bfloat16 by torch.autocast.")
     ] = "full",
     tensorboard: Annotated[
         Path | None, typer.Option(help="A folder for TensorBoard's scalars; default: none.")
     ] = None,
     pretrain: Annotated[
-        bool, typer.Option("--pretrain", help="First the stages that the task offers.")
+        bool, typer.Option("--pretrain", help="First train the stages that the task offers.")
     ] = False,
     no_decay: Annotated[
         bool, typer.Option("--no-decay", help="Biases and norms do not decay.")
@@ -183,8 +204,8 @@ def train(
     """Train a task with a recipe and save a checkpoint.
 
     A recipe file holds the rules of a step in their order: clipping, the optimizer, averaging. A
-    setting is a number, or a schedule, such as a rate that falls when a metric stands still. Routes
-    change settings for some parameters, or send them through rules of their own:
+    setting is a number or a schedule, such as a rate that falls when a metric does not improve.
+    Routes change settings for some parameters, or send them to a chain of their own:
 
     \b
     [[rules]]
@@ -224,7 +245,7 @@ def train(
     print(f"checkpoint: {out} ({trained.kept})")
 
 
-@app.command()
+@app.command(help=DOCTOR)
 def doctor(
     task: TaskName,
     recipe: Annotated[
@@ -233,20 +254,23 @@ def doctor(
     ] = None,
     seed: Annotated[int, typer.Option(help="Fixes the initial weights and the batches.")] = 0,
     trials: Annotated[
-        bool, typer.Option(help="Whether advice is tried before it is given.")
+        bool, typer.Option(help="Whether remedies are tried before they are advised.")
     ] = True,
     trial_steps: Annotated[
         int | None,
-        typer.Option(help="Steps that a trial goes on at most; default: to the budget's end."),
+        typer.Option(help="The most steps of a trial; default: to the end of the budget."),
     ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(help="The share of training time that looks may take, such as 3%."),
+        typer.Option(help="The share of training time that measuring may take, such as 3%."),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The run's name; default: the task's.")] = None,
-    runs: Annotated[Path, typer.Option(help="The folder that holds runs.")] = Path("runs"),
+    name: Annotated[
+        str | None, typer.Option(help="The folder's name in --runs; default: the task's.")
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="The folder that holds races and diagnoses.")] = Path(
+        "runs"
+    ),
 ) -> None:
-    """Why is training slow or unstable, and what would help?"""
     require_path("runs", runs)
     here = Path.cwd()  # a task may go to another folder
     found = find(task)
@@ -281,7 +305,7 @@ def doctor(
 
 
 def share_of(text: str) -> float:
-    """A share as a person writes it, 3% or 0.03; UserError for what is none."""
+    """A share that is written as 3% or 0.03. Raises UserError for other text."""
     try:
         return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
@@ -315,7 +339,7 @@ def entrants() -> None:
 
 @contextmanager
 def stopping(outcome: str) -> Iterator[None]:
-    """Ctrl-C within is a clean stop: a line that says what became of the work, and status 130."""
+    """Makes Ctrl-C in the block a clean stop: one line about the work so far, and status 130."""
     try:
         yield
     except Stopped:
@@ -324,9 +348,9 @@ def stopping(outcome: str) -> Iterator[None]:
 
 
 def main() -> None:
-    """Runs a verb; bad input is one sentence and exit status 2, work that failed is status 1.
+    """Runs a verb. Bad input gives one sentence and exit status 2; failed work gives status 1.
 
-    Where the output is full or closed, the work is done all the same, and then the status is 1.
+    If the output is full or closed, the work is still done, and the status is 1.
     """
     output: Any = Output(sys.stdout)
     try:

@@ -1,4 +1,4 @@
-"""The errors of this package: an input that cannot be used, said in one sentence, and others."""
+"""The errors of this package. Each message is one sentence about the input."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from difflib import get_close_matches
 
 
 class UserError(ValueError):
-    """Bad input from a person, in one sentence that names it and says what would be right.
+    """Bad input from a person. The message is one sentence: what is wrong, and what would be right.
 
-    status: the exit status of the command that it ends.
+    status: the exit status of a command that ends with this error.
     """
 
     status = 2
 
 
 class FailedError(UserError):
-    """Work that failed whatever was tried, in one sentence that says how."""
+    """Work that failed after all attempts. The message is one sentence that says how it failed."""
 
     status = 1
 
 
 class NoCounterpartError(Exception):
-    """PyTorch cannot do what a recipe does; the message is one sentence that says what."""
+    """PyTorch cannot do what a recipe does. The message is one sentence that says what."""
 
 
 class Stopped(BaseException):
-    """Ctrl-C on the command line.
+    """Raised by Ctrl-C on the command line, instead of KeyboardInterrupt.
 
-    It is no KeyboardInterrupt: typer ends at one without a word, and where one was ever seen
-    leaving an `exec` of text, as imports run many, CPython ends by the signal after all.
+    Typer ends without a message at a KeyboardInterrupt. And once one has left an `exec` of text, as
+    imports have many, CPython ends with the signal's status.
     """
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown word: the known one nearest to it, or all of them."""
+    """The end of a sentence about an unknown word: the nearest known word, or all known words."""
     known = list(known)
     close = get_close_matches(word, known, 1)
     return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}."

@@ -1,4 +1,4 @@
-"""Processes that are forked from this one, which begin with all that it has in memory."""
+"""Processes that are forked from this one and begin with all of its memory."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from threading import Thread
 
 @contextmanager
 def forking() -> Iterator[None]:
-    """Where processes are forked. Ctrl-C waits for the end of the block, because a fork puts locks
-    in order that it must not leave, and never comes to those that are born in it.
+    """The block in which processes are forked.
+
+    Ctrl-C waits for the end of the block, because a fork must not be interrupted while it handles
+    locks. The forked processes ignore Ctrl-C.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         with warnings.catch_warnings():
-            # Python warns of forks beside threads; `begin` lets go of what they may hold.
+            # Python warns of forks in processes with threads; `begin` drops what threads may hold.
             warnings.simplefilter("ignore", DeprecationWarning)
             yield
     finally:
@@ -29,7 +31,7 @@ def forking() -> Iterator[None]:
 
 
 def begin() -> None:
-    """What a forked process does first; it ends with the process that it was forked from."""
+    """Must be called first in a forked process, which then ends when its parent process ends."""
     Thread(target=leave_with_parent, daemon=True).start()
     # What another thread may have held when this process was forked: the lock of a live display
     # that stands before the standard streams, and the compiler's pool, whose threads are not here.

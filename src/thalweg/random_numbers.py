@@ -1,4 +1,4 @@
-"""Random numbers that torch, NumPy and Python draw for everybody: kept, and drawn from a seed."""
+"""The global random numbers of torch, NumPy and Python: keeping their states, and seeding them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import torch
 T = TypeVar("T")
 
 ORDER, SAMPLES, MODEL, EVALUATION = range(1, 5)
-"""Purposes beside the initial weights, which the seed itself draws."""
+"""The purposes of random numbers other than the initial weights, which use the seed itself."""
 
 GENERATORS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "torch": (torch.get_rng_state, torch.set_rng_state),
     "NumPy": (np.random.get_state, np.random.set_state),
     "Python": (random.getstate, random.setstate),
 }
-"""How the state of each is read and put; torch's is the one on the CPU."""
+"""How the state of each generator is read and set; torch's is the generator on the CPU."""
 
 States = Mapping[str, Any]
-"""Of some of the generators, by name."""
+"""The states of some of the generators, by name."""
 
 
 def states(names: Collection[str] = tuple(GENERATORS)) -> States:
@@ -37,12 +37,12 @@ def put(states: States) -> None:
 
 
 def drawn_from(before: States, after: States) -> list[str]:
-    """The generators whose state is another."""
+    """The names of the generators whose states differ."""
     return [name for name in before if plain(before[name]) != plain(after[name])]
 
 
 def plain(state: Any) -> Any:
-    """A generator's state in lists, dictionaries and numbers: it can be compared, and is JSON."""
+    """A generator's state as lists, dictionaries and numbers, for comparison and for JSON."""
     if isinstance(state, torch.Tensor | np.ndarray):
         return state.tolist()
     if isinstance(state, dict):
@@ -51,13 +51,13 @@ def plain(state: Any) -> Any:
 
 
 def from_plain(state: Any) -> Any:
-    """A state that was made plain, which NumPy and Python take."""
+    """The state that NumPy and Python take, from a plain one."""
     return tuple(map(from_plain, state)) if isinstance(state, list) else state
 
 
 def seed_all(seed: int) -> None:
-    """All draw from this seed on, below 2^32; torch on the CPU."""
-    # Not torch.manual_seed: it notes each call for devices that are not in use, without end.
+    """Seeds all generators, torch's on the CPU. seed: below 2^32."""
+    # torch.manual_seed is not used: its list of calls for devices that are not in use only grows.
     torch.default_generator.manual_seed(seed)
     np.random.seed(seed)
     random.seed(seed)
@@ -65,7 +65,7 @@ def seed_all(seed: int) -> None:
 
 @contextmanager
 def random_numbers_kept() -> Iterator[None]:
-    """What is drawn after the block, on every device in use, is what would have been without it."""
+    """Restores all random states, on every device in use, after the block."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     before = states(("NumPy", "Python"))
     try:
@@ -77,7 +77,7 @@ def random_numbers_kept() -> Iterator[None]:
 
 @contextmanager
 def drawing(seed: int) -> Iterator[None]:
-    """All draw from a seed within the block, on every device in use, and go on as before after."""
+    """Seeds all generators, on every device in use, for the block, and restores them after it."""
     with random_numbers_kept():
         seed_all(seed)
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
@@ -103,12 +103,12 @@ OWN: dict[type, tuple[Callable[..., Any], Callable[..., object], Callable[..., o
         torch.Generator.manual_seed,
     ),
 }
-"""How the state of a generator of somebody's own is read and put, and how it is seeded."""
+"""How the state of a user's own generator is read and set, and how it is seeded."""
 
 
 @contextmanager
 def drawing_too(own: Sequence[Any], seed: int) -> Iterator[None]:
-    """These generators, of the types in `OWN`, draw from a seed within, and go on as before."""
+    """Seeds these generators, of the types in `OWN`, for the block, and restores them after it."""
     before = [OWN[type(one)][0](one) for one in own]
     try:
         for one in own:
@@ -122,16 +122,16 @@ def drawing_too(own: Sequence[Any], seed: int) -> Iterator[None]:
 def stream_seed(seed: int, *purpose: int) -> int:
     """The seed, below 2^32, of a stream for this purpose.
 
-    It is mixed, because PyTorch's generator looks at no more than the last 32 bits of a seed.
+    It is a hash, because PyTorch's generator uses only the last 32 bits of a seed.
     """
     return int(np.random.SeedSequence((seed, *purpose)).generate_state(1)[0])
 
 
 class RandomStream:
-    """Random numbers on the CPU that a seed gives, whatever else draws in between.
+    """Random numbers on the CPU that depend only on a seed, and not on other draws in between.
 
-    They are torch's, and NumPy's and Python's where the first use draws from these: to exchange
-    their states takes as long as a small step.
+    They are torch's and, if the first use draws from them, NumPy's and Python's, because exchanging
+    all states takes as long as a small step.
     again: whether every use begins at the seed.
     """
 
@@ -141,7 +141,7 @@ class RandomStream:
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """All draw from this stream within the block; the global states stay as they are."""
+        """All generators draw from this stream in the block. The global states do not change."""
         first = not self.states
         outer = states() if first else states(self.states)
         if first:
@@ -161,7 +161,7 @@ class RandomStream:
 
 
 def drawing_alike(function: Callable[..., T]) -> Callable[..., T]:
-    """The function, which draws the same at every call."""
+    """The function, which then draws the same random numbers at every call."""
     numbers = RandomStream(EVALUATION, again=True)
 
     @wraps(function, updated=())

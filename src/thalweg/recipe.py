@@ -19,22 +19,22 @@ from thalweg.schedules import Schedule
 Setting: TypeAlias = "float | Schedule"
 
 PRETRAINING = ("by task", "by network")
-"""What may go before a training: simpler tasks, or the network grown block by block."""
+"""The kinds of pre-training: on simpler tasks, or with a network that grows block by block."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A chain of rules: each is given what the one before has made of the gradient.
+    """A chain of rules. Each rule takes what the rule before has made of the gradient.
 
-    rules: in order; exactly one of them takes the step and has the `lr`. Every hyperparameter and
-        every state has its name once in a chain.
-    name: what the recipe is called in tables and reports.
-    routes: which parameters go to chains of their own, each of which stands behind `rules`, and
-        which have some settings changed; see `thalweg.route`. Without routes to other chains, all
-        parameters go through `rules`.
-    pretrain: one of `PRETRAINING` where training goes through such stages, each of which is a
-        training with this chain from its first step; see `thalweg.pretrain`. An optimizer made of
-        the recipe knows nothing of it.
+    rules: the rules in order. Exactly one of them takes the step and has the `lr`. In a chain every
+        hyperparameter and every state has a different name.
+    name: the name of the recipe in tables and reports.
+    routes: the parameters that go to chains of their own, each of which follows `rules`, and those
+        with changed settings; see `thalweg.route`. Without routes to other chains, all parameters
+        go through `rules`.
+    pretrain: None, or one of `PRETRAINING`; training then goes through stages, each of which is a
+        training with this chain from its first step; see `thalweg.pretrain`. An optimizer of the
+        recipe ignores it.
 
     Raises UserError for a chain that could not train.
     """
@@ -74,7 +74,7 @@ class Recipe:
 
     @property
     def chains(self) -> list[tuple[Rule, ...]]:
-        """The whole chains that parameters may go through."""
+        """The whole chains through which parameters may go."""
         return [self.rules + route.rules for route in self.branches] or [self.rules]
 
     @property
@@ -88,7 +88,7 @@ class Recipe:
         return found
 
     def tracks(self, parameters: Sequence[Parameter]) -> list[Track]:
-        """The track of each parameter; UserError for parameters that no route takes."""
+        """The track of each parameter. Raises UserError for parameters that no route takes."""
         return tracks_of(self.rules, self.routes, parameters)
 
     @property
@@ -108,8 +108,9 @@ class Recipe:
         return float(first.base if isinstance(first, Schedule) else first)
 
     def at_rate(self, lr: float) -> Recipe:
-        """The same recipe with this number for the `lr` of its first chain, and with the bases of
-        those of others in the ratio to it that they have, or equal where it is 0.
+        """The same recipe with this number as the `lr` of its first chain.
+
+        The `lr` of other chains keep their ratios to it; they become equal to it if it was 0.
         """
 
         def number(own: Setting) -> float:
@@ -123,9 +124,10 @@ class Recipe:
         return self.replace(**{name: change(lr) for name, lr in self.rates.items()})
 
     def replace(self, **settings: Any) -> Recipe:
-        """The same chain with some settings changed; UserError for one that it does not have.
+        """The same recipe with some settings changed. UserError for a setting that it does not
+        have.
 
-        Where `lr` is that of no rule in front of the routes, it is that of each of their chains.
+        If no rule before the routes has an `lr`, then `lr` means that of each route's chain.
         """
         named = self.settings
         for name, value in settings.items():
@@ -139,23 +141,23 @@ class Recipe:
         return replace(self, rules=with_settings(self.rules, named), routes=routes)
 
     def to_toml(self) -> str:
-        """The recipe as a file that a person can read and change; `from_toml` reads it back."""
+        """The recipe as TOML that a person can read and change. `from_toml` reads it back."""
         return recipe_file.written(self.name, self.rules, self.pretrain, self.routes)
 
     @classmethod
     def from_toml(cls, text: str) -> Recipe:
-        """The recipe that a file holds; UserError names the line and what is wrong there."""
+        """The recipe in a file's text. A UserError names the line and what is wrong there."""
         return cls.with_space(text)[0]
 
     @classmethod
     def with_space(cls, text: str) -> tuple[Recipe, dict[str, Space]]:
-        """The recipe that a file holds, and where a race is to tune it: its `[space]` table."""
+        """The recipe in a file's text, and the spaces in which a race tunes it: `[space]`."""
         name, chain, pretrain, routes, space = recipe_file.read(text)
         return cls(chain, name, pretrain, routes), space
 
 
 def check_chain(chain: tuple[Rule, ...]) -> None:
-    """UserError for rules that could not train in this order."""
+    """Raises UserError for rules that cannot train in this order."""
     stepping = [i for i, rule in enumerate(chain) if "lr" in rule.hypers]
     if len(stepping) != 1:
         raise UserError(
@@ -170,7 +172,7 @@ def check_chain(chain: tuple[Rule, ...]) -> None:
 
 
 def check_order(chain: tuple[Rule, ...], step: int) -> None:
-    """UserError for a rule that computes nonsense at its place; `step` is that of the lr."""
+    """Raises UserError for a rule at a wrong place. step: the place of the rule with the lr."""
     for i, rule in enumerate(chain):
         kind = type(rule).__name__
         if (rule.place == "before" and i > step) or (rule.place == "behind" and i < step):
@@ -185,9 +187,9 @@ def chain(*parts: Rule | Recipe, name: str = "recipe") -> Recipe:
 
         chain(clip_value(1.0), adam(lr=3e-3), tail_average(last=500))
 
-    What stands in front of a recipe with routes is shared: a norm over the model there is over all
-    parameters, and one in a route's own chain over those that the route takes. What stands behind
-    it goes into every chain. Raises UserError for a chain that could not train.
+    Rules before a recipe with routes are shared: a norm over the model is there over all
+    parameters, while one in a route's own chain is over the parameters that the route takes. Rules
+    after it go into every chain. Raises UserError for a chain that cannot train.
     """
     rules: tuple[Rule, ...] = ()
     routes: tuple[Route, ...] = ()

@@ -1,4 +1,4 @@
-"""Recipes by name and from files, and the rules that go before and behind an optimizer."""
+"""Recipes by name and from files, and the rules that go before and after an optimizer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from thalweg.rules.space import Space
 from thalweg.whole_file import read_text
 
 AnyRecipe: TypeAlias = Recipe | Rule | type[Rule] | str | Path
-"""A recipe, a rule, or what it is called; see `recipe_of`."""
+"""A recipe, a rule, a name or a path; see `recipe_of`."""
 
 
 def clip_value(limit: Setting) -> Rule:
@@ -35,13 +35,13 @@ def clip_value(limit: Setting) -> Rule:
 def clip_norm(max_norm: Setting) -> Rule:
     """Clipping by the norm over the whole model: `thalweg.rules.ClipNorm`.
 
-    The whole model is all parameters of the optimizer. Where PyTorch spreads them over processes by
+    The whole model is all parameters of the optimizer. If PyTorch spreads them over processes by
     `fully_shard`, as other DTensors, or by `ZeroRedundancyOptimizer`, the norm is over all of them
-    in all processes, and under `DistributedDataParallel` it is that of the averaged gradient. Where
-    a program gives each process an optimizer for a part of the model and tells it nothing else
-    (DeepSpeed, Megatron, the stages of a pipeline), the norm is over that part alone: leave
-    `clip_norm` out there, and set that program's own clipping. Parameters of
-    `FullyShardedDataParallel` are refused with a UserError that says what to do instead.
+    in all processes. Under `DistributedDataParallel` it is the norm of the averaged gradient. Some
+    programs give each process an optimizer for a part of the model (DeepSpeed, Megatron, the stages
+    of a pipeline). The norm is then only over that part: leave out `clip_norm`, and use the
+    clipping of that program. Parameters of `FullyShardedDataParallel` are refused with a UserError
+    that says what to do instead.
     """
     return rules.ClipNorm(max_norm=max_norm)
 
@@ -49,8 +49,8 @@ def clip_norm(max_norm: Setting) -> Rule:
 def tail_average(last: int, steps: int | None = None) -> Rule:
     """The exact mean of the last `last` iterates.
 
-    With `steps`, the length of the training, it costs the memory of one parameter
-    (`TailAverage`); without, of `last` parameters (`WindowAverage`).
+    With `steps`, the length of the training, it costs the memory of one copy of the parameters
+    (`TailAverage`); without it, the memory of `last` copies (`WindowAverage`).
     """
     if steps is None:
         return rules.WindowAverage(last=last)
@@ -58,7 +58,7 @@ def tail_average(last: int, steps: int | None = None) -> Rule:
 
 
 def block_average(last: int) -> Rule:
-    """The mean of the last `last` to 2 `last` iterates, for the memory of two parameters."""
+    """The mean of the last `last` to 2 `last` iterates. It costs two copies of the parameters."""
     return rules.BlockAverage(last=last)
 
 
@@ -73,17 +73,16 @@ def ema(decay: Setting = 0.999) -> Rule:
 
 
 def named(name: str) -> Recipe:
-    """The recipe of that name at its defaults; UserError suggests a close one."""
+    """The recipe of that name with its defaults. UserError for an unknown name suggests another."""
     require_known("optimizer", name, RECIPES)
     return RECIPES[name]()
 
 
 def recipe_of(given: AnyRecipe) -> Recipe:
-    """The recipe itself, of that name, of that rule, or in a file.
+    """The recipe that is given itself, by its name, by a rule, or by a file.
 
-    A file is one of TOML, whose path ends in `.toml`, or one of Python: `rules.py:Mine` is a rule
-    or a recipe that it calls Mine. Raises UserError for an unknown name, and for a file that holds
-    no recipe.
+    A TOML file has a path that ends in `.toml`. `rules.py:Mine` is the rule or recipe `Mine` in a
+    Python file. Raises UserError for an unknown name, and for a file that holds no recipe.
     """
     if isinstance(given, Recipe):
         return given
@@ -103,9 +102,9 @@ def recipe_of(given: AnyRecipe) -> Recipe:
 
 
 def file_with_space(path: Path) -> tuple[Recipe, dict[str, Space]]:
-    """The recipe in a file, and where a race is to tune it.
+    """The recipe in a file, and the spaces in which a race tunes it.
 
-    A recipe without a name of its own is called after the file.
+    A recipe without a name gets the name of the file.
     """
     require_path("the path of a recipe file", path)
     text = read_text("the recipe file", path)

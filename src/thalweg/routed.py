@@ -1,4 +1,4 @@
-"""Recipes that treat some parameters of a model otherwise than the others."""
+"""Recipes that treat some parameters of a model differently from the others."""
 
 from __future__ import annotations
 
@@ -26,13 +26,12 @@ def route(
         route((("bias", "norm"), {"weight_decay": 0.0}), ("body.*", {"lr_factor": 0.1}),
               default=adamw())
 
-    routes: each is the words that it goes by (see `thalweg.routes`), and a recipe, or the settings
-        that it changes in the chains that have them; their `lr` is multiplied by `lr_factor`.
-        A parameter goes to the first recipe whose words fit it, and all settings whose words fit
-        are changed for it, one after the other.
+    routes: pairs of words that choose parameters (see `thalweg.routes`), and of a recipe or of
+        changed settings. `lr_factor` multiplies the `lr`. A parameter goes to the first recipe
+        whose words fit it. All changed settings whose words fit apply to it, one after the other.
     default: the recipe of all other parameters.
 
-    Raises UserError for a recipe that could not train, and for what is no route.
+    Raises UserError for a recipe that cannot train, and for malformed pairs.
     """
     branches: list[Route] = []
     changes: list[Route] = []
@@ -71,7 +70,7 @@ def route(
 
 
 def within(words: tuple[str, ...], routes: Sequence[Route]) -> list[Route]:
-    """The routes, for what these words fit too."""
+    """The routes, limited to the parameters that these words fit too."""
     if words == (EVERYTHING,):
         return list(routes)
     return [
@@ -81,7 +80,7 @@ def within(words: tuple[str, ...], routes: Sequence[Route]) -> list[Route]:
 
 
 def without_repeats(routes: Sequence[Route]) -> list[Route]:
-    """The routes without the words that a route before has taken all of."""
+    """The routes without words whose parameters an earlier route takes all."""
     taken: set[str] = set()
     found = []
     for one in routes:
@@ -95,7 +94,7 @@ def without_repeats(routes: Sequence[Route]) -> list[Route]:
 def no_decay(recipe: Recipe) -> Recipe:
     """The recipe without weight decay on biases and on the parameters of normalization layers.
 
-    One that has no weight decay stays as it is.
+    A recipe without weight decay does not change.
     """
     require_kind("recipe", recipe, Recipe, "a Recipe, such as thalweg.adamw()")
     decays = any("weight_decay" in settings_of(rules) for rules in recipe.chains)
@@ -105,13 +104,13 @@ def no_decay(recipe: Recipe) -> Recipe:
 
 
 def layerwise(recipe: Recipe, layers: Sequence[To], factor: float) -> Recipe:
-    """The recipe with lower rates for earlier layers, as for a model that is trained already.
+    """The recipe with lower rates for earlier layers, as for fine-tuning a trained model.
 
         layerwise(adamw(), ["embed.*", *[f"blocks.{i}.*" for i in range(12)], "head.*"], 0.8)
 
-    layers: the words of each, from the first layer to the last. The last has the rate of the
-    recipe, as all that is in no layer, and each of the others that of the next one times `factor`,
-    which is above 0 and below 1.
+    layers: the words of each layer, from the first to the last. The last layer, and all parameters
+    in no layer, have the rate of the recipe. Each other layer has the rate of the next layer times
+    `factor`, which is above 0 and below 1.
     """
     require_kind("recipe", recipe, Recipe, "a Recipe, such as thalweg.adamw()")
     require_kind("layers", layers, (list, tuple), 'a list of words, such as ["body.*", "head.*"]')

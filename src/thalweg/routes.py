@@ -1,7 +1,7 @@
-"""Routes: which parameters of a model go to which chain, or have which settings changed.
+"""Routes, which send parameters of a model to a chain, or change settings for them.
 
-A route goes to parameters by words. A word is a role (`ROLES`), "matrix" or "vector" by the shape,
-or a pattern of names such as "body.*"; "hidden matrix & body.*" is what fits both.
+A route chooses parameters by words. A word is a role (`ROLES`), a shape ("matrix" or "vector"), or
+a pattern of names such as "body.*". "hidden matrix & body.*" chooses what fits both words.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from thalweg.schedules import Schedule, times
 
 HIDDEN = "hidden matrix"
 ROLES = ("bias", "norm", "embedding", "head", HIDDEN, "other")
-"""What a parameter is for. The head is the matrix of the last layer; an embedding that is the head
-too is an embedding. Kernels of convolutions are matrices.
+"""The roles of parameters. The head is the matrix of the last layer; a matrix that is both head and
+embedding counts as an embedding. Kernels of convolutions are matrices.
 """
 
 SHAPES = ("matrix", "vector")
-"""Of two dimensions or more, and of fewer."""
+"""The shapes: a matrix has two dimensions or more, a vector has fewer."""
 
 EVERYTHING = "*"
 REST = "rest"
@@ -43,7 +43,7 @@ WRAPPERS = re.compile(r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_m
 
 
 class Parameter(NamedTuple):
-    """A parameter by name; the name and the role are empty where nobody knows them."""
+    """A parameter with its name and its role, which are empty if they are not known."""
 
     name: str
     shape: tuple[int, ...]
@@ -51,7 +51,7 @@ class Parameter(NamedTuple):
 
 
 def parameters_of(model: nn.Module) -> list[Parameter]:
-    """All parameters of a model, with the roles that its layers give them."""
+    """All parameters of a model, with the roles that follow from its layers."""
     owners: dict[int, nn.Module] = {}
     head: Tensor | None = None
     for module in model.modules():
@@ -72,31 +72,27 @@ def parameters_of(model: nn.Module) -> list[Parameter]:
 
 
 def parameters_by_name(named: Iterable[tuple[str, Tensor]]) -> list[Parameter]:
-    """All parameters of a model of which only the names are known, with the roles that these
-    suggest.
-    """
+    """All parameters of a model, with the roles that their names suggest."""
     found = [parameter_by_name(*each) for each in named]
     last = max((place for place, one in enumerate(found) if len(one.shape) >= 2), default=0)
-    # A norm behind the last matrix stands before a head that is an embedding too.
+    # If a norm follows the last matrix, the head is not this matrix, but is also the embedding.
     if found and found[last].role == HIDDEN and all(one.role != "norm" for one in found[last:]):
         found[last] = found[last]._replace(role="head")
     return found
 
 
 def parameter_by_name(full: str, param: Tensor) -> Parameter:
-    """One that may be any of a model; no matrix is the head here."""
+    """A single parameter of a model, by its name. Its role is never the head."""
     name = plain_name(full)
     return Parameter(name, tuple(param.shape), role_of(name, param))
 
 
 def role_of(name: str, param: Tensor, module: nn.Module | None = None) -> str:
-    """The role of a parameter by its name and the module that has it, if it is known; no matrix is
-    the head here.
-    """
+    """The role of a parameter by its name and, if it is known, its module. It is never the head."""
     if not name:
         return ""
     last = name.rpartition(".")[2]
-    gain = param.ndim == 1 and last == "weight"  # nearly always that of a norm
+    gain = param.ndim == 1 and last == "weight"  # such a weight nearly always belongs to a norm
     if NORM.search(type(module).__name__) if module else gain or NORM_NAME.search(name):
         return "norm"
     if "bias" in last:
@@ -107,29 +103,29 @@ def role_of(name: str, param: Tensor, module: nn.Module | None = None) -> str:
 
 
 def listed(params: Any) -> Any:
-    """The parameters of a group in a list; what has no order, or is none, as it is."""
+    """The parameters of a group as a list; a set, or something that is no collection, unchanged."""
     if isinstance(params, Tensor):
         return [params]
     return list(params) if isinstance(params, Iterable) and not isinstance(params, set) else params
 
 
 def plain_name(name: str) -> str:
-    """A parameter's name without what `torch.compile` and other wrappers put in front."""
+    """A parameter's name without the prefixes of `torch.compile` and other wrappers."""
     return WRAPPERS.sub("", name).removeprefix("module.")
 
 
 To = str | Sequence[str]
-"""One word that a route goes by, or several."""
+"""One word by which a route chooses parameters, or several."""
 
 
 def in_words(to: To) -> tuple[str, ...]:
-    """The words that a route goes by; UserError for what are none."""
+    """The words by which a route chooses parameters. Raises UserError for other values."""
     words = (to,) if isinstance(to, str) else to
     require_kind("to", words, (tuple, list), 'words, such as ["bias", "norm"] or ["body.*"]')
     if not words:
-        raise UserError('a route needs words to go by, such as to = ["bias", "norm"].')
+        raise UserError('a route needs words that choose parameters: to = ["bias", "norm"].')
     for word in words:
-        require_text("each word that a route goes by", word)
+        require_text("each word of a route", word)
     return tuple(words)
 
 
@@ -141,9 +137,9 @@ class Route:
         Route(("bias", "norm"), settings={"weight_decay": 0.0})
         Route(("body.*",), settings={"lr_factor": 0.1})
 
-    to: words, of which one fits. rules: the chain. settings: what is changed in the chains that
-    have it, instead of a chain; `lr_factor` is what their `lr` is multiplied with. name: what the
-    route is called, in front of its settings: "bias, norm.weight_decay".
+    to: words; a parameter is chosen if one of them fits. rules: the chain. settings: the settings
+    that change, instead of a chain; `lr_factor` multiplies the `lr`. name: the name of the route,
+    which comes before its settings, as in "bias, norm.weight_decay".
     """
 
     to: To
@@ -173,19 +169,19 @@ class Route:
 
     @property
     def named_settings(self) -> dict[str, Any]:
-        """Its settings, with its name in front."""
+        """The settings of the route, with its name in front of each."""
         settings = settings_of(self.rules) if self.rules else self.settings
         return {f"{self.name}.{name}": value for name, value in settings.items()}
 
     def with_settings(self, named: Mapping[str, Any]) -> Route:
-        """The same route with some settings changed, which are given as `named_settings` is."""
+        """The same route with some settings changed. named: settings as in `named_settings`."""
         own = {name.removeprefix(f"{self.name}."): named[name] for name in self.named_settings}
         if self.rules:
             return replace(self, rules=with_settings(self.rules, own))
         return replace(self, settings=own)
 
     def accepted(self, chains: Sequence[Rule]) -> Route:
-        """The route with its settings as the rules of some chain take them; UserError if none."""
+        """The route with settings that the rules accept. UserError if no rule has a setting."""
         known = known_in(chains)
         for name in self.settings:
             if name not in known:
@@ -193,13 +189,13 @@ class Route:
         taken = {name: known[name].accepted(name, value) for name, value in self.settings.items()}
         if isinstance(taken.get(FACTOR), Schedule):
             raise UserError(
-                f"route {self.name}: lr_factor is a number, which multiplies a schedule of lr too;"
-                " give the route an lr with a schedule of its own instead."
+                f"route {self.name}: lr_factor must be a number, which multiplies a schedule of lr"
+                " too; for another schedule, give the route its own lr."
             )
         return replace(self, settings=taken)
 
     def tunables(self, chains: Sequence[Rule]) -> dict[str, Tunable]:
-        """All that can be tuned in it, by name; settings that it changes have no usual space."""
+        """All settings of the route that can be tuned; changed ones have no documented space."""
         if self.rules:
             return {f"{self.name}.{name}": one for name, one in tunables(self.rules).items()}
         hypers = {n: one for n, one in known_in(chains).items() if isinstance(one, Hyper)}
@@ -211,7 +207,7 @@ class Route:
 
 
 def fits(word: str, parameter: Parameter) -> bool:
-    """Whether a word is said of a parameter."""
+    """Whether a word fits a parameter."""
     if "&" in word:
         return all(fits(part.strip(), parameter) for part in word.split("&"))
     if word in ROLES:
@@ -223,7 +219,7 @@ def fits(word: str, parameter: Parameter) -> bool:
 
 
 def both(one: str, other: str) -> str:
-    """The word for what two words fit."""
+    """The word that fits if both words fit."""
     if one in (EVERYTHING, other):
         return other
     return one if other == EVERYTHING else f"{one} & {other}"
@@ -245,11 +241,11 @@ def tunables_of(rules: Sequence[Rule], routes: Sequence[Route]) -> dict[str, Tun
 
 @dataclass(frozen=True)
 class Track:
-    """What steps the parameters that the same routes take.
+    """The chain and the settings of the parameters that the same routes take.
 
-    name: of these routes. branch: of the route to a chain of their own; sums over the model are
-    over its parameters alone, but for those in the first `shared` rules, which all parameters have.
-    changes: the settings that routes change.
+    name: the names of these routes. branch: the name of the route that sends them to a chain of
+    their own. Sums over the model are then over its parameters, except in the first `shared` rules,
+    which are common to all parameters. changes: the settings that routes change.
     """
 
     name: str
@@ -259,7 +255,7 @@ class Track:
     changes: Mapping[str, Any]
 
     def settings(self, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Every setting, where a parameter group of its user's may have some of its own."""
+        """All settings. own: those that a parameter group of the user replaces."""
         chosen = {**settings_of(self.rules), **(own or {})}
         chosen |= {name: value for name, value in self.changes.items() if name in chosen}
         factor = self.changes.get(FACTOR, 1.0)
@@ -269,10 +265,10 @@ class Track:
 def track_of(
     rules: tuple[Rule, ...], routes: Sequence[Route], parameter: Parameter
 ) -> Track | None:
-    """The track of a parameter; None where no route takes it.
+    """The track of a parameter; None if no route takes it.
 
-    It goes to the chain of the first route that takes it, and all routes that change settings
-    and take it do so, one after the other.
+    The parameter goes to the chain of the first route that takes it. All routes that take it and
+    change settings apply, one after the other.
     """
     branching = [route for route in routes if route.rules]
     first = next((route for route in branching if route.takes(parameter)), None)
@@ -293,9 +289,9 @@ def track_of(
 def tracks_of(
     rules: tuple[Rule, ...], routes: Sequence[Route], parameters: Sequence[Parameter]
 ) -> list[Track]:
-    """The track of each parameter; UserError for parameters that no route takes.
+    """The track of each parameter. Raises UserError for parameters that no route takes.
 
-    A recipe without routes asks for no name.
+    A recipe without routes needs no names of parameters.
     """
     check_known(routes, parameters)
     tracks = [track_of(rules, routes, parameter) for parameter in parameters]
@@ -303,17 +299,15 @@ def tracks_of(
     if left:
         told = "; ".join(f"{one.name} {list(one.shape)} ({one.role})" for one in left[:5])
         more = f" and {len(left) - 5} more" if len(left) > 5 else ""
-        raise UserError(
-            f"no route takes {told}{more}: add a route for them, or a default to the others."
-        )
+        raise UserError(f"no route takes {told}{more}: add a route for them, or a default recipe.")
     return [track for track in tracks if track]
 
 
 def check_known(routes: Sequence[Route], parameters: Sequence[Parameter]) -> None:
-    """UserError for routes by name or role where nobody knows what a parameter is.
+    """Raises UserError for routes by name or role if names of parameters are not known.
 
-    Matrices without names may all be hidden ones, where no other role counts: who gives an
-    optimizer of hidden matrices its tensors has chosen them, as for PyTorch's Muon.
+    If routes ask only for hidden matrices, all matrices without names count as hidden: a user who
+    gives tensors to such an optimizer has chosen them, as for PyTorch's Muon.
     """
     words = {part.strip() for route in routes for word in route.to for part in word.split("&")}
     asking = sorted(words.difference(SHAPES, (EVERYTHING,)))
@@ -321,14 +315,16 @@ def check_known(routes: Sequence[Route], parameters: Sequence[Parameter]) -> Non
     chosen = asking == [HIDDEN] and all(len(one.shape) >= 2 for one in nameless)
     if asking and nameless and not chosen:
         raise UserError(
-            f"a route goes to {short(asking[0])}, and nobody knows the names of these tensors: give"
-            " the model, or model.named_parameters()."
+            f"a route goes to {short(asking[0])}, but the names of these tensors are not known:"
+            " give the model, or model.named_parameters()."
         )
 
 
 def check_all_taken(routes: Sequence[Route], parameters: Sequence[Parameter]) -> None:
-    """Tells of routes that take no parameter: a warning for one that goes by roles, which another
-    model may have, and UserError for one that goes by a name.
+    """Reports routes that take no parameter.
+
+    A route by roles gets a warning, because another model may have the role. A route by a name
+    raises UserError.
     """
     free = list(parameters)
     for route in routes:

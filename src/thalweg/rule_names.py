@@ -1,4 +1,4 @@
-"""What a rule is called in files and commands: ours by its class, a user's own by its file too.
+"""The names of rules in files and commands: our rules by class, a user's own by file and class.
 
 rule_named("Adam")             the package's
 rule_named("rules.py:Mine")    the class Mine in the file rules.py
@@ -21,16 +21,16 @@ FILE = "rule file"
 NOWHERE = ", which stands in no file"
 
 known: dict[str, type[Rule]] = {}
-"""The rules that were named before, for when the process has gone to another folder."""
+"""The rules by earlier names, which are kept because the process may change its folder."""
 
 
 def is_in_file(name: object) -> TypeGuard[str]:
-    """Whether a name is that of something in a user's file."""
+    """Whether a name denotes something in a user's file."""
     return isinstance(name, str) and ".py:" in name
 
 
 def rule_named(name: Any) -> type[Rule]:
-    """The rule of that name; UserError where there is none, or its file fails."""
+    """The rule of that name. Raises UserError if there is none, or if its file fails."""
     if isinstance(name, str) and name.endswith(NOWHERE):
         raise UserError(f"the rule {name}, cannot be found again: put it at the top of a .py file.")
     if not is_in_file(name):
@@ -46,10 +46,9 @@ def rule_named(name: Any) -> type[Rule]:
 
 
 def in_file(name: str) -> Any:
-    """What a user's file holds under a name, such as `rules.py:Mine`.
+    """The object in a user's file that has a name such as `rules.py:Mine`.
 
-    A rule that is in this process already is that rule: a script, or a task's file, may be where it
-    stands.
+    If the rule is already in this process, as from a script or a task's file, it is that rule.
     """
     path, _, attribute = name.rpartition(":")
     for kind in reversed(every_rule()):
@@ -69,7 +68,7 @@ def is_rule(value: object) -> TypeGuard[type[Rule]]:
 
 
 def name_of(kind: type[Rule]) -> str:
-    """The name by which `rule_named` finds a rule again, where it can be found."""
+    """The name by which `rule_named` finds a rule again."""
     if RULES.get(kind.__name__) is kind:
         return kind.__name__
     file = file_of(kind)
@@ -82,6 +81,6 @@ def name_of(kind: type[Rule]) -> str:
 
 
 def file_of(kind: type[Rule]) -> Path | None:
-    """The file that a rule stands in; None for one of a notebook."""
+    """The file that defines a rule; None for a rule in a notebook."""
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
     return Path(file).resolve() if file else None

@@ -3,18 +3,18 @@
     lr = schedules.linear(3e-3, 3e-5, steps=2_000)
     lr(0), lr(1_000), lr(5_000)            # 0.003, 0.001515, 3e-05
 
-Steps are counted from 0. A schedule is plain, frozen data: its `base`, the plain number that stands
-in a parameter group, times a factor that depends on the step. The file is sorted as follows: what
-all schedules share, the schedules from the plainest to the one that watches a metric, the names
-that users write, and schedules from data.
+Steps are counted from 0. A schedule is plain, frozen data. Its value is its `base`, the plain
+number in a parameter group, times a factor that depends on the step. This file has, in this order:
+what all schedules have in common; the schedules, from the simplest to the one that watches a
+metric; the names that users write; and schedules from data.
 
 Whether learning rates alpha_i let stochastic gradient descent converge is the subject of Robbins
 and Monro (1951): the sum of alpha_i must be infinite (every point can be reached) and the sum of
-alpha_i^2 finite (the noise dies out). Each schedule says which of the two it satisfies. The
-conditions are sufficient, not necessary, and good schedules break them.
+alpha_i^2 finite (the noise vanishes). Each schedule says which of the two conditions it satisfies.
+They are sufficient, but not necessary, and good schedules violate them.
 """
 
-# Every schedule can be asked with a memory and told a metric; only a plateau makes use of them.
+# All schedules take a memory and metrics, but only a plateau uses them.
 # ruff: noqa: ARG002
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ from thalweg.arguments import FAR, number, plain, require_known, require_whole, 
 from thalweg.errors import NoCounterpartError, UserError, suggest
 
 Memory = dict[str, float]
-"""What a plateau remembers between evaluations: plain numbers by name, empty for the others."""
+"""What a plateau remembers between evaluations: plain numbers by name. Others remember nothing."""
 
 RobbinsMonro = tuple[bool | None, bool | None]
-"""Whether (the sum of alpha_i is infinite, the sum of alpha_i^2 is finite); None: it has an end."""
+"""Whether (the sum of alpha_i is infinite, the sum of alpha_i^2 is finite); None for a schedule
+that ends."""
 
 
 def _is_number(value: object) -> bool:
@@ -48,7 +49,7 @@ def _is_one_of(value: object, *words: str) -> bool:
 
 
 def _wanted(words: str, holds: Callable[[Any], bool]) -> dict[str, Any]:
-    """The metadata of a field: the values that it may have, in words and as a test."""
+    """The metadata of a field: the allowed values, in words and as a test."""
     return {"words": words, "holds": holds}
 
 
@@ -93,7 +94,7 @@ class Schedule(ABC):
 
     @property
     def base(self) -> float:
-        """The plain number that stands in a parameter group; it is never scheduled."""
+        """The plain number in a parameter group, which does not depend on the step."""
         base: float = getattr(self, fields(self)[0].name)
         return base
 
@@ -104,18 +105,19 @@ class Schedule(ABC):
 
     @abstractmethod
     def factor(self, step: int, memory: Memory | None = None) -> float:
-        """value(step) / base, for a step counted from 0; without a memory, nothing was observed."""
+        """value(step) / base, for a step counted from 0. memory: None if no metric was observed."""
 
     def __call__(self, step: int) -> float:
-        """The value at a step from 0 to 10^12, as long as no metric has been observed."""
+        """The value at a step from 0 to 10^12, if no metric was observed."""
         step = require_whole("step", step, 0, FAR)
         return self.base * self.factor(step)
 
     def scheduler(self) -> str:
-        """The class of `torch.optim.lr_scheduler` that has the same lr at every step of the budget,
-        called with its optimizer; NoCounterpartError where no one class has.
+        """The call of the class of `torch.optim.lr_scheduler` with the same lr at every step.
+
+        Raises NoCounterpartError if no single class has the same lr.
         """
-        raise NoCounterpartError(f"lr_scheduler has no one scheduler for {self.kind}.")
+        raise NoCounterpartError(f"lr_scheduler has no single scheduler for {self.kind}.")
 
     def memory(self) -> Memory:
         """The memory before the first evaluation."""
@@ -124,17 +126,17 @@ class Schedule(ABC):
     def observe(
         self, memory: Memory, *, training: float | None = None, validation: float | None = None
     ) -> Memory:
-        """The memory after an evaluation that gave these metrics; the given one stays as it is."""
+        """The memory after an evaluation with these metrics. The given memory does not change."""
         return memory
 
     def scaled(self, base: float) -> Self:
-        """The same shape over another base: all levels keep their ratio to it."""
+        """The same schedule with another base. All levels keep their ratio to the base."""
         first, *others = self._levels()
         levels = {name: number(base) * self._ratio(getattr(self, name)) for name in others}
         return replace(self, **{first: base}, **levels)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, ready for TOML: the kind under "schedule", then the fields by name."""
+        """The schedule as plain data for TOML: its kind as "schedule", then its fields by name."""
         parts = {part.name: getattr(self, part.name) for part in fields(self)}
         return {"schedule": self.kind} | {
             name: value.to_dict() if isinstance(value, Schedule) else value
@@ -143,7 +145,7 @@ class Schedule(ABC):
         }
 
     def _levels(self) -> dict[str, float]:
-        """The fields that are values of the schedule, the base first."""
+        """The fields that are values of the schedule, beginning with the base."""
         values = {p.name: getattr(self, p.name) for p in fields(self) if p.metadata == LEVEL}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -168,10 +170,11 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """value(i) = (1 - b) start + b end, b = i / steps for i < steps; end from there on.
+    """value(i) = (1 - b) start + b end, b = i / steps for i < steps; later it is end.
 
-    Without an `end` it is start / 100. Sum infinite; the constant tail makes the sum of squares
-    infinite too. Source: Goodfellow, Bengio and Courville (2016), equation 8.14.
+    If `end` is not given, it is start / 100. The sum is infinite, and because of the constant tail
+    the sum of squares is infinite too. Source: Goodfellow, Bengio and Courville (2016), equation
+    8.14.
     """
 
     kind = "linear"
@@ -200,7 +203,7 @@ class Linear(Schedule):
 
 @dataclass(frozen=True)
 class Warming(Linear):
-    """Linear, with the defaults of momentum: little while gradients change fast, much later.
+    """Linear with defaults for momentum: low at first, while gradients change fast, and high later.
 
     Source: Sutskever et al. (2013) on raising the momentum in training.
     """
@@ -214,8 +217,8 @@ class Warming(Linear):
 class Exponential(Schedule):
     """value(i) = start gamma^i, gamma in (0, 1].
 
-    Below gamma = 1 the sum is start / (1 - gamma), finite, and so is the sum of squares: the
-    parameters cannot travel farther than the sum allows.
+    For gamma below 1 the sum is start / (1 - gamma), which is finite, and so is the sum of squares.
+    The parameters cannot move farther than the sum allows.
     """
 
     kind = "exponential"
@@ -237,8 +240,8 @@ class Exponential(Schedule):
 class InverseTime(Schedule):
     """value(i) = start / (1 + i / tau), tau > 0 in steps.
 
-    Satisfies both conditions: the integral of the value, start tau log(1 + i / tau), grows without
-    bound, and that of its square is start^2 tau. Source: Robbins and Monro (1951).
+    It satisfies both conditions: the integral of the value, start tau log(1 + i / tau), grows
+    without bound, and the integral of its square is start^2 tau. Source: Robbins and Monro (1951).
     """
 
     kind = "inverse_time"
@@ -258,10 +261,10 @@ class InverseTime(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """value(i) = end + (start - end) (1 + cos(pi i / steps)) / 2; end from i = steps on.
+    """value(i) = end + (start - end) (1 + cos(pi i / steps)) / 2; from i = steps on it is end.
 
-    It ends with its budget, so the sums have no answer. PyTorch's CosineAnnealingLR rises again
-    after its last step; this one does not. Source: Loshchilov and Hutter (2017), one period.
+    It ends with its budget, so the conditions do not apply. PyTorch's CosineAnnealingLR rises again
+    after its last step; this schedule does not. Source: Loshchilov and Hutter (2017), one period.
     """
 
     kind = "cosine"
@@ -284,7 +287,7 @@ class Cosine(Schedule):
 class Step(Schedule):
     """value(i) = start gamma^floor(i / every), gamma in (0, 1].
 
-    Below gamma = 1 both sums are finite, as for the exponential.
+    For gamma below 1 both sums are finite, as for the exponential schedule.
     """
 
     kind = "step"
@@ -307,9 +310,9 @@ class Step(Schedule):
 class OneCycle(Schedule):
     """Up from peak / div_factor to peak, then down to peak / (div_factor final_div_factor).
 
-    Both ways are half cosines; the peak is at step pct_start steps - 1 and the lowest value at
-    step steps - 1, where it stays. This is PyTorch's OneCycleLR with two phases. It ends with its
-    budget, so the sums have no answer. Source: Smith and Topin (2019).
+    Rise and fall are half cosines. The peak is at step pct_start steps - 1, and the lowest value is
+    at step steps - 1, where it stays. This is PyTorch's OneCycleLR with two phases. It ends with
+    its budget, so the conditions do not apply. Source: Smith and Topin (2019).
     """
 
     kind = "one_cycle"
@@ -341,9 +344,9 @@ class OneCycle(Schedule):
 
 @dataclass(frozen=True)
 class Warmup(Schedule):
-    """value(i) = then(0) (i + 1) / steps for i < steps; then(i - steps) from there on.
+    """value(i) = then(0) (i + 1) / steps for i < steps; later it is then(i - steps).
 
-    Its base, its memory and its answers to Robbins and Monro are those of `then`.
+    Its base, its memory and its Robbins-Monro conditions are those of `then`.
     """
 
     kind = "warmup"
@@ -377,14 +380,14 @@ class Warmup(Schedule):
 
 @dataclass(frozen=True)
 class Plateau(Schedule):
-    """value = max(start gamma^n, minimum) after n reductions; reduced when a metric stands still.
+    """value = max(start gamma^n, minimum) after n reductions, which follow a metric.
 
-    An evaluation improves when its metric is below best (1 - threshold) for direction "min", above
-    best (1 + threshold) for "max", which is meant for metrics above 0; a metric that is not a
-    number never improves. More than `patience` evaluations in a row without improvement reduce the
-    value, and the count starts anew. This is PyTorch's ReduceLROnPlateau with eps = 0, whose
-    `factor` is gamma here, as in the other schedules. How often it reduces is up to the run, so the
-    sums have no answer.
+    An evaluation improves if its metric is below best (1 - threshold) for direction "min", or above
+    best (1 + threshold) for "max"; this is meant for metrics above 0. A metric that is not a number
+    never improves. After more than `patience` evaluations in a row without improvement, the value
+    is reduced, and the count starts anew. This is PyTorch's ReduceLROnPlateau with eps = 0; its
+    `factor` is called gamma here, as in the other schedules. The number of reductions depends on
+    the run, so the conditions do not apply.
     """
 
     kind = "plateau"
@@ -440,7 +443,7 @@ class Plateau(Schedule):
 
 
 def _with_tail(level: float) -> RobbinsMonro:
-    """A constant tail above 0 makes both sums infinite; a tail that vanishes, both finite."""
+    """With a constant tail above 0 both sums are infinite; with a tail of 0 both are finite."""
     return level > 0, level == 0
 
 
@@ -479,12 +482,12 @@ SCHEDULES: dict[str, type[Schedule]] = {
 
 
 def times(value: Any, factor: float) -> Any:
-    """A number or a schedule, of which all levels are multiplied."""
+    """A number or a schedule with all its levels multiplied by a factor."""
     return value.scaled(value.base * factor) if isinstance(value, Schedule) else value * factor
 
 
 def from_dict(data: Mapping[str, Any]) -> Schedule:
-    """The schedule that `to_dict` wrote, or a person in a TOML file.
+    """The schedule of a table that `to_dict` has written, or a person in a TOML file.
 
     Raises:
         UserError: an unknown kind or field, a missing field, or a value outside its domain.

@@ -1,15 +1,15 @@
-"""How sure a comparison is: arrays in, numbers out.
+"""The statistics of comparisons: arrays in, numbers out.
 
-Scores come as one array per entrant, one number per seed; the same place in two arrays is the same
-seed, so runs are paired. A score that is not finite is a run that diverged: it counts as worse than
-every run that did not, and two that diverged tie. Everything here rests on ranks, which can take
-that; means cannot.
+Scores are one array for each entrant, with one number for each seed. The same index in two arrays
+is the same seed, so runs are paired. A score that is not finite means that the run diverged: it
+counts as worse than every run that did not, and two runs that diverged are equal. All methods here
+use ranks, which allow this; means would not.
 
-Infinities, and what rounds to zero, are in order here, whatever a task tells NumPy to do with them.
+Infinities and underflow are allowed here, whatever a task has told NumPy to do with them.
 
-In the order of reading: the exact signed-rank test; a comparison of two entrants with the interval
-that inverts the test; the looks of a race and the error each may spend; the shortlist; what a race
-can see; and estimates for one entrant alone.
+This file has, in this order: the exact signed-rank test; a comparison of two entrants with the
+interval that inverts the test; the looks of a race and the error that each may spend; the
+shortlist; the lead that a race can detect; and estimates for one entrant alone.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ Direction: TypeAlias = Literal["min", "max"]
 Floats: TypeAlias = NDArray[np.float64]
 
 POWER = 0.8
-"""The chance of seeing what is there for which seeds and margins are planned."""
+"""The probability to detect a difference, for which seeds and margins are planned."""
 
 EFFICIENCY = 3 / math.pi
-"""Of signed ranks against means under normal noise: the seeds that means would need, for each."""
+"""The efficiency of signed ranks under normal noise: means would need this share of the seeds."""
 
 SMALLEST = sys.float_info.min
-"""The end of an interval that comes up to zero and leaves it out: the smallest normal number, since
-some libraries have the processor take lesser ones for zero."""
+"""The end of an interval that reaches to zero but excludes it. It is the smallest normal number,
+because some libraries let the processor treat smaller numbers as zero."""
 
 
 # The signed-rank test
@@ -50,7 +50,8 @@ some libraries have the processor take lesser ones for zero."""
 class SignedRanks:
     """Wilcoxon's signed-rank test of differences.
 
-    p_positive: one-sided p that the differences lie above zero. p_negative: that they lie below.
+    p_positive: the one-sided p-value for differences above zero. p_negative: the one for
+    differences below zero.
     """
 
     p_positive: float
@@ -59,20 +60,20 @@ class SignedRanks:
 
 @np.errstate(all="ignore")
 def signed_ranks(differences: ArrayLike) -> SignedRanks:
-    """The exact signed-rank test, whatever ties, zeros and infinities there are.
+    """The exact signed-rank test, which allows ties, zeros and infinities.
 
     With r_i the mid-rank of |d_i| among all |d|, W = sum of r_i over the positive d_i. Zeros are
-    ranked with the rest and then dropped (Pratt 1959). Given the ranks, each of the 2^m signs of
-    the m differences that are not zero is as likely as any other if they centre on zero, so
-    p_positive = P(sum of r_i s_i >= W) with s_i = 0 or 1 at even odds: counted out, not sampled.
-    With no difference but zeros both p are 1.
+    ranked with the rest and then dropped (Pratt 1959). If the differences are symmetric around
+    zero, all 2^m signs of the m differences that are not zero are equally likely for given ranks.
+    So p_positive = P(sum of r_i s_i >= W), where each s_i is 0 or 1 with probability 1/2. It is
+    counted exactly, not sampled. If all differences are zero, both p are 1.
 
-    differences: [n], in any unit; infinite ones are tied for the largest rank.
+    differences: `[n]`, in any unit; infinite ones are tied for the largest rank.
     Raises `UserError` for an empty array and for a difference that is not a number.
     """
     values = np.asarray(differences, dtype=np.float64)
     if values.ndim != 1 or values.size == 0 or np.isnan(values).any():
-        raise UserError("Differences must be a row of one or more numbers, none of them nan.")
+        raise UserError("differences must be an array [n] of one or more numbers, without nan.")
     return _signed_ranks(values)
 
 
@@ -85,7 +86,9 @@ def _signed_ranks(differences: Floats) -> SignedRanks:
 
 
 def _doubled_ranks(sizes: Floats) -> NDArray[np.int64]:
-    """Twice the mid-ranks, which are whole numbers: how many are less, plus not greater, plus 1."""
+    """Twice the mid-ranks, which are whole numbers: the numbers that are less, plus those that are
+    not greater, plus 1.
+    """
     ascending = np.sort(sizes)
     less = np.searchsorted(ascending, sizes, side="left")
     not_greater = np.searchsorted(ascending, sizes, side="right")
@@ -94,7 +97,7 @@ def _doubled_ranks(sizes: Floats) -> NDArray[np.int64]:
 
 @lru_cache(maxsize=4096)
 def _upper_tail(ranks: tuple[int, ...]) -> Floats:
-    """P(S >= s) for s = 0 ... sum of ranks, S the sum of those ranks that a fair coin picks."""
+    """P(S >= s) for s = 0 ... sum of ranks; S sums the ranks that a fair coin selects."""
     chance = np.zeros(sum(ranks) + 1)
     chance[0] = 1.0
     reach = 1
@@ -113,15 +116,18 @@ def _upper_tail(ranks: tuple[int, ...]) -> Floats:
 class Comparison:
     """How much better one entrant is than another, over paired seeds.
 
-    estimate: the gain, in units of the metric, positive where the first is better (so for a loss it
-        is the other's minus its own); infinite where one mostly diverges and the other does not.
-    low, high: its interval at `confidence`; an end is infinite where the seeds are too few, or
-        where divergence decides, to set a bound.
-    p, p_worse: one-sided p that the first is better, that it is worse.
+    estimate: the gain, in units of the metric. It is positive if the first entrant is better, so
+    for
+        a loss it is the other's minus its own; infinite if one mostly diverges and the other does
+        not.
+    low, high: the interval of the gain at `confidence`. An end is infinite if there are too few
+        seeds, or if divergence decides.
+    p, p_worse: the one-sided p-values that the first is better, and that it is worse.
     level: the one-sided level of both; confidence = 1 - 2 level.
-    n: pairs. wins, ties: shares of the pairs in [0, 1] that the first won, that were equal.
+    n: the number of pairs. wins, ties: the shares of the pairs in [0, 1] that the first won, and
+        that were equal.
 
-    `low > 0` says the same as `p <= level`, and `high < 0` the same as `p_worse <= level`.
+    `low > 0` is equivalent to `p <= level`, and `high < 0` to `p_worse <= level`.
     """
 
     estimate: float
@@ -155,11 +161,11 @@ def compare(a: ArrayLike, b: ArrayLike, direction: Direction, level: float = 0.0
 
     The estimate is Hodges and Lehmann's (1963): the median of the Walsh averages
     (d_i + d_j) / 2, i <= j. The interval holds the shifts t for which the exact test of d - t
-    rejects on neither side. The test can change its answer only where t passes a Walsh average, so
-    the ends are found among these; with ties its p is not quite monotone in t, and the end that is
-    taken lies on the side of zero that the test of d itself names.
+    rejects on neither side. The result of the test can change only where t passes a Walsh average,
+    so the ends are found among these. With ties, p is not exactly monotone in t; the end is then
+    chosen so that it agrees with the test of d itself about zero.
 
-    a, b: [n] scores on the same seeds. direction: whether "min" or "max" is better.
+    a, b: `[n]`, scores on the same seeds. direction: whether "min" or "max" is better.
     level: one-sided, in (0, 0.5); the interval has confidence 1 - 2 level.
     Raises `UserError` for scores that are not paired, and for a level or direction out of range.
     """
@@ -185,11 +191,12 @@ def compare(a: ArrayLike, b: ArrayLike, direction: Direction, level: float = 0.0
 def compare_all(
     scores: Mapping[str, ArrayLike], reference: str, direction: Direction, level: float = 0.025
 ) -> dict[str, Comparison]:
-    """Each entrant but `reference` compared with it, on the seeds that both have: the first ones.
+    """Compares each other entrant with `reference`, on the first seeds, which both have.
 
-    Gains are positive where the entrant is better than the reference.
+    Gains are positive if the entrant is better than the reference.
 
-    scores: by entrant, [n] with n its own. Raises as `compare` does, and for an unknown reference.
+    scores: by entrant, `[n]`, where n may differ. Raises as `compare` does, and for an unknown
+    reference.
     """
     if reference not in scores:
         raise UserError(f"'{reference}' has no scores; choose one of {', '.join(scores)}.")
@@ -204,11 +211,11 @@ def compare_all(
 
 
 def _gains(a: ArrayLike, b: ArrayLike, direction: Direction) -> Floats:
-    """By how much `a` is better on each seed: infinite where one diverged, zero where both did."""
+    """By how much `a` is better on each seed; infinite if one diverged, zero if both did."""
     first, second = _goodness(a, direction), _goodness(b, direction)
     if first.size != second.size:
         raise UserError(
-            f"Paired scores need the same seeds, and here are {first.size} against {second.size}."
+            f"Paired scores need the same seeds, not {first.size} against {second.size}."
         )
     both_diverged = np.isinf(first) & np.isinf(second)
     return _without_round_off(np.where(both_diverged, 0.0, first - second))
@@ -221,13 +228,13 @@ def _goodness(scores: ArrayLike, direction: Direction) -> Floats:
     values = np.asarray(scores, dtype=np.float64)
     if values.ndim != 1 or values.size == 0:
         raise UserError(
-            f"Scores must be a row of one or more numbers, not of shape {values.shape}."
+            f"Scores must be an array [n] of one or more numbers, not of shape {values.shape}."
         )
     return np.where(np.isfinite(values), values if direction == "max" else -values, -np.inf)
 
 
 def _without_round_off(differences: Floats) -> Floats:
-    """Keeps 32 bits of each, so that differences of accuracies tie where the exact ones would."""
+    """Keeps 32 bits of each, so that differences of accuracies tie if the exact ones tie."""
     mantissa, exponent = np.frexp(differences)
     kept: Floats = np.ldexp(np.round(np.ldexp(mantissa, 32)), exponent - 32)
     return kept
@@ -236,7 +243,7 @@ def _without_round_off(differences: Floats) -> Floats:
 def _walsh_averages(differences: Floats) -> Floats:
     """(d_i + d_j) / 2 for i <= j in rising order.
 
-    The average of opposite infinities is left out: it is half above and half below every shift.
+    The average of opposite infinities is left out, because it is no number.
     """
     half = differences / 2
     first, second = _pairs(half.size)
@@ -250,9 +257,9 @@ def _pairs(n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _lower_end(differences: Floats, averages: Floats, level: float, p_at_zero: float) -> float:
-    """Where the shifts begin that the test of `differences - shift > 0` does not reject."""
+    """The smallest shift that the test of `differences - shift > 0` does not reject."""
     corners = np.unique(np.append(averages[np.isfinite(averages)], 0.0))
-    # Shift k lies in the gap to the left of corner k, the last one to the right of all corners.
+    # Shift k lies just to the left of corner k; the last shift lies to the right of all corners.
     shifts = np.empty(corners.size + 1)
     shifts[0] = min(np.nextafter(corners[0], -np.inf), -SMALLEST)
     shifts[1:-1] = corners[:-1] / 2 + corners[1:] / 2
@@ -273,7 +280,7 @@ def _lower_end(differences: Floats, averages: Floats, level: float, p_at_zero: f
 
 
 def _median(ascending: Floats) -> float:
-    """The median of numbers in rising order; that of opposite infinities is zero."""
+    """The median of numbers in rising order; between opposite infinities it is zero."""
     low, high = ascending[(ascending.size - 1) // 2], ascending[ascending.size // 2]
     return 0.0 if low == -high else float(low / 2 + high / 2)
 
@@ -281,20 +288,21 @@ def _median(ascending: Floats) -> float:
 # The looks of a race
 
 LOOKS_IN_THOUSANDTHS = (300, 450, 675, 1000)
-"""When a race is looked at, in thousandths of its seeds."""
+"""The looks of a race, in thousandths of its seeds."""
 
 
 def looks(seeds: int) -> tuple[int, ...]:
-    """After how many seeds a race of at most `seeds` is looked at, in rising order.
+    """The numbers of seeds at which a race of at most `seeds` has its looks, in rising order.
 
-    0.3, 0.45, 0.675 and 1 times `seeds`, rounded up; equal ones once. 40 gives 12, 18, 27, 40.
+    They are 0.3, 0.45, 0.675 and 1 times `seeds`, rounded up, without repeats. For 40 they are 12,
+    18, 27 and 40.
     """
     _require_count("seeds", seeds)
     return tuple(sorted({-(-seeds * part // 1000) for part in LOOKS_IN_THOUSANDTHS}))
 
 
 def error_spent(n: int, seeds: int, alpha: float) -> float:
-    """The error spent when n of at most `seeds` seeds have run: (alpha / 2) (n / seeds)^1.5.
+    """The error that is spent after n of at most `seeds` seeds: (alpha / 2) (n / seeds)^1.5.
 
     alpha: in (0, 1), the risk that the best entrant is missing from the shortlist.
     Source: the power family of Kim and DeMets 1987.
@@ -304,22 +312,22 @@ def error_spent(n: int, seeds: int, alpha: float) -> float:
 
 
 def level_at(n: int, seeds: int, alpha: float) -> float:
-    """The error a_n that the look at n seeds may spend: what it adds to `error_spent` so far.
+    """The error a_n that the look at n seeds may spend: the growth of `error_spent` since the last.
 
-    Raises `UserError` where there is no look at n.
+    Raises `UserError` if there is no look at n.
     """
     planned = looks(seeds)
     if n not in planned:
-        raise UserError(f"A race of {seeds} seeds is looked at after {planned}, not after {n}.")
+        raise UserError(f"A race of {seeds} seeds has looks at {planned} seeds, not at {n}.")
     before = max((look for look in planned if look < n), default=0)
     return error_spent(n, seeds, alpha) - error_spent(before, seeds, alpha)
 
 
 def pair_level(level: float, entrants: int) -> float:
-    """The one-sided level of each pair at a look: a_n / (m - 1) with m entrants still on.
+    """The one-sided level of each pair at a look: a_n / (m - 1) with m entrants on the shortlist.
 
-    Intervals printed beside the shortlist are at this level too: `compare(..., level=pair_level)`
-    never excludes zero for two entrants that are both still on. Raises `UserError` for m < 2.
+    The intervals of the verdict have this level too: `compare(..., level=pair_level)` never
+    excludes zero for two entrants that stay on the shortlist. Raises `UserError` for m < 2.
     """
     if entrants < 2:
         raise UserError(f"A comparison needs two entrants or more, not {entrants}.")
@@ -331,7 +339,7 @@ def pair_level(level: float, entrants: int) -> float:
 
 @dataclass(frozen=True)
 class Departure:
-    """An entrant that leaves the shortlist: who is better (with the least p), and that p."""
+    """An entrant that leaves the shortlist, the entrant that is better with the least p, and p."""
 
     name: str
     beaten_by: str
@@ -340,7 +348,10 @@ class Departure:
 
 @dataclass(frozen=True)
 class Shortlist:
-    """Who stays after a look, in the order given, and who leaves it; `level` is that of a pair."""
+    """The entrants that stay after a look, in the given order, and those that leave.
+
+    level: the one-sided level of each pair.
+    """
 
     remaining: tuple[str, ...]
     departures: tuple[Departure, ...]
@@ -351,18 +362,18 @@ class Shortlist:
 def shortlist(
     scores: Mapping[str, ArrayLike], alive: Sequence[str], level: float, direction: Direction
 ) -> Shortlist:
-    """Who stays on the shortlist after a look.
+    """The shortlist after a look.
 
-    An entrant leaves when some other that was still on before this look is better at one-sided
-    level a_n / (m - 1), m = len(alive). All pairs are judged at once: whoever leaves now can still
-    be the one that sends another off. Were each beaten by some other, in a circle, all would stay.
+    An entrant leaves if another one on the shortlist before this look is better at the one-sided
+    level a_n / (m - 1), m = len(alive). All pairs are judged at once: an entrant that leaves now
+    can still beat another. If each were beaten by another one, in a circle, all would stay.
 
-    scores: by entrant, [n] on the same n seeds; those not in `alive` are not read.
-    level: a_n, what this look may spend (`level_at`).
+    scores: by entrant, `[n]` on the same n seeds; those not in `alive` are not used.
+    level: a_n, the error that this look may spend (`level_at`).
     Raises `UserError` as `compare` does, and for a name in `alive` without scores.
     """
     if missing := [name for name in alive if name not in scores]:
-        raise UserError(f"'{missing[0]}' has no scores; a shortlist needs those of all still on.")
+        raise UserError(f"'{missing[0]}' has no scores; a shortlist needs scores of all entrants.")
     if len(alive) < 2:
         return Shortlist(tuple(alive), (), level)
     threshold = pair_level(level, len(alive))
@@ -386,22 +397,22 @@ def _best_rival(
     return Departure(name, best, p_of[best])
 
 
-# What a race can see
+# What a race can detect
 
 
 @np.errstate(all="ignore")
 def more_seeds_needed(a: ArrayLike, b: ArrayLike, direction: Direction, level: float) -> int | None:
-    """About how many more paired seeds would separate `a` and `b`; 0 if they are separate already.
+    """About how many more paired seeds would distinguish `a` and `b`; 0 if none are needed.
 
     Noether's (1987) approximation: with q the share of the averages (d_i + d_j) / 2, i < j, that
     are positive (a half for those equal to zero), the signed-rank test reaches one-sided `level`
     with power 0.8 after about n = (z_level + z_power)^2 / (3 (q - 1/2)^2) pairs. Under normal noise
-    q - 1/2 is close to the standardised difference, mean / standard deviation, over sqrt(pi) where
-    that is small; unlike it, q can take runs that diverged. It supposes that what was seen so far
-    is the truth.
+    q - 1/2 is close to the standardised difference (mean / standard deviation) over sqrt(pi), if
+    that is small. Unlike it, q is also defined with runs that diverged. The estimate assumes that
+    the scores so far are representative.
 
-    None where the sign of the difference is itself open: |q - 1/2| below its standard error
-    1 / sqrt(3 n) under equality, and with a single pair.
+    None if the sign of the difference is not known: if |q - 1/2| is below 1 / sqrt(3 n), its
+    standard error for equal entrants, and for a single pair.
     Raises `UserError` as `compare` does.
     """
     _require_between("level", level, 0, 0.5)
@@ -428,14 +439,14 @@ def _share_of_positive_averages(differences: Floats) -> float:
 
 @np.errstate(all="ignore")
 def visible_margin(seeds: int, entrants: int, alpha: float) -> float:
-    """The margin that a race can see at its last look, in standard deviations of the difference.
+    """The lead that a race can detect at its last look, in standard deviations of the difference.
 
-    That is: which lead over one rival, divided by the standard deviation of the paired difference,
-    the last look finds with power 0.8 at its level a_n / (m - 1), all m entrants still being on:
-    (t_level + t_power) / sqrt(n 3 / pi), for normal noise, with the efficiency 3 / pi of signed
-    ranks and upper quantiles of Student's t with n - 1 degrees of freedom. (Those of the normal
-    distribution promise too much this far out: power is 0.73 and not 0.8 with 40 seeds at level
-    0.001.) Infinite where even n wins in n pairs, p = 2^-n, do not reach the level.
+    It is the lead over one rival, divided by the standard deviation of the paired difference, that
+    the last look detects with power 0.8 at its level a_n / (m - 1) if all m entrants are on the
+    shortlist: (t_level + t_power) / sqrt(n 3 / pi), for normal noise. Here 3 / pi is the efficiency
+    of signed ranks, and the t are upper quantiles of Student's t with n - 1 degrees of freedom.
+    (With quantiles of the normal distribution the power would be 0.73, not 0.8, with 40 seeds at
+    level 0.001.) It is infinite if even n wins in n pairs, p = 2^-n, do not reach the level.
 
     Raises `UserError` for fewer than two entrants, no seeds, and alpha outside (0, 1).
     """
@@ -456,7 +467,7 @@ def _fewest_seeds(level: float) -> int:
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and its interval; an end without a bound is infinite."""
+    """An estimate and its interval, whose ends may be infinite."""
 
     estimate: float
     low: float
@@ -465,7 +476,7 @@ class Interval:
 
 @np.errstate(all="ignore")
 def wilson(count: int, n: int, confidence: float = 0.95) -> Interval:
-    """The share count / n and its Wilson score interval (Wilson 1927), all in [0, 1].
+    """The share count / n with its Wilson score interval (Wilson 1927), all in [0, 1].
 
     Raises `UserError` unless 0 <= count <= n and n > 0.
     """
@@ -484,9 +495,9 @@ def median_interval(scores: ArrayLike, direction: Direction, confidence: float =
     """The median score and its interval between order statistics, whatever the distribution.
 
     [x_(k), x_(n+1-k)] with the greatest k for which P(Binomial(n, 1/2) < k) <=
-    (1 - confidence) / 2. Runs that diverged are the worst of the order: a median among them is nan,
-    and an end among them is infinite on the worse side. Both ends are infinite where there are too
-    few scores for the confidence (fewer than 6 at 95 %).
+    (1 - confidence) / 2. Runs that diverged come last in the order: a median among them is nan, and
+    an end among them is infinite on the worse side. Both ends are infinite if there are too few
+    scores for the confidence (fewer than 6 at 95 %).
 
     Raises `UserError` for an empty array, and for a direction or confidence out of range.
     """
@@ -502,22 +513,22 @@ def median_interval(scores: ArrayLike, direction: Direction, confidence: float =
 
 
 def _order_statistics_outside(n: int, confidence: float) -> int:
-    """The greatest k with P(Binomial(n, 1/2) < k) <= (1 - confidence) / 2; k = 0 is always one."""
+    """The greatest k with P(Binomial(n, 1/2) < k) <= (1 - confidence) / 2; it is at least 0."""
     below = special.bdtr(np.arange(n // 2 + 1), n, 0.5)
     return int(np.searchsorted(below, (1 - confidence) / 2, side="right"))
 
 
 @np.errstate(all="ignore")
 def tunability(scores: ArrayLike, budgets: Sequence[int], direction: Direction) -> dict[int, float]:
-    """The median best of b configurations for each budget b, by budget: the tunability curve.
+    """The tunability curve: for each budget b, the median best score of b configurations.
 
     Of the N configurations that were run, b are drawn without replacement: the i-th best of N is
     the best of them with probability C(N - i, b - 1) / C(N, b), so that the best is among the top i
-    with probability 1 - C(N - i, b) / C(N, b). The median of that distribution is given, not its
-    mean, which cannot take configurations that diverged; where these reach the median it is nan.
-    These are tuning scores, and so optimistic.
+    with probability 1 - C(N - i, b) / C(N, b). The result is the median of that distribution, and
+    not its mean, because some configurations may have diverged; it is nan if the median diverged.
+    These are tuning scores, so they are optimistic.
 
-    scores: [N], one a configuration. budgets: each in 1 ... N.
+    scores: `[N]`, one for each configuration. budgets: each in 1 ... N.
     Raises `UserError` for a budget out of range and as `compare` does.
     Sources: Dodge et al. 2019; Tang et al. 2020.
     """
@@ -544,7 +555,7 @@ def _median_best(best_first: Floats, budget: int) -> float:
 
 
 def _as_score(goodness: float, direction: Direction) -> float:
-    """Undoes `_goodness`: a score in the metric's own sense, nan for a run that diverged."""
+    """The inverse of `_goodness`: a score in the metric's units; nan for a run that diverged."""
     if math.isinf(goodness):
         return math.nan
     return goodness if direction == "max" else 0.0 - goodness  # no minus zero
@@ -552,7 +563,7 @@ def _as_score(goodness: float, direction: Direction) -> float:
 
 def _require_between(name: str, value: float, low: float, high: float) -> None:
     if not low < value < high:
-        raise UserError(f"{name} must lie between {low} and {high}, ends left out, not {value}.")
+        raise UserError(f"{name} must be above {low} and below {high}, not {value}.")
 
 
 def _require_count(name: str, value: int) -> None:

@@ -1,4 +1,4 @@
-"""A Python file of a user's own, run as a module, and what its code raises."""
+"""Running a user's own Python file as a module, and turning its errors into one sentence."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from thalweg.arguments import require_path
 from thalweg.errors import UserError
 
 LONGEST = 500
-"""Characters of an error's text that are told."""
+"""The most characters of an error's text that are shown."""
 
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
-"""What gives a terminal's text a colour."""
+"""The codes that colour text on a terminal."""
 
 
 def load(kind: str, path: Path) -> ModuleType:
     """Runs the Python file at `path`, such as a "task file", as a module of its own."""
     if not require_path(f"the path of a {kind}", path).is_file():
         raise UserError(f"There is no {kind} {path}; looked in {Path.cwd()}.")
-    # A name of its own, so that a file called random.py does not stand in for the library's.
+    # The module gets its own name, so that a file random.py does not replace Python's module.
     name = f"thalweg_user_file_{path.stem}"
     while getattr(sys.modules.get(name), "__file__", str(path.resolve())) != str(path.resolve()):
         name += "_"
     loader = SourceFileLoader(name, str(path.resolve()))
     spec = importlib.util.spec_from_loader(loader.name, loader)
-    assert spec is not None  # there is one for every loader of files
+    assert spec is not None  # every file loader has a spec
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickle look classes up there
     folder = str(path.resolve().parent)
@@ -49,7 +49,7 @@ def load(kind: str, path: Path) -> ModuleType:
 
 @contextmanager
 def failure_as_sentence(kind: str, path: Path) -> Iterator[None]:
-    """Turns an exception inside a user's file into a `UserError` with the line it came from."""
+    """Turns an exception in a user's file into a `UserError` that names the line."""
     try:
         yield
     except (Exception, SystemExit) as error:
@@ -61,7 +61,7 @@ def failure_as_sentence(kind: str, path: Path) -> Iterator[None]:
         if lines:
             place += f", line {lines[-1]}"
         title = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        # The text of a SyntaxError has the line too.
+        # The text of a SyntaxError contains the line too.
         what = error.msg if isinstance(error, SyntaxError) else first_words(error)
         raise UserError(f"The {kind} {place} failed: {title}{what}") from error
 
@@ -70,7 +70,7 @@ def first_words(error: BaseException) -> str:
     """The first line of an error's text that is not empty, in characters that can be shown."""
     try:
         lines = STYLE.sub("", str(error)).splitlines()
-    except Exception:  # its class says it wrongly
+    except Exception:  # the class of the error cannot make its text
         return ""
     shown = ("".join(c if c.isprintable() else " " for c in line).strip() for line in lines)
     line = next(filter(None, shown), "")

@@ -1,10 +1,10 @@
-"""Why training is slow or unstable: instruments that measure it where it goes.
+"""Instruments that measure why training is slow or unstable, and the doctor that reads them.
 
-An `Objective` is what they are pointed at. Each returns what it has measured with its error and the
-`Conditions` that it holds for.
+Most instruments measure an `Objective`, the loss on fixed batches. Each returns what it has
+measured with its error, and the `Conditions` under which that is true.
 """
 
 from lazy_loader import attach_stub
 
-# The stub names what is public, once: for type checkers, and to be imported when it is first used.
+# The stub lists the public names once, for type checkers and for the lazy import.
 __getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -19,7 +19,7 @@ CONFIDENCE = 0.95
 
 @cache
 def student(freedom: int) -> float:
-    """The number of standard errors that a 95 % interval reaches to each side, by Student's t.
+    """Half the width of a 95 % interval in standard errors, by Student's t.
 
     freedom: the degrees of freedom.
     """
@@ -27,7 +27,7 @@ def student(freedom: int) -> float:
 
 
 def line_slope(places: Sequence[float] | NDArray[Any], values: Floats) -> Interval:
-    """The slope of the line of least squares, with Student's t of its standard error."""
+    """The slope of the line of least squares, with its 95 % interval by Student's t."""
     from scipy import stats  # takes a while to import, and few need it
 
     line = stats.linregress(places, values)

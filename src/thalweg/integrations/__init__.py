@@ -1,1 +1,1 @@
-"""Other training loops, with what a recipe needs of them."""
+"""Callbacks for the trainers of other libraries, so that recipes work in them."""

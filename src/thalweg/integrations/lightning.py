@@ -23,34 +23,34 @@ try:
     from lightning.pytorch import Callback, LightningModule, Trainer
 except ImportError:
     raise ImportError(
-        "the callback for PyTorch Lightning needs it: pip install 'thalweg[lightning]'."
+        "the callback for PyTorch Lightning needs Lightning: pip install 'thalweg[lightning]'."
     ) from None
 
-# A hook is given more than it needs.
+# Lightning's hooks have arguments that a callback need not use.
 # ruff: noqa: ARG002
 
 
 class RecipeCallback(Callback):
-    """What an optimizer of ours needs in Lightning beside `configure_optimizers`.
+    """The callback that an optimizer of ours needs in Lightning.
 
         def configure_optimizers(self):
             return tw.optim.Optimizer(self.parameters(), recipe)
 
         trainer = Trainer(callbacks=[RecipeCallback(validation="val_loss")])
 
-    Validation is at the parameters that evaluation uses (of an average, or of Nesterov), and so is
-    the module when `fit` has ended. A checkpoint, at whatever moment it is written, holds these as
-    its `state_dict`, and what training goes on from as its `training_point`, which the callback
-    keeps when `fit` has ended; one with `save_weights_only`, from which no training can go on,
-    holds the first alone. Where the recipe evaluates elsewhere and the module has batch
-    normalization, its statistics there are estimated from the first batches of the training loader,
-    of which `module(batch[0])` must be the forward pass.
+    Some recipes evaluate at other parameters than those that training goes on from: at an average,
+    or at Nesterov's point. Validation uses these, and the module has them when `fit` has ended. A
+    checkpoint, whenever it is written, holds them as its `state_dict`, and the parameters of
+    training as its `training_point`. A checkpoint with `save_weights_only`, from which no training
+    can go on, holds only the first. If the recipe evaluates at other parameters and the module has
+    batch normalization, its statistics there are estimated from the first batches of the training
+    loader; the forward pass must be `module(batch[0])`.
 
-    validation, training: names under which the module logs the metrics that plateau schedules
-    watch, which are told the first after each validation, the second after each training epoch.
-    Raises UserError where nothing is logged under such a name, and without an optimizer of ours.
-    Lightning does not repeat a validation in which a checkpoint was written: a training that goes
-    on from this checkpoint is told no metric of that epoch.
+    validation, training: the names under which the module logs the metrics for plateau schedules.
+    The schedules get the first after each validation, and the second after each training epoch.
+    Raises UserError if nothing is logged under such a name, and without an optimizer of ours. If a
+    checkpoint was written within a validation, Lightning does not repeat this validation, and a
+    training that goes on from the checkpoint gets no metric for that epoch.
     """
 
     def __init__(self, validation: str | None = None, training: str | None = None) -> None:
@@ -67,17 +67,16 @@ class RecipeCallback(Callback):
         if self.fitting:
             self.stepped, self.statistics = False, []
             self.training_point, self.loaded = {}, {}
-            # Lightning writes a file of weights alone without a call of `on_save_checkpoint`.
+            # For a file of weights alone, Lightning does not call `on_save_checkpoint`.
             trainer.strategy.lightning_module_state_dict = partial(self.evaluated, trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not ours(trainer):
             given = ", ".join(type(one).__name__ for one in trainer.optimizers)
             raise UserError(
-                "RecipeCallback needs an optimizer of thalweg's from configure_optimizers, not"
-                f" {given}."
+                f"RecipeCallback needs a thalweg optimizer from configure_optimizers, not {given}."
             )
-        # Another callback, as one of weight averaging, may have loaded what it takes for it.
+        # Another callback, such as weight averaging, may have loaded other values into the module.
         self.put_loaded(pl_module)
         self.loaded = {}
 
@@ -97,7 +96,7 @@ class RecipeCallback(Callback):
                 optimizer.observe(validation=metric)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Of the epoch that it goes on from, Lightning may have nothing left to train on.
+        # After a restart, the first epoch may have no batches left.
         if self.training is not None and self.stepped:
             metric = logged(trainer, self.training)
             for optimizer in ours(trainer):
@@ -134,12 +133,12 @@ class RecipeCallback(Callback):
             self.put_loaded(pl_module)
 
     def put_loaded(self, module: LightningModule) -> None:
-        """Takes the module to the training point of the checkpoint that fit goes on from."""
+        """Gives the module the training point of the checkpoint from which `fit` goes on."""
         if self.loaded:
             module.load_state_dict(self.loaded, strict=module.strict_loading)
 
     def evaluated(self, trainer: Trainer) -> dict[str, Any]:
-        """The module's state where evaluation uses it; as it is, outside of `fit`."""
+        """The module's state with the parameters of evaluation; outside of `fit`, as it is."""
         if self.evaluating:
             return state_dict(trainer)
         self.enter(trainer)
@@ -149,9 +148,9 @@ class RecipeCallback(Callback):
             self.leave()
 
     def trained(self, trainer: Trainer) -> dict[str, Any]:
-        """The module's state where training goes on from; as it is, outside of `fit`.
+        """The module's state with the parameters of training; outside of `fit`, as it is.
 
-        Within a validation, others may have put values into the module, which stay there.
+        Other callbacks may have put values into the module during a validation; these stay there.
         """
         if not self.evaluating:
             return state_dict(trainer)
@@ -166,13 +165,13 @@ class RecipeCallback(Callback):
                 x.data.copy_(value)
 
     def enter(self, trainer: Trainer) -> None:
-        """Takes the module to where evaluation uses it; in `fit` alone, which leaves it there."""
+        """Gives the module the parameters of evaluation, during `fit`."""
         if not self.fitting or trainer.sanity_checking:
             return
         self.evaluating = True
         module, optimizers = trainer.lightning_module, ours(trainer)
         for x in (*module.parameters(), *module.buffers()):
-            # A backward pass may wait for these values. They will be back.
+            # A later backward pass may need these values, and they will be restored before it.
             self.way_back.enter_context(_unsafe_preserve_version_counter(x))
         for optimizer in optimizers:
             self.way_back.enter_context(optimizer.evaluation())
@@ -182,12 +181,12 @@ class RecipeCallback(Callback):
             self.put_statistics(trainer, module)
 
     def leave(self) -> None:
-        """Takes the module back to where training goes on from."""
+        """Gives the module the parameters of training again."""
         self.evaluating = False
         self.way_back.close()
 
     def put_statistics(self, trainer: Trainer, module: LightningModule) -> None:
-        """Gives batch normalization its statistics, which are estimated once between two steps."""
+        """Sets the statistics of batch normalization, estimated at most once between two steps."""
         layers = batch_norms(module)
         if layers and not self.statistics:
             estimate(trainer, module)
@@ -209,13 +208,13 @@ def state_dict(trainer: Trainer) -> dict[str, Any]:
 
 
 def averaging(optimizer: RuleOptimizer) -> bool:
-    """Whether steps were taken, and evaluation is at an average of them."""
+    """Whether the optimizer has taken steps, and evaluates at an average."""
     return bool(optimizer.state) and optimizer.averages
 
 
 @torch.no_grad()
 def estimate(trainer: Trainer, module: LightningModule) -> None:
-    """Sets batch-norm statistics to those of the parameters as they are, over training batches."""
+    """Sets batch-norm statistics to those of the current parameters, over training batches."""
     modes = {part: part.training for part in module.modules()}
     try:
         with same_batches(trainer.train_dataloader) as loader:
@@ -231,12 +230,12 @@ def estimate(trainer: Trainer, module: LightningModule) -> None:
 
 @contextmanager
 def same_batches(loader: Any) -> Iterator[Any]:
-    """A loader of the same batches as this one, which goes on as if nothing had happened."""
+    """Iterates over the batches of a loader, and leaves the loader as it was."""
     drawing = [getattr(of, "generator", None) for of in (loader, getattr(loader, "sampler", None))]
     states = [(generator, generator.get_state()) for generator in drawing if generator is not None]
     if isinstance(loader, DataLoader):
         loader = copy(loader)
-        loader._iterator = None  # that of an epoch which is not over, if workers are persistent
+        loader._iterator = None  # with persistent workers, an unfinished epoch has an iterator
     with torch.random.fork_rng(devices=[]):
         yield loader
     for generator, state in states:
@@ -244,8 +243,8 @@ def same_batches(loader: Any) -> Iterator[Any]:
 
 
 def logged(trainer: Trainer, name: str) -> float:
-    """A metric that the module logs; UserError where there is none of this name."""
+    """A metric that the module logs. Raises UserError if it logs none of this name."""
     if name not in trainer.callback_metrics:
         known = ", ".join(trainer.callback_metrics)
-        raise UserError(f"the module has logged nothing as {name}; it has logged {known}.")
+        raise UserError(f"the module has logged no metric {name}; it has logged {known}.")
     return float(trainer.callback_metrics[name])

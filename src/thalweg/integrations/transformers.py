@@ -19,35 +19,36 @@ try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 except ImportError:
     raise ImportError(
-        "the callback for the Hugging Face Trainer needs it: pip install 'thalweg[transformers]'."
+        "the callback for the Hugging Face Trainer needs transformers:"
+        " pip install 'thalweg[transformers]'."
     ) from None
 
-# Every event has the same arguments, of which a method takes those that it needs.
+# Every event has the same arguments, and a method need not use all of them.
 # ruff: noqa: ARG002
 
 
 class RecipeCallback(TrainerCallback):
-    """What an optimizer of ours needs in a Trainer beside its place.
+    """The callback that an optimizer of ours needs in a Trainer.
 
         args = TrainingArguments(..., lr_scheduler_type="constant", max_grad_norm=0)
         optimizer = tw.optim.Optimizer(model.parameters(), recipe)
         Trainer(model, args, ..., optimizers=(optimizer, None), callbacks=[RecipeCallback()])
 
-    Cooling and clipping are the recipe's, so the Trainer's, which both have other defaults, are
-    turned off. Evaluation is at the parameters that evaluation uses (of an average, or of
-    Nesterov), as is every forward pass in evaluation mode (of a callback that samples), and so is
-    the model when `train` has ended, the best one of `load_best_model_at_end` included. Batch-norm
-    statistics stay those of training.
+    The recipe has its own cooling and clipping, so those of the Trainer are switched off. Some
+    recipes evaluate at other parameters than those that training goes on from: at an average, or at
+    Nesterov's point. Evaluations use these, and so does every forward pass in evaluation mode, as
+    of a callback that samples. The model has them when `train` has ended, also the best model of
+    `load_best_model_at_end`. Batch-norm statistics stay those of training.
 
-    A checkpoint's folder, with `save_only_model` too, holds what training goes on from, and in its
-    folder `evaluated` the model as evaluated. `save_model` and the model's `state_dict` give what
-    training goes on from, at whatever moment they are called before `train` has ended; within
-    `optimizer.evaluation()` they give the model as evaluated. The Trainer has no event for an
-    exception: where one ends an evaluation, the model is taken back when it is next trained, saved
-    or loaded, or by the callback's `end()`.
+    The folder of a checkpoint, with `save_only_model` too, holds the parameters of training, and in
+    its folder `evaluated` the model with the parameters of evaluation. Before `train` has ended,
+    `save_model` and the model's `state_dict` always give the parameters of training, except within
+    `optimizer.evaluation()`. The Trainer has no event for an exception: if one ends an evaluation,
+    the model gets the parameters of training back when it is next trained, saved or loaded, or by
+    the callback's `end()`.
 
-    Plateau schedules are told the metric of `metric_for_best_model` (the loss, if none is given)
-    after each evaluation, and the training loss whenever it is logged. Raises UserError for another
+    Plateau schedules get the metric of `metric_for_best_model` (the loss, if none is given) after
+    each evaluation, and the training loss whenever it is logged. Raises UserError for another
     optimizer.
     """
 
@@ -70,22 +71,22 @@ class RecipeCallback(TrainerCallback):
         given = getattr(optimizer, "optimizer", optimizer)
         if not isinstance(given, RuleOptimizer):
             raise UserError(
-                "RecipeCallback needs an optimizer of thalweg's, given as optimizers=(optimizer,"
-                f" None), not {type(given).__name__}."
+                "RecipeCallback needs a thalweg optimizer, given as optimizers=(optimizer, None),"
+                f" not {type(given).__name__}."
             )
         for hook in [self.follow, *model._forward_pre_hooks.values()]:
             of = getattr(hook, "__self__", None)
-            if isinstance(of, RecipeCallback) and of.training:  # until an exception ended it
+            if isinstance(of, RecipeCallback) and of.training:  # an exception ended its training
                 of.end()
         self.optimizer, self.model, self.training = given, model, True
         self.watch()
 
     def watch(self) -> None:
-        """Hooks into all that uses, saves, loads or steps the parameters.
+        """Adds hooks to all that uses, saves, loads or steps the parameters.
 
-        There is no event before an evaluation, none when `save_model` is called, and both may call
-        a part of the model. A hook makes each call some microseconds slower, so the forward passes
-        of parts without parts, which others call, are not watched.
+        The Trainer has no event before an evaluation and none for `save_model`, and both may call a
+        part of the model. A hook makes each call some microseconds slower, so modules without
+        submodules, which other modules call, get none.
         """
         vars(self.optimizer)["evaluation"] = self.asked_for
         self.handles = [self.optimizer.register_step_pre_hook(self.leave)]
@@ -97,7 +98,7 @@ class RecipeCallback(TrainerCallback):
                 self.handles.append(part.register_forward_pre_hook(self.follow))
 
     def end(self) -> None:
-        """Takes the model back to where training goes on from, and leaves it alone."""
+        """Gives the model the parameters of training again, and removes the hooks."""
         self.leave()
         for handle in self.handles:
             handle.remove()
@@ -105,7 +106,7 @@ class RecipeCallback(TrainerCallback):
         self.training = False
 
     def follow(self, *_: Any) -> None:
-        """Before a forward pass: takes the parameters to where the model's mode wants them."""
+        """Before a forward pass: gives the model the parameters that belong to its mode."""
         if self.model.training:
             self.leave()
         elif not self.evaluating and not self.asked:
@@ -113,14 +114,14 @@ class RecipeCallback(TrainerCallback):
             self.way_back.enter_context(RuleOptimizer.evaluation(self.optimizer))
 
     def leave(self, *_: Any) -> None:
-        """Takes the parameters back to where training goes on from."""
+        """Gives the model the parameters of training again."""
         if self.evaluating:
             self.evaluating = False
             self.way_back.close()
 
     @contextmanager
     def asked_for(self) -> Iterator[None]:
-        """The optimizer's `evaluation` while training runs, for what is saved within as well."""
+        """The optimizer's `evaluation` while training runs; saving within it gives the same."""
         self.leave()
         self.asked = True
         try:
@@ -178,7 +179,7 @@ class RecipeCallback(TrainerCallback):
         self.end()
         if args.load_best_model_at_end and state.best_model_checkpoint:
             evaluated = Path(state.best_model_checkpoint, "evaluated/model.safetensors")
-            if evaluated.exists():  # else it was written without the callback: the Trainer has it
+            if evaluated.exists():  # a checkpoint without it was written without this callback
                 load_model(self.model, evaluated)
             return
         with self.optimizer.evaluation():

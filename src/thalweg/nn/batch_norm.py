@@ -16,7 +16,7 @@ from thalweg.arguments import number, require_between, require_flag, require_who
 from thalweg.errors import UserError
 
 MOST_FEATURES = 2**24
-"""Channels of a layer: more than any has, and few enough to be held."""
+"""The most channels of a layer. No real layer has more, and this many fit into memory."""
 
 
 class BatchNorm(_BatchNorm):
@@ -24,21 +24,21 @@ class BatchNorm(_BatchNorm):
 
         mu = mean(x),  sigma = sqrt(eps + mean((x - mu)^2)),  y = weight (x - mu) / sigma + bias
 
-    The means are over all dimensions but the channels'. `weight` (gamma) and `bias` (beta), `[C]`,
-    are learned; `eps` (delta) is above 0, in units of the input squared. In training the
-    statistics are the batch's own, and are averaged:
+    The means are over all dimensions except the channels. `weight` (gamma) and `bias` (beta),
+    `[C]`, are learned; `eps` (delta) is above 0, in units of the input squared. In training the
+    statistics are those of the batch, and are averaged:
 
         running <- (1 - momentum) running + momentum batch
 
-    A `momentum` of None gives the plain mean of all batches so far; a batch's variance counts
-    unbiased. At test time, and in training after `freeze()`, the running statistics normalize.
+    A `momentum` of None gives the plain mean of all batches so far. The averaged variance is the
+    unbiased one. In evaluation, and in training after `freeze()`, the running statistics are used.
 
-    It stands in for `torch.nn.BatchNorm1d`, `2d` and `3d`, with their arguments, numbers, gradients
-    and checkpoints. Where several processes train one model (`torch.distributed`), the batch is
-    that of all processes together, on any device, for two messages forward and two backward.
+    It replaces `torch.nn.BatchNorm1d`, `2d` and `3d`, with their arguments, results, gradients and
+    checkpoints. If several processes train one model (`torch.distributed`), the statistics are over
+    the batches of all processes, on any device. This costs two messages forward and two backward.
 
-    Raises UserError for arguments out of range, for inputs of another shape, and for a batch of one
-    value a channel, which has no deviation from its mean to normalize by.
+    Raises UserError for arguments out of range, for inputs of another shape, and for a batch with a
+    single value for each channel, whose variance is 0.
     """
 
     frozen = False
@@ -66,11 +66,11 @@ class BatchNorm(_BatchNorm):
         )
 
     def freeze(self, frozen: bool = True) -> Self:
-        """Keeps the running statistics as they are, and normalizes by them, in training too.
+        """Keeps the running statistics fixed and uses them in training too.
 
-        For fine-tuning on few samples or small batches; `weight` and `bias` still learn.
-        After `freeze(False)` the next `train()` goes back. Raises UserError where there are no
-        running statistics.
+        This is for fine-tuning on few samples or small batches; `weight` and `bias` still learn.
+        `freeze(False)` undoes it with the next `train()`. Raises UserError if there are no running
+        statistics.
         """
         require_flag("frozen", frozen)
         if not self.track_running_stats:
@@ -93,18 +93,25 @@ class BatchNorm(_BatchNorm):
         return normalized
 
     def with_plain_mean(self, input: Tensor) -> Tensor:
-        """PyTorch's own plain mean reads the count of batches out, which vmap cannot take."""
+        """Normalizes, and averages by the plain mean. PyTorch's own plain mean fails under vmap."""
         mean = torch.zeros_like(self.get_buffer("running_mean"))
         variance = torch.zeros_like(mean)
-        # After one batch with a momentum of 1, running statistics are that batch's.
+        # With a momentum of 1, running statistics are those of the last batch.
         normalized = F.batch_norm(
-            input, mean, variance, self.weight, self.bias, training=True, momentum=1, eps=self.eps
+            input,
+            mean,
+            variance,
+            weight=self.weight,
+            bias=self.bias,
+            training=True,
+            momentum=1,
+            eps=self.eps,
         )
         self.remember(mean, variance)
         return normalized
 
     def over_processes(self, input: Tensor) -> Tensor:
-        """The formula, written out."""
+        """Normalizes by the statistics of all processes, with the formula written out."""
         x = input.to(torch.promote_types(input.dtype, torch.float32))
         all_but_channels = [0, *range(2, x.ndim)]
         of_channels = (-1, *[1] * (x.ndim - 2))
@@ -141,22 +148,22 @@ class BatchNorm(_BatchNorm):
 
 
 def require_two_values(input: Tensor) -> None:
-    """UserError for a batch of one value a channel."""
+    """Raises UserError for a batch with a single value for each channel."""
     if input.numel() == input.shape[1]:
         raise UserError(
-            f"batch normalization cannot train on a batch of shape {list(input.shape)}, one value a"
-            " channel; give batches of two samples or more (drop the last one of an epoch, if it is"
-            " smaller), or freeze() the layer."
+            f"batch normalization cannot train on a batch of shape {list(input.shape)}, which has"
+            " one value for each channel; give batches of two samples or more (drop the last batch"
+            " of an epoch if it is smaller), or freeze() the layer."
         )
 
 
 def processes() -> int:
-    """How many train one model together."""
+    """The number of processes that train one model together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 class Total(torch.autograd.Function):
-    """The sum over all processes. The sum of all their losses has the same for its gradient."""
+    """The sum over all processes. Its gradient, for the sum of their losses, is such a sum too."""
 
     @staticmethod
     def forward(_: Any, x: Tensor) -> Tensor:

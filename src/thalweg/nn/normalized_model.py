@@ -1,4 +1,4 @@
-"""Batch normalization put into a model that has none."""
+"""Putting batch normalization into a model that has none."""
 
 from __future__ import annotations
 
@@ -22,30 +22,29 @@ CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 class UnitNorm(BatchNorm):
-    """Batch normalization of a linear layer's units, which stand last: `[..., C]`."""
+    """Batch normalization of a linear layer's units, which are the last dimension: `[..., C]`."""
 
     def forward(self, input: Float[Tensor, "*rest C"]) -> Float[Tensor, "*rest C"]:
         return super().forward(input.reshape(-1, input.shape[-1])).reshape(input.shape)
 
 
 def with_batch_norm(model: nn.Module, *, but: Collection[str] | None = None) -> nn.Module:
-    """A copy of the model with batch normalization behind its linear and convolutional layers.
+    """A copy of the model with batch normalization after its linear and convolutional layers.
 
-    but: the layers to leave as they are, by their names in `model.named_modules()`; `()` for none.
-        If not given, it is the one that was registered last, because it mostly gives the output,
-        whose scale should be free, and which should not depend on the batch's other samples.
+    but: the names in `model.named_modules()` of layers that are not changed; `()` for none. If not
+        given, it is the layer that was registered last. In most models that layer gives the output,
+        whose scale should be free, and which should not depend on other samples of the batch.
 
-    Each layer becomes `nn.Sequential(layer, normalization)` at its place, before the activation as
-    in Ioffe and Szegedy (2015), and loses its bias, which the normalization would subtract again:
-    in training, the copy computes what the model would with normalizations between its layers.
+    Each layer becomes `nn.Sequential(layer, normalization)`, before the activation as in Ioffe and
+    Szegedy (2015). It loses its bias, because the normalization would subtract it again.
 
-    A warning names the layers that are left alone beside those of `but`: such as share parameters
-    or stand in several places, such as have a normalization next to them (in the order of
-    registration, activations and the like aside), and such as belong to a module of torch that uses
-    their parameters itself, as `nn.MultiheadAttention` does. A layer that the model calls several
-    times in a forward pass is normalized in each call, and averages the statistics of all.
+    A warning names the other layers that are not changed: those that share parameters or are used
+    in several places; those with a normalization next to them (in the order of registration,
+    without activations and the like); and those inside a module of torch that uses their parameters
+    itself, as `nn.MultiheadAttention` does. A layer that the model calls several times in a forward
+    pass is normalized in each call, and its running statistics are over all calls.
 
-    Raises UserError for a name in `but` that is not that of such a layer.
+    Raises UserError for a name in `but` that is not the name of a linear or convolutional layer.
     """
     require_kind("the model", model, nn.Module, "a torch.nn.Module")
     layers = {name: m for name, m in model.named_modules() if isinstance(m, Layer)}
@@ -58,8 +57,8 @@ def with_batch_norm(model: nn.Module, *, but: Collection[str] | None = None) -> 
     reasons = {name: why for name, why in left_alone(model) if name not in kept}
     if reasons:
         named = ", ".join(f"'{name}' ({why})" for name, why in reasons.items())
-        warnings.warn(f"with_batch_norm has left layers as they were: {named}.", stacklevel=2)
-    # In a container, so that a model that is a layer can be replaced as well.
+        warnings.warn(f"with_batch_norm has not changed these layers: {named}.", stacklevel=2)
+    # The model is put into a container, so that it can be replaced if it is a layer itself.
     whole = nn.Sequential(copy.deepcopy(model))
     for name in layers:
         if name not in kept and name not in reasons:
@@ -77,7 +76,7 @@ def left_alone(model: nn.Module) -> Iterator[tuple[str, str]]:
             continue
         owner = model.get_submodule(name.rpartition(".")[0])
         if any(names[id(param)] > 1 for param in module.parameters()):
-            yield name, "its parameters stand in several places"
+            yield name, "its parameters are used in several places"
         elif name in followed:
             yield name, "a normalization is next to it"
         elif owner is not module and is_torchs_own(owner):
@@ -101,7 +100,7 @@ def is_torchs_own(module: nn.Module) -> bool:
 
 
 def normalized(layer: nn.Module) -> nn.Module:
-    """The layer without its bias, and a batch normalization of its units or channels."""
+    """The layer without its bias, and then a batch normalization of its units or channels."""
     assert isinstance(layer, Layer)
     layer.bias = None
     norm = (

@@ -1,11 +1,11 @@
-"""How sure tuning is: would another draw of its points, or twice as many, name another entrant?
+"""How sure tuning is: whether other points, or twice as many, would name another entrant.
 
-The search is repeated on curves that the true losses may be, drawn from each entrant's model: at
-random points, then where what is drawn from all that is known by then is the least; the best few
-are tried again, and one of these is chosen. Two repetitions on one curve differ by luck alone. The
-next race differs from this one by such luck too: what an entrant comes to there is its loss in the
-final round of this race, plus the difference of two repetitions, plus the error of the seeds. Races
-differ by more than that, since a model does not know of a valley where no point lies.
+The search is repeated on curves that are drawn from each entrant's model, as possible true losses.
+A repetition tries random points, then the minima of curves that are drawn from what it knows by
+then; it tries the best few points again and chooses one. Two repetitions on one curve differ only
+by chance, and so does another race from this one. So the predicted loss of an entrant in another
+race is its loss in this final round, plus the difference of two repetitions, plus the error of the
+seeds. Real races differ by more, because a model does not know a valley in which no point lies.
 """
 
 from __future__ import annotations
@@ -23,26 +23,28 @@ from thalweg.racing.record import Certainty, Record
 from thalweg.racing.search import AGAIN, REFINEMENTS, exploring, parts
 
 REPEATED = 200
-"""Repetitions of the tuning round."""
+"""The number of repetitions of the tuning round."""
 
 UNKNOWN_LUCK = 0.5
-"""The deviation of a race's luck beside that of a repetition, in deviations of a run. Claims held
-as often as they said with it, in the 83 races on three tasks for which it was chosen.
+"""The standard deviation of what chance adds to a race beyond a repetition, in deviations of a run.
+It was chosen on 83 races on three tasks, so that predictions were right as often as they said.
 """
 
 MOST = 200
-"""Trials of an entrant that are repeated: more change little, and take long."""
+"""The most trials of an entrant that are repeated. More would change little and take long."""
 
 
 def certainties(record: Record) -> Iterator[Certainty]:
-    """Of all that ran the final round, where tuning decided something."""
+    """The certainties of all entrants of the final round, if tuning decided anything."""
     measures = Measures(record)
     if measures.best is None or not record.settings.spaces:
         return
     scale = Scale.of(record)
     known = {name: Landscape(name, record, scale) for name in record.settings.spaces}
     generator = np.random.default_rng(record.settings.seed)
-    same, twice = (repeated(measures, scale, known, more, generator) for more in (1, 2))
+    same, twice = (
+        repeated(measures, scale, known, more=more, generator=generator) for more in (1, 2)
+    )
     named = np.argmin(list(same.values()), axis=0)
     for place, name in enumerate(same):
         ahead = (twice[name] < twice[measures.best]).mean()
@@ -56,11 +58,13 @@ def repeated(
     more: int,
     generator: np.random.Generator,
 ) -> dict[str, Array]:
-    """By entrant, what it comes to in repetitions with `more` times the trials, on the scale of the
-    models: [REPEATED]. known: of those that were tuned.
+    """By entrant, the losses `[REPEATED]` of repetitions with `more` times the trials.
+
+    They are on the scale of the models. known: the landscapes of the entrants that were tuned.
     """
     every = sorted({seed for runs in measures.final.values() for seed in runs})
-    # The final round of this race and that of the next one both err: half the seeds err as much.
+    # This final round and that of another race both have errors. Half the seeds, drawn once, have
+    # the same error as both together.
     seeds = generator.choice(every, (REPEATED, max(1, len(every) // 2)))
     found = {}
     for name in measures.raced:
@@ -72,7 +76,7 @@ def repeated(
 
 
 def final_losses(measures: Measures, entrant: str, seeds: Array) -> Array:
-    """The entrant's median over each row of seeds, or over all where it has none of these."""
+    """The entrant's median over each row of seeds, or over all seeds if it has none of the row."""
     runs = measures.final[entrant]
     losses = {seed: as_loss(run.score, measures.settings) for seed, run in runs.items()}
     whole = median(losses.values())
@@ -81,10 +85,10 @@ def final_losses(measures: Measures, entrant: str, seeds: Array) -> Array:
 
 
 def changes(known: Landscape, more: int, generator: np.random.Generator) -> Array:
-    """By how much the entrant's loss changes in a race with `more` times the trials: [REPEATED].
+    """The changes `[REPEATED]` of the entrant's loss in a race with `more` times the trials.
 
-    It is the difference of two repetitions on the same curve, one with those trials and one with
-    the trials that the entrant had, and the luck of both races that no model knows.
+    A change is the difference of two repetitions on the same curve, one with the additional trials
+    and one without, plus the chance in both races that the model does not know.
     """
     model, trials = known.model, len(known.points)
     again = known.settings.further_seeds
@@ -105,17 +109,19 @@ def changes(known: Landscape, more: int, generator: np.random.Generator) -> Arra
 
 
 class Repetition:
-    """Tuning of curves that are drawn under one setting of a model, by that setting, at the points
-    `at` [m, dimensions]. The first `EVERYWHERE` of them are spread over the whole space.
+    """A repetition of the tuning on curves that are drawn under one setting of a model.
+
+    at: the points `[m, dimensions]` of the curves. The first `EVERYWHERE` points are spread over
+    the whole space.
     """
 
     def __init__(self, setting: Setting, at: Array, generator: np.random.Generator) -> None:
         self.covariance, self.generator = setting.covariance(at), generator
-        # What all runs of a seed share misleads no search that knows of it.
+        # The effect of a seed is left out, because the search knows it and subtracts it.
         self.noise = setting.noise + JITTER
 
     def chosen(self, curves: Array, trials: int, again: int) -> Array:
-        """What curves [count, m] come to where the search finds them the least: [count]."""
+        """The values `[count]` of curves `[count, m]` at the points that the search chooses."""
         count = len(curves)
         rows = np.arange(count)[:, None]
         explored = exploring(trials)
@@ -134,7 +140,7 @@ class Repetition:
         return found
 
     def least(self, tried: Array, scores: Array, size: int) -> Array:
-        """Where `size` draws for each curve, of what it may be by now, are the least."""
+        """For each curve, the minima of `size` curves that are drawn from what is known of it."""
         count, shape = len(tried), (len(tried), size, tried.shape[1])
         prior = normal(self.covariance, count * size, self.generator).reshape(count, size, -1)
         at_tried = np.take_along_axis(prior, np.broadcast_to(tried[:, None], shape), 2)
@@ -145,7 +151,7 @@ class Repetition:
         return found
 
     def solved(self, tried: Array, values: Array) -> Array:
-        """The inverse of the covariance of scores where they were tried, times the values."""
+        """The inverse of the covariance of the scores at the tried points, times the values."""
         among = self.covariance[tried[:, :, None], tried[:, None, :]]
         return np.linalg.solve(among + self.noise * np.eye(tried.shape[1]), values)
 

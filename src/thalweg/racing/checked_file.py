@@ -1,8 +1,8 @@
-"""One SQLite file that shows damage: rows are only ever added, and the sum of their checksums is
-kept beside them.
+"""An SQLite file that detects damage. Rows are only added, and the file keeps the sum of their
+checksums.
 
-A row that is damaged, lost or doubled shows when the file is opened. What is refused is said to the
-person who races, in one sentence.
+A row that is damaged, lost or doubled is detected when the file is opened. Each error becomes one
+sentence for the person who races.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from thalweg.checksum import checksum
 from thalweg.errors import FailedError, UserError
 
 APPLICATION = 0x7468616C
-"""What SQLite keeps in a file to tell whose it is: "thal" in ASCII."""
+"""The number by which SQLite marks a file as ours: "thal" in ASCII."""
 
 
 class CheckedFile:
-    """A file of these tables, in SQL, and of this version of them; made if there is none.
+    """A file with these tables, which are given in SQL, and this version; made if it is missing.
 
-    From its first transaction on it is held by one process, until it is closed.
+    One process holds it from its first transaction until it is closed.
     """
 
     def __init__(self, path: Path, tables: str, version: int) -> None:
@@ -38,7 +38,7 @@ class CheckedFile:
         with failures(path):
             self.folder.mkdir(parents=True, exist_ok=True)
             self.connection = sqlite3.connect(path, timeout=0, isolation_level=None)
-            # A lock is kept until the connection is closed: one writer.
+            # The lock is kept until the connection is closed, so that there is one writer.
             self.connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             self.opened = path.stat()
 
@@ -47,12 +47,12 @@ class CheckedFile:
 
     @property
     def empty(self) -> bool:
-        """Whether it has no tables yet, and no owner."""
+        """Whether the file has no tables and no mark yet."""
         tables, owner = "SELECT count(*) FROM sqlite_master", "PRAGMA application_id"
         return bool(self.one(tables) == self.one(owner) == 0)
 
     def create(self) -> None:
-        """Makes the tables; within a transaction."""
+        """Makes the tables. It must be called within a transaction."""
         self.connection.execute(f"PRAGMA application_id = {APPLICATION}")
         self.connection.execute(f"PRAGMA user_version = {self.version}")
         for table in self.tables.split(";"):
@@ -61,10 +61,10 @@ class CheckedFile:
         self.connection.execute("INSERT INTO checksum VALUES ('')")
         self.sum = self.sum_of_rows("sqlite_master")
 
-    # What is required of it
+    # Checks
 
     def require_undamaged(self) -> None:
-        """UserError unless it is of this kind, every page is sound and every row as written."""
+        """Raises UserError unless it is a ledger whose pages and rows are as they were written."""
         self.require_this_kind()
         tables = re.findall(r"TABLE (\w+)", self.tables)
         try:
@@ -78,7 +78,7 @@ class CheckedFile:
 
     def require_this_kind(self) -> None:
         if self.one("PRAGMA application_id") != APPLICATION:
-            raise UserError(f"{self.path} is no ledger of thalweg; choose another name.")
+            raise UserError(f"{self.path} is not a ledger of thalweg; choose another name.")
         version = self.one("PRAGMA user_version")
         if version != self.version:
             raise UserError(
@@ -90,20 +90,20 @@ class CheckedFile:
         return UserError(f"{self.path} is damaged ({why}); race {under_another_name(self.folder)}.")
 
     def require_in_place(self) -> None:
-        """A file that is open can be written to after it was deleted, and nobody will find it."""
+        """Raises UserError if the file was deleted: what is written to it would be lost."""
         with suppress(OSError):
             if os.path.samestat(self.path.stat(), self.opened):
                 return
         raise FailedError(
-            f"{self.path} was deleted or replaced while the race went on; what was finished is"
-            " lost: give the same command again."
+            f"{self.path} was deleted or replaced during the race, and the finished work is lost;"
+            " give the same command again."
         )
 
-    # Its rows
+    # Rows
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All that the block writes, or nothing."""
+        """Keeps all that the block writes, or nothing of it."""
         self.require_in_place()
         before = self.sum
         with failures(self.path):
@@ -123,7 +123,7 @@ class CheckedFile:
         for row in rows:
             marks = ", ".join("?" * len(row))
             self.connection.execute(f"INSERT INTO {table} VALUES ({marks})", row)
-            # As it will be read: SQLite has types of its own.
+            # The checksum is taken from the row as it is read, because SQLite converts types.
             self.sum += self.sum_of_rows(table, "WHERE rowid = last_insert_rowid()")
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
@@ -140,7 +140,7 @@ class CheckedFile:
 
 @contextmanager
 def failures(path: Path) -> Iterator[None]:
-    """Turns what SQLite and the file system refuse into one sentence that names the folder."""
+    """Turns errors of SQLite and of the file system into one sentence that names the folder."""
     try:
         yield
     except sqlite3.DatabaseError as error:
@@ -159,17 +159,17 @@ def sentence(path: Path, error: sqlite3.DatabaseError) -> str:
         )
     if name in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
         return (
-            f"{path} is no ledger of thalweg, or is damaged ({word(str(error))}); race"
+            f"{path} is not a ledger of thalweg, or is damaged ({word(str(error))}); race"
             f" {under_another_name(folder)}."
         )
     return (
-        f"The ledger in {folder} cannot be written ({error}): make room on the disk or let the"
-        " folder be written to, then give the same command again; what was finished is kept."
+        f"The ledger in {folder} cannot be written ({error}). Make room on the disk or make the"
+        " folder writable, then give the same command again; finished work is kept."
     )
 
 
 def under_another_name(folder: Path) -> str:
-    """With the folder's name and the first number behind it that is free, as a shell takes it."""
+    """The words that propose the folder's name with the first free number, quoted for a shell."""
     names = (f"{folder.name}-{number}" for number in count(2))
     free = next(name for name in names if not folder.with_name(name).exists())
     return f"under another name: --name {shlex.quote(free)}"

@@ -1,7 +1,7 @@
-"""Quasi-random points, and what values they stand for in a search space.
+"""Quasi-random points, and the values in a search space that they stand for.
 
-Each hyperparameter's name has one dimension of the points, whatever entrants race, so that two
-entrants with an `lr` try the same quantiles of their two search spaces.
+Each hyperparameter's name always has the same dimension of the points. So two entrants with an `lr`
+try the same quantiles of their search spaces.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ NAMES = (
     "decrease",
     "smoothing",
 )
-"""The names in the order of their dimensions; the first dimensions are the most even ones."""
+"""The names in the order of their dimensions. The first dimensions are filled most evenly."""
 
 
 ROUND_OFF = 1e-9
-"""By how much, in quantiles, a value at the end of its space may seem to lie beyond it."""
+"""By round-off, a value at the end of its space may lie this far beyond it, in quantiles."""
 
 
 def quantiles(count: int, seed: int, names: Iterable[str] = ()) -> list[dict[str, float]]:
-    """`count` points of a scrambled Sobol sequence: a number in [0, 1) by hyperparameter name.
+    """`count` points of a scrambled Sobol sequence, each a number in [0, 1) by hyperparameter name.
 
-    names: those beyond `NAMES` that need a dimension too; they come last, in alphabetical order.
+    names: further names that need a dimension; they come after `NAMES`, in alphabetical order.
     """
     every = (*NAMES, *sorted(set(names) - set(NAMES)))
-    power = max(count - 1, 0).bit_length()  # the points are even where they are a power of two
+    power = max(count - 1, 0).bit_length()  # a power of two fills the space evenly
     points = qmc.Sobol(len(every), rng=seed).random_base2(power)[:count]
     return [dict(zip(every, point.tolist(), strict=True)) for point in points]
 
 
 def value_at(space: Space, quantile: float) -> float:
-    """The value below which a share `quantile` of the space lies, on its own scale.
+    """The value below which the share `quantile` of the space lies, on the scale of the space.
 
-    Below 0 and above 1 the scale goes on beyond the ends of the space.
+    A quantile below 0 or above 1 gives a value beyond the ends of the space.
     """
     if space.scale == "log":
         return space.low * math.pow(space.high / space.low, quantile)
@@ -58,7 +58,7 @@ def value_at(space: Space, quantile: float) -> float:
 
 
 def quantile_of(space: Space, value: float) -> float:
-    """The share of the space below `value`: the inverse of `value_at`."""
+    """The share of the space below `value`. It is the inverse of `value_at`."""
     if space.scale == "log":
         return math.log(value / space.low) / math.log(space.high / space.low)
     if space.scale == "log_one_minus":

@@ -1,4 +1,4 @@
-"""Who races: recipes, and where the settings of each are tuned."""
+"""The entrants of a race: recipes, each with the search space of its settings."""
 
 from __future__ import annotations
 
@@ -35,26 +35,27 @@ DEFAULT_ENTRANTS = (
 COOLINGS = ("none", "linear", "cosine")
 
 Entry: TypeAlias = "str | Recipe | Rule | type[Rule] | Entrant"
-"""What an entrant may be given as: a name, the path of a recipe file, `rules.py:Mine`, a recipe, a
-rule, an entrant.
+"""The forms in which a person may give an entrant: a name, the path of a recipe file,
+`rules.py:Mine`, a recipe, a rule, or an `Entrant`.
 """
 
 
 @dataclass(frozen=True)
 class Entrant:
-    """Who races: a recipe, and where its settings are tuned.
+    """An entrant of a race: a recipe, and the search space of its settings.
 
         Entrant("mine", thalweg.momentum(lr=0.01), {"lr": (1e-4, 1), "momentum": (0.5, 0.99)})
 
-    name: what it is called in tables. recipe: with the settings that are not tuned, which it keeps,
-        schedules too. space: the tuned settings by name, the parts of a pair as `betas[0]` and
-        `betas[1]`: each a `Space`, or a pair of its ends, on the scale that `thalweg entrants`
-        lists for that setting, else the log scale where both are above 0. Without a space it races
-        as it stands.
-    cooled: whether a tuned `lr` comes under the common cooling of the race, and not under a
-        schedule that it has in the recipe; where one is tuned, those of other routes come too.
+    name: its name in tables.
+    recipe: its recipe. Settings that are not tuned keep their values and schedules.
+    space: the tuned settings by name; the parts of a pair are `betas[0]` and `betas[1]`. Each is a
+        `Space`, or a pair of ends. A pair is on the scale that `thalweg entrants` lists for the
+        setting; on the log scale if none is listed and both ends are above 0. An entrant without a
+        space races as it is.
+    cooled: whether a tuned `lr` follows the common cooling of the race, and not a schedule of the
+        recipe. If one `lr` is tuned, those of other routes follow the cooling too.
 
-    Raises UserError for a space that the recipe cannot be tuned in, and for another wrong argument.
+    Raises UserError for a space in which the recipe cannot be tuned, and for wrong arguments.
     """
 
     name: str
@@ -68,7 +69,7 @@ class Entrant:
         require_kind(f"{of} recipe", self.recipe, Recipe, "a Recipe, such as thalweg.adam(lr=0.01)")
         require_kind(f"{of} space", self.space, Mapping, "a dict, such as {'lr': (1e-4, 0.1)}")
         require_flag(f"{of} cooled", self.cooled)
-        # The record of a race keeps recipes as text, so one that text cannot tell is told now.
+        # The ledger keeps recipes as text, so a recipe that cannot be written is refused now.
         Recipe.from_toml(self.recipe.to_toml())
         try:
             known = self.recipe.tunables
@@ -79,11 +80,11 @@ class Entrant:
 
     @property
     def comes_under_cooling(self) -> bool:
-        """Whether its rates follow the cooling of the race."""
+        """Whether the rates of the entrant follow the cooling of the race."""
         return self.cooled and any(map(is_rate, self.space))
 
     def configured(self, values: Mapping[str, float]) -> Recipe:
-        """The recipe with these values of its tuned settings; a schedule of `lr` is scaled."""
+        """The recipe with these values of the tuned settings. A schedule of `lr` is scaled."""
         settings = self.recipe.settings
         for name, value in values.items():
             settings[whole(name)] = with_part(settings[whole(name)], name, value)
@@ -91,12 +92,12 @@ class Entrant:
 
 
 def whole(name: str) -> str:
-    """The setting that a tuned name belongs to: `betas` for `betas[0]`."""
+    """The setting to which a tuned name belongs, such as `betas` for `betas[0]`."""
     return re.sub(r"\[\d\]$", "", name)
 
 
 def with_part(setting: Any, name: str, value: float) -> object:
-    """The setting with `value` in the place that `name` names."""
+    """The setting with `value` as the part that `name` denotes."""
     place = re.search(r"\[(\d)\]$", name)
     if place is None:
         return setting.scaled(value) if isinstance(setting, Schedule) else value
@@ -108,9 +109,9 @@ def with_part(setting: Any, name: str, value: float) -> object:
 def entrant(given: Entry) -> Entrant:
     """The entrant that a name, a file, a recipe or a rule stands for.
 
-    A name and a class of rules are tuned in the search space that the rules document; what a person
-    gives with settings of its own is tuned in its own space, if it has one. Raises UserError for an
-    unknown name or a file that holds no recipe.
+    A name and a class of rules are tuned in the search space that the rules document. A recipe, a
+    rule or a file is tuned in its own space, if it has one. Raises UserError for an unknown name,
+    and for a file that holds no recipe.
     """
     if isinstance(given, Entrant):
         return given
@@ -129,7 +130,7 @@ def is_file(given: object) -> TypeGuard[str]:
 
 
 def tuned(one: Entrant) -> Entrant:
-    """The same entrant, tuned in its documented space, where its own says nothing else."""
+    """The same entrant, tuned in its documented space and, where it has one, in its own."""
     space = {**documented(one.recipe.tunables), **one.space}
     if not space:
         raise UserError(
@@ -140,7 +141,7 @@ def tuned(one: Entrant) -> Entrant:
 
 
 def twin(one: Entrant, pretrain: str) -> Entrant:
-    """The same entrant, pre-trained, which is drawn at the same configurations."""
+    """The same entrant with a pre-training. It tries the same configurations."""
     recipe = replace(one.recipe, pretrain=pretrain)
     return replace(one, name=titled(one.name, recipe), recipe=recipe)
 
@@ -150,13 +151,13 @@ def titled(name: str, recipe: Recipe) -> str:
 
 
 def baseline_entrant(given: str | Recipe) -> Entrant:
-    """What a person uses now: one configuration, its `lr` and its schedules exactly as they are."""
+    """The baseline as an entrant: one configuration, with its `lr` and schedules as they are."""
     recipe = recipe_of(given)
     return Entrant(f"{titled(recipe.name, recipe)} (baseline)", recipe)
 
 
 def baseline_with_space(baseline: Entrant) -> Entrant:
-    """What a person uses now, tuned in its documented space."""
+    """The baseline, tuned in its documented space."""
     recipe = baseline.recipe
     return tuned(Entrant(f"{titled(recipe.name, recipe)} (tuned)", recipe))
 
@@ -164,8 +165,8 @@ def baseline_with_space(baseline: Entrant) -> Entrant:
 def with_cooling(recipe: Recipe, cooling: str, steps: int) -> Recipe:
     """The recipe with the `lr` of every chain under one of `COOLINGS` over `steps` steps.
 
-    "linear" falls to a hundredth, "cosine" to zero, "none" leaves the number; a schedule that the
-    recipe brings is replaced.
+    "linear" falls to a hundredth, "cosine" falls to zero, "none" keeps the number. A schedule in
+    the recipe is replaced.
     """
 
     def cooled(lr: Setting) -> Setting:
@@ -179,6 +180,6 @@ def with_cooling(recipe: Recipe, cooling: str, steps: int) -> Recipe:
 
 
 def cooling_of(recipe: str) -> str:
-    """The cooling of a recipe, given as TOML, by its name in `COOLINGS`."""
+    """The name in `COOLINGS` of the cooling of a recipe, which is given as TOML."""
     lr = next(iter(Recipe.from_toml(recipe).rates.values()))
     return lr.kind if isinstance(lr, Schedule) else "none"

@@ -1,4 +1,4 @@
-"""What changing from the baseline gains, and which part of that is by tuning alone."""
+"""What a change from the baseline gains, and which part of the gain is by tuning alone."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from thalweg.racing.record import Settings
 
 
 def gain(measures: Measures, baseline: str) -> str:
-    """What changing from the baseline would gain: to the best, or else to who beat the baseline."""
+    """Says what a change from the baseline gains: to the best, or to the entrant that beat it."""
     best, metric = measures.best, measures.settings.metric
     if baseline not in measures.final:
         what = wording.lost(measures, [baseline])
-        return f"What you use now, {baseline}, {what} in the tuning round."
+        return f"The recipe that you use now, {baseline}, {what} in the tuning round."
     if best is None or baseline == best:
-        return f"Changing from {baseline} gains nothing that can be seen."
+        return f"Changing from {baseline} gains nothing that can be measured."
     for other in (best, measures.beaten_by(baseline)):
         found = measures.difference(baseline, other)
         if other and found and worse(found, measures.settings):
@@ -25,15 +25,15 @@ def gain(measures: Measures, baseline: str) -> str:
     found = measures.difference(baseline, best)
     assert found is not None, "all entrants of the final round share its first seeds"
     return (
-        f"Changing from {baseline} to {best} gains nothing that can be seen: {metric} differs "
+        f"Changing from {baseline} to {best} gains nothing that can be measured: {metric} differs "
         f"by {difference_in_words(found)}."
     )
 
 
 def parts(measures: Measures, baseline: str, other: str, whole: Difference) -> str:
-    """Which part of a gain is by tuning alone, and which by changing to another optimizer.
+    """Says which part of a gain is by tuning alone, and which is by changing the optimizer.
 
-    A part is told only where its own interval shows that it is there.
+    A part is named only if its own interval excludes 0.
     """
     tuned = measures.settings.baseline_tuned
     if tuned is None:
@@ -42,7 +42,9 @@ def parts(measures: Measures, baseline: str, other: str, whole: Difference) -> s
         return ", all of it by tuning alone"
     if tuned not in measures.final:
         what = wording.lost(measures, [tuned])
-        return f"; what tuning alone gains is open, because {tuned} {what} in the tuning round"
+        return (
+            f"; the gain by tuning alone is not known, because {tuned} {what} in the tuning round"
+        )
     by_tuning = measures.difference(baseline, tuned)
     by_change = measures.difference(tuned, other)
     assert by_tuning and by_change, "all entrants of the final round share its first seeds"
@@ -53,19 +55,19 @@ def parts(measures: Measures, baseline: str, other: str, whole: Difference) -> s
             return both_parts(whole, by_tuning, by_change, f"changing from {tuned} to {other}")
         case True, False:
             differs = f"{tuned} differs from {other} by {difference_in_words(by_change)}"
-            return f", all that can be seen of it by tuning alone: {differs}"
+            return f", all that can be measured of it by tuning alone: {differs}"
         case False, True:
             differs = f"{baseline} differs from {tuned} by {difference_in_words(by_tuning)}"
-            return f", and tuning alone gains nothing that can be seen: {differs}"
-    return ", and how much of it is by tuning alone cannot be seen"
+            return f", and tuning alone gains nothing that can be measured: {differs}"
+    return ", and it cannot be measured how much of it is by tuning alone"
 
 
 def both_parts(whole: Difference, by_tuning: Difference, by_change: Difference, change: str) -> str:
-    """Both parts of a gain, where both are there.
+    """Names both parts of a gain.
 
-    Estimates of three differences need not add up. The change of optimizer, mostly the smaller
-    part, has its own estimate, which the table shows too; what tuning gains is the rest of the
-    whole, where its interval allows that.
+    The estimates of three differences need not add up. The change of the optimizer, which is mostly
+    the smaller part, is told by its own estimate, which the table shows too. The gain by tuning is
+    told as the rest of the whole gain, if its interval allows that.
     """
     rest = rounded(whole) - rounded(by_change)
     near, far = sizes(by_tuning)
@@ -79,7 +81,7 @@ def both_parts(whole: Difference, by_tuning: Difference, by_change: Difference, 
 
 
 def gains_by_tuning_alone(measures: Measures) -> bool:
-    """Whether the baseline tuned is better than the baseline, and still on."""
+    """Whether the tuned baseline is better than the baseline, and on the shortlist."""
     settings = measures.settings
     if settings.baseline not in measures.final or settings.baseline_tuned not in measures.shortlist:
         return False
@@ -96,7 +98,7 @@ def gain_in_words(measures: Measures, baseline: str, other: str, found: Differen
 
 
 def size_in_words(found: Difference) -> str:
-    """The size of a difference that is there, and its interval, without the sign."""
+    """The size of a difference that excludes 0, and its interval, without the sign."""
     size = f"{abs(found.estimate):.3g} ({reach_in_words(found)}"
     return f"{size}; {wording.level(found)})"
 
@@ -107,13 +109,13 @@ def reach_in_words(found: Difference) -> str:
 
 
 def sizes(found: Difference) -> tuple[float, float]:
-    """The ends of an interval on one side of zero, without the sign: the near one first."""
+    """The ends of an interval that excludes 0, without the sign; the end nearer to 0 is first."""
     near, far = sorted((abs(found.low), abs(found.high)))
     return near, far
 
 
 def rounded(found: Difference) -> float:
-    """The size of a difference as it is told."""
+    """The size of a difference with the digits that are shown."""
     return float(f"{abs(found.estimate):.3g}")
 
 
@@ -124,5 +126,5 @@ def difference_in_words(found: Difference) -> str:
 
 
 def worse(found: Difference, settings: Settings) -> bool:
-    """Whether the whole interval lies on the side of what is worse."""
+    """Whether the whole interval lies on the worse side of 0."""
     return found.low > 0 if settings.direction == "min" else found.high < 0

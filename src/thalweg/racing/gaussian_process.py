@@ -1,11 +1,11 @@
-"""What noisy scores at a few points say of a whole search space: a Gaussian process.
+"""A Gaussian process, which predicts scores in a search space from noisy scores at a few points.
 
 score = m + s (f(point) + seed effect + noise), with f a Gaussian process of the Matern 5/2
 covariance (1 + r + r^2/3) exp(-r), r^2 = 5 sum over i of (difference_i / length_i)^2. All runs of
-one seed share its effect. m and s come from the scores. Few scores cannot say how long the lengths
-are or how large the noise is, and the best guess would be too sure of itself: predictions are
-averaged over settings drawn from a prior, each weighed by how well it explains the scores, with
-the variance of f integrated out (Rasmussen and Williams 2006, chapter 5; Snoek et al. 2012).
+one seed share its effect. m and s are computed from the scores. A few scores do not determine the
+lengths and the noise, and one best guess would be too sure. So predictions are averaged over
+settings that are drawn from a prior. Each setting is weighted by how well it explains the scores,
+with the variance of f integrated out (Rasmussen and Williams 2006, chapter 5; Snoek et al. 2012).
 """
 
 from __future__ import annotations
@@ -25,30 +25,34 @@ from threadpoolctl import threadpool_limits
 Array: TypeAlias = NDArray[Any]
 
 SETTINGS, KEPT = 128, 8
-"""Settings that are drawn from the prior, and those that are kept, the likeliest."""
+"""The number of settings that are drawn from the prior, and the number of likeliest ones kept."""
 
 LENGTH, LENGTH_SPREAD = 0.6, 0.8
-"""Of the prior of a length, in units of the search space: its median, and the spread of its log."""
+"""The prior of a length: its median in units of the search space, and the deviation of its log."""
 
 NOISE, NOISE_SPREAD = 0.05, 1.5
-"""The same of the variance that seeds and noise have together, in units of that of f."""
+"""The prior of the variance of seeds and noise together, in units of the variance of f: its median,
+and the deviation of its log."""
 
 SHAPE = 2.0
-"""Of the inverse gamma prior of the variance of f, shape and scale, in units of the scores'."""
+"""The shape and the scale of the inverse gamma prior of the variance of f, in units of the scores'
+variance."""
 
 JITTER = 1e-6
-"""Added to variances, so that round-off leaves them positive."""
+"""A number that is added to variances, so that they stay positive despite round-off."""
 
 
 def one_blas_thread() -> threadpool_limits:
-    """Linear algebra as it is quickest on small matrices, and with the same bits on any machine."""
+    """Uses one thread for linear algebra, which is quick and gives the same bits on any machine."""
     return threadpool_limits(1, "blas")
 
 
 @dataclass(frozen=True)
 class Prior:
-    """Settings drawn from the prior: `lengths` [settings, dimensions], `noise` [settings], and the
-    share of it that is the seeds', `seeds` [settings].
+    """Settings that are drawn from the prior.
+
+    lengths: `[settings, dimensions]`. noise: `[settings]`, the variance of seeds and noise. seeds:
+    `[settings]`, the share of the seeds in that variance.
     """
 
     lengths: Array
@@ -67,11 +71,11 @@ def prior(dimensions: int) -> Prior:
 
 @dataclass(frozen=True)
 class Setting:
-    """The process under one of the settings; its scores have mean 0 and deviation 1.
+    """The process under one setting, for scores with mean 0 and standard deviation 1.
 
-    points: [n, dimensions], where scores are. lengths: [dimensions]. variance, noise: of f, and of
-    what is a run's own. root, whitened: the Cholesky factor [n, n] of the scores' covariance in
-    units of the variance of f, and the scores solved by it [n].
+    points: `[n, dimensions]`, the points of the scores. lengths: `[dimensions]`. variance: that of
+    f. noise: the variance of a single run. root: `[n, n]`, the Cholesky factor of the scores'
+    covariance in units of the variance of f. whitened: `[n]`, the solution of root x = scores.
     """
 
     points: Array
@@ -82,26 +86,28 @@ class Setting:
     whitened: Array
 
     def covariance(self, at: Array) -> Array:
-        """Of f at points [m, dimensions] before any score: [m, m]."""
+        """The prior covariance `[m, m]` of f at points `[m, dimensions]`."""
         return self.variance * matern(at, at, self.lengths)
 
     def mean(self, at: Array) -> tuple[Array, Array]:
-        """Of f [m], and what the scores take from its covariance, as a root [n, m]."""
+        """The mean `[m]` of f, and the root `[n, m]` by which the scores reduce its covariance."""
         taken = solve_triangular(self.root, matern(self.points, at, self.lengths), lower=True)
         return self.whitened @ taken, math.sqrt(self.variance) * taken
 
     def curves(self, at: Array, count: int, generator: np.random.Generator) -> Array:
-        """That f may be: [count, m]."""
+        """Random curves `[count, m]` from the distribution of f."""
         mean, taken = self.mean(at)
         return mean + normal(self.covariance(at) - taken.T @ taken, count, generator)
 
 
 class GaussianProcess:
-    """Fitted to `scores` [n], finite and the less the better, at `points` [n, dimensions] of the
-    unit cube; `seeds` [n] says which runs share a seed.
+    """A Gaussian process that is fitted to scores.
 
-    settings: the likeliest ones, by `weights`, which add up to 1. Scores are `centre` and `scale`
-    times theirs.
+    points: `[n, dimensions]`, in the unit cube. scores: `[n]`, finite; lower is better. seeds:
+    `[n]`, the seed of each run.
+
+    settings: the likeliest settings. weights: their weights, whose sum is 1. The scores are
+    `centre` plus `scale` times the scores of the settings.
     """
 
     def __init__(self, points: Array, scores: Array, seeds: Array) -> None:
@@ -127,17 +133,17 @@ class GaussianProcess:
         self.settings = [
             Setting(
                 points,
-                drawn.lengths[i],
-                variances[i],
-                noises[i] * (1 - drawn.seeds[i]),
-                roots[i],
-                whitened[i],
+                lengths=drawn.lengths[i],
+                variance=variances[i],
+                noise=noises[i] * (1 - drawn.seeds[i]),
+                root=roots[i],
+                whitened=whitened[i],
             )
             for i in kept
         ]
 
     def mean_and_deviation(self, at: Array) -> tuple[Array, Array]:
-        """Of f at points [m, dimensions], over all that is not known of it; each [m]."""
+        """The mean and the standard deviation of f, each `[m]`, at points `[m, dimensions]`."""
         mean, squares = np.zeros(len(at)), np.zeros(len(at))
         for weight, setting in zip(self.weights, self.settings, strict=True):
             own, taken = setting.mean(at)
@@ -148,7 +154,7 @@ class GaussianProcess:
         return self.centre + self.scale * mean, self.scale * deviation
 
     def draws(self, at: Array, count: int, generator: np.random.Generator) -> Array:
-        """Curves that f may be, at points [m, dimensions]: [count, m], in no order."""
+        """Random curves `[count, m]` from the distribution of f at points `[m, dimensions]`."""
         counts = generator.multinomial(count, self.weights)
         curves = [
             setting.curves(at, own, generator)
@@ -160,16 +166,16 @@ class GaussianProcess:
 
 
 def matern(a: Array, b: Array, lengths: Array) -> Array:
-    """The covariance of f, in units of its variance, between points [n, d] and [m, d]: [n, m]."""
+    """The covariance `[n, m]` of f, in units of its variance, of points `[n, d]` and `[m, d]`."""
     r = math.sqrt(5) * cdist(a / lengths, b / lengths)
     covariance: Array = (1 + r + r**2 / 3) * np.exp(-r)
     return covariance
 
 
 def normal(covariance: Array, count: int, generator: np.random.Generator) -> Array:
-    """Draws from a normal distribution around 0: [count, m] for a covariance [m, m]."""
+    """Draws `[count, m]` from a normal distribution with mean 0 and a covariance `[m, m]`."""
     size = len(covariance)
-    # Points lie close together, so that round-off is larger here.
+    # The points lie close together, so round-off is larger here.
     root = np.linalg.cholesky(covariance + 10 * JITTER * np.eye(size))
     draws: Array = generator.standard_normal((count, size)) @ root.T
     return draws

@@ -1,4 +1,4 @@
-"""What the tuning round knows of an entrant's search space, from the record alone."""
+"""What the tuning round knows about an entrant's search space, computed from the record."""
 
 from __future__ import annotations
 
@@ -16,30 +16,32 @@ from thalweg.racing.measures import as_loss
 from thalweg.racing.record import Configuration, Record, RunRecord
 
 GOOD = 0.15
-"""The share of the explored points that counts as good."""
+"""The share of the exploring points that counts as good."""
 
 DEEPER = 0.3
-"""How far the floor lies below the best loss, in distances from there to the worst good one."""
+"""How far the floor lies below the best loss, as a multiple of the distance between the best loss
+and the worst good one."""
 
 CLOSE = 0.5
-"""Deviations of a run within which a score is close to the best: tuning hardly tells them apart."""
+"""A score is close to the best if it lies within this number of standard deviations of a run.
+Tuning can hardly distinguish such scores."""
 
 EVERYWHERE, NEARBY, NEAR = 128, 64, 0.1
-"""Points at which curves are drawn: over the whole space, and around the best one, with this
-deviation in units of the space.
+"""The numbers of points at which curves are drawn: over the whole space, and around the best point
+with the standard deviation NEAR, in units of the space.
 """
 
 LEARNED = 256
-"""Runs that a model learns from, the best ones: more would take it long."""
+"""The most runs from which a model learns; it takes the best ones. More would take too long."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The scale on which models see losses, the same for all entrants: log(loss - floor).
+    """The scale of losses for the models of all entrants: log(loss - floor).
 
-    The floor lies a little below the best loss, so that steps are fine near it, and the walls of a
-    valley do not hide its ground. A run that diverged lies above all others, the higher the sooner
-    it did. worst: the highest finite loss.
+    The floor lies a little below the best loss, so that small differences near the best loss count
+    as much as large differences far above it. A run that diverged gets a value above all others,
+    which is higher the earlier it diverged. worst: the highest finite loss.
     """
 
     floor: float
@@ -62,7 +64,7 @@ class Scale:
         return cls(min(best - depth, math.nextafter(best, -math.inf)), worst)
 
     def of_losses(self, losses: Array, lasted: Array) -> Array:
-        """lasted: the share of its budget that a run went on for."""
+        """Losses on this scale. lasted: the share of its budget that each run completed."""
         finite = np.isfinite(losses)
         highest = losses[finite].max() if finite.any() else self.worst
         scaled = np.log(np.where(finite, losses, highest) - self.floor)
@@ -73,11 +75,11 @@ class Scale:
 
 
 def without_walls(scores: Array) -> Array:
-    """The scores, with those of the worse half replaced by what their ranks say.
+    """The scores, where those of the worse half are replaced according to their ranks.
 
     They become the upper half of a normal distribution around the median, as wide as the better
-    half is (Song et al. 2024). A smooth process cannot follow a wall: it would take the wall for
-    noise, or for short lengths.
+    half (Song et al. 2024). A smooth process cannot follow a sudden rise of the loss; it would
+    explain the rise by noise, or by short lengths.
     """
     middle = np.median(scores) if len(scores) else 0.0
     worse = scores > middle
@@ -89,10 +91,11 @@ def without_walls(scores: Array) -> Array:
 
 
 class Landscape:
-    """The search space of one entrant as a unit cube, and the model of what was found there.
+    """The search space of one entrant as a unit cube, and the model of its scores.
 
-    names: of the tuned settings, one for each dimension. points: of the configurations, by index.
-    scaled, scores: of the runs, on the scale of all entrants, and as the model learns from them.
+    names: the tuned settings, one for each dimension. points: the points of the configurations, by
+    index. scaled, scores: the scores of the runs on the scale of all entrants, and the scores from
+    which the model learns.
     """
 
     def __init__(self, entrant: str, record: Record, scale: Scale) -> None:
@@ -111,7 +114,7 @@ class Landscape:
         return self.settings.cooling == "tune" and self.entrant in self.settings.cooled
 
     def point(self, one: Configuration) -> Array:
-        """Where a configuration lies: a quantile of its space for each setting."""
+        """The point of a configuration, which has a quantile for each setting."""
         found = [quantile_of(space, one.values[name]) for name, space in self.spaces.items()]
         if self.tunes_cooling:
             found.append((COOLINGS.index(cooling_of(one.recipe)) + 0.5) / len(COOLINGS))
@@ -125,7 +128,7 @@ class Landscape:
         return self.fitted(self.scores)
 
     def fitted(self, scores: Array) -> GaussianProcess:
-        """A model of these scores of the runs."""
+        """A model that is fitted to these scores of the runs."""
         best = np.argsort(self.scores, kind="stable")[:LEARNED]
         points = np.array([self.points[run.configuration] for run in self.runs])
         seeds = np.array([run.seed for run in self.runs])
@@ -133,9 +136,9 @@ class Landscape:
 
     @cached_property
     def expected(self) -> dict[int, float]:
-        """By index, what the model expects of a configuration that was tried, the best first.
+        """The expected score of each tried configuration by its index, the best first.
 
-        One that diverged whenever it was tried is not among them.
+        A configuration that diverged in each of its runs is left out.
         """
         tried = sorted({run.configuration for run in self.runs if math.isfinite(run.score)})
         if not tried:
@@ -145,23 +148,25 @@ class Landscape:
 
     @property
     def close(self) -> float:
-        """The worst score that counts as close: what the model expects of the best configuration
-        that was tried, and `CLOSE` deviations of a run.
+        """The worst score that counts as close to the best.
+
+        It lies `CLOSE` standard deviations of a run above the expected score of the best tried
+        configuration.
         """
         return next(iter(self.expected.values()), math.inf) + CLOSE * self.model.noise
 
     @property
     def best(self) -> Array:
-        """The point of which the model expects the most; the first one where all diverged."""
+        """The tried point with the best expected score; the first point if all diverged."""
         return self.points[next(iter(self.expected), 0)]
 
     def candidates(
         self, generator: np.random.Generator, low: Array | float = 0.0, high: Array | float = 1.0
     ) -> Array:
-        """Points of the unit cube, or of a box, spread over all of it and around the best one."""
+        """Points in the unit cube or in a box, over all of it and around the best point."""
         dimensions = len(self.names)
         spread = qmc.Sobol(dimensions, rng=generator).random(EVERYWHERE)
         near = self.best + NEAR * generator.standard_normal((NEARBY, dimensions))
-        # What lies beyond an end is mirrored there, so that no two points are the same.
+        # Points beyond an end are mirrored there, so that no two points are the same.
         within = 1 - np.abs(1 - np.abs((near - low) / (high - low)))
         return low + (high - low) * np.vstack([spread, within])

@@ -1,9 +1,8 @@
-"""The record of all that happens in a race: one checked file, one writer, one transaction a block.
+"""The ledger: the record of a race in one checked file, with one writer and a transaction a block.
 
-Numbers are REAL columns; SQLite has no not-a-number and keeps NULL in its place. Test scores lie in
-a table that `read` does not open until the race has made its choice. Where tuning is added to a
-race, what follows from it bears the number of that tuning, and only the rows of the last one are
-read.
+Numbers are REAL columns. SQLite has no not-a-number, and NULL stands for it. Test scores lie in a
+table that `read` does not open before the race has chosen. If tuning is added to a race, all rows
+that follow from it hold the number of that tuning, and only the rows of the last tuning are read.
 """
 
 from __future__ import annotations
@@ -111,19 +110,19 @@ COMPARED_APART = (
     "parameters",
     "fingerprint",
 )
-"""The settings that are not just the same or others."""
+"""The settings that `require_same` compares in their own way."""
 
 KEPT = "id <= (SELECT coalesce(max(kept), 0) FROM tunings)"
-"""Which runs were on record when tuning was added last."""
+"""The runs that were on record when tuning was added for the last time."""
 
 COUNTS = f"""round = 'tuning' OR NOT {KEPT} OR (entrant, configuration) IN (
     SELECT entrant, configuration FROM chosen WHERE tuning = (SELECT count(*) FROM tunings)
 )"""
-"""Which runs count: final ones from before that only where their configuration is chosen again."""
+"""The runs that count. Earlier final runs count only if their configuration was chosen again."""
 
 
 class Ledger(CheckedFile):
-    """The ledger of one race, held by one process until it is closed. Made by `Ledger.open`."""
+    """The ledger of one race. One process holds it until it is closed. Use `Ledger.open`."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / FILE, TABLES, VERSION)
@@ -137,12 +136,13 @@ class Ledger(CheckedFile):
         machine: Mapping[str, str],
         command: str,
     ) -> Self:
-        """The ledger in a folder: a new one, or that of the same race, with as many trials or
-        fewer, to go on with.
+        """Opens the ledger in a folder, or makes one.
 
-        Raises UserError, with the folder as it was, for the ledger of another race, for one that
-        another process holds, for a file that is damaged or no ledger of this version, and for a
-        folder that cannot be written to.
+        An existing ledger must be that of the same race, with as many trials or fewer.
+
+        Raises UserError for the ledger of another race, for a ledger that another process holds,
+        for a file that is damaged or no ledger of this version, and for a folder that cannot be
+        written to. The folder then stays as it was.
         """
         ledger = cls(folder)
         try:
@@ -168,22 +168,22 @@ class Ledger(CheckedFile):
     def begun(cls, folder: Path) -> tuple[Settings, str]:
         """The settings of the race in a folder, and the command that began it.
 
-        Raises UserError where there is none, for one that another process holds, and for a file
-        that is damaged or no ledger of this version.
+        Raises UserError if there is no race, if another process holds it, and for a file that is
+        damaged or no ledger of this version.
         """
         if not (folder / FILE).is_file():
-            raise UserError(f"{folder} holds no race that could be resumed.")
+            raise UserError(f"there is no race in {folder} that could be resumed.")
         with closing(cls(folder)) as ledger:
             ledger.require_undamaged()
             return ledger.settings, ledger.fact("command")
 
     def require_same(self, settings: Settings) -> None:
-        """UserError for other settings than those on record, more trials of who is tuned apart."""
+        """Raises UserError unless the settings are those on record, or only ask for more trials."""
         before = self.settings
         for name in (one.name for one in fields(Settings) if one.name not in COMPARED_APART):
             kept, given = getattr(before, name), getattr(settings, name)
             if kept != given:
-                raise self.another_race(f"{name} {shown(kept)} and not {shown(given)}")
+                raise self.another_race(f"{name} {shown(kept)}, not {shown(given)}")
         if changed := difference(before.fingerprint, settings.fingerprint):
             raise self.another_race(f"{changed} under the same name")
         for name in settings.entrants:
@@ -192,19 +192,19 @@ class Ledger(CheckedFile):
         trials, given = before.trials, settings.trials
         if given < trials or (given > trials and not before.spaces):
             raise UserError(
-                f"{self.folder} holds a race with trials {trials} and not {given}; trials can only"
-                " be added, and only to entrants that are tuned. Race"
+                f"{self.folder} holds a race with trials {trials}, not {given}; trials can only be"
+                " added, and only to entrants that are tuned. Race"
                 f" {under_another_name(self.folder)}."
             )
 
     def another_race(self, difference: str) -> UserError:
         return UserError(
-            f"{self.folder} holds another race, with {difference}; it is left as it is."
+            f"{self.folder} holds another race, with {difference}; nothing was changed."
             f" Race {under_another_name(self.folder)}."
         )
 
     def withdraw(self) -> None:
-        """Closes a ledger, and deletes one that holds no run, so that it holds up no other race."""
+        """Closes the ledger, and deletes it if it holds no run, so that its name is free again."""
         with closing(self), suppress(UserError, OSError):
             self.require_in_place()
             if not self.trained:
@@ -213,10 +213,10 @@ class Ledger(CheckedFile):
     # What is written
 
     def add_runs(self, runs: Iterable[RunRecord], first: int | None = None) -> None:
-        """Adds the members of a finished block, all or none.
+        """Adds all members of a finished block, or none of them.
 
-        first: the place of the first of them in the record, whose order is then the same whichever
-        block is finished before another; behind all others if not given.
+        first: the place of the first member in the record, so that the order does not depend on
+        which block is finished first; if not given, the members are added at the end.
         """
         with self.transaction():
             for i, run in enumerate(runs):
@@ -231,7 +231,7 @@ class Ledger(CheckedFile):
         self.insert("sealed", [(key, *one) for one in run.test.items()])
 
     def add_costs(self, costs: Iterable[Cost], plan: Plan) -> None:
-        """Adds what was measured before the race: each entrant's cost, and the way of stepping."""
+        """Adds what was measured before the race: each entrant's cost, and the plan."""
         with self.transaction():
             self.insert("costs", map(astuple, costs))
             self.insert("facts", [("plan", json.dumps(asdict(plan)))])
@@ -243,20 +243,20 @@ class Ledger(CheckedFile):
         members: Sequence[Key],
         stops: Iterable[Stop],
     ) -> None:
-        """Adds what a stage of the tuning round asks for, before it is trained."""
+        """Adds the members that a stage of the tuning round asks for, before they are trained."""
         with self.transaction():
             self.insert("configurations", map(written, configurations))
             self.insert_now("asked", [(stage, place, *key) for place, key in enumerate(members)])
             self.insert_now("stops", map(astuple, stops))
 
     def add_choice(self, chosen: Mapping[str, int], edges: Iterable[Edge]) -> None:
-        """Adds each entrant's best configuration, the end of the tuning round."""
+        """Adds each entrant's best configuration, which ends the tuning round."""
         with self.transaction():
             self.insert_now("chosen", chosen.items())
             self.insert_now("edges", map(astuple, edges))
 
     def add_look(self, look: Look) -> None:
-        """Adds a look and those who left at it."""
+        """Adds a look, and the entrants that left at it."""
         with self.transaction():
             self.insert_now("looks", [(look.seeds, look.level, json.dumps(look.on))])
             left = [(look.seeds, one.entrant, one.by, one.p) for one in look.left]
@@ -268,25 +268,25 @@ class Ledger(CheckedFile):
             self.insert_now("certainties", map(astuple, found))
 
     def add_notes(self, lines: Iterable[str]) -> None:
-        """Adds lines that a reader of the verdict should know, each once."""
+        """Adds lines that a reader of the verdict should know. Each line is kept once."""
         with self.transaction():
             known = self.notes()
             self.insert("notes", [(line,) for line in dict.fromkeys(lines) if line not in known])
 
     def note_another(self, machine: Mapping[str, str]) -> None:
-        """Adds a line where this machine is not the one on which the race began."""
+        """Adds a note if this machine is not the one on which the race began."""
         if json.loads(self.fact("machine")) != dict(machine):
             self.add_notes(["The runs were made on more than one machine or version."])
 
     def open_seal(self) -> None:
-        """Ends the race: from now on `read` gives the test scores, until tuning is added."""
+        """Ends the race. From now on `read` gives the test scores, until tuning is added."""
         with self.transaction():
             self.insert("opened", [(self.tuning,)])
 
     def add_tuning(self, trials: int, machine: Mapping[str, str]) -> None:
-        """Begins to tune further, up to so many trials, what has ended.
+        """Opens a finished race for more tuning, up to this number of trials.
 
-        All runs are kept; what followed from them is found anew.
+        All runs are kept; what follows from them is computed anew.
         """
         with self.transaction():
             self.insert("tunings", [(self.tuning + 1, trials, self.trained)])
@@ -296,7 +296,7 @@ class Ledger(CheckedFile):
 
     @property
     def settings(self) -> Settings:
-        """Those with which the race began, and the trials that were added."""
+        """The settings with which the race began, with the trials that were added."""
         begun = settings_of(json.loads(self.fact("settings")))
         added = [trials for (trials,) in self.rows("SELECT trials FROM tunings ORDER BY number")]
         *earlier, trials = [begun.trials, *added]
@@ -304,12 +304,12 @@ class Ledger(CheckedFile):
 
     @property
     def tuning(self) -> int:
-        """How often tuning was added."""
+        """The number of times that tuning was added."""
         return int(self.one("SELECT count(*) FROM tunings"))
 
     @property
     def trained(self) -> int:
-        """The members on record."""
+        """The number of members on record."""
         return int(self.one("SELECT count(*) FROM runs"))
 
     @property
@@ -319,22 +319,22 @@ class Ledger(CheckedFile):
 
     @property
     def plan(self) -> Plan | None:
-        """The way of stepping that was chosen; none before."""
+        """The plan that was chosen; None before the choice."""
         found = self.fact("plan")
         return Plan(**json.loads(found)) if found else None
 
     def scores(self, round: Round) -> dict[Key, float]:
-        """The members of a round that count, with their scores; nan for the diverged."""
+        """The scores of those members of a round that count; nan if a member diverged."""
         what = "SELECT entrant, configuration, seed, score FROM runs"
         rows = self.rows(f"{what} WHERE round = ? AND ({COUNTS}) ORDER BY id", round)
         return {(entrant, index, seed): number(score) for entrant, index, seed, score in rows}
 
     def kept(self) -> set[Key]:
-        """The members that were on record when tuning was added last."""
+        """The members that were on record when tuning was added for the last time."""
         return set(self.rows(f"SELECT entrant, configuration, seed FROM runs WHERE {KEPT}"))
 
     def read(self) -> Record:
-        """All of it, the test scores only once the seal was opened."""
+        """The whole record; with test scores only if the seal was opened."""
         settings = self.settings
         return Record(
             settings=settings,
@@ -355,12 +355,14 @@ class Ledger(CheckedFile):
 
     def configurations(self) -> tuple[Configuration, ...]:
         return tuple(
-            Configuration(entrant, index, json.loads(values), recipe, bool(refined))
+            Configuration(
+                entrant, index, values=json.loads(values), recipe=recipe, refined=bool(refined)
+            )
             for entrant, index, values, recipe, refined in self.in_order("configurations")
         )
 
     def asked(self, stage: int) -> list[Key]:
-        """The members of a stage of the tuning round; none before it was asked for them."""
+        """The members that a stage of the tuning round asked for; none if it did not ask yet."""
         asked = self.of_now("asked")
         return [(one, index, seed) for of, _, one, index, seed in asked if of == stage]
 
@@ -418,7 +420,7 @@ class Ledger(CheckedFile):
     # How it is done
 
     def insert_now(self, table: str, rows: Iterable[Iterable[object]]) -> None:
-        """Adds rows that bear the number of the last tuning."""
+        """Adds rows with the number of the last tuning."""
         number = self.tuning
         self.insert(table, [(number, *row) for row in rows])
 
@@ -452,7 +454,7 @@ def settings_of(kept: dict[str, Any]) -> Settings:
 
 
 def entered(settings: Settings, entrant: str) -> tuple[object, ...]:
-    """All that an entrant's configurations follow from."""
+    """All that determines the configurations of an entrant."""
     recipe, space = settings.recipes.get(entrant), settings.spaces.get(entrant)
     return recipe, space, entrant in settings.cooled
 

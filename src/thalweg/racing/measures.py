@@ -1,4 +1,4 @@
-"""What a race measured of each entrant: the numbers of a verdict, from the record alone."""
+"""What a race measured about each entrant: the numbers of a verdict, computed from the record."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from thalweg.rules.tuning import is_rate
 from thalweg.statistics import Interval, compare, median_interval, tunability, wilson
 
 BUDGETS = (1, 2, 4, 8, 16)
-"""Configurations for which the tunability curve is drawn."""
+"""The numbers of configurations for which the tunability curve is drawn."""
 
 ONE_COMPARISON = 0.025
-"""The one-sided level of an interval that belongs to no look: 95 %."""
+"""The one-sided level of an interval that belongs to no look, which gives 95 % confidence."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """By how much an entrant's validation metric differs from another's, mostly the best one's.
+    """The difference of an entrant's validation metric to another's, in most cases to the best's.
 
-    estimate, low, high: entrant minus other in units of the metric (Hodges-Lehmann, and the
-        interval that inverts the signed-rank test); infinite where divergence decides or seeds are
-        too few.
-    confidence: of the interval, in (0, 1). seeds: those that both have.
-    one_comparison: whether the interval stands for itself, outside the shortlist's error budget.
+    estimate, low, high: the entrant's metric minus the other's (Hodges-Lehmann, and the interval
+        that inverts the signed-rank test); infinite if divergence decides or seeds are too few.
+    confidence: the level of the interval, in (0, 1). seeds: the number of seeds that both have.
+    one_comparison: whether the interval is a single comparison, outside the shortlist's risk.
     """
 
     estimate: float
@@ -40,7 +39,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Share:
-    """count out of n, with the Wilson interval of the share at 95 %."""
+    """A count out of n, with the 95 % Wilson interval of the share."""
 
     count: int
     n: int
@@ -49,9 +48,10 @@ class Share:
 
 @dataclass(frozen=True)
 class ToTarget:
-    """Steps to the target: the median, nan where at least half of the runs never reached it.
+    """The median number of steps to the target; nan if at least half of the runs did not reach it.
 
-    missed: runs that did not reach it within their budget, the diverged ones among them; of `n`.
+    missed: the number of runs that did not reach it within their budget, diverged runs included. n:
+    the number of all runs.
     """
 
     median: float
@@ -60,19 +60,19 @@ class ToTarget:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One entrant over its final seeds.
+class Summary:
+    """The numbers of one entrant over its final seeds.
 
-    shortlisted: whether it is still on. beaten_by, out_at: who sent it off the shortlist, and after
-    how many seeds; none for one that is still on. seeds: that it ran; 0 for one that never got to
-    the final round, of which nothing else is known. validation, test: median and interval.
-    difference: to the best, none for the best itself. also, test_also: the task's further metrics
-    on validation and test data, medians of the runs that did not diverge. wins: of the seeds that
-    all entrants have, those on which no other was better; none without such a seed. to_target: none
-    where the task has no target. step_seconds: of a lone step, median and interval.
-    state_per_parameter: numbers that the optimizer keeps. values: what was tuned. tuning: trainings
-    of the tuning round; 0 for an entrant that was not tuned. named, ahead: as in `Certainty`; none
-    where tuning decided nothing.
+    shortlisted: whether it is on the shortlist. beaten_by, out_at: the entrant that beat it, and
+    after how many seeds; None if it is on the shortlist. seeds: the number of its seeds; 0 if it
+    did not enter the final round, and then it has no other numbers. validation, test: median and
+    interval. difference: its difference to the best entrant; None for the best one. also,
+    test_also: the task's further metrics on validation and test data, as medians of the runs that
+    did not diverge. wins: of the seeds that all entrants have, those on which no other was better;
+    None without such seeds. to_target: None if the task has no target. step_seconds: the median and
+    interval of a step alone. state_per_parameter: the numbers that the optimizer keeps for each
+    parameter. values: the tuned settings. tuning: the number of runs in the tuning round; 0 if it
+    was not tuned. named, ahead: as in `Certainty`; None if tuning decided nothing.
     """
 
     entrant: str
@@ -97,7 +97,7 @@ class Row:
 
 
 class Measures:
-    """Reads a record: who is left, who is best, and each entrant's row."""
+    """Computes from a record the shortlist, the best entrant, and the summary of each entrant."""
 
     def __init__(self, record: Record) -> None:
         self.record = record
@@ -113,7 +113,7 @@ class Measures:
         self.best = self._best()
 
     def scores(self, entrant: str, seeds: Sequence[int] | None = None) -> list[float]:
-        """The final scores in the order of the seeds, all of its own where none are given."""
+        """The entrant's final scores on these seeds; on all of its own if none are given."""
         runs = self.final[entrant]
         return [runs[seed].score for seed in (sorted(runs) if seeds is None else seeds)]
 
@@ -122,36 +122,36 @@ class Measures:
         return sorted(set.intersection(*(set(self.final[name]) for name in entrants)))
 
     def level(self, first: str, second: str) -> float | None:
-        """The one-sided level of the last look that both took part in; none without such a look."""
+        """The one-sided level of the last look at both entrants; None if there was none."""
         levels = [k.level for k in self.record.looks if first in k.on and second in k.on]
         return levels[-1] if levels else None
 
     def paired(self, first: str, second: str) -> tuple[list[float], list[float]]:
-        """The scores of both on the seeds that both have."""
+        """The scores of both entrants on the seeds that both have."""
         seeds = self.shared_seeds(first, second)
         return self.scores(first, seeds), self.scores(second, seeds)
 
     def beaten_by(self, entrant: str) -> str | None:
-        """Who sent the entrant off the shortlist; none for one that is still on."""
+        """The entrant that beat this one; None if it is on the shortlist."""
         return self.departure(entrant)[0]
 
     def departure(self, entrant: str) -> tuple[str, int] | tuple[None, None]:
-        """Who sent the entrant off the shortlist, and after how many seeds."""
+        """The entrant that beat this one, and after how many seeds; None for the shortlist."""
         left = ((one, look.seeds) for look in self.record.looks for one in look.left)
         found = ((one.by, seeds) for one, seeds in left if one.entrant == entrant)
         return next(found, (None, None))
 
-    def rows(self) -> tuple[Row, ...]:
-        """A row for each entrant: those left first, then by their median, the absent ones last."""
-        rows = [self.row(name) for name in self.settings.entrants]
-        return tuple(sorted(rows, key=self._place))
+    def summaries(self) -> tuple[Summary, ...]:
+        """The summaries of all entrants: the shortlist first, then by median, without runs last."""
+        found = [self.summary(name) for name in self.settings.entrants]
+        return tuple(sorted(found, key=self._place))
 
-    def row(self, entrant: str) -> Row:
+    def summary(self, entrant: str) -> Summary:
         cost = self.record.costs.get(entrant)
         raced = entrant in self.final
         beaten_by, out_at = self.departure(entrant)
         sure = self.certainties.get(entrant)
-        return Row(
+        return Summary(
             entrant=entrant,
             shortlisted=entrant in self.shortlist,
             beaten_by=beaten_by,
@@ -177,7 +177,7 @@ class Measures:
         return median_interval(scores, self.settings.direction)
 
     def test(self, entrant: str) -> Interval | None:
-        """The test metric, once the test scores are opened."""
+        """The test metric; None until the test scores are opened."""
         runs = [run for _, run in sorted(self.final[entrant].items())]
         if not any(run.test for run in runs):
             return None
@@ -188,16 +188,16 @@ class Measures:
         return medians(run.curve[-1].also for run in self._trained(entrant))
 
     def test_also(self, entrant: str) -> dict[str, float]:
-        """The task's further metrics on test data, once the test scores are opened."""
+        """The task's further metrics on test data; empty until the test scores are opened."""
         found = medians(run.test for run in self._trained(entrant))
         return {name: value for name, value in found.items() if name != self.settings.metric}
 
     def difference(self, entrant: str, other: str | None) -> Difference | None:
-        """The entrant minus the other; none for one and the same, and without a common seed."""
+        """The entrant minus the other; None if both are the same, or without a common seed."""
         if other is None or entrant == other or not self.shared_seeds(entrant, other):
             return None
-        # The gain of the first is the first minus the second of a metric to raise, and the second
-        # minus the first of one to lower: this order makes it entrant minus other for both.
+        # `compare` gives first minus second if high is better, and second minus first if low is
+        # better. This order of the arguments gives entrant minus other in both cases.
         raised = self.settings.direction == "max"
         pair = (entrant, other) if raised else (other, entrant)
         level = self.level(*pair)
@@ -231,17 +231,17 @@ class Measures:
         return ToTarget(median_interval(steps, "min").estimate, missed, len(steps))
 
     def chosen(self, entrant: str) -> Configuration | None:
-        """The entrant's best configuration; none before it is chosen, or where all diverged."""
+        """The entrant's best configuration; None before the choice, or if all diverged."""
         index = self.record.chosen.get(entrant)
         return None if index is None else self.configuration(entrant, index)
 
     def configuration(self, entrant: str, index: int) -> Configuration:
-        """One of those that the entrant tried."""
+        """The configuration of the entrant with this index."""
         tried = self.record.configurations
         return next(one for one in tried if one.key == (entrant, index))
 
     def values(self, entrant: str) -> Mapping[str, float | str]:
-        """What was tuned, as in the chosen configuration: the cooling too, where it was."""
+        """The tuned settings of the chosen configuration, with the cooling if it was tuned."""
         chosen = self.chosen(entrant)
         if chosen is None:
             return {}
@@ -250,8 +250,9 @@ class Measures:
         return {**chosen.values, "cooling": cooling_of(chosen.recipe)}
 
     def tunability(self) -> dict[str, tuple[tuple[int, float], ...]]:
-        """For each entrant, (b, the median best of b of the configurations that it explored, each
-        trained once); optimistic tuning scores.
+        """For each entrant, pairs of b and the median best score of b exploring configurations.
+
+        Each was trained once, so the scores are optimistic.
         """
         curves = {}
         for entrant in self.settings.entrants:
@@ -263,7 +264,7 @@ class Measures:
         return curves
 
     def explored_scores(self, entrant: str) -> list[float]:
-        """The first score of each configuration that was not refined; nan where it diverged."""
+        """The first score of each configuration that was not refined; nan if it diverged."""
         tried = self.record.configurations
         explored = {one.index for one in tried if one.entrant == entrant and not one.refined}
         firsts: dict[int, float] = {}
@@ -273,13 +274,14 @@ class Measures:
         return list(firsts.values())
 
     def tuning_scores(self, entrant: str) -> dict[int, float]:
-        """The tuning score of each configuration by its index, the median over the further seeds
-        where it was tried again; nan where it diverged.
+        """The tuning score of each configuration by its index; nan if it diverged.
+
+        A configuration that was tried again has the median over the further seeds.
         """
         scores: dict[int, list[float]] = {}
         for run in self.tuning_runs(entrant):
             scores.setdefault(run.configuration, []).append(run.score)
-        # The first score of one that was tried again is good because it was picked for it.
+        # The first score of a configuration that was tried again is biased: it was selected by it.
         again = {index: found[1:] or found for index, found in sorted(scores.items())}
         return {index: self.median(found).estimate for index, found in again.items()}
 
@@ -293,7 +295,7 @@ class Measures:
         return [run for run in runs if math.isfinite(run.score)]
 
     def _best(self) -> str | None:
-        """Of those left, the one with the best median; then the safest, then the lightest."""
+        """The entrant on the shortlist with the best median, then the safest, then the lightest."""
         able = [name for name in self.shortlist if math.isfinite(self._median_loss(name))]
         return min(able, key=self._rank, default=None)
 
@@ -302,12 +304,12 @@ class Measures:
         memory = cost.state_per_parameter if cost else math.inf
         return self._median_loss(entrant), self.diverged(entrant).interval.estimate, memory
 
-    def _place(self, row: Row) -> tuple[bool, bool, bool, float]:
-        median = self._median_loss(row.entrant) if row.seeds else math.inf
-        return row.seeds == 0, not row.shortlisted, row.entrant != self.best, median
+    def _place(self, one: Summary) -> tuple[bool, bool, bool, float]:
+        median = self._median_loss(one.entrant) if one.seeds else math.inf
+        return one.seeds == 0, not one.shortlisted, one.entrant != self.best, median
 
     def _median_loss(self, entrant: str) -> float:
-        """The median final score so that less is better, infinite where it diverged."""
+        """The median final score as a loss; infinite if it diverged."""
         return as_loss(self.median(self.scores(entrant)).estimate, self.settings)
 
     def _loss(self, entrant: str, seed: int) -> float:
@@ -315,7 +317,7 @@ class Measures:
 
     def _least_loss(self, seed: int) -> float:
         least = min(self._loss(name, seed) for name in self.raced)
-        # Where all diverged, none won: nothing equals a number that is none.
+        # If all diverged, none won: nothing is equal to nan.
         return least if math.isfinite(least) else math.nan
 
 
@@ -328,7 +330,7 @@ def step_seconds(cost: Cost) -> Interval:
 
 
 def medians(found: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """The median of each metric over runs that have it."""
+    """The median of each metric over the runs that have it."""
     by_name: dict[str, list[float]] = {}
     for metrics in found:
         for name, value in metrics.items():
@@ -337,16 +339,16 @@ def medians(found: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 def as_loss(score: float, settings: Settings) -> float:
-    """The score so that less is better, infinite for a run that diverged."""
+    """The score as a loss, of which less is better; infinite for a run that diverged."""
     if not math.isfinite(score):
         return math.inf
     return score if settings.direction == "min" else -score
 
 
 def steps_to_target(run: RunRecord, settings: Settings) -> float:
-    """The step of the first evaluation at the target; infinite for a run that did not reach it.
+    """The step of the first evaluation that reached the target; infinite if none did.
 
-    A run that diverged reached nothing, whatever it passed on its way.
+    A run that diverged counts as not having reached the target.
     """
     assert settings.target is not None
     goal = as_loss(settings.target, settings)

@@ -1,4 +1,4 @@
-"""What a race has on record: plain data, as the ledger keeps it and the verdict reads it."""
+"""The record of a race as plain data, which the ledger keeps and the verdict reads."""
 
 from __future__ import annotations
 
@@ -16,27 +16,29 @@ from thalweg.training.run import Point
 Round = Literal["tuning", "final"]
 
 Key: TypeAlias = tuple[str, int, int]
-"""A member within a round: entrant, configuration, seed."""
+"""What identifies a member within a round: entrant, configuration, seed."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides what a race does; the same settings repeat the same race.
+    """All that decides what a race does. The same settings repeat the same race.
 
-    task: its name. metric, direction, target, steps: the task's.
-    entrants: their names in order. trials: configurations an entrant that is tuned. tuning_seeds:
-    over which they are spread. seeds: final seeds at most.
+    task: the name of the task. metric, direction, target, steps: those of the task.
+    entrants: the names in order. trials: the configurations of an entrant that is tuned.
+    tuning_seeds: the seeds over which the trials are spread. seeds: the most seeds of the final
+    round.
     cooling: the schedule of every tuned lr ("none", "linear", "cosine", "tune"). baseline: the
-    entrant that stands for what the person uses now. baseline_tuned: the one that is the same but
-    tuned, None where nothing of it can be. alpha: the risk that the best entrant is missing from
-    the shortlist. seed: where all other seeds come from. width: members in a block.
-    step: the way of stepping them, "measured" where the race chooses. lanes: processes that train
-    blocks side by side, None where the race chooses.
-    spaces: by entrant, where each of its tuned settings is looked for; none for one that is not
-    tuned. recipes: by entrant, the one that it comes with, as TOML. cooled: the entrants whose lr
-    is under the cooling. earlier: the trials after which tuning was added, each time.
-    parameters: of the task's model.
-    fingerprint: of the task's data, model, loss and metrics; another task under an old name shows.
+    entrant that is used now. baseline_tuned: the entrant that is the baseline, tuned; None if
+    nothing of it can be tuned. alpha: the risk that the best entrant is missing from the shortlist.
+    seed: the seed from which all others are derived. width: the members of a block.
+    step: how members are stepped, "measured" if the race chooses. lanes: the processes that train
+    blocks at once, None if the race chooses.
+    spaces: by entrant, the search space of each tuned setting; an entrant that is not tuned is
+    missing. recipes: by entrant, the recipe with which it begins, as TOML. cooled: the entrants
+    whose lr follows the cooling. earlier: each number of trials after which tuning was added.
+    parameters: the names and shapes of the model's parameters.
+    fingerprint: checksums of the task's data, model, loss and metrics. They show if another task
+    has the same name.
     """
 
     task: str
@@ -65,16 +67,16 @@ class Settings:
 
     @property
     def further_seeds(self) -> int:
-        """Seeds on which the best configurations are tried again: half as many as tuning has."""
+        """The number of further seeds for the best configurations: half of the tuning seeds."""
         return math.ceil(self.tuning_seeds / 2)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a race trains its members; with the same plan it comes to the same bits.
+    """How a race trains its members. The same plan gives the same results, to the bit.
 
-    way: in which they are stepped. lanes: processes that train blocks side by side. width: members
-    in a block. seconds: that the race takes at the most. why: what was measured.
+    way: how members are stepped. lanes: the processes that train blocks at once. width: the members
+    of a block. seconds: the most seconds that the race will take. why: what was measured.
     """
 
     way: Way
@@ -88,9 +90,9 @@ class Plan:
 class Configuration:
     """One configuration of an entrant.
 
-    index: its place among the entrant's trials. values: the tuned hyperparameters by name (a pair's
-    parts are `betas[0]` and `betas[1]`). recipe: the whole recipe as TOML, cooling included.
-    refined: whether it was asked for because of others' scores, and was no draw.
+    index: its place among the entrant's trials. values: the tuned hyperparameters by name (the
+    parts of a pair are `betas[0]` and `betas[1]`). recipe: the whole recipe as TOML, cooling
+    included. refined: whether the search chose it by earlier scores, and did not draw it.
     """
 
     entrant: str
@@ -106,13 +108,13 @@ class Configuration:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One member that was trained.
+    """A run: one member that was trained.
 
-    score: the ranked validation metric at the end of the budget, nan when it diverged.
-    diverged_step, reason: where and why it diverged, else none; a run that failed, which counts as
-    diverged, has a reason alone. curve: its evaluations in order.
-    test: metrics on test data by name, the ranked one under the task's metric name; empty while the
-    record is sealed, in the tuning round, and for a diverged run.
+    score: the validation metric at the end of the budget; nan if the run diverged.
+    diverged_step, reason: where and why the run diverged; None if it did not. A run that failed
+    counts as diverged, and has only a reason. curve: the evaluations in order.
+    test: the metrics on test data by name; empty while the record is sealed, in the tuning round,
+    and for a run that diverged.
     """
 
     round: Round
@@ -131,14 +133,16 @@ class RunRecord:
 
     @property
     def failed(self) -> bool:
-        """Whether it ended by an error, and not by its numbers."""
+        """Whether the run ended by an error, and not because its numbers diverged."""
         return self.reason is not None and self.diverged_step is None
 
 
 @dataclass(frozen=True)
 class Stop:
-    """An entrant that got no further configurations. trials: how many it had got. chance: that it
-    came close to the best that was found.
+    """An entrant that got no further configurations.
+
+    trials: the number of configurations that it had. chance: its probability to come close to the
+    best result that was found.
     """
 
     entrant: str
@@ -148,9 +152,11 @@ class Stop:
 
 @dataclass(frozen=True)
 class Certainty:
-    """How sure an entrant's tuning is. named: the chance that it has the best median where all are
-    tuned anew on other draws. ahead: that it is ahead of this race's best where all are tuned
-    twice as much.
+    """How sure the tuning of an entrant is.
+
+    named: the probability that the entrant has the best median if all entrants are tuned anew, with
+    other draws. ahead: the probability that it is better than this race's best entrant if all are
+    tuned twice as much.
     """
 
     entrant: str
@@ -160,7 +166,7 @@ class Certainty:
 
 @dataclass(frozen=True)
 class Departure:
-    """An entrant that left the shortlist at a look: by whom it was beaten, and the p-value."""
+    """An entrant that left the shortlist at a look, the entrant that beat it, and the p-value."""
 
     entrant: str
     by: str
@@ -169,10 +175,11 @@ class Departure:
 
 @dataclass(frozen=True)
 class Look:
-    """A comparison of all entrants still on, after `seeds` seeds, each pair at `level`.
+    """A look: a comparison of the entrants on the shortlist after some seeds of the final round.
 
-    level is one-sided and already divided by the rivals: a_n / (m - 1). on: the entrants before the
-    look. left: those that it removed.
+    seeds: the number of seeds so far. level: the one-sided level for each pair, already divided by
+    the number of rivals: a_n / (m - 1). on: the entrants before the look. left: those that the look
+    removed.
     """
 
     seeds: int
@@ -183,9 +190,11 @@ class Look:
 
 @dataclass(frozen=True)
 class Cost:
-    """What an entrant costs: seconds for a lone training step of its drop-in form (median of
-    several with its 95 % interval, forward and backward included), of those in `optimizer.step`,
-    and the optimizer's memory in numbers kept a parameter. All entrants took turns.
+    """What a training step of an entrant costs, measured alone with its drop-in optimizer.
+
+    It holds the seconds of a step with its forward and backward pass (the median of several, with
+    its 95 % interval), the seconds of `optimizer.step`, and the memory of the optimizer in numbers
+    per parameter. All entrants took turns.
     """
 
     entrant: str
@@ -198,7 +207,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Edge:
-    """A winning value at the edge of its search space [low, high]."""
+    """A chosen value that lies at the edge of its search space [low, high]."""
 
     entrant: str
     hyper: str
@@ -209,13 +218,15 @@ class Edge:
 
 @dataclass(frozen=True)
 class Record:
-    """A whole race. `stops` is who got no further configurations; `chosen` is each entrant's best
-    configuration after it; `finished` when the final round has ended and the test scores were
-    opened; `notes` are lines a reader of the verdict should know (why members ran one by one);
-    `command` repeats the race; `folder` keeps it.
+    """The record of a whole race.
 
-    Where tuning was added, all of these are of the last time, and so are the final runs among
-    `runs`: those of what was chosen.
+    stops: the entrants that got no further configurations. chosen: each entrant's best
+    configuration. finished: whether the final round has ended and the test scores were opened.
+    notes: lines that a reader of the verdict should know, such as why members ran one by one.
+    command: the command that repeats the race. folder: the folder that keeps it.
+
+    If tuning was added, all of these belong to the last tuning. The final runs in `runs` are then
+    those of the configurations that were chosen last.
     """
 
     settings: Settings

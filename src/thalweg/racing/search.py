@@ -1,17 +1,18 @@
-"""The search for each entrant's best recipe: explore, refine, try again, choose.
+"""The search for each entrant's best recipe: it explores, refines, tries again and chooses.
 
-Each entrant begins with the same number of points: its own settings, then quasi-random ones, spread
-over tuning seeds that all share. A Gaussian process learns from an entrant's scores, and further
-points are where curves drawn from it are the least (Thompson 1933), for all entrants at once, so
-that they fill blocks. An entrant that is unlikely to come close to the best that was found gets no
-further points, and the others get what they would have cost. At the end the best few of each are
-tried again on further seeds, and the median chooses.
+Each entrant begins with the same number of points: its own settings, then quasi-random points. The
+points are spread over tuning seeds that all entrants share. A Gaussian process learns from an
+entrant's scores. Further points are the minima of curves that are drawn from the process (Thompson
+1933). Points of all entrants are asked for together, so that they fill blocks. An entrant that is
+unlikely to come close to the best result gets no further points, and the others get more. At the
+end the best few configurations of each entrant are tried again on further seeds, and the one with
+the best median is chosen.
 
-Where tuning is added, the points that explored stay the only ones, and the search goes on from all
-that is on record: it refines further, looks again at entrants that got no further points, tries
-again the best by now, and chooses among all that were tried again.
+If tuning is added, no more points explore, and the search goes on from all that is on record. It
+refines further, also for entrants that had stopped. It tries again the configurations that are now
+the best, and chooses among all that were tried again.
 
-What is asked depends on the settings of the race and on what is on record, and on nothing else.
+The points depend only on the settings of the race and on its record.
 """
 
 from __future__ import annotations
@@ -38,48 +39,48 @@ from thalweg.rules.tuning import documented
 from thalweg.schedules import Schedule
 
 EXPLORED = 8
-"""Points of each entrant that explore: a third of its trials, where that is more."""
+"""The fewest points of each entrant that explore; it is a third of the trials if that is more."""
 
 REFINEMENTS = 4
-"""The fewest stages in which further points are asked for."""
+"""The fewest stages that refine."""
 
 TOGETHER = 64
-"""The most points, of all entrants, that one of these stages asks for."""
+"""The most points that a stage that refines asks for, over all entrants."""
 
 CURVES = 256
-"""Curves that are drawn from a model: a chance is a share of them."""
+"""The curves that are drawn from a model. A probability is a share of these curves."""
 
 MOST_TRIALS = 1_000
-"""Configurations of an entrant that a search of minutes can ask for."""
+"""The most configurations of an entrant for which a search takes only minutes."""
 
 AGAIN = 3
-"""Configurations of each entrant that are tried again."""
+"""The number of configurations of each entrant that are tried again."""
 
 HOPE = 0.05
-"""An entrant stops where its chance to come close to the best that was found is below this."""
+"""An entrant stops if its probability to come close to the best result is below this."""
 
 ALL_REFINED = 2
-"""All entrants are refined in so many stages before one may stop: a model of fewer points is too
-sure of itself.
+"""The number of stages in which all entrants are refined before one may stop. A model of fewer
+points is too sure of its predictions.
 """
 
 FEWEST = EXPLORED + ALL_REFINED
-"""An entrant that has tried fewer points does not stop: where tuning is added to a small race, all
-have few at first.
+"""An entrant with fewer points does not stop. This matters if tuning is added to a small race,
+whose entrants all have few points at first.
 """
 
 EDGE = 0.05
-"""The share of a search space, in quantiles, that counts as its edge, at either end."""
+"""The share of a search space, in quantiles, that counts as its edge at each end."""
 
 WIDER, WIDEST = 0.25, 0.5
-"""How far beyond a best point at an edge points are asked for, and how far beyond the edge, in
+"""How far beyond a best point at an edge the search may go, and how far beyond the edge at most, in
 widths of the space.
 """
 
 
 @dataclass
 class Asked:
-    """What is to be trained next: members, some with new configurations; and who gets no more."""
+    """What a stage asks for: members to train, their new configurations, and entrants that stop."""
 
     configurations: list[Configuration] = field(default_factory=list)
     members: list[Key] = field(default_factory=list)
@@ -89,8 +90,8 @@ class Asked:
 class Search:
     """The search of one race.
 
-    entrants: those that race; of these, the `field` is tuned. steps: that a cooling takes, by the
-    pre-training.
+    entrants: all entrants of the race. field: those that are tuned. steps: the steps of a cooling,
+    by pre-training.
     """
 
     def __init__(
@@ -101,19 +102,20 @@ class Search:
 
     @property
     def explored(self) -> int:
-        """Points of an entrant that explore, which the race began with."""
+        """The number of points of an entrant that explore."""
         trials, *_ = *self.settings.earlier, self.settings.trials
         return exploring(trials)
 
     @property
     def again(self) -> int:
-        """Configurations of an entrant that are tried again; one alone has nothing to decide."""
+        """The configurations of an entrant that are tried again; none if there is only one."""
         return min(AGAIN, self.settings.trials) if self.settings.trials > 1 else 0
 
     @cached_property
     def sizes(self) -> list[int]:
-        """The members of each stage, at most: to explore, to refine, to try again. Where tuning was
-        added, only the new ones, of which none explore.
+        """The most members of each stage, which explores, refines or tries again.
+
+        If tuning was added, only its own stages count, of which none explores.
         """
         count, earlier = len(self.field), self.settings.earlier
         refined = count * (self.settings.trials - (earlier[-1] if earlier else self.explored))
@@ -123,7 +125,7 @@ class Search:
         return [*explored, *parts(refined, times), tried_again]
 
     def asked(self, stage: int, record: Record) -> Asked:
-        """What a stage, from 0, asks for, all before it being on record."""
+        """What a stage, counted from 0, asks for when all earlier stages are on record."""
         if stage == len(self.sizes) - 1:
             return self.try_again(record)
         if stage == 0 and not self.settings.earlier:
@@ -132,7 +134,7 @@ class Search:
 
     @cached_property
     def first_points(self) -> list[Configuration]:
-        """The settings that each entrant comes with, then quasi-random points, the same for all."""
+        """Each entrant's own settings, then quasi-random points that all entrants share."""
         names = {name for one in self.field.values() for name in one.space}
         points = quantiles(self.explored - 1, self.settings.seed, names)
         return [
@@ -145,7 +147,7 @@ class Search:
         return [(one.entrant, one.index, self.seed_of(one.index)) for one in self.first_points]
 
     def refine(self, stage: int, record: Record) -> Asked:
-        """Further points, as many for each entrant that may still come close to the best."""
+        """Further points, equally many for each entrant that may still come close to the best."""
         generator = np.random.default_rng([self.settings.seed, stage, len(self.settings.earlier)])
         scale, out = Scale.of(record), {stop.entrant for stop in record.stops}
         landscapes = [Landscape(name, record, scale) for name in self.field]
@@ -161,7 +163,7 @@ class Search:
                 asked.stops.append(Stop(one.entrant, len(one.points), chance))
             else:
                 going_on.append((one, candidates, curves))
-        # Who has fewer gets one more, where the points do not come out even.
+        # If the points cannot be shared equally, the entrants with fewer points get one more.
         going_on.sort(key=lambda found: len(found[0].points))
         counts = parts(self.sizes[stage], len(going_on)) if going_on else []
         for (one, candidates, curves), count in zip(going_on, counts, strict=True):
@@ -170,7 +172,7 @@ class Search:
         return asked
 
     def may_stop(self, stage: int, known: Landscape) -> bool:
-        """Whether a model has seen points and seeds enough to be believed."""
+        """Whether a model has enough points and seeds to be trusted."""
         late = stage > ALL_REFINED or bool(self.settings.earlier)
         return late and len(known.points) >= FEWEST and len(self.seeds.tuning) > 1
 
@@ -183,8 +185,9 @@ class Search:
         asked.members.append((one.name, index, self.seed_of(index)))
 
     def box(self, known: Landscape) -> tuple[Array, Array]:
-        """The ends of the space in which points are asked for, in quantiles; it is wider where the
-        best point lies at an edge.
+        """The ends of the space for further points, in quantiles.
+
+        The space is wider than documented if the best point lies at an edge.
         """
         ends = [self.ends(known.entrant, name) for name in known.names]
         low, high = np.array(ends).T
@@ -204,8 +207,10 @@ class Search:
         return quantile_of(space, widest.low), quantile_of(space, widest.high)
 
     def widest(self, entrant: str, name: str) -> Space:
-        """A documented space and half its width beyond each end, as far as the setting may go; one
-        that a person gave as it is.
+        """The widest space of a setting.
+
+        A documented space may grow by half its width beyond each end, within the range of the
+        setting. A space that a person gave stays as it is.
         """
         one = self.field[entrant]
         space = one.space[name]
@@ -217,11 +222,11 @@ class Search:
         return Space(max(low, hyper.low), space.high if beyond else high, space.scale)
 
     def seed_of(self, index: int) -> int:
-        """The seed on which a point is tried first: in turn, the same for all entrants."""
+        """The seed on which a point is tried first. Points take the seeds in turn."""
         return self.seeds.tuning[index % len(self.seeds.tuning)]
 
     def try_again(self, record: Record) -> Asked:
-        """The best few of each entrant, on further seeds."""
+        """The best few configurations of each entrant, on further seeds."""
         scale, asked = Scale.of(record), Asked()
         configurations = {one.key: one for one in record.configurations}
         known = {name: Landscape(name, record, scale) for name in self.field}
@@ -242,7 +247,7 @@ class Search:
         return asked
 
     def without_decay(self, name: str) -> list[str]:
-        """The entrants that this one is with weight decay, so that it can do what they do."""
+        """The entrants that equal this one without its weight decay."""
         one = self.field[name]
         if "weight_decay" not in one.space:
             return []
@@ -257,22 +262,24 @@ class Search:
         ]
 
     def as_without_decay(self, own: Landscape, best: Configuration) -> Configuration:
-        """The other's best configuration, with the least weight decay of the entrant's space."""
+        """Another entrant's best configuration, with the least weight decay of this one's space."""
         one = self.field[own.entrant]
         values = {**best.values, "weight_decay": one.space["weight_decay"].low}
         found = self.configured(one, len(own.points), values, cooling_of(best.recipe))
         return replace(found, refined=True)
 
     def chosen(self, record: Record) -> dict[str, int]:
-        """Each entrant's best configuration: of those that were tried again, the one with the best
-        median over the further seeds. An entrant of which none ended well is not among them.
+        """Each entrant's best configuration of those that were tried again.
+
+        It is the one with the best median over the further seeds. An entrant is missing if all its
+        configurations diverged.
         """
         scale = Scale.of(record)
         found = {name: self.best_of(Landscape(name, record, scale)) for name in self.field}
         return {name: index for name, index in found.items() if index is not None}
 
     def edges(self, record: Record, chosen: Mapping[str, int]) -> list[Edge]:
-        """The chosen values that lie at the edge of where they may be looked for, at either end."""
+        """The chosen values that lie at an edge of their widest space."""
         values = {one.key: one.values for one in record.configurations}
         found = [
             (name, hyper, value, self.widest(name, hyper))
@@ -280,15 +287,15 @@ class Search:
             for hyper, value in values[name, index].items()
         ]
         return [
-            Edge(name, hyper, value, space.low, space.high)
+            Edge(name, hyper, value=value, low=space.low, high=space.high)
             for name, hyper, value, space in found
             if not EDGE < quantile_of(space, value) < 1 - EDGE
         ]
 
     def at(self, one: Entrant, index: int, point: Mapping[str, float]) -> Configuration:
-        """An entrant at a point: a quantile of its space for each setting.
+        """The configuration of an entrant at a point, which has a quantile for each setting.
 
-        A cooling that is tuned is drawn too, as a third of the unit interval each for `COOLINGS`.
+        A cooling that is tuned has a quantile too; each of the `COOLINGS` has a third of [0, 1].
         """
         values = {name: value_at(space, point[name]) for name, space in one.space.items()}
         cooling = self.settings.cooling
@@ -300,7 +307,7 @@ class Search:
         self, one: Entrant, index: int, values: Mapping[str, float], cooling: str
     ) -> Configuration:
         hypers = {name: known.hyper for name, known in one.recipe.tunables.items()}
-        # Round-off may leave what a setting may be.
+        # Round-off may move a value out of the range of its setting.
         held = {
             name: min(max(value, hypers[name].low), hypers[name].high)
             for name, value in values.items()
@@ -322,8 +329,9 @@ class Search:
 
 @dataclass(frozen=True)
 class Seeds:
-    """The seeds of a race, all different: to explore and refine on, to try again on, and those of
-    the final round.
+    """The seeds of a race for exploring and refining, for trying again, and for the final round.
+
+    All of them are different.
     """
 
     tuning: Sequence[int]
@@ -339,12 +347,12 @@ def seeds_from(settings: Settings) -> Seeds:
 
 
 def exploring(trials: int) -> int:
-    """How many of an entrant's trials explore."""
+    """The number of an entrant's trials that explore."""
     return min(trials, max(EXPLORED, trials // 3))
 
 
 def usual(one: Entrant) -> dict[str, float]:
-    """Where the settings lie that the recipe comes with, the nearest of its space."""
+    """The quantiles of the recipe's own settings, moved into the space if they lie outside."""
     known = one.recipe.tunables
     point = {"cooling": (COOLINGS.index("linear") + 0.5) / len(COOLINGS)}
     for name, space in one.space.items():
@@ -355,7 +363,7 @@ def usual(one: Entrant) -> dict[str, float]:
 
 
 def kinds(one: Entrant) -> set[type[Rule]]:
-    """The rules of an entrant that do something: a decay of 0 does nothing unless it is tuned."""
+    """The rules of an entrant that have an effect; a decay of 0 has none unless it is tuned."""
     decays = "weight_decay" in one.space or one.recipe.settings.get("weight_decay") != 0
     idle = () if decays else (L2Decay, DecoupledDecay)
     return {type(rule) for rule in one.recipe.rules if not isinstance(rule, idle)}
@@ -367,7 +375,7 @@ def as_it_stands(one: Entrant) -> Configuration:
 
 
 def least(candidates: Array, curves: Array, count: int) -> Iterator[Array]:
-    """So many different candidates, each where one of the curves is the least."""
+    """At most `count` different candidates, each the minimum of one of the curves."""
     left = curves.copy()
     for curve in left[:count]:
         found = int(curve.argmin())
@@ -376,5 +384,5 @@ def least(candidates: Array, curves: Array, count: int) -> Iterator[Array]:
 
 
 def parts(total: int, count: int) -> list[int]:
-    """A whole number in so many parts that differ by one at most, the larger ones first."""
+    """Divides a whole number into parts that differ by one at most, the larger ones first."""
     return [total // count + (i < total % count) for i in range(count)]

@@ -1,4 +1,4 @@
-"""The sentences of a verdict: who is best, what a person should do, where the evidence stops."""
+"""The sentences of a verdict: which entrant is best, what to do, and the limits of the evidence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from thalweg.racing import wording
 from thalweg.racing.draws import ROUND_OFF, quantile_of
 from thalweg.racing.gain import gain, gains_by_tuning_alone
-from thalweg.racing.measures import Measures, Row
+from thalweg.racing.measures import Measures, Summary
 from thalweg.racing.record import Record, RunRecord, Settings, Stop
 from thalweg.racing.repeat import resume_call
 from thalweg.racing.search import AGAIN, HOPE, MOST_TRIALS
@@ -18,17 +18,18 @@ from thalweg.rules.tuning import is_rate
 from thalweg.statistics import Interval, more_seeds_needed, visible_margin
 
 NEARLY_ALL = 0.75
-"""With more than this share of the entrants left, a race has no clear winner."""
+"""If more than this share of the entrants is on the shortlist, a race has no clear winner."""
 
 SURE = 0.8
-"""The chance to be named again with which an entrant is named without reserve."""
+"""The verdict is called open if the best entrant is named again with a smaller probability."""
 
 CHEAPER = 0.9
-"""A step is called cheaper where its time, interval and all, is at most this much of another's."""
+"""A step is called cheaper if even the upper end of its time is at most this share of the lower end
+of another step's time."""
 
 
 def sentence(measures: Measures) -> str:
-    """Who is the best; against a baseline, a sentence before it says what changing would gain."""
+    """Says which entrant is the best; with a baseline, first what changing from it would gain."""
     baseline = measures.settings.baseline
     said = [standing(measures), *tuning_certainty(measures)]
     if baseline is not None and measures.record.finished:
@@ -37,7 +38,7 @@ def sentence(measures: Measures) -> str:
 
 
 def standing(measures: Measures) -> str:
-    """Who is the best, or who cannot be told apart, in one sentence."""
+    """Says in one sentence which entrant is the best, or which ones cannot be distinguished."""
     settings, left = measures.settings, measures.shortlist
     field = len(settings.entrants)
     if not measures.record.finished:
@@ -48,7 +49,7 @@ def standing(measures: Measures) -> str:
         return f"There is no clear winner: every configuration of every entrant {what} in tuning."
     if measures.best is None:
         what = wording.lost(measures, left)
-        return f"There is no clear winner: most runs {what}, whatever the entrant."
+        return f"There is no clear winner: most runs of each entrant {what}."
     seeds = counted(len(measures.final[measures.best]), "seed")
     recipes = recipes_in_words(measures)
     metric = f"by {settings.metric} ({wording.better(settings.direction)})"
@@ -58,11 +59,11 @@ def standing(measures: Measures) -> str:
     if len(left) > NEARLY_ALL * field:
         return f"There is no clear winner among these {recipes} {ground}."
     worse = f"the rest are worse{' as tuned here' if all_tuned(measures) else ''}"
-    return f"{listed(left)} cannot be told apart; {worse} ({recipes} {ground})."
+    return f"{listed(left)} cannot be distinguished; {worse} ({recipes} {ground})."
 
 
 def tuning_certainty(measures: Measures) -> Iterator[str]:
-    """How likely other draws in tuning would name the same entrant, and who else they may name."""
+    """Says how likely other tuning draws name the same entrant, or which ones they may name."""
     if measures.best is None or not measures.certainties:
         return
     chances = {name: one.named for name, one in measures.certainties.items()}
@@ -76,27 +77,27 @@ def tuning_certainty(measures: Measures) -> Iterator[str]:
             names.append(name)
             total += chances[name]
     yield (
-        f"Which entrant is best is open: with other tuning draws {listed(names, 'or')} would be"
+        f"It is open which entrant is best: with other tuning draws {listed(names, 'or')} would be"
         f" named in {in_ten(total)} races.{more_trials(measures.record)}"
     )
 
 
 def more_trials(record: Record) -> str:
-    """The command that tunes twice as much, where a race can."""
+    """Gives the command that tunes twice as much; empty if a race cannot."""
     twice = 2 * record.settings.trials
     if twice > MOST_TRIALS:
         return ""
     command = resume_call(record.command, record.folder, twice)
-    return f" More trials may settle it: `{command}` adds them."
+    return f" More trials may decide it: `{command}` adds them."
 
 
 def in_ten(share: float) -> str:
-    """A chance in words; never a certainty."""
+    """A probability in words, which is never called certain."""
     return f"{min(9, round(10 * share))} of 10" if share < 0.95 else "more than 9 of 10"
 
 
 def recipes_in_words(measures: Measures) -> str:
-    """How many recipes raced, and how many of them were tuned."""
+    """The number of recipes that raced, and how many of them were tuned."""
     count, tuned = len(measures.settings.entrants), len(measures.tuned)
     if tuned == count:
         return f"{count} tuned recipes"
@@ -104,7 +105,7 @@ def recipes_in_words(measures: Measures) -> str:
 
 
 def cooling_in_words(measures: Measures) -> str:
-    """The common cooling, which is that of every lr that was tuned."""
+    """The cooling that every tuned lr follows."""
     if not any(is_rate(name) for one in measures.record.configurations for name in one.values):
         return ""
     some = "" if all_tuned(measures) else "the tuned "
@@ -122,11 +123,11 @@ def advice(measures: Measures) -> Iterator[str]:
         yield "The same command again goes on from the last finished block."
         return
     if best is None and failures(measures, measures.settings.entrants):
-        yield "Mend what failed, which is told below, and race again under another name."
+        yield "Correct the errors that are listed below, and race again under another name."
         return
     if best is None:
         wider = "Widen the search spaces towards smaller lr"
-        smaller = "Give a smaller lr, or have it tuned"
+        smaller = "Give a smaller lr, or let it be tuned"
         yield f"{wider if measures.tuned else smaller}, or clip the gradient, and race again."
         return
     others = [name for name in measures.shortlist if name != best]
@@ -138,17 +139,17 @@ def advice(measures: Measures) -> Iterator[str]:
 
 
 def which(measures: Measures, best: str) -> str:
-    """Which recipe to use; what is used now is kept where no change is sure to gain."""
+    """Says which recipe to use. The baseline is kept unless a change surely gains."""
     baseline, tuned = measures.settings.baseline, measures.settings.baseline_tuned
     if best == baseline:
         return f"Keep {baseline}."
     used = with_values(measures, best)
-    why = ": of those left it has the best median" if len(measures.shortlist) > 1 else ""
+    why = ": of the shortlist it has the best median" if len(measures.shortlist) > 1 else ""
     if baseline in measures.shortlist:
         return f"Keep {baseline}, or try {used}{why}."
     if tuned and tuned != best and gains_by_tuning_alone(measures):
         own = with_values(measures, tuned)
-        return f"Use {own}, which is {baseline} tuned, or try {used}{why}."
+        return f"Use {own}, which is {baseline} after tuning, or try {used}{why}."
     return f"Use {used}{why}."
 
 
@@ -158,46 +159,46 @@ def with_values(measures: Measures, entrant: str) -> str:
 
 
 def unsafe(measures: Measures, best: str) -> Iterator[str]:
-    """A warning where some runs of the best diverged."""
+    """Warns if some runs of the best entrant diverged."""
     found = measures.diverged(best)
     if found.count:
         yield f"{found.count} of {counted(found.n, 'seed')} of {best} diverged."
 
 
 def beside(measures: Measures, best: str, others: list[str]) -> Iterator[str]:
-    """Who of the others left is cheaper, safer or simpler than the best."""
-    rows = {name: measures.row(name) for name in (best, *others)}
-    mine = rows[best]
+    """Says which others on the shortlist are cheaper, safer, lighter or simpler than the best."""
+    found = {name: measures.summary(name) for name in (best, *others)}
+    mine = found[best]
     for name in others:
-        merits = list(merits_over(rows[name], mine))
+        merits = list(merits_over(found[name], mine))
         if merits:
-            yield f"{name} is {listed(merits)}{less_safe(rows[name], mine)}."
+            yield f"{name} is {listed(merits)}{less_safe(found[name], mine)}."
 
 
-def merits_over(row: Row, best: Row) -> Iterator[str]:
-    if cheaper(row.step_seconds, best.step_seconds):
-        own, its = map(wording.milliseconds_between, (row.step_seconds, best.step_seconds))
+def merits_over(one: Summary, best: Summary) -> Iterator[str]:
+    if cheaper(one.step_seconds, best.step_seconds):
+        own, its = map(wording.milliseconds_between, (one.step_seconds, best.step_seconds))
         yield f"cheaper ({own} a step against {its})"
-    if row.diverged and best.diverged and row.diverged.count < best.diverged.count:
+    if one.diverged and best.diverged and one.diverged.count < best.diverged.count:
         yield (
-            f"safer ({row.diverged.count} of {row.diverged.n} seeds diverged against "
+            f"safer ({one.diverged.count} of {one.diverged.n} seeds diverged against "
             f"{best.diverged.count})"
         )
-    if lighter(row.state_per_parameter, best.state_per_parameter):
-        own, its = map(wording.memory, (row.state_per_parameter, best.state_per_parameter))
-        yield f"lighter (numbers kept a parameter: {own} against {its})"
-    if row.values and len(row.values) < len(best.values):
-        yield f"simpler ({len(row.values)} tuned against {len(best.values)})"
+    if lighter(one.state_per_parameter, best.state_per_parameter):
+        own, its = map(wording.memory, (one.state_per_parameter, best.state_per_parameter))
+        yield f"lighter (numbers kept for each parameter: {own} against {its})"
+    if one.values and len(one.values) < len(best.values):
+        yield f"simpler ({len(one.values)} tuned settings against {len(best.values)})"
 
 
-def less_safe(row: Row, best: Row) -> str:
-    """The end of a sentence on what else speaks for it, where more of its seeds diverged."""
-    assert row.diverged is not None
+def less_safe(one: Summary, best: Summary) -> str:
+    """The end of a sentence about an entrant's merits, if more of its seeds diverged."""
+    assert one.diverged is not None
     assert best.diverged is not None
-    count, of_best = row.diverged.count, best.diverged.count
+    count, of_best = one.diverged.count, best.diverged.count
     if count <= of_best:
         return ""
-    return f", but {count} of its {counted(row.diverged.n, 'seed')} diverged, against {of_best}"
+    return f", but {count} of its {counted(one.diverged.n, 'seed')} diverged, against {of_best}"
 
 
 def cheaper(own: Interval | None, its: Interval | None) -> bool:
@@ -209,26 +210,32 @@ def lighter(own: float | None, its: float | None) -> bool:
 
 
 def separation(measures: Measures, best: str, others: list[str]) -> str:
-    """About how many more seeds would part the best from the next of those left."""
-    ranked = [row.entrant for row in measures.rows() if row.entrant in others]
+    """Says about how many more seeds would distinguish the best from the next on the shortlist."""
+    ranked = [one.entrant for one in measures.summaries() if one.entrant in others]
     nearest = ranked[0]
     level, seeds = measures.level(best, nearest), len(measures.shared_seeds(best, nearest))
     if level is None or 2.0**-seeds > level:
-        return f"{counted(seeds, 'seed')} cannot tell any two apart at this risk: race with more."
+        return (
+            f"{counted(seeds, 'seed')} cannot distinguish any two entrants at this risk: race with"
+            " more."
+        )
     pair = measures.paired(best, nearest)
     more = more_seeds_needed(*pair, measures.settings.direction, level)
     if more is None:
-        return f"Which of {best} and {nearest} is better is open: no number of seeds can be named."
-    return f"About {counted(more, 'more seed')} would tell {best} from {nearest}."
+        return (
+            f"It is open whether {best} or {nearest} is better, and how many seeds would decide it."
+        )
+    return f"About {counted(more, 'more seed')} would distinguish {best} from {nearest}."
 
 
 def limits(measures: Measures) -> Iterator[str]:
-    """Where the evidence stops."""
+    """The limits of the evidence."""
     settings, record = measures.settings, measures.record
     recipes = "tuned recipes" if all_tuned(measures) else "recipes"
     yield (
-        f"This speaks of these {recipes} on {settings.task}, {counted(settings.steps, 'step')} "
-        f"each{cooling_in_words(measures)}, and not of the optimizers as such."
+        f"This verdict is about these {recipes} on {settings.task}, with"
+        f" {counted(settings.steps, 'step')} each{cooling_in_words(measures)}. It is not about the"
+        " optimizers in general."
     )
     yield from tuning(measures)
     if settings.baseline is not None:
@@ -236,8 +243,8 @@ def limits(measures: Measures) -> Iterator[str]:
     if settings.baseline_tuned is not None:
         cooled = settings.baseline_tuned in settings.cooled
         yield (
-            f"What tuning alone gains is what {settings.baseline_tuned} gains over"
-            f" {settings.baseline}{', the common cooling included' if cooled else ''}."
+            f"The gain by tuning alone is the gain of {settings.baseline_tuned} over"
+            f" {settings.baseline}{', which includes the common cooling' if cooled else ''}."
         )
     yield from as_given(measures)
     if record.finished and len(measures.raced) > 1:
@@ -245,7 +252,7 @@ def limits(measures: Measures) -> Iterator[str]:
     for name in settings.entrants:
         if record.finished and name not in measures.final:
             what = wording.lost(measures, [name])
-            yield f"{name} {what} with every configuration in tuning, and was not in the final."
+            yield f"{name} {what} with every configuration in tuning, so it has no final runs."
     for name in settings.entrants:
         yield from failed(measures, name)
     yield from against_the_choice(measures)
@@ -260,7 +267,7 @@ def limits(measures: Measures) -> Iterator[str]:
 
 
 def tuning(measures: Measures) -> Iterator[str]:
-    """How many configurations were tried, on which seeds, and who got no further ones."""
+    """Says how many configurations were tried, on which seeds, and which entrants stopped."""
     if not measures.tuned:
         return
     settings, stops = measures.settings, measures.record.stops
@@ -272,21 +279,21 @@ def tuning(measures: Measures) -> Iterator[str]:
         f"Each {entrant} was tried with {f'{fewest} to ' if fewest < most else ''}"
         f"{counted(most, 'configuration')}"
         f"{f', spread over {seeds} seeds' if seeds > 1 else ''}"
-        f"{tried_again(settings)}; what a smaller budget would have given is the tunability curve's"
-        " business, in optimistic scores."
+        f"{tried_again(settings)}; the tunability curve shows what fewer would have given, in"
+        " optimistic scores."
     )
     if stops:
         yield stopped(stops)
 
 
 def opened_again(settings: Settings) -> Iterator[str]:
-    """A line that says how often the test data were opened, where that was more than once."""
+    """Says how often the test data were opened, if that was more than once."""
     if settings.earlier:
         trials = counted(settings.earlier[-1], "trial")
         yield (
             f"The test data were opened {len(settings.earlier) + 1} times, the last time after"
-            f" tuning was added to a race of {trials}: who added it may have been led by what they"
-            " said before."
+            f" tuning was added to a race of {trials}: the earlier test scores may have influenced"
+            " the decision to add it."
         )
 
 
@@ -295,24 +302,24 @@ def tried_again(settings: Settings) -> str:
         return " on one seed"
     best = min(AGAIN, settings.trials)
     further = counted(settings.further_seeds, "further seed")
-    then = ", each time that the search had ended" if settings.earlier else ""
+    then = ", each time after the search had ended" if settings.earlier else ""
     return f", and the best {best} again on {further}{then}"
 
 
 def stopped(stops: Iterable[Stop]) -> str:
-    """Who got no further configurations, and why."""
+    """Says which entrants got no further configurations, and why."""
     by_trials: dict[int, list[str]] = {}
     for stop in stops:
         by_trials.setdefault(stop.trials, []).append(stop.entrant)
     told = [f"{listed(names)} after {trials}" for trials, names in sorted(by_trials.items())]
     return (
-        f"No further configurations were tried of {', of '.join(told)}: the chance of each to come"
-        f" close to the best that was found by then was below {wording.percent(HOPE)}."
+        f"No further configurations were tried of {', of '.join(told)}: the probability that one"
+        f" would come close to the best result by then was below {wording.percent(HOPE)}."
     )
 
 
 def widened(measures: Measures) -> Iterator[str]:
-    """The chosen values that lie beyond their search space, which was widened for them."""
+    """Names the chosen values that lie beyond their search space, which was widened."""
     for entrant, spaces in measures.settings.spaces.items():
         chosen = measures.chosen(entrant)
         for hyper, value in chosen.values.items() if chosen else ():
@@ -320,17 +327,17 @@ def widened(measures: Measures) -> Iterator[str]:
             if abs(quantile_of(space, value) - 0.5) > 0.5 + ROUND_OFF:
                 yield (
                     f"The best {hyper} of {entrant}, {value:.6g}, lies beyond its search space"
-                    f" {space.low:g} to {space.high:g}, which was widened, since the best lay at"
-                    " its edge."
+                    f" {space.low:g} to {space.high:g}, which was widened because the best value"
+                    " lay at its edge."
                 )
 
 
 def as_given(measures: Measures) -> Iterator[str]:
-    """Who was not tuned, beside the baseline."""
+    """Names the entrants other than the baseline that were not tuned."""
     used = {*measures.tuned, measures.settings.baseline}
     names = [name for name in measures.settings.entrants if name not in used]
     if names:
-        yield f"{listed(names)} raced untuned, with the settings and schedules that were given."
+        yield f"{listed(names)} raced without tuning, with the given settings and schedules."
 
 
 def failures(measures: Measures, entrants: Iterable[str]) -> list[RunRecord]:
@@ -339,7 +346,7 @@ def failures(measures: Measures, entrants: Iterable[str]) -> list[RunRecord]:
 
 
 def failed(measures: Measures, entrant: str) -> Iterator[str]:
-    """How many of an entrant's runs ended by an error, and the first of them."""
+    """Says how many of an entrant's runs ended by an error, and shows the first error."""
     runs = failures(measures, [entrant])
     if not runs:
         return
@@ -357,7 +364,7 @@ def counts(number: int) -> str:
 
 
 def against_the_choice(measures: Measures) -> Iterator[str]:
-    """A warning where the opened test data point to others of those left than the best."""
+    """Warns if the test data favour another entrant of the shortlist than the best."""
     if measures.best is None:
         return
     found = {name: measures.test(name) for name in measures.shortlist}
@@ -370,20 +377,20 @@ def against_the_choice(measures: Measures) -> Iterator[str]:
     ]
     if best and ahead:
         yield (
-            f"The test data, opened after the choice, point the other way: the test {metric} is "
-            f"{listed(ahead)}, and {wording.interval(best)} with {measures.best}. {measures.best} "
-            "stays the choice: data that choose can no longer test it."
+            "The test data, which were opened after the choice, favour another entrant: the test"
+            f" {metric} is {listed(ahead)}, and {wording.interval(best)} with {measures.best}."
+            f" {measures.best} stays the choice, because data that choose cannot test the choice."
         )
 
 
 def reach(settings: Settings, entrants: int) -> str:
-    """What this many seeds can see."""
+    """Says which lead this number of seeds can detect, and the risk of the shortlist."""
     margin = visible_margin(settings.seeds, entrants, settings.alpha)
     risk = wording.percent(settings.alpha)
-    at_most = f"At most {counted(settings.seeds, 'seed')}, with {entrants} entrants"
+    at_most = f"At most {counted(settings.seeds, 'seed')}, with {entrants} entrants,"
     if math.isinf(margin):
-        return f"{at_most}, cannot tell any two apart at a risk of {risk}: race with more seeds."
+        return f"{at_most} cannot distinguish any two at a risk of {risk}: race with more seeds."
     return (
-        f"{at_most}, can see a lead of {margin:.2g} standard deviations of the paired difference; "
-        f"the truly best is missing from those left in at most {risk} of such races."
+        f"{at_most} can detect a lead of {margin:.2g} standard deviations of the paired difference;"
+        f" the truly best entrant is missing from the shortlist in at most {risk} of such races."
     )

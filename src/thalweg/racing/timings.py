@@ -1,4 +1,4 @@
-"""What earlier races of the same kind measured, kept in the user's cache."""
+"""The speeds that earlier races of the same kind measured, kept in the user's cache."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from thalweg.training.fingerprint import EFFECT
 from thalweg.whole_file import write_text
 
 Timings = dict[str, Pace]
-"""How fast blocks were trained, by the name of the way and the lanes."""
+"""How fast blocks were trained, by the name of the way of stepping and the lanes."""
 
 
 def place(settings: Settings) -> Path:
-    """The file of all races whose blocks take as long: of one task, width, field and machine."""
+    """The file for all races of the same task, width, field and machine."""
     traits = {words: trait for words, trait in settings.fingerprint.items() if words != EFFECT}
     alike = (traits, settings.width, settings.entrants, machine(), platform.node())
     return cache_folder("timings") / f"{checksum([json.dumps(alike)])}.json"
 
 
 def read(settings: Settings) -> Timings:
-    """What is known; nothing where the file is missing or damaged."""
+    """The known speeds; none if the file is missing or damaged."""
     try:
         kept, text = place(settings).read_text(encoding="utf-8").split("\n", 1)
     except (OSError, ValueError):
@@ -39,7 +39,7 @@ def read(settings: Settings) -> Timings:
 
 
 def write(settings: Settings, timings: Timings) -> None:
-    """Keeps what is known, where it can be kept."""
+    """Keeps the known speeds, if the file can be written."""
     text = json.dumps({name: astuple(pace) for name, pace in timings.items()})
     try:
         write_text(place(settings), f"{checksum([text])}\n{text}")

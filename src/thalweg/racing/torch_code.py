@@ -1,4 +1,4 @@
-"""A recipe in PyTorch's words: the lines of `torch.optim` and `lr_scheduler` that do the same."""
+"""The lines of `torch.optim` and `lr_scheduler` that do the same as a recipe."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ WIDTH = 80
 EVERY_STEP = "# in every step, after loss.backward()"
 EVERY_EVALUATION = "# after every evaluation"
 
-# The buffer of PyTorch's SGD has no lr inside, the velocity of ours has. With b = -v / lr, the
-# buffer follows b <- momentum (lr before / lr now) b + g.
+# The velocity of our rule contains the lr, the buffer of PyTorch's SGD does not. With b = -v / lr,
+# the buffer follows b <- momentum (lr before / lr now) b + g.
 RESCALED = """\
 before = scheduler.get_last_lr()[0]
 scheduler.step()
@@ -30,12 +30,11 @@ for group in optimizer.param_groups:  # past gradients keep the lr of their own 
 
 
 def in_torch(recipe: Recipe) -> tuple[str | None, str | None]:
-    """The lines that train `model` as the recipe does without this package, or else None and the
-    sentence that says why there are none.
+    """The lines of PyTorch that train `model` as the recipe does; or None, and the reason why not.
 
-    Same steps, to round-off, from the same gradients, for the steps that the schedule was made for.
-    The one exception is clipping by norm, where PyTorch divides by the norm + 1e-6. Above the
-    comment `# in every step` stands what is made once.
+    From the same gradients they take the same steps, to round-off, within the number of steps for
+    which the schedule was made. The only exception is clipping by norm, where PyTorch divides by
+    the norm + 1e-6. The lines above the comment `# in every step` run once.
     """
     try:
         return "\n".join(translated(recipe)), None
@@ -44,16 +43,16 @@ def in_torch(recipe: Recipe) -> tuple[str | None, str | None]:
 
 
 def translated(recipe: Recipe) -> list[str]:
-    """The lines of a recipe; NoCounterpartError if PyTorch has none."""
+    """The lines of a recipe. Raises NoCounterpartError if PyTorch cannot do the same."""
     if recipe.pretrain:
         raise NoCounterpartError(
-            f"Pre-training {recipe.pretrain} is no matter of an optimizer: `thalweg train` does it,"
-            " and `thalweg.pretrain`."
+            f"The recipe begins with a pre-training ({recipe.pretrain}), which torch.optim does not"
+            " have; use `thalweg train` or `thalweg.pretrain`."
         )
     if recipe.routes:
         raise NoCounterpartError(
-            "The recipe has routes; in PyTorch, each is a parameter group, or an optimizer, of its"
-            " own: `describe()` of its `thalweg.optim.Optimizer` shows what goes where."
+            "The recipe has routes; in PyTorch, each needs its own parameter group or optimizer."
+            " `describe()` of its `thalweg.optim.Optimizer` shows the route of each parameter."
         )
     clips, rule, decay = parts(recipe)
     step = [*map(clip_line, clips), "optimizer.step()"]
@@ -83,8 +82,8 @@ def parts(recipe: Recipe) -> tuple[list[Rule], Rule, Rule | None]:
 def optimizer_call(rule: Rule, decay: Rule | None) -> str:
     if isinstance(rule, rules.Nesterov):
         raise NoCounterpartError(
-            "torch.optim.SGD(nesterov=True) is close, not equal: it leaves the model at the "
-            "look-ahead point, and rescales the whole velocity when the lr cools."
+            "torch.optim.SGD(nesterov=True) is similar, but not equal: it leaves the model at the"
+            " look-ahead point, and rescales the whole velocity when the lr falls."
         )
     name, flags = counterpart(rule, isinstance(decay, rules.DecoupledDecay))
     settings = {**rule.settings, **(decay.settings if decay else {})}
@@ -94,8 +93,9 @@ def optimizer_call(rule: Rule, decay: Rule | None) -> str:
 
 
 def counterpart(rule: Rule, beside: bool) -> tuple[str, dict[str, bool]]:
-    """The class of `torch.optim` whose steps are those of a rule with its decay in the gradient or
-    beside the step, and the flags that are on.
+    """The class of `torch.optim` that takes the steps of a rule, and the flags to switch on.
+
+    beside: whether the weight decay is decoupled, and not a part of the gradient.
     """
     if rule.torch:
         name, on = rule.torch.name, rule.torch.on - rule.settings.keys()
@@ -111,7 +111,7 @@ def counterpart(rule: Rule, beside: bool) -> tuple[str, dict[str, bool]]:
 
 
 def laid_out(call: str) -> str:
-    """A call on one line where it fits, else with its arguments on lines of their own."""
+    """A call on one line if it fits; otherwise with each argument on its own line."""
     if len(call) <= WIDTH:
         return call
     function, _, arguments = call.removesuffix(")").partition("(")
@@ -120,30 +120,30 @@ def laid_out(call: str) -> str:
 
 
 def plain(name: str, value: Any) -> Any:
-    """A setting as a plain number; only the lr may follow a schedule in PyTorch."""
+    """A setting as a plain number. In PyTorch only the lr can follow a schedule."""
     if isinstance(value, tuple):
         return tuple(plain(name, part) for part in value)
     if not isinstance(value, Schedule):
         return value
     if name == "lr" or isinstance(value, schedules.Constant):
         return value.base
-    raise NoCounterpartError(f"{name} follows a schedule, and lr_scheduler changes the lr only.")
+    raise NoCounterpartError(f"{name} follows a schedule, but lr_scheduler changes only the lr.")
 
 
 def clip_line(clip: Rule) -> str:
-    assert clip.torch is not None, "only such a rule is taken for a clip"
+    assert clip.torch is not None, "a rule counts as a clip only if PyTorch has it"
     limits = ", ".join(repr(plain(name, value)) for name, value in clip.settings.items())
     return f"torch.nn.utils.{clip.torch.name}(model.parameters(), {limits}){clip.torch.note}"
 
 
 def cooling_lines(rule: Rule, lr: Schedule) -> list[str]:
-    """What tells the scheduler that a step, or an evaluation, is over."""
+    """The lines that tell the scheduler that a step, or an evaluation, is over."""
     rescaled = isinstance(rule, rules.Momentum)
     if isinstance(lr, schedules.Plateau):
         if rescaled:
             raise NoCounterpartError(
-                "torch.optim.SGD rescales the whole velocity when a plateau reduces the lr; here "
-                "past gradients keep the rate of their own time."
+                "torch.optim.SGD rescales the whole velocity when a plateau reduces the lr; here"
+                " past gradients keep the lr with which they were added."
             )
         return ["", EVERY_EVALUATION, f"scheduler.step({lr.metric}_metric)"]
     if rescaled:

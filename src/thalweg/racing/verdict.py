@@ -1,4 +1,4 @@
-"""The verdict of a race: what a person should do, how sure that is, and where it stops."""
+"""The verdict of a race: what a person should do, how sure that is, and its limits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from thalweg.racing import wording
-from thalweg.racing.measures import Measures, Row, ToTarget
+from thalweg.racing.measures import Measures, Summary, ToTarget
 from thalweg.racing.record import Record
 from thalweg.racing.sentences import advice, limits, sentence
 from thalweg.racing.torch_code import in_torch
@@ -24,14 +24,14 @@ from thalweg.recipe import Recipe
 from thalweg.statistics import Interval
 
 WIDTH = 100
-"""Columns of the printed verdict."""
+"""The most characters on a line of the printed verdict."""
 
 
 NAME_WIDTH = 17
-"""Columns of the printed table in which an entrant's name is not broken."""
+"""The width of an entrant's name in the printed table; longer names are broken."""
 
 METRIC_WIDTH = 10
-"""Columns in which the metric's name is written above its scores."""
+"""The width of the metric's name above its scores."""
 
 TERMINAL_COLUMNS = (
     "test",
@@ -43,23 +43,24 @@ TERMINAL_COLUMNS = (
     "to target\n(missed)",
     "a step\n(ms)",
 )
-"""The columns of the printed table behind the entrant and its validation metric."""
+"""The columns of the printed table after the entrant and its validation metric."""
 
 WITH_SPACES = ("interval", "to target\n(missed)")
-"""Those in which lines can break; a number that is broken reads as another one."""
+"""The columns whose lines may break. In the others a broken number would look like another one."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a race says of *these recipes, on this task, over seeds*.
+    """What a race says about *these recipes, on this task, over seeds*.
 
-    sentence: who is the best, or who cannot be told apart. advice: what a person should do.
-    limits: where the evidence stops. shortlist: the entrants that are left. best: the one to use:
-    of those left the one with the best median, then the safest, then the lightest; none where all
-    diverged or the race is not finished. rows: the numbers of each entrant, best first.
-    tunability: for each entrant (b, the median best of b configurations), optimistic tuning scores.
-    recipe: the best one as TOML. torch: the lines of PyTorch that do the same, or, where `in_torch`
-    is false, the sentence why there are none. metric, direction: what `rows` are in.
+    sentence: which entrant is the best, or which ones cannot be distinguished. advice: what a
+    person should do. limits: the limits of the evidence. shortlist: the entrants that may be the
+    best. best: the entrant to use, which is the one on the shortlist with the best median, then the
+    safest, then the lightest; None if all diverged or the race is not finished. summaries: the
+    numbers of each entrant, the best first. tunability: for each entrant the pairs (b, the median
+    best of b configurations), which are optimistic tuning scores. recipe: the best recipe as TOML.
+    torch: the lines of PyTorch that do the same; or, if `in_torch` is false, the reason why there
+    are none. metric, direction: the metric of the numbers, and whether low or high is better.
     """
 
     sentence: str
@@ -67,7 +68,7 @@ class Verdict:
     limits: tuple[str, ...]
     shortlist: tuple[str, ...]
     best: str | None
-    rows: tuple[Row, ...]
+    summaries: tuple[Summary, ...]
     tunability: Mapping[str, tuple[tuple[int, float], ...]]
     recipe: str | None
     torch: str | None
@@ -76,7 +77,7 @@ class Verdict:
     direction: str
 
     def __str__(self) -> str:
-        """For a terminal: plain text of at most 100 columns."""
+        """The verdict as plain text of at most 100 columns, for a terminal."""
         console = Console(width=WIDTH, color_system=None, highlight=False, markup=False)
         with console.capture() as capture:
             console.print(self.sentence)
@@ -90,11 +91,11 @@ class Verdict:
         return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
     def table(self) -> list[dict[str, Any]]:
-        """A flat row for each entrant, best first: `pandas.DataFrame(verdict.table())`."""
-        return [flat(row) for row in self.rows]
+        """A flat dict for each entrant, the best first, as `pandas.DataFrame` takes them."""
+        return [flat(one) for one in self.summaries]
 
     def to_json(self) -> str:
-        """All that is said and measured, as JSON; a number that is not finite is null."""
+        """The whole verdict as JSON. Numbers that are not finite become null."""
         told = {
             "sentence": self.sentence,
             "advice": self.advice,
@@ -112,22 +113,24 @@ class Verdict:
 
     def _terminal_table(self) -> Table:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
-        longest = max(len("entrant"), *(len(row.entrant) for row in self.rows))
+        longest = max(len("entrant"), *(len(one.entrant) for one in self.summaries))
         table.add_column("entrant", overflow="fold", width=min(longest, NAME_WIDTH))
         better = wording.better(self.direction).replace(" better", "\nbetter")
         metric = f"{textwrap.fill(self.metric, METRIC_WIDTH)}\n{better}"
         for heading in (metric, *TERMINAL_COLUMNS):
             whole = heading not in WITH_SPACES
             table.add_column(Text(heading), justify="right", overflow="fold", no_wrap=whole)
-        for row in self.rows:
-            table.add_row(*(Text(cell) for cell in terminal_cells(row)))
+        for one in self.summaries:
+            table.add_row(*(Text(cell) for cell in terminal_cells(one)))
         return table
 
     def _levels(self) -> str:
-        """What the intervals of the differences claim."""
-        shared = "Differences and their intervals are on the seeds that both have"
+        """The confidence levels of the differences' intervals, in words."""
+        shared = "Differences and their intervals are over the seeds that both entrants have"
         alone = [
-            row.entrant for row in self.rows if row.difference and row.difference.one_comparison
+            one.entrant
+            for one in self.summaries
+            if one.difference and one.difference.one_comparison
         ]
         level = (
             f"; each is one comparison at 95 % for {listed(alone)}"
@@ -138,7 +141,7 @@ class Verdict:
 
 
 def verdict(record: Record) -> Verdict:
-    """Reads the verdict from a record alone; an unfinished one gives a sentence that says so."""
+    """The verdict of a record. The verdict of an unfinished race says that it is not finished."""
     measures = Measures(record)
     best = measures.best if record.finished else None
     chosen = measures.chosen(best) if best else None
@@ -149,7 +152,7 @@ def verdict(record: Record) -> Verdict:
         limits=tuple(limits(measures)),
         shortlist=measures.shortlist,
         best=best,
-        rows=measures.rows(),
+        summaries=measures.summaries(),
         tunability=measures.tunability(),
         recipe=chosen.recipe if chosen else None,
         torch=lines or why_not,
@@ -159,27 +162,27 @@ def verdict(record: Record) -> Verdict:
     )
 
 
-def terminal_cells(row: Row) -> tuple[str, ...]:
+def terminal_cells(one: Summary) -> tuple[str, ...]:
     minus_best, between = "—", "—"
-    if row.difference is not None:
-        minus_best = wording.difference_alone(row.difference)
-        between = wording.difference_ends(row.difference, digits=2)
+    if one.difference is not None:
+        minus_best = wording.difference_alone(one.difference)
+        between = wording.difference_ends(one.difference, digits=2)
     return (
-        row.entrant,
-        wording.number(row.validation.estimate) if row.validation else "—",
-        wording.test_score(row),
+        one.entrant,
+        wording.number(one.validation.estimate) if one.validation else "—",
+        wording.test_score(one),
         minus_best,
         between,
-        f"{row.tuning}" if row.tuning else "—",
-        wording.chance(row.ahead) if row.difference else "—",
-        f"{row.diverged.count}/{row.diverged.n}" if row.diverged else "—",
-        reached(row.to_target),
-        wording.milliseconds_between(row.step_seconds, unit="", to="-") or "—",
+        f"{one.tuning}" if one.tuning else "—",
+        wording.chance(one.ahead) if one.difference else "—",
+        f"{one.diverged.count}/{one.diverged.n}" if one.diverged else "—",
+        reached(one.to_target),
+        wording.milliseconds_between(one.step_seconds, unit="", to="-") or "—",
     )
 
 
 def reached(found: ToTarget | None) -> str:
-    """The median steps to the target, and in brackets how many runs missed it."""
+    """The median number of steps to the target, and in brackets how many runs missed it."""
     if found is None:
         return "—"
     median = "never" if math.isnan(found.median) else f"{found.median:,.0f}"
@@ -187,45 +190,45 @@ def reached(found: ToTarget | None) -> str:
 
 
 def bullet(text: str) -> Table:
-    """One line of a list whose wrapped lines stand under its text."""
+    """One item of a list, whose further lines are indented like its text."""
     grid = Table.grid(padding=(0, 1))
     grid.add_row("·", Text(text))
     return grid
 
 
-def flat(row: Row) -> dict[str, Any]:
-    found, target = row.difference, row.to_target
+def flat(one: Summary) -> dict[str, Any]:
+    found, target = one.difference, one.to_target
     between = Interval(found.estimate, found.low, found.high) if found else None
     return {
-        "entrant": row.entrant,
-        "shortlisted": row.shortlisted,
-        "beaten_by": row.beaten_by,
-        "out_at_seeds": row.out_at,
-        "seeds": row.seeds,
-        **ends("validation", row.validation),
-        **ends("test", row.test),
-        **{f"validation_{name}": value for name, value in row.also.items()},
-        **{f"test_{name}": value for name, value in row.test_also.items()},
+        "entrant": one.entrant,
+        "shortlisted": one.shortlisted,
+        "beaten_by": one.beaten_by,
+        "out_at_seeds": one.out_at,
+        "seeds": one.seeds,
+        **ends("validation", one.validation),
+        **ends("test", one.test),
+        **{f"validation_{name}": value for name, value in one.also.items()},
+        **{f"test_{name}": value for name, value in one.test_also.items()},
         **ends("difference", between),
         "difference_confidence": found.confidence if found else None,
         "difference_seeds": found.seeds if found else None,
         "difference_one_comparison": found.one_comparison if found else None,
-        "wins": row.wins.count if row.wins else None,
-        "wins_of_seeds": row.wins.n if row.wins else None,
-        **ends("diverged", row.diverged.interval if row.diverged else None),
+        "wins": one.wins.count if one.wins else None,
+        "wins_of_seeds": one.wins.n if one.wins else None,
+        **ends("diverged", one.diverged.interval if one.diverged else None),
         "steps_to_target": target.median if target else None,
         "missed_target": target.missed if target else None,
-        **ends("step_seconds", row.step_seconds),
-        "state_per_parameter": row.state_per_parameter,
-        "tuning_runs": row.tuning,
-        "named_with_other_draws": row.named,
-        "ahead_with_twice_the_tuning": row.ahead,
-        **row.values,
+        **ends("step_seconds", one.step_seconds),
+        "state_per_parameter": one.state_per_parameter,
+        "tuning_runs": one.tuning,
+        "named_with_other_draws": one.named,
+        "ahead_with_twice_the_tuning": one.ahead,
+        **one.values,
     }
 
 
 def held(value: Any) -> Any:
-    """A value that JSON has."""
+    """The value, or None for a number that is not finite, which JSON does not have."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

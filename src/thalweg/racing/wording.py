@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from thalweg.racing.measures import Difference, Measures, Row, Share, ToTarget
+from thalweg.racing.measures import Difference, Measures, Share, Summary, ToTarget
 from thalweg.statistics import Interval
 
 COOLINGS = {
@@ -25,14 +25,14 @@ def number(value: float) -> str:
     return "diverged" if math.isnan(value) else f"{value:.4g}".replace("inf", "∞")
 
 
-def test_score(row: Row) -> str:
-    """The median test score; it can be no number where the run did not diverge."""
-    if row.test is None:
+def test_score(one: Summary) -> str:
+    """The median test score. It can be not a number although the runs did not diverge."""
+    if one.test is None:
         return "—"
-    assert row.validation is not None
-    finished = math.isfinite(row.validation.estimate)
+    assert one.validation is not None
+    finished = math.isfinite(one.validation.estimate)
     return (
-        "not a number" if finished and math.isnan(row.test.estimate) else number(row.test.estimate)
+        "not a number" if finished and math.isnan(one.test.estimate) else number(one.test.estimate)
     )
 
 
@@ -63,7 +63,7 @@ def percent(share: float) -> str:
 
 
 def chance(share: float | None) -> str:
-    """In whole percent, as well as repetitions can tell it; never a certainty."""
+    """A probability in whole percent, which is never shown as certain."""
     if share is None:
         return "—"
     whole = round(100 * share)
@@ -72,20 +72,20 @@ def chance(share: float | None) -> str:
 
 
 def interval(found: Interval) -> str:
-    """Such as 0.12 (0.11 to 0.13)."""
+    """An estimate with its interval, such as 0.12 (0.11 to 0.13)."""
     between = ends(found)
     return f"{number(found.estimate)} ({between})" if between else number(found.estimate)
 
 
 def ends(found: Interval) -> str:
-    """Such as 0.11 to 0.13; nothing where the scores are too few, or diverged."""
+    """An interval such as 0.11 to 0.13; empty if there are too few scores, or some diverged."""
     if math.isnan(found.estimate) or (math.isinf(found.low) and math.isinf(found.high)):
         return ""
     return f"{number(found.low)} to {number(found.high)}"
 
 
 def difference(found: Difference) -> str:
-    """Such as +0.01 (+0.002 to +0.03); `level` says what the interval claims."""
+    """A difference such as +0.01 (+0.002 to +0.03); `level` gives the level of the interval."""
     return f"{difference_alone(found)} ({difference_ends(found)})"
 
 
@@ -94,21 +94,21 @@ def difference_alone(found: Difference) -> str:
 
 
 def difference_ends(found: Difference, digits: int = 3) -> str:
-    """Such as +0.002 to +0.03."""
+    """The interval of a difference, such as +0.002 to +0.03."""
     if math.isinf(found.low) and math.isinf(found.high):
         return "no bound yet"
     return f"{signed(found.low, digits)} to {signed(found.high, digits)}"
 
 
 def level(found: Difference) -> str:
-    """What the interval of a difference claims."""
+    """The confidence level of a difference's interval, in words."""
     if found.one_comparison:
         return f"one comparison at {percent(found.confidence)}, {counted(found.seeds, 'seed')}"
     return f"{percent(found.confidence)}, {counted(found.seeds, 'seed')}"
 
 
 def count(found: Share) -> str:
-    """Such as 6 of 12, on one line."""
+    """A count such as 6 of 12, which no line breaks."""
     return f"{found.count}\u00a0of\u00a0{found.n}"
 
 
@@ -118,7 +118,7 @@ def share(found: Share) -> str:
 
 
 def to_target(found: ToTarget | None) -> str:
-    """The median steps, and how many runs never got there."""
+    """The median number of steps to the target, and how many runs did not reach it."""
     if found is None:
         return "—"
     if math.isnan(found.median):
@@ -132,29 +132,29 @@ def milliseconds(seconds: float) -> str:
 
 
 def milliseconds_between(found: Interval | None, unit: str = " ms", to: str = " to ") -> str:
-    """The ends of an interval, such as 1.21 to 1.24 ms; nothing where there are none."""
+    """An interval such as 1.21 to 1.24 ms; empty if there is none."""
     if found is None or math.isinf(found.low):
         return ""
     return f"{thousandths(found.low)}{to}{thousandths(found.high)}{unit}"
 
 
 def thousandths(seconds: float) -> str:
-    """Three significant digits."""
+    """A time in thousandths of a second, with three significant digits."""
     return f"{float(f'{1e3 * seconds:.3g}'):g}"
 
 
 def memory(state_per_parameter: float | None) -> str:
-    """Numbers that the optimizer keeps for each parameter."""
+    """The numbers that the optimizer keeps for each parameter."""
     return "—" if state_per_parameter is None else f"{state_per_parameter:.3g}"
 
 
-def out(row: Row) -> str:
+def out(one: Summary) -> str:
     """When an entrant left the shortlist, and why."""
-    return f"out at {row.out_at} seeds, beaten by {row.beaten_by}"
+    return f"out at {one.out_at} seeds, beaten by {one.beaten_by}"
 
 
 def values(tuned: Mapping[str, float | str]) -> str:
-    """Such as lr 0.003, cooling linear."""
+    """The tuned values, such as lr 0.003, cooling linear."""
     return ", ".join(f"{name} {setting(value)}" for name, value in tuned.items())
 
 
@@ -163,7 +163,7 @@ def setting(value: float | str) -> str:
 
 
 def lost(measures: Measures, entrants: Iterable[str]) -> str:
-    """What became of runs of these entrants that have no score."""
+    """Why runs of these entrants have no score: they diverged, or failed."""
     without = [
         run
         for run in measures.record.runs

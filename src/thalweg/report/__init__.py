@@ -1,4 +1,4 @@
-"""The HTML reports of a race and of a diagnosis, drawn from what they found alone."""
+"""The HTML reports of a race and of a diagnosis, made only from a record or a diagnosis."""
 
 from thalweg.report.report import write_report
 

@@ -23,8 +23,9 @@ from thalweg.statistics import Interval
 
 @dataclass(frozen=True)
 class Section:
-    """A finding in the page. name: its id. measured, tried: its pictures, where there are any.
-    symptoms: the findings that it explains.
+    """A finding in the page.
+
+    name: its id. measured, tried: its pictures, or None. symptoms: the findings that it explains.
     """
 
     name: str
@@ -38,7 +39,7 @@ class Section:
 def write_diagnosis(diagnosis: Diagnosis, path: str | Path) -> Path:
     """Writes the report of a diagnosis to one HTML file and returns its path.
 
-    Everything in it comes from the diagnosis. Raises as `write_page`.
+    Everything in it comes from the diagnosis. Raises as `write_page` does.
     """
     return write_page(
         path,
@@ -48,7 +49,7 @@ def write_diagnosis(diagnosis: Diagnosis, path: str | Path) -> Path:
         said=wording,
         alarms=sections("finding", diagnosis.of("ill", "suspected"), diagnosis.metric),
         notes=sections("note", diagnosis.of("note"), diagnosis.metric),
-        along=along(diagnosis.case.course),
+        along=along(diagnosis.case.history),
         value=value,
         middle=middle,
         diverged=diverged,
@@ -63,19 +64,19 @@ def section(name: str, finding: Finding, metric: str) -> Section:
     return Section(
         name,
         finding,
-        measured(f"{name}-measured", finding.suspicion.picture),
-        tried(f"{name}-tried", finding.trials, metric),
-        tuple(sections(f"{name}-symptom", finding.symptoms, metric)),
+        measured=measured(f"{name}-measured", finding.suspicion.picture),
+        tried=tried(f"{name}-tried", finding.trials, metric),
+        symptoms=tuple(sections(f"{name}-symptom", finding.symptoms, metric)),
     )
 
 
 def value(found: Interval) -> str:
-    """The estimate of a fact."""
+    """The estimate of a fact, as text."""
     return "not finite" if math.isnan(found.estimate) else number(found.estimate)
 
 
 def middle(scores: Sequence[float]) -> str:
-    """The median of those that did not diverge."""
+    """The median of the scores of runs that did not diverge, as text."""
     finite = [score for score in scores if math.isfinite(score)]
     return number(median(finite)) if finite else "—"
 

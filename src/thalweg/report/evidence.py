@@ -1,4 +1,4 @@
-"""The pictures of a finding: what was measured, and what was tried."""
+"""The pictures of a finding: its measurements, and its trials."""
 
 from __future__ import annotations
 
@@ -14,22 +14,29 @@ from thalweg.report.figure import TITLE_WIDTH, Picture, as_text, jsonable, lay_o
 from thalweg.report.strokes import Stroke, strokes
 
 POINTS = 40
-"""A line with fewer points shows each, as one with gaps does."""
+"""A line with fewer points than this, or with gaps, shows a mark at each point."""
 
 LINE, AXIS = 13, 80
 """The heights of one seed and of the axis below, in pixels."""
 
 GAP = 2
-"""Lines between trials."""
+"""The empty lines between two trials."""
 
 Line = tuple[Sequence[float], Sequence[float]]
 
 
 def measured(name: str, picture: criterion.Picture | None) -> Picture | None:
-    """A finding's own picture; none where it has nothing that can be drawn."""
+    """A finding's own picture; None if it has nothing that can be drawn."""
     if picture is None:
         return None
-    return lines(name, picture.title, picture.across, picture.up, picture.lines, log=picture.log)
+    return lines(
+        name,
+        picture.title,
+        across=picture.across,
+        up=picture.up,
+        shown=picture.lines,
+        log=picture.log,
+    )
 
 
 def lines(
@@ -42,10 +49,10 @@ def lines(
     log: bool = False,
     summary: str = "",
 ) -> Picture | None:
-    """Lines over one axis, with gaps where there is no number; none where there is none at all.
+    """Lines over one axis, with gaps where a value is missing; None if all values are missing.
 
-    log: whether the axis may be logarithmic, so that 0 and below are gaps too. summary: in words;
-    between which numbers each line lies, if not given.
+    log: whether the axis may be logarithmic; values of 0 and below are then gaps too. summary: the
+    picture in words; if not given, the range of each line.
     """
     held = {
         line: (across, [y if drawable(y, log) else None for y in values])
@@ -68,11 +75,13 @@ def lines(
         )
     every = [value for _, values in held.values() for value in values if value is not None]
     lay_out(figure, on_lines(across, TITLE_WIDTH), on_lines(up, TITLE_WIDTH), every)
-    return Picture(name, title, summary or f"{reach(held)}.", jsonable(figure), drawn)
+    return Picture(
+        name, title, summary=summary or f"{reach(held)}.", figure=jsonable(figure), strokes=drawn
+    )
 
 
 def apart(drawn: dict[str, Stroke]) -> dict[str, Stroke]:
-    """Two lines that both show where they lie on each other."""
+    """Strokes with which two lines stay visible where one lies on the other."""
     if len(drawn) != 2:
         return drawn
     first, second = drawn
@@ -84,21 +93,21 @@ def drawable(value: float | None, log: bool) -> bool:
 
 
 def reach(held: Mapping[str, tuple[Sequence[float], list[float | None]]]) -> str:
-    """Between which numbers each line lies."""
+    """The range of each line, in words."""
     found = {line: [y for y in values if y is not None] for line, (_, values) in held.items()}
     return "; ".join(f"{line}: {min(ys):.3g} to {max(ys):.3g}" for line, ys in found.items())
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One seed of a trial: its scores without the remedy and with it, and its line's height."""
+    """One seed of a trial: its scores without and with the remedy, and the height of its line."""
 
     scores: tuple[float, float]
     at: int
 
 
 def tried(name: str, trials: Sequence[Trial], metric: str) -> Picture | None:
-    """Every seed of every trial, without the remedy and with it; none where all diverged."""
+    """The scores of all seeds of all trials, without and with the remedy; None if all diverged."""
     groups = placed(trials)
     pairs = [pair for group in groups for pair in group]
     scores = [score for pair in pairs for score in pair.scores if math.isfinite(score)]
@@ -132,15 +141,15 @@ def tried(name: str, trials: Sequence[Trial], metric: str) -> Picture | None:
     return Picture(
         name,
         "What was tried",
-        "Every seed on a line of its own: the score at the end as it was, and with the remedy. A"
-        " run that diverged has no mark.",
-        jsonable(figure),
-        drawn,
+        summary="Every seed has a line of its own, with the final score as it was and with the"
+        " remedy. A run that diverged has no mark.",
+        figure=jsonable(figure),
+        strokes=drawn,
     )
 
 
 def placed(trials: Sequence[Trial]) -> list[list[Pair]]:
-    """The seeds of each trial, from the top down, with a gap between trials."""
+    """The seeds of each trial from top to bottom, with a gap between trials."""
     groups, at = [], 0
     for trial in trials:
         both = zip(trial.without, trial.with_it, strict=True)

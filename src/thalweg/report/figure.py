@@ -1,7 +1,7 @@
-"""What the pictures of all reports share, as Plotly figures.
+"""The common parts of the pictures of all reports, as Plotly figures.
 
-Their colours for text, lines and paper come from the page's style, so that they follow light, dark
-and print.
+The colours of text, lines and paper come from the page's style, which depends on light, dark and
+print.
 """
 
 from __future__ import annotations
@@ -23,22 +23,24 @@ HEIGHT = 420
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
 
 LABEL_WIDTH, TITLE_WIDTH = 18, 24
-"""Letters on one line of a name beside a picture, and of the title of an axis."""
+"""The most letters on a line of a name beside a picture, and of the title of an axis."""
 
 WIDE = 4.0
-"""Values that span more than this ratio are drawn on a logarithmic axis."""
+"""Values whose ratio is larger than this are drawn on a logarithmic axis."""
 
 ROOM = 0.06
-"""Free room at either end of an axis, as a share of what it shows."""
+"""The free room at each end of an axis, as a share of the range."""
 
 MANY_DECADES = 4
-"""Beyond so many powers of ten, a logarithmic axis names the powers alone."""
+"""A logarithmic axis over more powers of ten than this labels only the powers."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """name: its id in the page. title, summary: what it shows, in words. figure: for Plotly.
-    strokes: how each of its lines is drawn, where it has a legend of its own.
+    """A picture in a report.
+
+    name: its id in the page. title, summary: what it shows, in words. figure: the data for Plotly.
+    strokes: the strokes of its lines, if it has a legend of its own.
     """
 
     name: str
@@ -49,7 +51,7 @@ class Picture:
 
 
 def style(stroke: Stroke, mode: str, shape: str = "linear", symbol: str = "") -> dict[str, Any]:
-    """A trace in a stroke, as lines, markers or both."""
+    """The style of a trace with a stroke, as lines, markers or both."""
     found: dict[str, Any] = {"mode": mode}
     if "lines" in mode:
         found["line"] = {
@@ -75,7 +77,7 @@ def lay_out(
     *,
     of_x: bool = False,
 ) -> None:
-    """Axes, margins and paper; that of the values is logarithmic where `shown` spans much."""
+    """Sets axes, margins and paper. The axis of the values is logarithmic if `shown` spans much."""
     figure.update_layout(
         height=HEIGHT,
         font={"family": FONT, "size": 13},
@@ -102,7 +104,7 @@ def spans_much(values: Sequence[float]) -> bool:
 
 
 def round_numbers(values: Sequence[float]) -> list[float]:
-    """1, 2 and 5 times the powers of ten among these values; over many decades the powers alone."""
+    """1, 2 and 5 times the powers of ten among these values; over many decades only the powers."""
     finite = [value for value in values if math.isfinite(value)]
     first, last = math.floor(math.log10(min(finite))), math.ceil(math.log10(max(finite)))
     steps = (1, 2, 5) if last - first <= MANY_DECADES else (1,)
@@ -110,24 +112,24 @@ def round_numbers(values: Sequence[float]) -> list[float]:
 
 
 def around(finite: Sequence[float], logarithmic: bool) -> list[float]:
-    """The range of an axis that shows these values with a little room, in its own units."""
+    """The range of an axis that shows these values with a little room, in the axis's units."""
     ends = np.log10(finite) if logarithmic else np.array(finite)
     room = ROOM * np.ptp(ends)
     return [float(ends.min() - room), float(ends.max() + room)]
 
 
 def as_text(name: str) -> str:
-    """A name that Plotly shows letter by letter: it reads a little HTML and its own templates."""
+    """A name that Plotly shows unchanged, although it reads some HTML and its own templates."""
     return html.escape(name).replace("%{", "%\u2060{").replace("$", "&#36;")
 
 
 def on_lines(name: str, width: int = LABEL_WIDTH) -> str:
-    """A name as a label of an axis, broken where a phone would have no room for it."""
+    """A name as a label of an axis, broken into lines that fit on a phone."""
     parts = textwrap.wrap(name, width, drop_whitespace=False)
     return "<br>".join(as_text(part) for part in parts)
 
 
 def jsonable(figure: go.Figure) -> dict[str, Any]:
-    """The figure as plain data in which what is not a number is null."""
+    """The figure as plain data, where numbers that are not finite are null."""
     plain: dict[str, Any] = json.loads(figure.to_json())
     return plain

@@ -1,4 +1,4 @@
-"""What every report is: one HTML file that opens without a network."""
+"""Writing a report as one HTML file that opens without a network."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from thalweg.whole_file import write_text
 def write_page(path: str | Path, template: str, **shown: Any) -> Path:
     """Fills in a template of this package, writes the page to one file and returns its path.
 
-    The page loads nothing from elsewhere. Folders on the way are made. Raises UserError where the
-    file cannot be written.
+    The page loads nothing from elsewhere. Missing folders are made. Raises UserError if the file
+    cannot be written.
     """
     path = Path(path)
     write_text(path, html(template, **shown))
@@ -44,5 +44,5 @@ def html(template: str, **shown: Any) -> str:
 
 
 def packaged(name: str) -> Markup:
-    """A file of this package, which goes into the page as it stands."""
+    """A file of this package, which goes into the page unchanged."""
     return Markup(files("thalweg.report").joinpath(name).read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
 """The pictures of a race's report.
 
-Every trace says in `meta` whose it is, by the entrant's place in the settings; the legend of the
-page switches them together.
+The `meta` of every trace is the place of its entrant in the settings. The legend of the page
+switches all traces of an entrant at once.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from thalweg.report.strokes import strokes
 from thalweg.statistics import Interval
 
 SETTLED = 0.1
-"""Learning curves are shown at the height that they have after this share of their budget."""
+"""The axis of learning curves shows the values that they have after this share of their budget."""
 
 
 def pictures(measures: Measures, verdict: Verdict) -> list[Picture]:
-    """All pictures that a record has something for, in the order of the page."""
+    """All pictures for which a record has data, in the order of the page."""
     drawn = Drawing(measures, verdict)
     found: list[Picture] = []
     if measures.raced:
@@ -47,9 +47,9 @@ class Drawing:
         self.metric = as_text(self.settings.metric)
 
     def ends(self) -> Picture:
-        """The final metric of each entrant, median and interval, the best on top."""
+        """The final metric of each entrant as median and interval, the best on top."""
         figure = go.Figure()
-        ended = {row.entrant: row.validation for row in self.verdict.rows if row.validation}
+        ended = {one.entrant: one.validation for one in self.verdict.summaries if one.validation}
         lost = [name for name, found in ended.items() if not math.isfinite(found.estimate)]
         shown = {name: found for name, found in ended.items() if name not in lost}
         for name, found in reversed(shown.items()):
@@ -124,7 +124,7 @@ class Drawing:
         return Picture("curves", "Learning curves", summary, jsonable(figure))
 
     def band(self, runs: Iterable[RunRecord]) -> list[tuple[int, float, float, float]]:
-        """(step, quartile, median, quartile) at each evaluation; infinite where runs diverged."""
+        """(step, quartile, median, quartile) at each evaluation; infinite if runs diverged."""
         found = [{point.step: point.metric for point in run.curve} for run in runs]
         steps = sorted({step for curve in found for step in curve})
         band = []
@@ -157,14 +157,14 @@ class Drawing:
         figure.update_xaxes(range=[0, 1.02 * self.settings.steps])
         summary = (
             f"The share of seeds whose validation {self.settings.metric} has reached the target, "
-            f"{self.settings.target:g}. A line that ends below 100 % has runs that never reached "
+            f"{self.settings.target:g}. A line that ends below 100 % has runs that did not reach "
             f"it within {self.settings.steps:,} steps"
         )
-        summary += f": {', '.join(told)}." if told else "; here all did."
+        summary += f": {', '.join(told)}." if told else ". Here all runs did."
         return Picture("target", "Steps to the target", summary, jsonable(figure))
 
     def tunability(self) -> Picture:
-        """The median best of b explored configurations against b."""
+        """The median best score of b exploring configurations, over b."""
         figure = go.Figure()
         shown: list[float] = []
         for name, curve in self.verdict.tunability.items():
@@ -179,16 +179,17 @@ class Drawing:
         budgets = sorted({b for curve in self.verdict.tunability.values() for b, _ in curve})
         figure.update_xaxes(type="log", tickvals=budgets)
         summary = (
-            "Optimistic: the score of the best of so many trainings, each of another configuration "
-            "that was explored; the median over all choices of them. What is picked for its score "
-            "has had luck: the verdict rests on the fresh seeds of the final round."
+            "The score of the best of this number of trainings, each with another configuration "
+            "that explored; the median over all choices of them. These scores are optimistic, "
+            "because a best score is partly chance: the verdict uses the fresh seeds of the final "
+            "round."
         )
         return Picture("tunability", "What tuning buys", summary, jsonable(figure))
 
     def trace(
         self, name: str, mode: str, shape: str = "linear", symbol: str = ""
     ) -> dict[str, Any]:
-        """What every trace of an entrant shares: its name, its place, its stroke."""
+        """What all traces of an entrant have in common: its name, its place, its stroke."""
         return {
             "name": as_text(name),
             "meta": self.place(name),
@@ -203,7 +204,7 @@ class Drawing:
 
 
 def bounded(found: Interval) -> tuple[float, float]:
-    """The interval; an end without a bound is drawn at the estimate."""
+    """The ends of the interval; an infinite end is drawn at the estimate."""
     ends = (found.low, found.high)
     low, high = (end if math.isfinite(end) else found.estimate for end in ends)
     return low, high

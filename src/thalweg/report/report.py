@@ -26,10 +26,10 @@ from thalweg.rules.tuning import first_rate
 
 @dataclass(frozen=True)
 class Diverged:
-    """Members of one entrant and round that diverged for one reason.
+    """The members of one entrant and round that diverged for one reason.
 
-    count: how many. first_step: the earliest step at which one did; none where all failed. lrs: the
-    lr of them, from the least to the greatest, as text; a dash where it was not tuned.
+    count: their number. first_step: the earliest step at which one diverged; None if all failed.
+    lrs: the range of their lr, as text; a dash if it was not tuned.
     """
 
     entrant: str
@@ -44,8 +44,9 @@ class Diverged:
 def write_report(record: Record, path: str | Path, folder: Path | None = None) -> Path:
     """Writes the report of a record to one HTML file and returns its path.
 
-    All of it comes from the record, but for the way to the doctor's report on the winner. folder:
-    the race's, with the winner; the file's own if not given. Raises as `write_page`.
+    All of it comes from the record, except the path of the winner for the doctor. folder: the
+    folder of the race, with the winner; the report's own folder if not given. Raises as
+    `write_page` does.
     """
     judged, measures = verdict(record), Measures(record)
     folder = folder or Path(path).parent
@@ -57,7 +58,7 @@ def write_report(record: Record, path: str | Path, folder: Path | None = None) -
         verdict=judged,
         strokes=strokes(record.settings.entrants),
         pictures=pictures(measures, judged),
-        searches=searches(measures, [row.entrant for row in judged.rows]),
+        searches=searches(measures, [one.entrant for one in judged.summaries]),
         levels=levels(judged),
         diverged=list(diverged(record)),
         routed=routed(judged.recipe, record.settings.parameters),
@@ -67,7 +68,7 @@ def write_report(record: Record, path: str | Path, folder: Path | None = None) -
 
 
 def routed(recipe: str | None, parameters: Sequence[Parameter]) -> Description:
-    """Which parameter goes where by the winner's routes; empty for a recipe that has none."""
+    """The parameters with their routes in the winner; empty for a recipe without routes."""
     found, best = Description(), Recipe.from_toml(recipe) if recipe else None
     if best and best.routes:
         for known, track in zip(parameters, best.tracks(parameters), strict=True):
@@ -78,18 +79,18 @@ def routed(recipe: str | None, parameters: Sequence[Parameter]) -> Description:
 
 
 def levels(judged: Verdict) -> str:
-    """What the intervals of the differences in the table claim."""
-    found = [row.difference for row in judged.rows if row.difference]
+    """The confidence levels of the differences' intervals in the table, in words."""
+    found = [one.difference for one in judged.summaries if one.difference]
     if any(not difference.one_comparison for difference in found):
         return (
-            "Differences are Hodges-Lehmann estimates on the seeds that both have. Their intervals "
-            "belong to the shortlist: none excludes zero for an entrant that is still on it."
+            "Differences are Hodges-Lehmann estimates over the seeds that both entrants have. Their"
+            " intervals belong to the shortlist: none excludes zero for an entrant that is on it."
         )
-    return "Differences are Hodges-Lehmann estimates on the seeds that both have."
+    return "Differences are Hodges-Lehmann estimates over the seeds that both entrants have."
 
 
 def diverged(record: Record) -> Iterator[Diverged]:
-    """Who diverged, in which round, where and why; members of one kind on one line."""
+    """The members that diverged, grouped by entrant, round and reason."""
     kinds: dict[tuple[str, str, str], list[RunRecord]] = {}
     for run in record.runs:
         if not math.isfinite(run.score):

@@ -1,4 +1,4 @@
-"""The pictures of the search: for each entrant what was tried, and what its model says of lr."""
+"""The pictures of the search: each entrant's configurations, and its model's prediction over lr."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from thalweg.rules.tuning import first_rate
 HEIGHT = 220
 
 LIKELY = 1.645
-"""Deviations on either side of the mean that hold 90 % of a normal distribution."""
+"""Within this number of standard deviations of the mean lie 90 % of a normal distribution."""
 
 GRID = 65
-"""Values of lr at which a model is drawn."""
+"""The number of values of lr at which a model is drawn."""
 
 WALLS = 0.9
-"""The axis of scores reaches e times as far above the floor of the models as the loss that this
-share of all trainings keeps under: higher walls would leave no room for the valleys.
+"""The axis of scores ends at e times the loss, measured from the models' floor, below which this
+share of all runs lies. A longer axis would leave too little room for the good scores.
 """
 
 
 def searches(measures: Measures, entrants: Iterable[str]) -> list[Picture]:
-    """A picture for each of these entrants whose lr was tuned; none where nothing was trained."""
+    """A picture for each of these entrants whose lr was tuned; none if nothing was trained."""
     scores = [run.score for run in measures.record.runs if run.round == "tuning"]
     if not any(map(math.isfinite, scores)):
         return []
@@ -58,14 +58,14 @@ class Searches:
         walls = np.quantile(losses, WALLS)
         highest = min(losses.max(), self.scale.floor + math.e * (walls - self.scale.floor))
         self.ends = np.sort(self.as_scores(np.array([losses.min(), highest])))
-        # Scores to raise are often shares, of which the best are close to 1.
+        # If higher scores are better, they are often shares, and the best are close to 1.
         self.spread = self.ends.tolist() if self.settings.direction == "min" else []
         logarithmic = spans_much(self.spread)
         self.range = around(self.ends.tolist(), logarithmic)
         self.limits = np.power(10, self.range) if logarithmic else np.array(self.range)
 
     def of(self, name: str) -> Picture:
-        """What was tried of one entrant against lr, and its model with the rest as chosen."""
+        """One entrant's scores over lr, and its model with the other settings as chosen."""
         figure = go.Figure()
         known = Landscape(name, self.measures.record, self.scale)
         rate = first_rate(known.names)
@@ -93,13 +93,13 @@ class Searches:
         return Picture(f"search-{number}", name, self.summary(name), jsonable(figure))
 
     def draw_model(self, figure: go.Figure, known: Landscape, quantiles: Array) -> None:
-        """The mean and the band of the model, the other settings held as chosen."""
+        """Draws the mean and the band of the model, with the other settings as chosen."""
         chosen = self.measures.record.chosen.get(known.entrant)
         held = known.best if chosen is None else known.points[chosen]
         at = np.tile(held, (len(quantiles), 1))
         rate = first_rate(known.names)
         at[:, known.names.index(rate)] = quantiles
-        # The search sees walls by ranks alone; a reader wants to see how high they are.
+        # The search uses only the ranks of bad scores; a reader wants to see their values.
         mean, deviation = known.fitted(known.scaled).mean_and_deviation(at)
         rates = [value_at(known.spaces[rate], quantile) for quantile in quantiles.tolist()]
         low, middle, high = (
@@ -126,7 +126,7 @@ class Searches:
         )
 
     def draw_tried(self, figure: go.Figure, name: str) -> None:
-        """A mark for each configuration."""
+        """Draws a mark for each configuration."""
         scores, chosen = self.measures.tuning_scores(name), self.measures.record.chosen.get(name)
         colour = self.strokes[name].colour
         tried = [
@@ -167,7 +167,7 @@ class Searches:
             )
 
     def summary(self, name: str) -> str:
-        """How much was tried, what was chosen, and why no more was tried."""
+        """The number of configurations, the chosen one, and why the search stopped, in words."""
         tried = [one for one in self.measures.record.configurations if one.entrant == name]
         refined = sum(one.refined for one in tried)
         again = sum(map(self.again, tried))
@@ -177,12 +177,12 @@ class Searches:
         if chosen:
             score = wording.number(self.measures.tuning_scores(name)[chosen.index])
             rate = first_rate(chosen.values)
-            told += f" Chosen: {rate} {chosen.values[rate]:.3g}, which came to {score}."
+            told += f" Chosen: {rate} {chosen.values[rate]:.3g}, with the score {score}."
         for stop in self.measures.record.stops:
             if stop.entrant == name:
                 told += (
-                    f" Stopped after {stop.trials}: the chance that it came close to"
-                    f" the best of all was {wording.chance(stop.chance)}."
+                    f" Stopped after {stop.trials}: the probability to come close to the best"
+                    f" result of all was {wording.chance(stop.chance)}."
                 )
         return told
 
@@ -190,7 +190,7 @@ class Searches:
         return self.trainings[one.key] > 1
 
     def drawn(self, losses: Array, ends: Array) -> list[float]:
-        """Losses as scores; those beyond the ends of the scale at its end."""
+        """Losses as scores; losses beyond an end of the scale are drawn at the end."""
         scores: list[float] = np.clip(self.as_scores(losses), *ends).tolist()
         return scores
 

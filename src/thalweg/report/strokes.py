@@ -1,4 +1,4 @@
-"""How an entrant is drawn: one colour, dash and marker each, the same in every picture."""
+"""The colour, dash and marker with which each entrant is drawn, the same in every picture."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ COLOURS = (
     "#8268b8",
     "#9a7420",
 )
-"""After Okabe and Ito (2008), who chose them for every kind of colour vision, in lightnesses that
-stand out from white and from black; their yellow and black do not, and a violet and a brown do."""
+"""Colours after Okabe and Ito (2008), who chose them for every kind of colour vision, in
+lightnesses that are visible on white and on black. Violet and brown replace yellow and black, which
+are not."""
 
 DASHES = ("solid", "dash", "dot")
 
@@ -33,16 +34,16 @@ SYMBOLS = {
     "bowtie": "M-5-4L5 4V-4L-5 4Z",
     "hourglass": "M-4-5H4L-4 5H4Z",
 }
-"""Plotly's names, and the shapes as paths of SVG. As many as share no divisor with the colours: the
-pair tells 88 entrants apart."""
+"""Plotly's names of the markers, and their shapes as paths of SVG. Their number and the number of
+colours have no common divisor, so that the pairs distinguish 88 entrants."""
 
 SWATCHES = {"solid": "", "dash": "7 4", "dot": "2 3"}
-"""The dashes in the words of SVG."""
+"""The dashes as SVG writes them."""
 
 
 @dataclass(frozen=True)
 class Stroke:
-    """colour: "#rrggbb". dash, symbol: Plotly's names."""
+    """How one entrant is drawn. colour: "#rrggbb". dash, symbol: Plotly's names."""
 
     colour: str
     dash: str
@@ -59,13 +60,13 @@ class Stroke:
         return SYMBOLS[self.symbol]
 
     def faint(self, opacity: float) -> str:
-        """The colour for an area that others must be seen through."""
+        """The colour for an area through which others stay visible."""
         red, green, blue = (int(self.colour[i : i + 2], 16) for i in (1, 3, 5))
         return f"rgba({red},{green},{blue},{opacity})"
 
 
 def strokes(entrants: Sequence[str]) -> dict[str, Stroke]:
-    """A stroke for each entrant; colours come round after eight, with another dash."""
+    """A stroke for each entrant. After eight entrants the colours repeat with another dash."""
     return {
         name: Stroke(
             COLOURS[i % len(COLOURS)],

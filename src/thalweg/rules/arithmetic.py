@@ -1,7 +1,7 @@
-"""The functions that rules use, on floats and tensors alike; `abs` is Python's own.
+"""The functions of rules, on floats and on tensors; `abs` is Python's own.
 
-`minimum`, `maximum` and `clamp` let a not-a-number through, as PyTorch's do, and `sign` does too,
-where PyTorch's gives 0: a divergence must not be hidden by a clip.
+`minimum`, `maximum` and `clamp` let a not-a-number through, as PyTorch's do. So does `sign`, where
+PyTorch's gives 0. Otherwise a clip could hide a divergence.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def log(x: float, high: float) -> Space: ...
 
 
 def log(x: Value, high: float | None = None) -> Value:
-    """The natural logarithm; of two ends, the space between them that is even in it."""
+    """The natural logarithm of x; or, given two ends, the space that is even in the logarithm."""
     return applied("log", x) if high is None else space.log(x, high)
 
 
 def nearest(x: Value) -> Value:
-    """The nearest whole number, of two the even one."""
+    """The nearest whole number; of two equally near ones, the even one."""
     return applied("nearest", x)
 
 
@@ -60,7 +60,7 @@ def sign(x: Value) -> Value:
 
 
 def clamp(x: Value, low: Value, high: Value) -> Value:
-    """x where it lies in [low, high], else the nearer end."""
+    """x if it lies in [low, high], otherwise the nearer end."""
     return maximum(minimum(x, high), low)
 
 
@@ -75,14 +75,14 @@ def maximum(x: Value, y: Value) -> Value:
 
 
 def where(condition: Value, x: Value, y: Value) -> Value:
-    """x where the condition holds, else y; a condition on the age is one answer for all."""
+    """x where the condition holds, otherwise y. A condition on `t` is the same for all elements."""
     if isinstance(condition, bool):
         return x if condition else y
     return applied("where", condition, x, y)
 
 
 def word(x: Value) -> Value:
-    """The whole number below 2**32 that a number of the row is, for arithmetic on bits."""
+    """A whole number below 2**32 of the row as a word, for arithmetic on bits."""
     return int(x) if isinstance(x, int | float) else applied("word", x)
 
 
@@ -97,15 +97,15 @@ def number(word: Value) -> Value:
 
 
 def place(x: Value) -> Value:
-    """The place of each element in its tensor, from 0, as a word."""
+    """The index of each element in its tensor, from 0, as a word."""
     return applied("place", x)
 
 
 def dot(x: Value, y: Value, over: Scope) -> Value:
     """The sum of the products of two tensors' elements, computed in float64.
 
-    It is a number, as are all sums here. over: "tensor", the parameter that the rule steps, all of
-    it where it lies in several processes; or "model", all parameters that step at once.
+    The result is one number, as for all sums here. over: "tensor" for the parameter that the rule
+    steps, with its parts in all processes; or "model" for all parameters that step at once.
     """
     return summed("dot", over, x, y)
 
@@ -121,21 +121,22 @@ def mean(x: Value, over: Scope) -> Value:
 
 
 def largest(x: Value, over: Scope) -> Value:
-    """The largest element of a tensor or the model, not-a-number where there is one; see `dot`."""
+    """The largest element of a tensor or the model; nan if an element is nan; see `dot`."""
     return summed("largest", over, x)
 
 
 def only_in_a_step(name: str, over: str, part: Tensor) -> Tensor:  # noqa: ARG001
     raise UserError(
-        "norm, dot, mean and largest are known while a step is taken, in a rule's update; what is"
-        " evaluated must keep them in a state."
+        "norm, dot, mean and largest can be used only in a rule's update, during a step; for use in"
+        " evaluated, keep them in a state."
     )
 
 
 asking: ContextVar[Callable[[str, str, Tensor], Tensor]] = ContextVar(
     "asking", default=only_in_a_step
 )
-"""Who gives a sum over a tensor or the model, from its name, its scope and the part of it here."""
+"""The function that computes a sum over a tensor or the model, from its name, its scope and the
+part in this process."""
 
 
 def summed(name: str, over: Scope, *arguments: Value) -> Value:
@@ -150,7 +151,7 @@ def summed(name: str, over: Scope, *arguments: Value) -> Value:
 
 
 def applied(name: str, *arguments: Value) -> Value:
-    """What a primitive gives: of numbers a number, computed in float64, of tensors a tensor."""
+    """The result of a primitive: of numbers a number in float64, of tensors a tensor."""
     for x in arguments:
         if not isinstance(x, Tensor | Real):
             return x.made(name, *arguments)
@@ -163,6 +164,6 @@ def applied(name: str, *arguments: Value) -> Value:
 
 
 def replaced(ring: Tensor, slot: int, x: Tensor) -> Tensor:
-    """The ring with x in place of what its slot held."""
+    """The ring buffer with x in this slot."""
     ring[slot] = x
     return ring

@@ -1,7 +1,7 @@
-"""What a rule's arithmetic is made of: each function with its text for the compilers.
+"""The functions of a rule's arithmetic, each with its text for the compilers.
 
-An operator has Python's name for it (`add`, `lt`). In a text `{}` stands for the arguments in their
-order. `{real}` is the type of the numbers that a function works on.
+Operators have Python's names (`add`, `lt`). In a text `{}` stands for the arguments in order, and
+`{real}` for the type of the numbers.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 LARGEST = 0xFFFFFFFF
-"""Of the words, which are whole numbers of 32 bits in an int64."""
+"""The largest word. Words are whole numbers of 32 bits in an int64."""
 
 Scope = Literal["tensor", "model"]
-"""What a sum goes over: one tensor, or all that a model has."""
+"""The scope of a sum: one tensor, or all tensors of a model."""
 
 Kind = Literal["real", "word"]
 
@@ -28,9 +28,9 @@ Kind = Literal["real", "word"]
 class Primitive:
     """A function of numbers.
 
-    torch: it on tensors. numba, triton: its text. exact: Triton's text for float32, where its own
-    is a quick one. helper: what Triton's text calls. gives: a real number or a word; where it does
-    not say so, a word as soon as one argument is one.
+    torch: the function on tensors. numba, triton: its texts. exact: Triton's text for float32, if
+    the usual one is less exact. helper: a function that Triton's text calls. gives: whether the
+    result is a real number or a word; if not given, it is a word if an argument is one.
     """
 
     torch: Callable[..., Any]
@@ -46,7 +46,7 @@ def bits(x: Tensor) -> Tensor:
 
 
 def number(word: Tensor) -> Tensor:
-    # Above the largest int32 the sign is set: to there go the bits of negative numbers.
+    # Words above the largest int32 have the sign bit set: they are bits of negative numbers.
     signed = torch.where(word > LARGEST >> 1, word - LARGEST - 1, word)
     return signed.to(torch.int32).view(torch.float32)
 
@@ -110,7 +110,7 @@ PRIMITIVES = {
     "exp": Primitive(torch.exp, "exp({})", "tl.exp({})"),
     "log": Primitive(torch.log, "log({})", "tl.log({})"),
     "nearest": Primitive(torch.round, "np.rint({})", "nearest({})", helper=NEAREST),
-    # Written so that a not-a-number on either side comes through, as PyTorch's does.
+    # These texts let a not-a-number in either argument through, as PyTorch does.
     "minimum": Primitive(
         torch.minimum,
         "{1} if {1} < {0} or {1} != {1} else {0}",
@@ -143,10 +143,11 @@ PRIMITIVES = {
 
 @dataclass(frozen=True)
 class Sum:
-    """What makes one number, in float64, of all elements of a tensor or of a model.
+    """A function that makes one number, in float64, of all elements of a tensor or of a model.
 
-    torch: it of tensors. numba: what each element does to `{0}`. triton: what it is of a tile.
-    fold: puts two parts together. start: it of nothing. helper: what Triton's text calls.
+    torch: the function on tensors. numba: the text that adds an element to `{0}`. triton: the text
+    for a tile. fold: joins the results of two parts. start: the result for no elements. helper: a
+    function that Triton's text calls.
     """
 
     torch: Callable[..., Tensor]

@@ -1,7 +1,7 @@
-"""What is known of an optimizer: its name, the rules it is made of, and PyTorch's counterpart.
+"""The record of a named optimizer: its name, its rules, and PyTorch's counterpart.
 
-All that carries an optimizer's name follows from here: its recipe, its drop-in class, its entrant,
-its lines of PyTorch. `Named` stands in the file of the rule that takes the step.
+Its recipe, its drop-in class, its entrant and its lines of PyTorch follow from this record. The
+file of the rule that takes the step has the record.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ Chain = tuple[type[Rule], ...]
 
 DECOUPLED = "decoupled_weight_decay"
 DROP_IN = ("params", "foreach", "maximize", "capturable", "differentiable", "fused")
-"""What a drop-in class takes and a recipe does not."""
+"""The arguments of a drop-in class that a recipe does not have."""
 
 
 class Named:
-    """An optimizer by its name, with its rules in order at its defaults.
+    """A named optimizer, with its rules in order and their defaults.
 
         Named("AdamW", Adam(), DecoupledDecay())
 
-    PyTorch tells several rules apart by arguments of one class: those of one `Counterpart` are
-    variants of one optimizer, each for the arguments that are on.
+    In PyTorch, arguments of one class choose between several rules. Rules with the same
+    `Counterpart` are variants of one optimizer, one for each set of arguments that are on.
 
         Named("Muon", Muon(), DecoupledDecay(), to="hidden matrix", rest=[Adam(), DecoupledDecay()])
 
-    to: the parameters that the rules are for, where `rest` are the rules of all others. A setting
-    for which both have the same `Hyper` is one setting; the rest keeps its others.
+    to: the words of the parameters that take the rules; `rest` are the rules of all others. A
+    setting for which both have the same `Hyper` is one common setting.
     """
 
     def __init__(self, name: str, *rules: Rule, to: str = "", rest: Sequence[Rule] = ()) -> None:
@@ -48,7 +48,7 @@ class Named:
         self.to, self.rest = to, tuple(rest)
         self.stepping = next(rule for rule in rules if "lr" in rule.hypers)
         self.decoupled = any(isinstance(rule, DecoupledDecay) for rule in rules)
-        # What commands, files and reports call it, and the function that makes its recipe.
+        # The name in commands, files and reports, and of the function that makes its recipe.
         self.recipe = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "-", name).lower()
         self.function = self.recipe.replace("-", "_")
         self.chains: dict[tuple[str, ...], Chain] = {}
@@ -77,8 +77,8 @@ class Named:
         return sorted(beside.union(*self.variants))
 
     def chain(self, settings: Mapping[str, Any]) -> Chain:
-        """The rules that these settings choose; what is on beside too little does nothing."""
-        on = tuple([flag for flag in self.flags if settings.get(flag)])  # asked at every step
+        """The rules that these settings choose. Flags that lack another flag are ignored."""
+        on = tuple([flag for flag in self.flags if settings.get(flag)])  # this runs at every step
         if on not in self.chains:
             rule = self.variants[max((one for one in self.variants if one <= set(on)), key=len)]
             kinds = [rule if one is self.stepping else type(one) for one in self.rules]
@@ -88,7 +88,7 @@ class Named:
         return self.chains[on]
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """UserError for settings that choose a chain but cannot be, or are on beside too little."""
+        """Raises UserError for a flag with a wrong value, or one that lacks another flag."""
         for flag in settings.keys() & self.flags:
             if flag in self.hypers:
                 self.hypers[flag].accepted(flag, settings[flag])

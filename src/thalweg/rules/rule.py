@@ -1,6 +1,6 @@
-"""What a rule is: the arithmetic of one idea, on one number at a time.
+"""A rule: the arithmetic of one idea, on one number at a time.
 
-A rule declares what it needs as class attributes and computes in `update`:
+A rule declares what it needs as class attributes, and computes in `update`:
 
     class Momentum(Rule):
         lr = Hyper(0.01)
@@ -11,8 +11,8 @@ A rule declares what it needs as class attributes and computes in `update`:
             self.velocity = self.momentum * self.velocity - self.lr * g
             return self.velocity
 
-In a recipe, an instance holds settings: `Momentum(lr=0.1).lr` is 0.1, or a schedule. When a step is
-taken, `bound` gives a copy that holds the values of that step instead, and `update` runs on these.
+In a recipe, an instance holds settings: `Momentum(lr=0.1).lr` is 0.1, or a schedule. For a step,
+`bound` gives a copy that holds the values of that step instead, and `update` runs on these.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Place = Literal["anywhere", "before", "behind", "last"]
 
 
 class Declared:
-    """Something a rule declares; on an instance, the value of the same name stands before it."""
+    """Something that a rule declares. On an instance, a value of the same name replaces it."""
 
     def __get__(self, rule: Rule | None, kind: type[Rule]) -> Any:
         return self
@@ -46,12 +46,12 @@ class Declared:
 
 @dataclass(frozen=True)
 class Hyper(Declared):
-    """A hyperparameter: a number or a schedule (or a pair of them), its own for every row.
+    """A hyperparameter: a number or a schedule, or a pair of these. Every row has its own value.
 
-    default: its value where none is given. space: where it is tuned; none for one that stays at its
-    value (for a pair, a space or none for each). low, high: the values it may take; `below` when
-    `high` itself is not one of them. absent: what None stands for, of the part of a pair that has
-    this default.
+    default: its value if none is given. space: the search space; None if it is not tuned (for a
+    pair, a space or None for each part). low, high: the range of its values; below: whether `high`
+    itself is excluded. absent: the value that None stands for, in the part of a pair that has this
+    default.
     """
 
     default: float | tuple[float, ...]
@@ -72,7 +72,7 @@ class Hyper(Declared):
             )
 
     def accepted(self, name: str, value: Any) -> Any:
-        """The value, where this hyperparameter may take it; UserError where not."""
+        """The value in its plain form. Raises UserError if it is not allowed."""
         if not isinstance(self.default, tuple):
             return self.one(name, value)
         if not isinstance(value, tuple | list) or len(value) != len(self.default):
@@ -84,7 +84,7 @@ class Hyper(Declared):
         return tuple(self.one(f"{name}[{i}]", part) for i, part in enumerate(parts))
 
     def one(self, name: str, value: Any) -> Any:
-        """A number or a schedule; a schedule's base, start and end are its extreme values."""
+        """Checks a number or a schedule, whose extreme values are its base, start and end."""
         if callable(value) and hasattr(value, "base"):
             self.check(name, value.base)
             for step in (0, FAR):
@@ -120,8 +120,8 @@ class Hyper(Declared):
 class Option(Declared):
     """A positive whole number or a word, the same for all rows that run together.
 
-    default: its value where none is given; without one it must be given. high: the largest number.
-    among: the words or flags that it may be instead of a number; None stands for the default.
+    default: its value if none is given; without a default it must be given. high: the largest
+    number. among: the words or flags that it can be instead of a number; None means the default.
     """
 
     default: int | str | None = None
@@ -129,7 +129,7 @@ class Option(Declared):
     among: tuple[str | bool, ...] = ()
 
     def accepted(self, name: str, value: Any) -> int | str | None:
-        """The value, where this option may take it; UserError where not."""
+        """The value. Raises UserError if it is not allowed."""
         if not self.among:
             return require_whole(name, value, 1, self.high)
         if value is None:
@@ -150,10 +150,10 @@ class Option(Declared):
 class State(Declared):
     """A tensor of the parameter's shape that a rule keeps from step to step.
 
-    init: what it starts at, a number or the name of the hyperparameter that says so.
-    copies: the name of the option that says how many such tensors are kept, in a leading dimension.
-    shape: the sizes of one that is kept for a matrix `[m, n]` and has another shape, in letters:
-    "m1" for `[m, 1]`, "nn" for `[n, n]`.
+    init: the initial value, which is a number or the name of a hyperparameter.
+    copies: the name of the option that gives the number of such tensors, as a leading dimension.
+    shape: if the state of a matrix `[m, n]` has another shape, that shape in letters: "m1" for
+    `[m, 1]`, "nn" for `[n, n]`.
     """
 
     init: float | str = 0.0
@@ -163,14 +163,14 @@ class State(Declared):
 
 @dataclass(frozen=True)
 class RowState(Declared):
-    """One number a row that a rule keeps from step to step, in float64."""
+    """One number for each row that a rule keeps from step to step, in float64."""
 
     init: float = 0.0
 
 
 @dataclass(frozen=True)
 class Next(Declared):
-    """A hyperparameter's value at the coming step."""
+    """The value of a hyperparameter at the next step."""
 
     hyper: str
 
@@ -180,11 +180,11 @@ class Counterpart:
 
         Counterpart("SGD", "momentum", "nesterov")
 
-    A rule that takes no step has a function of `torch.nn.utils`, to be called before the step with
-    the parameters and the rule's settings.
+    A rule that takes no step has a function of `torch.nn.utils`, which is called before the step
+    with the parameters and the rule's settings.
 
-    name: of the class or the function. on: its arguments that are not 0 or False there. counts:
-    whether its state counts the steps. note: a comment behind the function's line.
+    name: the name of the class or function. on: its arguments that must not be 0 or False. counts:
+    whether its state counts the steps. note: a comment after the function's line.
     """
 
     def __init__(self, name: str, *on: str, counts: bool = True, note: str = "") -> None:
@@ -195,19 +195,20 @@ class Counterpart:
 
     @property
     def arguments(self) -> Mapping[str, Parameter]:
-        """What the class takes."""
+        """The arguments of the class."""
         return signature(getattr(torch.optim, self.name)).parameters
 
 
 class Rule:
     """The arithmetic of one idea. See the module's docstring.
 
-    While a step is taken, a bound rule also has `param`, the parameter before the step, `t`, the
-    step's number from 1 in the age of the tensor, and `dtype`, in which the model holds it.
+    During a step, a bound rule also has `param`, the parameter before the step; `t`, the number of
+    this step of the tensor, from 1; and `dtype`, the type in which the model holds the parameter.
 
-    matrices: whether it works on a whole matrix, `[m, n]`, with any function of PyTorch: `update`
-    is given one, and returns one. The kernel of a convolution, `[out, in, height, width]`, is the
-    matrix `[out, in * height * width]`. Matrices of one shape are stepped at once, by `vmap`.
+    matrices: whether the rule works on a whole matrix, `[m, n]`, with any functions of PyTorch.
+    `update` then takes and returns a matrix. The kernel of a convolution, `[out, in, height,
+    width]`, counts as the matrix `[out, in * height * width]`. `vmap` steps all matrices of one
+    shape at once.
 
     Raises UserError for a setting that the rule does not have, or outside its range.
     """
@@ -246,7 +247,7 @@ class Rule:
                 for name, it in cls.known().items()
             ]
         )
-        # What is known of a rule may not hold for one that changes it.
+        # PyTorch's counterpart of a rule may not be that of a subclass.
         if "torch" not in vars(cls):
             cls.torch = None
         if "update" in vars(cls) and "edge" not in vars(cls):
@@ -254,7 +255,7 @@ class Rule:
 
     @classmethod
     def check_states(cls) -> None:
-        """UserError for a state that a rule of this kind cannot keep."""
+        """Raises UserError for a state that a rule of this kind cannot keep."""
         if cls.matrices and cls.row_states:
             raise UserError(
                 f"{cls.__name__} works on matrices and cannot keep a RowState: a number of a matrix"
@@ -268,8 +269,8 @@ class Rule:
                 )
             if state.shape is not None and not cls.matrices:
                 raise UserError(
-                    f"{name} has a shape of its own, which only a rule on matrices may keep: say"
-                    f" matrices = True in {cls.__name__}, or leave the shape out."
+                    f"{name} has a shape of its own, which only a rule on matrices may keep: write"
+                    f" matrices = True in {cls.__name__}, or leave out the shape."
                 )
             if not set(state.shape or "") <= set("mn1") or (state.shape and state.copies):
                 raise UserError(
@@ -292,7 +293,7 @@ class Rule:
 
     @classmethod
     def accepted(cls, name: str, value: Any) -> Any:
-        """The value of one setting, where the rule has it and it may be that; UserError where not.
+        """The value of one setting. Raises UserError for an unknown setting or a wrong value.
 
         Numbers become floats; a list of two becomes a pair.
         """
@@ -303,7 +304,7 @@ class Rule:
 
     @classmethod
     def known(cls) -> dict[str, Hyper | Option]:
-        """Every setting that the rule has, by name."""
+        """All settings of the rule, by name."""
         return {**cls.hypers, **cls.options}
 
     @property
@@ -329,29 +330,30 @@ class Rule:
         return live
 
     def update(self, g: Value) -> Value:
-        """What becomes of the gradient, or of the step, that the rules before have made."""
+        """The gradient or the step after this rule. g: the one that the rules before have made."""
         raise NotImplementedError
 
     def rate(self) -> Value:
-        """The learning rate of this step: `lr`, and what the age makes of it."""
+        """The learning rate of this step: `lr`, times a factor that may depend on `t`."""
         return self.lr
 
     def divisor(self) -> Value:
-        """What divides the step, element by element; None where nothing does."""
+        """The divisor of the step, element by element; None if there is none."""
 
     def edge(self) -> Value:
-        """How much curvature is stable at a rate of 1, in the metric that `divisor` makes.
+        """The largest stable curvature at a rate of 1, in the metric of `divisor`.
 
-        Steps on a quadratic H grow where an eigenvalue of D^-1 H is above this over `lr`, with D
-        the `divisor`, slowed by what `rate` divides the rate by. None where nobody knows.
+        Steps on a quadratic with the Hessian H grow if an eigenvalue of D^-1 H is above this value
+        over `lr`. D is the `divisor`, times the factor by which `rate` is below `lr`. None if the
+        value is not known.
         """
 
     def position(self, param: Value) -> Value:
-        """The parameter theta, from the point at which the gradient was taken."""
+        """The parameter theta. param: the point at which the gradient was taken."""
         return param
 
     def stored(self, theta: Value) -> Value:
-        """The point at which the next gradient is to be taken, from the parameter theta."""
+        """The point at which the next gradient is taken. theta: the parameter."""
         return theta
 
     def evaluated(self, theta: Value) -> Value:
@@ -362,7 +364,7 @@ class Rule:
 RESERVED = {*dir(Rule), "params", "param", "grad", "t", "step", "maximize", "memory", "route"}
 RESERVED |= {"step_count", "foreach", "fused", "capturable", "differentiable"}
 RESERVED |= {"param_names", "initial_lr"}
-"""Names that a group, a state or a rule has for something of its own."""
+"""Names that already have a meaning in a group, a state or a rule."""
 
 
 def settings_of(rules: Iterable[Rule]) -> dict[str, Any]:
@@ -379,7 +381,7 @@ def with_settings(rules: Iterable[Rule], settings: Mapping[str, Any]) -> tuple[R
 
 
 def every_rule() -> list[type[Rule]]:
-    """All rules that there are, the user's own too."""
+    """All rules, including the user's own."""
     found: list[type[Rule]] = [Rule]
     for kind in found:
         found += kind.__subclasses__()

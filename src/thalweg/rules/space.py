@@ -1,4 +1,4 @@
-"""Search spaces as plain data: where a hyperparameter is looked for when it is tuned."""
+"""Search spaces as plain data: the values among which a hyperparameter is tuned."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Scale: TypeAlias = Literal["linear", "log", "log_one_minus"]
 
 @dataclass(frozen=True)
 class Space:
-    """An interval [low, high] and the scale on which it is even.
+    """An interval [low, high] and the scale on which values are spread evenly.
 
-    "linear": in x itself. "log": in log x. "log_one_minus": in log(1 - x), for momentum and betas,
-    where 0.9, 0.99 and 0.999 are equal steps apart.
+    "linear" is even in x, "log" in log x. "log_one_minus" is even in log(1 - x), for momentum and
+    betas, where 0.9, 0.99 and 0.999 have equal distances.
 
         Space(1e-4, 1e-1)    Space(0, 0.1, "linear")    Space(0.5, 0.99, "log_one_minus")
 
-    Raises UserError for ends that are no finite numbers from a low to a higher one, and for ends
-    that the scale does not have: "log" lies above 0, "log_one_minus" below 1.
+    Raises UserError unless the ends are finite numbers with low < high, and lie on the scale: "log"
+    needs values above 0, "log_one_minus" values below 1.
     """
 
     low: float
@@ -37,7 +37,7 @@ class Space:
                 f"the scale of a space is linear, log or log_one_minus, not {short(self.scale)}."
             )
         if not self.low < self.high:
-            raise UserError(f"a space goes from a low to a higher value, not {self.ends}.")
+            raise UserError(f"a space must go from a low to a higher value, not {self.ends}.")
         if self.scale == "log" and self.low <= 0:
             raise UserError(
                 f"a space on the log scale begins above 0, not at {self.low:g}; on the scale linear"
@@ -58,7 +58,7 @@ class Space:
         return f"from {self.low:g} to {self.high:g}"
 
     def has_a_width(self) -> bool:
-        """Whether float64 can tell the ends apart on the scale, and can tell how far."""
+        """Whether the distance of the ends on the scale is above 0 and finite in float64."""
         if self.scale == "log":
             return 1 < self.high / self.low < math.inf
         if self.scale == "log_one_minus":
@@ -71,7 +71,7 @@ class Space:
 
 
 def as_float(end: object) -> float:
-    """An end of a space; UserError where it is no finite number."""
+    """An end of a space as a float. Raises UserError unless it is a finite number."""
     held = number(end)
     if not math.isfinite(held):
         raise UserError(

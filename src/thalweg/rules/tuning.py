@@ -1,4 +1,4 @@
-"""What of a chain can be tuned, and where its rules say that it is looked for."""
+"""The settings of a chain that can be tuned, and their documented search spaces."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from thalweg.rules.space import Space
 
 @dataclass(frozen=True)
 class Tunable:
-    """One number that can be tuned: its hyperparameter, its space where the rule documents one, and
-    its value now, a number or a schedule.
+    """A number that can be tuned.
+
+    It has its hyperparameter, its documented space or None, and its present value, which is a
+    number or a schedule.
     """
 
     hyper: Hyper
@@ -50,8 +52,9 @@ def tunables(chain: Iterable[Rule]) -> dict[str, Tunable]:
 def documented(known: Mapping[str, Tunable]) -> dict[str, Space]:
     """The search space that is documented for what can be tuned, by the name of the setting.
 
-    A setting that follows a schedule is left out, so that the schedule is kept, but for `lr`, whose
-    schedule is the race's to give. So is one that is off, at 0, which no logarithmic space holds.
+    A setting that follows a schedule is left out, so that it keeps the schedule; except `lr`, whose
+    schedule a race chooses. A setting that is off, at 0, is left out too, because no logarithmic
+    space contains 0.
     """
     return {
         name: one.space
@@ -61,21 +64,22 @@ def documented(known: Mapping[str, Tunable]) -> dict[str, Space]:
 
 
 def is_rate(name: str) -> bool:
-    """Whether the setting is the `lr` of a chain, or of that of a route."""
+    """Whether the setting is the `lr` of a chain, or of a route's chain."""
     return name.rpartition(".")[2] == "lr"
 
 
 def first_rate(names: Iterable[str]) -> str:
-    """The first `lr` among the names of settings; "" for none."""
+    """The first `lr` among the names of settings; empty if there is none."""
     return next(filter(is_rate, names), "")
 
 
 def space_of(known: Mapping[str, Tunable], name: str, given: Any) -> Space:
     """The space in which a person wants a setting tuned.
 
-    given: a space, a pair of its ends, or a table of `low`, `high` and `scale`. Without a scale it
-    is that which the rule documents; where there is none, log above 0, else linear.
-    UserError for a setting that cannot be tuned, and for a space that it cannot be tuned in.
+    given: a space, a pair of its ends, or a table of `low`, `high` and `scale`. Without a scale,
+    the scale is the one that the rule documents; if it documents none, log above 0, otherwise
+    linear. Raises UserError for a setting that cannot be tuned, and for a space that does not fit
+    it.
     """
     if not isinstance(name, str) or name not in known:
         raise UserError(f"no setting {short(name)} can be tuned; {suggest(word(name), known)}")

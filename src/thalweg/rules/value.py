@@ -1,4 +1,4 @@
-"""What a rule's arithmetic works on."""
+"""The values of a rule's arithmetic."""
 
 from __future__ import annotations
 

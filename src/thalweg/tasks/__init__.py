@@ -1,4 +1,4 @@
-"""What a task is, how one is found, and the tasks that come with the package."""
+"""Tasks: their parts, how one is found and checked, and the tasks that come with the package."""
 
 from thalweg.tasks.check import check
 from thalweg.tasks.find import bundled, find

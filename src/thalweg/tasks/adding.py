@@ -16,9 +16,9 @@ from thalweg.tasks.task import Data, Task
 class RecurrentNetwork(nn.Module):
     """h <- tanh(W z_t + U h + b) over the sequence, then one linear output (Elman 1990).
 
-    z_t is one hidden layer over the pair (number, mark). A loop of its own, because `nn.RNN` cannot
-    be stacked with vmap. U starts as the identity (Le, Jaitly and Hinton 2015) and W small, so that
-    the sum can be carried before it is learned what to add.
+    z_t is a hidden layer over the pair (number, mark). The loop is written out, because `nn.RNN`
+    cannot be stacked with vmap. U starts as the identity (Le, Jaitly and Hinton 2015) and W starts
+    small, so that the network carries a sum before it learns what to add.
     """
 
     def __init__(self, width: int = 32) -> None:
@@ -41,10 +41,11 @@ class RecurrentNetwork(nn.Module):
 
 
 def sequences(n: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """`n` sequences `[n, length, 2]` of (number in [0, 1), mark), and the sum of the two marked.
+    """`n` sequences `[n, length, 2]` of (number in [0, 1), mark), and the sums of the marked
+    numbers.
 
-    One mark stands in the first half, one in the second. The sum has variance 2/12, the error of
-    always answering 1.
+    One mark is in the first half, one in the second. The sum has variance 2/12, which is the error
+    of the constant answer 1.
     """
     numbers = torch.rand(n, length, generator=generator)
     half = length // 2
@@ -60,7 +61,7 @@ def generated_sequences(length: int) -> Data:
 
 
 def adding_problem(length: int = 50) -> Task:
-    """The problem on sequences of `length` numbers, 2 or more; the longer, the harder."""
+    """The problem on sequences of `length` numbers, 2 or more. Longer sequences are harder."""
     length = require_whole("length", length, 2)
     return Task(
         name="adding",
@@ -74,7 +75,7 @@ def adding_problem(length: int = 50) -> Task:
         difficulty=adding_problem,
         curriculum=tuple(shorter for shorter in (10, 25) if shorter < length),
         shows=f"Gradients through {length} steps of a recurrent network, which vanish or explode:"
-        " clipping.",
+        " clipping helps.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Try a task before anything long is started, and say plainly what is wrong."""
+"""Checks a task before anything long is started, and says in one sentence what is wrong."""
 
 from __future__ import annotations
 
@@ -26,43 +26,47 @@ from thalweg.tasks.task import Score, Task
 from thalweg.tasks.user_code import made_model, make_model, run_model, run_score, trainable
 
 TRIED = 8
-"""Samples that hold what is not finite, which are tried with the model and the loss."""
+"""The most samples with values that are not finite that are tried with the model and the loss."""
 
 BATCHES, ENOUGH_SECONDS = 16, 0.5
-"""Training batches that the loss is tried on, and seconds after which there are no more."""
+"""The most training batches on which the loss is tried, and the seconds after which this ends."""
 
 TOGETHER = 8
-"""Batches that are evaluated at once, of data that are in memory."""
+"""The batches that are evaluated at once if the data are in memory."""
 
 PATIENCE = 3.0
-"""Seconds for a look at a split; what it has not come to by then is not looked at."""
+"""The most seconds for the check of a split. Later samples are not checked."""
 
 
 class NotFiniteError(UserError):
-    """A loss, a gradient or an output that is not finite at the initial weights."""
+    """Raised for a loss, a gradient or an output that is not finite at the initial weights."""
 
 
 def check(task: Task) -> None:
-    """Make the model, run some batches forward and backward, and look at all the data once.
+    """Makes the model, runs some batches forward and backward, and reads all the data once.
 
-    A batch of the training split (up to `batch_size` samples) goes through the model in training
-    mode, the loss, and back to the parameters, and then a few more, so that what is rare is met;
-    the validation and the test split go through the model in evaluation mode and every metric. The
-    scores of the test split are thrown away. Where a split is not in memory, some seconds have to
-    do for it. The random states of torch, NumPy and Python stay as they are.
+    Some batches of the training split (up to `batch_size` samples each) go through the model in
+    training mode and the loss, forward and backward. The validation and test splits go through the
+    model in evaluation mode and all metrics; the scores of the test split are not kept. The check
+    of a split that is not in memory ends after some seconds. The random states of torch, NumPy and
+    Python do not change.
 
-    Raises `UserError`, one sentence, for data that cannot be made or has another shape than
-    (inputs..., target), a sample that cannot be read, is of another shape or holds what is not
-    finite and is not taken, a model that fails, is not made anew or has nothing to train, a loss
-    that is no finite scalar, does not reach the parameters or reaches trainable tensors that are
-    none, a gradient that is not finite, outputs without a dimension of samples, a metric that is
-    not one number, remembers what it has seen or changes it, and a ranked one that is not a number.
+    Raises `UserError`, with one sentence, for these faults:
+
+    - data that cannot be made, or are not of the form (inputs..., target); a sample that cannot be
+      read, has another shape, or has values that are not finite and give results that are not;
+    - a model that fails, that is not made anew at each call, or has nothing to train;
+    - a loss that is no finite scalar, that does not depend on the parameters, or that depends on
+      other trainable tensors; a gradient that is not finite;
+    - outputs without a dimension of samples; - a metric that is not one number, that keeps or
+    changes what it is given, or whose value for the
+      ranking is not a number.
     """
     require_kind("task", task, Task, "a thalweg.Task")
     if not torch.is_grad_enabled():
         raise UserError(
             f"Gradients are switched off, so task '{task.name}' cannot be trained: call"
-            " torch.set_grad_enabled(True), or leave the block of torch.no_grad()."
+            " torch.set_grad_enabled(True), or move the call out of the torch.no_grad() block."
         )
     with drawing(0):
         with failure_as_sentence(f"The data of task '{task.name}' failed"):
@@ -76,8 +80,10 @@ def check(task: Task) -> None:
 
 
 def check_recipe(task: Task, recipe: Recipe) -> None:
-    """UserError for a plateau on validation data that takes the worse for the better, and for
-    routes that leave a parameter of the model, or go to a name that it does not have.
+    """Checks whether a recipe fits a task.
+
+    Raises UserError for a plateau schedule that watches the validation metric in the wrong
+    direction, and for routes that miss a parameter of the model, or name one that it does not have.
     """
     if recipe.routes:
         with drawing(0):
@@ -89,14 +95,15 @@ def check_recipe(task: Task, recipe: Recipe) -> None:
             continue
         if setting.direction != task.better:
             raise UserError(
-                f"The plateau of recipe {recipe.name} for its {name} has direction"
-                f" '{setting.direction}', but of the {task.metric_name} that it watches on task"
-                f" '{task.name}' the {task.better} is better: give direction='{task.better}'."
+                f"The plateau schedule of {name} in recipe {recipe.name} has direction"
+                f" '{setting.direction}', but it watches the {task.metric_name} of task"
+                f" '{task.name}', which has direction '{task.better}': give"
+                f" direction='{task.better}'."
             )
 
 
 def check_training(task: Task, model: nn.Module, samples: Samples) -> None:
-    """The loss on more batches, since what one has may be rare, and a look at all samples."""
+    """Checks the loss of some batches, and whether all samples can be read and are finite."""
     began = perf_counter()
     for count, numbers in enumerate(islice(samples.drawn(), 1, None)):
         spent = perf_counter() - began
@@ -110,7 +117,7 @@ def check_training(task: Task, model: nn.Module, samples: Samples) -> None:
 
 
 def try_loss(task: Task, model: nn.Module, samples: Samples, numbers: Sequence[int]) -> None:
-    """Checks the loss of these samples; what is not finite in them is told first."""
+    """Checks the loss of these samples. A value in them that is not finite is reported first."""
     batch = samples.batch(numbers)
     try:
         check_loss(task, model, batch)
@@ -123,7 +130,7 @@ def check_loss(task: Task, model: nn.Module, batch: list[Any]) -> None:
     *_, targets = batch
     known = [x for x in (*model.parameters(), *tree_leaves(batch)) if isinstance(x, Tensor)]
     outputs = run_model(task, model.train(), "train", batch)
-    loss = run_score(task, "loss", task.loss, outputs, targets)
+    loss = run_score(task, "loss", task.loss, outputs=outputs, targets=targets)
     if not isinstance(loss, Tensor):
         raise UserError(
             f"The loss of task '{task.name}' must be a scalar tensor, not {describe(loss)}."
@@ -149,17 +156,17 @@ def check_gradients(task: Task, model: nn.Module, loss: Tensor) -> None:
     if not all(gradient.isfinite().all() for gradient in reached):
         raise NotFiniteError(
             f"The loss of task '{task.name}' is finite at the initial weights, but its gradient is"
-            " not: look for sqrt(0), log(0) or 0/0 on the way to the loss."
+            " not: look for sqrt(0), log(0) or 0/0 in the model and the loss."
         )
 
 
 def require_none_beside(
     task: Task, known: Sequence[Tensor], loss: Tensor, again: Callable[[], Tensor]
 ) -> None:
-    """UserError for a trainable tensor that no optimizer is given.
+    """Raises UserError if the loss depends on a trainable tensor that no optimizer gets.
 
-    known: the model's parameters and what it is given. again: makes the loss once more; what a call
-    makes, as for gradients by the inputs, is another tensor at the next.
+    known: the model's parameters and its inputs. again: makes the loss once more, so that tensors
+    that a call itself makes are recognised: they differ from call to call.
     """
     own = {id(x) for x in chain(known, *map(leaves, known))}
     beside = {id(x): x for x in leaves(loss) if id(x) not in own}
@@ -168,13 +175,13 @@ def require_none_beside(
             raise UserError(
                 f"The loss of task '{task.name}' depends on a trainable tensor {describe(x)} that"
                 " is no parameter of a fresh model, so it would never be trained: make it a part of"
-                " the model, which may give it to the loss among its outputs (layers in a list go"
-                " into an nn.ModuleList), or freeze it with requires_grad_(False)."
+                " the model, which may pass it to the loss among its outputs (use an nn.ModuleList"
+                " for a list of layers), or freeze it with requires_grad_(False)."
             )
 
 
 def leaves(x: Tensor) -> Iterator[Tensor]:
-    """The tensors that a backward pass from this one ends in."""
+    """The tensors at which a backward pass from this tensor ends."""
     waiting, seen = [x.grad_fn], set()
     while waiting:
         node = waiting.pop()
@@ -187,9 +194,9 @@ def leaves(x: Tensor) -> Iterator[Tensor]:
 
 
 def require_taken(task: Task, samples: Samples) -> None:
-    """UserError for a sample with a value that is not finite, from which no result comes back."""
+    """Raises UserError for a sample whose values are not finite if its results are not either."""
     odd = sorted(samples.odd)
-    # Where data are sorted, a batch of the first ones may hold nothing but such values.
+    # If the data are sorted, a batch of the first samples may have only such values.
     whole_first = sorted(range(len(samples)), key=samples.odd.__contains__) if odd else []
     for number in odd[:: math.ceil(len(odd) / TRIED) or 1]:
         others = (other for other in whole_first if other != number)
@@ -204,7 +211,7 @@ def require_taken(task: Task, samples: Samples) -> None:
 
 
 def check_prediction(task: Task, model: nn.Module, samples: Samples, batch: list[Any]) -> None:
-    """NotFiniteError where an output is not finite."""
+    """Raises NotFiniteError if an output is not finite."""
     with torch.no_grad():
         outputs = run_model(task, model.eval(), samples.split, batch)
     if any(map(rows_not_finite, tree_leaves(outputs))):
@@ -214,26 +221,29 @@ def check_prediction(task: Task, model: nn.Module, samples: Samples, batch: list
 def not_taken(samples: Samples, number: int) -> UserError:
     what = first_not_finite(samples.batch([number]))
     count = len(samples.odd)
-    more = f", as {count - 1} more have such values" if count > 1 else ""
+    more = f" ({count - 1} more samples have such values)" if count > 1 else ""
     return UserError(
-        f"Sample {number} (counted from 0) of {samples.of} has {what}{more}, and no finite result"
-        " comes of it: replace such values, leave such samples out, or mask them in the model and"
-        " the loss."
+        f"Sample {number} (counted from 0) of {samples.of} has {what}{more}, and its result is not"
+        " finite: replace such values, leave such samples out, or mask them in the model and the"
+        " loss."
     )
 
 
 def check_metrics(task: Task, model: nn.Module, samples: Samples, patience: float) -> None:
-    """Every metric on a split: a part of it may not have what a metric needs, such as each class.
+    """Checks all metrics on a split.
 
-    What entrants are ranked by must be a number on validation data. patience: in seconds; the whole
-    split is read where a metric refuses a part.
+    The metric that ranks must be a number on validation data. patience: the seconds after which
+    only the part of the split that was read so far is used. If a metric fails on a part, as it may
+    if a class is missing, the whole split is read.
     """
     with without_gradients():
         outputs, targets, whole = predictions(task, model.eval(), samples, patience)
         require_taken(task, samples)
         for name, score in task.scores.items():
             try:
-                value = check_metric(task, called(task, name, samples), score, outputs, targets)
+                value = check_metric(
+                    task, called(task, name, samples), score, outputs=outputs, targets=targets
+                )
             except UserError as error:
                 if samples.odd and ("NaN" in str(error) or "infinity" in str(error)):
                     raise not_taken(samples, min(samples.odd)) from error
@@ -246,14 +256,14 @@ def check_metrics(task: Task, model: nn.Module, samples: Samples, patience: floa
 
 
 def called(task: Task, metric: str, samples: Samples) -> str:
-    """What messages call a metric on a split."""
+    """The name of a metric on a split, for messages."""
     if metric != task.metric_name:
         return f"further {samples.split} metric '{metric}'"
     return f"{samples.split} {'loss' if task.metric is None else 'metric'}"
 
 
 def require_ranking(task: Task, value: float, samples: Samples, whole: bool) -> None:
-    """UserError for a value that nothing can be ranked by. whole: whether it is of all samples."""
+    """Raises UserError for a value that cannot rank. whole: whether it is over all samples."""
     if samples.odd and not math.isfinite(value):
         raise not_taken(samples, min(samples.odd))
     if whole and math.isnan(value) and samples.split == "validation":
@@ -266,7 +276,7 @@ def require_ranking(task: Task, value: float, samples: Samples, whole: bool) -> 
 def predictions(
     task: Task, model: nn.Module, samples: Samples, patience: float
 ) -> tuple[Any, Any, bool]:
-    """A model's outputs, the targets, and whether they are those of the whole split."""
+    """A model's outputs, the targets, and whether these belong to the whole split."""
     parts, seen = [], 0
     until = perf_counter() + patience
     for numbers in samples.drawn(TOGETHER if is_held(samples.dataset) else 1):
@@ -283,40 +293,40 @@ def predictions(
 
 
 def check_metric(task: Task, what: str, score: Score, outputs: Any, targets: Any) -> float:
-    """A metric's value, which must be the same when it is asked again."""
+    """A metric's value, which must be the same at a second call."""
     given = outputs, targets
     kept = tree_map(torch.clone, given)
-    with failure_as_sentence(f"The {what} of task '{task.name}' is no number that can be used"):
+    with failure_as_sentence(f"The {what} of task '{task.name}' does not give a usable number"):
         once = float(run_score(task, what, score, *given))
         if not same(kept, given):
             raise UserError(
                 f"The {what} of task '{task.name}' changes the outputs or targets that it is given;"
-                " take a copy within, such as outputs.clone()."
+                " make it work on a copy, such as outputs.clone()."
             )
         again = float(run_score(task, what, score, *given))
     if not (math.isclose(once, again, rel_tol=1e-4) or (math.isnan(once) and math.isnan(again))):
         raise UserError(
             f"The {what} of task '{task.name}' is {once:.6g} and then {again:.6g} for the same"
-            " outputs, so it remembers something from one call to the next: give a metric that does"
-            " not, beside such a loss too."
+            " outputs, so it keeps something from one call to the next: give a metric that does"
+            " not. If the loss does this, give a separate metric."
         )
     return once
 
 
 def check_outputs(task: Task, outputs: Any, samples: int) -> None:
-    """A metric is over a whole split: the outputs of its batches must join to one."""
+    """Checks that the outputs of batches can be joined, because a metric is over a whole split."""
     for output in tree_leaves(outputs):
         if not isinstance(output, Tensor) or output.shape[:1] != (samples,):
             raise UserError(
                 f"The outputs of task '{task.name}' must have one entry for each of the {samples}"
-                f" samples in their first dimension, and one is {describe(output)}: leave it out of"
-                " what the model returns, or expand it to one entry a sample."
+                f" samples in their first dimension, and one is {describe(output)}: remove it from"
+                " the outputs of the model, or expand it to one entry for each sample."
             )
 
 
 @contextmanager
 def without_gradients() -> Iterator[None]:
-    """How metrics are asked for; what takes gradients within fails, and is told what to do."""
+    """Calls metrics without gradients. If one needs gradients, the error says what to do."""
     try:
         with torch.no_grad():
             yield
@@ -324,8 +334,8 @@ def without_gradients() -> Iterator[None]:
         if "require grad" not in str(error):
             raise
         raise UserError(
-            f"{error}. Scores are taken without gradients: give a metric that needs none, and take"
-            " gradients in the model within torch.enable_grad()."
+            f"{error}. Metrics are computed without gradients: give a metric that needs none. A"
+            " model that needs gradients for its outputs must use torch.enable_grad()."
         ) from error
 
 

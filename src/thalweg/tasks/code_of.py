@@ -1,4 +1,4 @@
-"""What a function computes, as far as can be told without calling it: its code and constants."""
+"""What a function computes, without calling it: checksums of its code and its constants."""
 
 from __future__ import annotations
 
@@ -17,21 +17,25 @@ from thalweg.checksum import checksum
 from thalweg.tasks.reachable import CONTAINERS, PLAIN, is_own, named, variables_of
 
 DEEPEST = 100
-"""Objects within objects, below Python's own limit."""
+"""The deepest nesting of objects that is followed. It is below Python's own limit."""
 
 
 def code_of(value: object) -> dict[str, str]:
     """Checksums of the code and the constants behind a function or an object, by their places.
 
-    Followed are the variables that it refers to, through modules too, its defaults, its attributes
-    and its class's, but for those that its own code stores later. Of what comes from a library the
-    name counts, and what it is pickled as.
+    The checksums follow the variables that it refers to, also those of modules, its defaults, its
+    attributes and those of its class, without the attributes that its own code stores later. Of an
+    object from a library, only the name and the pickled value count.
     """
     return dict(told("", value, {}))
 
 
 def told(place: str, value: Any, seen: dict[int, Any], depth: int = 0) -> Iterator[tuple[str, str]]:
-    """seen: by id, so that nothing is followed twice; kept, so that no id is given again."""
+    """The checksums by place.
+
+    seen: the objects so far by id, so that none is followed twice. They are kept alive, so that no
+    id is used again.
+    """
     if isinstance(value, PLAIN):
         yield place, repr(value)
     elif isinstance(value, Tensor):
@@ -52,7 +56,7 @@ def told(place: str, value: Any, seen: dict[int, Any], depth: int = 0) -> Iterat
 
 
 def within(collection: Any, seen: dict[int, Any], depth: int) -> str:
-    """One checksum of all that a collection holds: what is added to it changes it as a whole."""
+    """One checksum of all items of a collection, so that each added item changes it."""
     mapping = isinstance(collection, Mapping)
     items = chain.from_iterable(collection.items()) if mapping else collection
     parts = [
@@ -63,7 +67,7 @@ def within(collection: Any, seen: dict[int, Any], depth: int) -> str:
 
 
 def name_of(value: Any) -> str:
-    """A person's own module does not count: its name depends on how the file was found."""
+    """The name, without a user's own module, whose name depends on how the file was found."""
     titled = value if isinstance(value, type | FunctionType | BuiltinFunctionType) else type(value)
     if not isinstance(titled, BuiltinFunctionType) and is_own(titled):
         return titled.__qualname__
@@ -71,7 +75,7 @@ def name_of(value: Any) -> str:
 
 
 def parts_of(value: Any) -> Iterator[tuple[str, Any]]:
-    """What makes a function or an object what it is, each part with its name."""
+    """The parts that define a function or an object, each with its name."""
     if isinstance(value, partial):
         yield from (("function", value.func), ("args", value.args), ("keywords", value.keywords))
     elif isinstance(value, MethodType):
@@ -91,7 +95,7 @@ def parts_of(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def pickled(value: Any) -> Iterator[tuple[str, Any]]:
-    """What a library's object is made of, where it is data alone, which can be pickled."""
+    """The parts of a library's object, if it consists only of data that can be pickled."""
     with suppress(Exception):
         pickle.dumps(value)
         made = value.__reduce_ex__(pickle.DEFAULT_PROTOCOL)
@@ -100,7 +104,7 @@ def pickled(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def constants(kind: type) -> Iterator[tuple[str, Any]]:
-    """A class's functions, and the values that nothing is stored in place of."""
+    """The functions of a class, and the values that its code does not overwrite."""
     stored = stored_by(kind)
     for name, value in vars(kind).items():
         function = function_of(value)
@@ -109,14 +113,16 @@ def constants(kind: type) -> Iterator[tuple[str, Any]]:
 
 
 def function_of(value: Any) -> Any:
-    """The function behind what stands in a class; another value as it is."""
+    """The function of a method, property or class method; any other value unchanged."""
     if isinstance(value, property):
         return value.fget
     return value.func if isinstance(value, cached_property) else getattr(value, "__func__", value)
 
 
 def attributes(value: Any) -> Iterator[tuple[str, Any]]:
-    """Of an object, but for those that its methods store, and private ones of a library's class."""
+    """The attributes of an object, without those that its methods store, and without the private
+    attributes of a library's class.
+    """
     kept = dict(getattr(value, "__dict__", {}))
     for registered in ("_parameters", "_buffers", "_modules"):
         kept |= kept.get(registered, {})
@@ -132,7 +138,7 @@ def attributes(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def stored_by(kind: type, but: str = "") -> set[str]:
-    """The attributes that functions of a class store, but for those of one name."""
+    """The attributes that the functions of a class store, without the functions of one name."""
     functions = (function_of(value) for name, value in vars(kind).items() if name != but)
     codes = (function.__code__ for function in functions if isinstance(function, FunctionType))
     return set().union(*(named(code, "STORE_ATTR") for code in codes))
@@ -152,7 +158,7 @@ def parts_of_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def instructions(code: CodeType, doc: str | None = None) -> Iterator[Any]:
-    """Bytecode, names and constants, without places in the file."""
+    """The bytecode, names and constants, without line numbers."""
     yield from (code.co_code, code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):

@@ -40,7 +40,7 @@ def multilayer_perceptron() -> nn.Module:
 def mean_absolute_error(
     predictions: Float[Tensor, "N 1"], targets: Float[Tensor, "N 1"]
 ) -> Float[Tensor, ""]:
-    """In standard deviations of the progression."""
+    """The mean absolute error, in standard deviations of the progression."""
     return (predictions - targets).abs().mean()
 
 
@@ -54,5 +54,5 @@ diabetes = Task(
     batch_size=32,
     epochs=4,
     target=0.5,
-    shows="Regression on few noisy samples: a fast descent of the training loss does not help.",
+    shows="Regression on few noisy samples: a fast fall of the training loss does not help.",
 )

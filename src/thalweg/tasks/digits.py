@@ -33,9 +33,9 @@ def multilayer_perceptron(classes: int) -> nn.Module:
 
 
 def convolutional_network() -> nn.Module:
-    """Two convolutions with batch normalization, each halved by pooling, then 10 class scores."""
+    """Two convolutions with batch normalization and pooling, then 10 class scores."""
     return nn.Sequential(
-        # no bias: batch normalization subtracts it again
+        # There is no bias, because batch normalization would subtract it again.
         nn.Conv2d(1, 8, kernel_size=3, padding=1, bias=False),
         nn.BatchNorm2d(8),
         nn.ReLU(),
@@ -70,9 +70,9 @@ def accuracy(scores: Float[Tensor, "N classes"], classes: Int[Tensor, " N"]) -> 
 
 
 def first_digits(classes: int = 10) -> Task:
-    """The pictures of the first `classes` digits, 2 to 10; the more, the harder."""
+    """The pictures of the first `classes` digits, 2 to 10. More classes are harder."""
     if classes not in range(2, 11):
-        raise UserError(f"The digits task has from 2 to 10 classes, not {classes!r}.")
+        raise UserError(f"The digits task can have from 2 to 10 classes, not {classes!r}.")
     return Task(
         name="digits",
         model=partial(multilayer_perceptron, classes),
@@ -85,7 +85,7 @@ def first_digits(classes: int = 10) -> Task:
         target=0.15,
         difficulty=first_digits,
         curriculum=tuple(fewer for fewer in (2, 5) if fewer < classes),
-        shows="A multilayer perceptron on small pictures: the everyday case, made small.",
+        shows="A multilayer perceptron on small pictures: a small example of the usual case.",
     )
 
 
@@ -101,7 +101,7 @@ digits_conv = Task(
     batch_size=64,
     epochs=6,
     target=0.12,
-    shows="Convolutions with batch normalization: how much it widens the range of good rates.",
+    shows="Convolutions with batch normalization: it widens the range of good rates.",
 )
 
 digits_deep = Task(
@@ -116,5 +116,5 @@ digits_deep = Task(
     target=0.3,
     blocks=sigmoid_layers,
     head=scores_of_classes,
-    shows="Sigmoid layers, which shrink gradients: batch normalization, growing block by block.",
+    shows="Sigmoid layers, which shrink gradients: batch normalization or growth by blocks helps.",
 )

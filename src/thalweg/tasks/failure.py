@@ -1,4 +1,4 @@
-"""What a user's own code raises, in one sentence."""
+"""Turning errors of a user's own code into one sentence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from thalweg.user_file import first_words
 
 @contextmanager
 def failure_as_sentence(what_failed: str) -> Iterator[None]:
-    """Turns an exception of the user's code into a `UserError` with its message's first words."""
+    """Turns an exception in the block into a `UserError` with the first words of its message."""
     try:
         yield
     except UserError:
@@ -27,7 +27,7 @@ def failure_as_sentence(what_failed: str) -> Iterator[None]:
 
 
 def describe(value: Any) -> str:
-    """A tensor by its shape, one of a lone number and an array by the type too, else the type."""
+    """A tensor's shape (with the type of a single number), an array's type and shape, or a type."""
     if isinstance(value, Tensor):
         lone = "" if value.ndim else f" and type {value.dtype}"
         return f"of shape {list(value.shape)}{lone}"

@@ -1,4 +1,4 @@
-"""Find a task: one that comes with the package, by name, or a user's own in a Python file."""
+"""Finding a task: a bundled one by its name, or a user's own in a Python file."""
 
 from __future__ import annotations
 

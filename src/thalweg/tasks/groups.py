@@ -1,4 +1,4 @@
-"""The parameter groups of a task's user, as routes of a recipe."""
+"""The parameter groups of a task, as routes of a recipe."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from thalweg.tasks.user_code import failure_in_training
 
 
 def with_groups(task: Task, recipe: Recipe) -> Recipe:
-    """The recipe with the settings that the task's groups have, as in PyTorch.
+    """The recipe with the settings of the task's groups, as in PyTorch.
 
-    A number for the `lr` of a group comes under the schedule of the recipe's. Routes that the
-    recipe has already, by their names, are left out: a race's winner has them.
+    If a group gives a number as its `lr`, the schedule of the recipe's `lr` applies to it. Routes
+    whose names the recipe already has are left out: the winner of a race has them.
     """
     if task.groups is None:
         return recipe
@@ -38,7 +38,7 @@ def with_groups(task: Task, recipe: Recipe) -> Recipe:
 def groups_of(task: Task) -> list[Route]:
     """A route for each group that has settings of its own.
 
-    UserError for what are no groups of the model's parameters, or not of all of them.
+    Raises UserError for groups that are malformed, have parameters of another model, or miss some.
     """
     assert task.groups is not None
     with failure_in_training(task), drawing(0):
@@ -56,8 +56,8 @@ def groups_of(task: Task) -> list[Route]:
         own = [one[1] if isinstance(one, tuple) else one for one in listed(group["params"])]
         if any(id(param) not in names for param in own):
             raise UserError(
-                f"group {number} of task {task.name} has what is no parameter of the model that"
-                " the function groups was given."
+                f"group {number} of task {task.name} has something that is no parameter of the"
+                " model that was given to the function groups."
             )
         to = tuple(names[id(param)] for param in own)
         left -= set(to)
@@ -66,7 +66,7 @@ def groups_of(task: Task) -> list[Route]:
             found.append(Route(to, settings=settings, name=f"group {number}"))
     if left:
         raise UserError(
-            f"no group of task {task.name} has {', '.join(sorted(left)[:5])}: add them to one, or"
-            " freeze them in the model by requires_grad_(False)."
+            f"no group of task {task.name} has {', '.join(sorted(left)[:5])}: add them to a group,"
+            " or freeze them in the model with requires_grad_(False)."
         )
     return found

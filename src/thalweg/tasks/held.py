@@ -1,4 +1,4 @@
-"""Data sets read into memory once, so that batches are gathered and not made sample by sample."""
+"""Reading data sets into memory once, so that batches need not be made sample by sample."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from torch.utils.data import Dataset, TensorDataset, default_collate
 from thalweg.random_numbers import drawn_from, random_numbers_kept, states
 
 SHARE = 0.25
-"""Of the memory that is free, what one data set may take."""
+"""The share of the free memory that one data set may take."""
 
 UNTOLD = 4 * 2**30
-"""Bytes that count as free where the system does not say."""
+"""The bytes that count as free if the system does not say how many are."""
 
 TRIED = 32
-"""Samples that are read twice before all are."""
+"""The samples that are read twice before all samples are read."""
 
 ENDLESS = 100
-"""Times a training's samples, behind which most samples would be read for nothing."""
+"""A data set with more than this multiple of a training's samples is not read into memory."""
 
 PATIENCE = 5.0
-"""Seconds for reading samples again."""
+"""The most seconds for reading samples again."""
 
 
 class Held(Dataset[Any]):
-    """Samples as tensors `[N, ...]`, nested as `default_collate` does it."""
+    """Samples as tensors `[N, ...]`, nested as by `default_collate`."""
 
     def __init__(self, tensors: tuple[Any, ...]) -> None:
         self.tensors = tensors
@@ -45,17 +45,19 @@ class Held(Dataset[Any]):
 
 
 def is_held(dataset: Dataset[Any]) -> TypeGuard[TensorDataset | Held]:
-    """Whether the samples are those in `dataset.tensors`; a subclass may make others of them."""
+    """Whether the samples are the rows of `dataset.tensors`; those of a subclass may differ."""
     return type(dataset) in (TensorDataset, Held)
 
 
 def held(dataset: Dataset[Any], used: float = math.inf) -> Dataset[Any]:
-    """The data set read into memory, where that changes no batch; else the data set itself.
+    """The data set in memory, if that changes no batch; otherwise the data set itself.
 
-    used: how many samples a training takes; a data set `ENDLESS` times as long is not read.
-    That is so where the whole takes no more than `SHARE` of the memory that is free, reading draws
-    no random numbers (from torch, NumPy or Python), samples are the same when they are read again,
-    and all are tensors or numbers of one shape and type, in the CPU's memory.
+    It is read into memory if all samples fit into `SHARE` of the free memory, if reading draws no
+    random numbers (from torch, NumPy or Python), if samples are the same when they are read again,
+    and if all are tensors or numbers of one shape and type in the CPU's memory.
+
+    used: the number of samples that a training takes. A data set that is `ENDLESS` times as long is
+    not read.
     """
     if is_held(dataset):
         return dataset
@@ -71,13 +73,13 @@ def held(dataset: Dataset[Any], used: float = math.inf) -> Dataset[Any]:
                 if reads_alike(dataset, whole):
                     return whole
     except Exception:
-        # Whatever is wrong with a sample, who asks for it is told.
+        # An error of a sample is reported where the sample is used.
         return dataset
     return dataset
 
 
 def read(dataset: Dataset[Any], count: int) -> tuple[Any, ...]:
-    """The first samples as tensors; ValueError where they cannot be held."""
+    """The first samples as tensors. Raises ValueError if they cannot be held."""
     before = states()
     tensors: tuple[Any, ...] = tree_map(
         lambda x: x.new_empty(count, *x.shape[1:]), sample(dataset, 0)
@@ -90,7 +92,7 @@ def read(dataset: Dataset[Any], count: int) -> tuple[Any, ...]:
 
 
 def reads_alike(dataset: Dataset[Any], whole: Held) -> bool:
-    """Whether samples are as they were read first, as many as there is time for, in any order."""
+    """Whether samples are the same when they are read again, as far as the time allows."""
     until = perf_counter() + PATIENCE
     for i in torch.randperm(len(whole)).tolist():
         if not same(sample(dataset, i), sample(whole, i)):
@@ -101,7 +103,7 @@ def reads_alike(dataset: Dataset[Any], whole: Held) -> bool:
 
 
 def sample(dataset: Dataset[Any], i: int) -> tuple[Any, ...]:
-    """A batch of this sample alone; ValueError for what is no tuple (inputs..., target)."""
+    """A batch of this sample alone. Raises ValueError unless it is a tuple (inputs..., target)."""
     found = dataset[i]
     if not isinstance(found, tuple | list) or len(found) < 2:
         raise ValueError("a sample is no tuple (inputs..., target)")
@@ -109,7 +111,7 @@ def sample(dataset: Dataset[Any], i: int) -> tuple[Any, ...]:
 
 
 def put(i: int, tensor: Tensor, alone: Tensor) -> None:
-    """Takes a sample's tensor `[1, ...]` for row i."""
+    """Copies a sample's tensor `[1, ...]` into row i."""
     alike = (alone.shape[1:], alone.dtype) == (tensor.shape[1:], tensor.dtype)
     if not alike or alone.requires_grad or alone.device.type != "cpu":
         raise ValueError("a sample is not like the first, or not where it can be held")
@@ -117,7 +119,7 @@ def put(i: int, tensor: Tensor, alone: Tensor) -> None:
 
 
 def same(some: tuple[Any, ...], others: tuple[Any, ...]) -> bool:
-    """Whether all numbers are equal; one that is none equals another that is none."""
+    """Whether all numbers are equal; nan counts as equal to nan."""
     return all(
         torch.equal(one, other) or bool(((one == other) | (one != one) & (other != other)).all())
         for one, other in zip(tree_leaves(some), tree_leaves(others), strict=True)
@@ -125,14 +127,14 @@ def same(some: tuple[Any, ...], others: tuple[Any, ...]) -> bool:
 
 
 def size(tensors: tuple[Any, ...]) -> int:
-    """Bytes."""
+    """The size of tensors in bytes."""
     return sum(tensor.nbytes for tensor in tree_leaves(tensors))
 
 
 def free_memory(root: Path = Path("/")) -> int:
-    """Bytes that may be taken without swapping, as Linux says and a container's limit allows.
+    """The bytes that can be used without swapping, by Linux's figures and a container's limit.
 
-    root: where the system's files are.
+    root: the root of the system's files.
     """
     told, group = root / "proc/meminfo", root / "sys/fs/cgroup"
     if not told.exists():

@@ -1,7 +1,7 @@
-"""Two-parameter landscapes: the height is the loss, and pictures can show every step.
+"""Landscapes of two parameters. The height is the loss, and pictures can show every step.
 
-Each has its lowest height, 0, at a known point. There is nothing to learn from samples: the one
-sample is a placeholder, and training, validation and test all are the height at the point.
+Each has its lowest height, 0, at a known point. There are no data: the only sample is a
+placeholder, and the training, validation and test losses are all the height at the point.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def ravine(point: Float[Tensor, "*points 2"]) -> Float[Tensor, "*points"]:
 
 
 def rotated_ravine(point: Float[Tensor, "*points 2"]) -> Float[Tensor, "*points"]:
-    """The ravine turned by 45 degrees: the same for plain gradients, not for a rate a parameter."""
+    """The ravine, turned by 45 degrees, which changes nothing for plain descent."""
     x, y = point.unbind(-1)
     return ravine(torch.stack([x + y, y - x], dim=-1) / math.sqrt(2))
 
@@ -46,16 +46,16 @@ def saddle(point: Float[Tensor, "*points 2"]) -> Float[Tensor, "*points"]:
 def cliff(point: Float[Tensor, "*points 2"]) -> Float[Tensor, "*points"]:
     """(exp(10 x) - 1) / 100 - x / 10 + y^2 / 20: a flat slope that ends at a wall.
 
-    Far left the slope in x is -1/10 everywhere; right of the minimum at the origin it grows as
-    exp(10 x) / 10, so one step onto the wall throws the point far back. What is huge there is the
-    gradient, not the height.
+    Far to the left the slope in x is -1/10. To the right of the minimum at the origin it grows as
+    exp(10 x) / 10, so a step onto the wall throws the point far back. The gradient is huge there,
+    but the height is not.
     """
     x, y = point.unbind(-1)
     return torch.expm1(10 * x) / 100 - x / 10 + y**2 / 20
 
 
 class Landscape(nn.Module):
-    """One point `[2]` to move; its height, once for each sample of the placeholder inputs."""
+    """A point `[2]` that is trained. The output is its height, once for each placeholder sample."""
 
     def __init__(self, height: Height, start: tuple[float, float], jitter: float) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ def landscape_task(
     target: float,
     shows: str,
 ) -> Task:
-    """The task of descending `height` from `start`, give or take `jitter` by the seed."""
+    """The task of descending `height`. jitter: how far the seed moves the start at most."""
     return Task(
         name=name,
         model=partial(Landscape, height, start, jitter),
@@ -107,7 +107,7 @@ landscapes = (
         jitter=0.1,
         steps=100,
         target=1e-2,
-        shows="A narrow valley along the axes: a rate for each parameter straightens it.",
+        shows="A narrow valley along the axes: a rate for each parameter makes it round.",
     ),
     landscape_task(
         "ravine-rotated",
@@ -116,7 +116,7 @@ landscapes = (
         jitter=0.1,
         steps=100,
         target=1e-2,
-        shows="The same valley across the axes: rates by parameter lose their edge.",
+        shows="The same valley across the axes: rates by parameter lose their advantage.",
     ),
     landscape_task(
         "rosenbrock",
@@ -143,6 +143,6 @@ landscapes = (
         jitter=0.1,
         steps=100,
         target=1e-3,
-        shows="A flat slope that ends at a wall: a rate for the slope is thrown back by the wall.",
+        shows="A flat slope that ends at a wall: the wall throws a high rate far back.",
     ),
 )

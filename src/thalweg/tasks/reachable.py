@@ -1,4 +1,4 @@
-"""What an object is made of: attributes, items, and what its functions refer to, all the way."""
+"""The objects that can be reached from an object, by attributes, items and variables."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ import torch
 from torch import Tensor, nn
 
 MOST_ITEMS = 1000
-"""Of a container that is longer, the last ones are looked at."""
+"""The most items of a container that are followed; of a longer container, the last ones."""
 
 MOST = 50_000
-"""Objects that are looked at."""
+"""The most objects that are followed."""
 
 NUMBERS = (bool, int, float, complex, Decimal, Fraction, range)
 PLAIN = (type(None), *NUMBERS, str, bytes, Enum, PurePath, torch.dtype, torch.device)
-"""Types whose values their texts tell apart."""
+"""The types whose values differ if and only if their texts differ."""
 
 CONTAINERS = (list, tuple, set, frozenset, deque)
 
 STRUCTURE = ("_parameters", "_buffers", "_modules", "training")
-"""What PyTorch itself keeps of a layer, of which only the layers within are looked at."""
+"""The attributes in which PyTorch keeps the parts of a layer. Only inner layers are followed."""
 
 LIBRARIES = {"site-packages", "dist-packages"}
 PLACES = {Path(sysconfig.get_path("stdlib")), Path(__file__).parents[1]}
-"""Of Python's own library, and of this package."""
+"""The folders of Python's own library and of this package."""
 
 Named = tuple[str, Any]
 
 
 def reachable(value: Any, name: str) -> Iterator[Named]:
-    """An object and what it is made of, each with the words by which code gets to it.
+    """An object and all its parts, each with the expression by which code reaches it.
 
-    Tensors, arrays and texts have no parts, nor do objects of this package that are no layers.
+    Tensors, arrays and texts have no parts, and neither do objects of this package, except layers.
     """
     waiting = [(name, value)]
     seen: dict[int, Any] = {}
@@ -78,7 +78,7 @@ def parts(value: Any, name: str) -> Iterator[Named]:
 
 
 def attributes(value: Any) -> Iterator[Named]:
-    """An object's attributes, and its classes', among which are its methods."""
+    """The attributes of an object and of its classes, methods included."""
     kind = type(value)
     layer = isinstance(value, nn.Module)
     if layer:
@@ -90,18 +90,18 @@ def attributes(value: Any) -> Iterator[Named]:
             yield f"{kind.__name__}.{name}", part
     for base in kind.__mro__:
         for name, part in vars(base).items() if is_own(base) else ():
-            if isinstance(part, MemberDescriptorType):  # one of __slots__
+            if isinstance(part, MemberDescriptorType):  # an attribute from __slots__
                 yield f"{base.__name__}.{name}", getattr(value, name, None)
             elif not name.startswith("__") or isinstance(part, FunctionType):
                 yield f"{base.__name__}.{name}", part
 
 
 def variables_of(function: FunctionType) -> Iterator[Named]:
-    """The variables outside that a function refers to, or one that is made within it."""
+    """The outer variables to which a function, or a function inside it, refers."""
     code = function.__code__
     inner = named(code, "LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM")
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-        with suppress(ValueError):  # nothing is in it yet
+        with suppress(ValueError):  # the cell is still empty
             yield from behind(name, cell.cell_contents, inner)
     loaded, imported = named(code, "LOAD_GLOBAL", "LOAD_NAME"), named(code, "IMPORT_NAME")
     for known, names in ((function.__globals__, loaded - {"__file__"}), (sys.modules, imported)):
@@ -110,7 +110,7 @@ def variables_of(function: FunctionType) -> Iterator[Named]:
 
 
 def behind(name: str, value: Any, names: Set[str]) -> Iterator[Named]:
-    """A variable; of a module, those of its variables that are named."""
+    """A variable; for a module, those of its variables that the code names."""
     if not isinstance(value, ModuleType):
         yield name, value
     elif is_own(value.__name__):
@@ -119,14 +119,14 @@ def behind(name: str, value: Any, names: Set[str]) -> Iterator[Named]:
 
 
 def named(code: CodeType, *operations: str) -> set[str]:
-    """The names with which code, and what is defined in it, does one of these operations."""
+    """The names on which code, or a function inside it, does one of these operations."""
     inner = (named(x, *operations) for x in code.co_consts if isinstance(x, CodeType))
     own = {one.argval for one in get_instructions(code) if one.opname in operations}
     return own.union(*inner)
 
 
 def is_own(value: FunctionType | type | str) -> bool:
-    """Whether a function, a class or a module, by its name, is a person's own, and no library's."""
+    """Whether a function, a class or a module (given by name) is a user's own, and no library's."""
     if isinstance(value, FunctionType):
         return is_own_file(value.__code__.co_filename)
     name = value if isinstance(value, str) else value.__module__

@@ -1,4 +1,4 @@
-"""The samples of a split, which are looked at before anything long is started."""
+"""The samples of a split, which are checked before anything long is started."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from thalweg.tasks.held import is_held
 from thalweg.tasks.task import Task
 
 TOGETHER = 2**22
-"""Numbers that are looked at together, so that a look takes little memory."""
+"""The numbers that are checked at once, so that a check needs little memory."""
 
 
 class Samples:
     """The samples of a split by their numbers.
 
-    of: what the split is called in messages. size: samples of a batch. odd: the numbers of those
-    with a value that is not finite, of all that are held, or of all that were read so far.
+    of: the name of the split in messages. size: the samples of a batch. odd: the numbers of the
+    samples with a value that is not finite, out of all held samples, or all that were read so far.
     """
 
     def __init__(self, task: Task, split: str, dataset: Dataset[Any]) -> None:
@@ -40,9 +40,9 @@ class Samples:
         return len(self.dataset)  # type: ignore[arg-type]  # Data has made sure that there is one
 
     def drawn(self, times: int = 1) -> Iterator[list[int]]:
-        """The numbers of batches, in an order that is random, as in training, and always the same.
+        """The sample numbers of each batch, in a random order that is always the same.
 
-        times: how many batches are taken as one. The last one may be smaller.
+        times: the number of batches that are joined to one. The last one may be smaller.
         """
         size = self.size * times
         generator = torch.Generator().manual_seed(0)
@@ -52,7 +52,7 @@ class Samples:
     def batch(self, numbers: Sequence[int]) -> list[Any]:
         """These samples as one batch: a list of the model's arguments and the target.
 
-        UserError for a sample that cannot be read, or is of another shape than the others.
+        Raises UserError for a sample that cannot be read, or has another shape than the others.
         """
         if is_held(self.dataset):
             return list(tree_map(lambda x: x[numbers], self.dataset.tensors))
@@ -67,10 +67,10 @@ class Samples:
         return batch
 
     def require_dense(self, batch: Sequence[Any]) -> None:
-        """UserError for a tensor whose numbers do not all lie in memory."""
+        """Raises UserError for a tensor whose numbers do not all lie in memory."""
         for x in tree_leaves(batch):
             if isinstance(x, Tensor) and (x.layout != torch.strided or x.is_meta):
-                found = "on the device meta, which keeps none" if x.is_meta else f"{x.layout}"
+                found = "on the device meta, which has no data" if x.is_meta else f"{x.layout}"
                 raise UserError(
                     f"The samples of {self.of} must be dense tensors of numbers, not {found}."
                 )
@@ -87,22 +87,23 @@ class Samples:
         return tuple(sample)
 
     def unlike(self, numbers: Sequence[int], samples: Sequence[tuple[Any, ...]]) -> str:
-        """Why samples do not stack into a batch."""
-        with failure_as_sentence(f"The samples of {self.of} do not stack into a batch"):
+        """The reason why samples cannot be stacked into a batch."""
+        with failure_as_sentence(f"The samples of {self.of} cannot be stacked into a batch"):
             alone = [tree_leaves(default_collate([sample])) for sample in samples]
         shapes = [", ".join(map(describe, leaves)) for leaves in alone]
         if len(set(shapes)) == 1:
-            return f"The samples of {self.of} do not stack into a batch, each being {shapes[0]}."
+            return f"The samples of {self.of} cannot be stacked into a batch; each is {shapes[0]}."
         ((usual, _),) = Counter(shapes).most_common(1)
         other = next(i for i, own in enumerate(shapes) if own != usual)
         return (
-            f"The samples of {self.of} do not stack into a batch: sample {numbers[other]} as a"
-            f" batch of one is {shapes[other]}, and sample {numbers[shapes.index(usual)]} {usual}."
+            f"The samples of {self.of} cannot be stacked into a batch: sample {numbers[other]} as a"
+            f" batch of one is {shapes[other]}, and sample {numbers[shapes.index(usual)]} is"
+            f" {usual}."
         )
 
 
 def rows_not_finite(x: Any) -> list[int]:
-    """The rows of a tensor `[N, ...]` that hold a number which is not finite."""
+    """The rows of a tensor `[N, ...]` that have a number that is not finite."""
     if not isinstance(x, Tensor) or not (x.is_floating_point() or x.is_complex()) or not x.numel():
         return []
     parts = torch.split(x, max(1, TOGETHER * len(x) // x.numel()))
@@ -112,7 +113,7 @@ def rows_not_finite(x: Any) -> list[int]:
 
 
 def first_not_finite(batch: Sequence[Any]) -> str:
-    """The first value of a batch that is not finite, and where it stands."""
+    """The first value of a batch that is not finite, and its place."""
     for place, part in enumerate(batch):
         for x in tree_leaves(part):
             if rows_not_finite(x):

@@ -1,4 +1,7 @@
-"""Data sets that hold open what forked processes cannot share: opened anew, or read in one."""
+"""Data sets with open files or the like, which forked processes cannot share.
+
+Each process opens them anew; if that does not work, only one process reads them.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +26,17 @@ from thalweg.tasks.held import is_held, same, sample
 from thalweg.tasks.reachable import reachable
 
 PATIENCE = 5.0
-"""Seconds in which a forked process must read a sample, beside ten times what it takes here."""
+"""The seconds in which a forked process must read a sample, plus ten times the time here."""
 
 OPEN_FILES = ("h5py", "lmdb", "netCDF4", "tables")
-"""Packages whose objects are open files, though they do not say so."""
+"""The packages whose objects are open files, although the objects do not show it."""
 
 Positions = dict[tuple[str, str], str]
-"""How far each file is read, by its number and path."""
+"""The reading position of each file, by its number and path."""
 
 
 class Reopened(Dataset[Any]):
-    """A data set of which each process unpickles its own. line: what is said of it."""
+    """A data set of which each process unpickles its own copy. line: a sentence about this."""
 
     def __init__(self, dataset: Dataset[Any], pickled: bytes, line: str) -> None:
         self.dataset, self.pickled, self.line = dataset, pickled, line
@@ -49,7 +52,7 @@ class Reopened(Dataset[Any]):
 
 
 class InOneProcess(Dataset[Any]):
-    """A data set that only the process that opened it may read. line: what is said of it."""
+    """A data set that only the process that opened it may read. line: a sentence about this."""
 
     def __init__(self, dataset: Dataset[Any], line: str) -> None:
         self.dataset, self.line = dataset, line
@@ -62,24 +65,24 @@ class InOneProcess(Dataset[Any]):
 
 
 def shareable(dataset: Dataset[Any], called: str, anew: Callable[[], Dataset[Any]]) -> Dataset[Any]:
-    """The data set as processes that are forked from this one may read it.
+    """The data set in a form that processes that are forked from this one can read.
 
-    called: what it is called in a sentence. anew: makes it once more, since one that opens a file
-    at its first sample can be pickled before.
+    called: its name in a sentence. anew: makes it once more, because a data set that opens a file
+    at its first sample can be pickled only before.
     """
     if sys.platform != "linux" or is_held(dataset) or isinstance(dataset, Reopened | InOneProcess):
         return dataset
     try:
         found = held_open(dataset)
     except Exception:
-        # Whatever is wrong with a sample, who asks for it is told.
+        # An error of a sample is reported where the sample is used.
         return dataset
     if not found:
         return dataset
     told = f"{called} hold {found} that forked processes cannot share, so"
     makers: list[Callable[[], Dataset[Any]]] = [lambda: dataset, anew]
     for make in makers:
-        with suppress(Exception):  # it cannot be pickled, or its copy cannot be read
+        with suppress(Exception):  # the data set cannot be pickled, or its copy cannot be read
             pickled = pickle.dumps(make())
             if opens_its_own(pickled, dataset):
                 return Reopened(dataset, pickled, f"{told} each process opens them anew.")
@@ -87,7 +90,7 @@ def shareable(dataset: Dataset[Any], called: str, anew: Callable[[], Dataset[Any
 
 
 def held_open(dataset: Dataset[Any]) -> str:
-    """What the data set holds open, in words; "" for nothing."""
+    """What the data set holds open, in words; empty if it holds nothing open."""
     for _, value in reachable(dataset, "data"):
         if found := open_thing(value):
             return found
@@ -98,15 +101,15 @@ def held_open(dataset: Dataset[Any]) -> str:
 
 
 def read_in_fork(dataset: Dataset[Any]) -> bool:
-    """Whether a process that is forked from this one comes to the end of reading a sample.
+    """Whether a process that is forked from this one can read a sample to its end.
 
-    One that waits for a thread does not: no thread goes on in a fork.
+    A process that waits for a thread cannot, because no thread goes on in a fork.
     """
 
     def read() -> None:
         begin()
         torch.set_num_threads(1)
-        with suppress(Exception):  # who asks for the sample is told
+        with suppress(Exception):  # an error is reported where the sample is used
             dataset[last // 3]
 
     last = len(dataset) - 1  # type: ignore[arg-type]
@@ -124,7 +127,7 @@ def read_in_fork(dataset: Dataset[Any]) -> bool:
 
 
 def open_thing(value: Any) -> str:
-    """What an object is that has been opened, in words; "" for another object."""
+    """The kind of an object that is open, in words; empty for another object."""
     if isinstance(value, type):
         return ""
     if all(hasattr(value, name) for name in ("cursor", "commit", "rollback")):
@@ -134,7 +137,7 @@ def open_thing(value: Any) -> str:
     try:
         number = value.fileno()
         kind, (for_reading, _) = os.fstat(number).st_mode, state_of(number)
-    except Exception:  # it is no file, or closed
+    except Exception:  # the object is no file, or is closed
         return ""
     if stat.S_ISCHR(kind) or not for_reading:
         return ""
@@ -142,7 +145,7 @@ def open_thing(value: Any) -> str:
 
 
 def opens_its_own(pickled: bytes, dataset: Dataset[Any]) -> bool:
-    """Whether the copy gives the same samples, and none of what was open before moves."""
+    """Whether the copy gives the same samples, and does not move the position of an open file."""
     before = positions()
     copy = pickle.loads(pickled)
     ends = 0, len(dataset) - 1  # type: ignore[arg-type]
@@ -154,7 +157,7 @@ def opens_its_own(pickled: bytes, dataset: Dataset[Any]) -> bool:
 
 
 def moved(dataset: Dataset[Any], files: Collection[tuple[str, str]] | None = None) -> bool:
-    """Whether reading samples here and there moves the position in one of these files, or any."""
+    """Whether reading some samples moves the position in one of these files, or in any file."""
     last = len(dataset) - 1  # type: ignore[arg-type]
     seen = []
     for i in (0, last, last // 2, 0):
@@ -168,10 +171,10 @@ def moved(dataset: Dataset[Any], files: Collection[tuple[str, str]] | None = Non
 
 
 def positions() -> Positions:
-    """Of all files that this process has open for reading."""
+    """The positions of all files that this process has open for reading."""
     found = {}
     for link in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):  # it is closed by now
+        with suppress(OSError):  # the file is closed by now
             for_reading, position = state_of(link.name)
             if for_reading:
                 found[link.name, str(link.readlink())] = position
@@ -179,7 +182,7 @@ def positions() -> Positions:
 
 
 def state_of(number: int | str) -> tuple[bool, str]:
-    """Whether a file is open for reading, and its position, as Linux says."""
+    """Whether a file is open for reading, and its position, from Linux's /proc."""
     lines = Path(f"/proc/self/fdinfo/{number}").read_text().splitlines()[:2]
     told = dict(line.split(":") for line in lines)
     return int(told["flags"], 8) & os.O_ACCMODE != os.O_WRONLY, told["pos"]

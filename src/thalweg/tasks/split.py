@@ -1,4 +1,4 @@
-"""Cut samples into training, validation and test sets."""
+"""Splitting samples into training, validation and test sets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ TensorSplit = tuple[Tensor, ...]
 
 
 def shuffled_split(*tensors: Tensor) -> tuple[TensorSplit, TensorSplit, TensorSplit]:
-    """The samples in a fixed random order, cut 60 : 20 : 20; the same cut on every call."""
+    """Splits samples 60 : 20 : 20 in a fixed random order, which is the same at every call."""
     n = len(tensors[0])
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
     train, validation, test = order.tensor_split((n * 60 // 100, n * 80 // 100))

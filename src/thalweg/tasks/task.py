@@ -1,4 +1,4 @@
-"""What a task is: a model, its data, a loss, a metric, and how long to train."""
+"""A task: a model, its data, a loss, a metric, and a budget."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from thalweg.tasks.held import held
 from thalweg.tasks.sharing import InOneProcess, Reopened, shareable
 
 Loss = Callable[[Any, Any], Tensor]
-"""`loss(outputs, targets)`: a scalar, the mean over a mini-batch, to be descended."""
+"""`loss(outputs, targets)`: a scalar, the mean over a mini-batch, which training lowers."""
 
 Score = Callable[[Any, Any], Any]
-"""`score(outputs, targets)`: a scalar tensor or a number, better as the task says."""
+"""`score(outputs, targets)`: a scalar tensor or a number; the task says what is better."""
 
 INTERVAL = {"low", "high"}
-"""Names of columns beside a metric's."""
+"""The names of the columns next to a metric's column."""
 
 MOST_SAMPLES = 10**8
-"""Samples whose numbers take less than a gigabyte."""
+"""The most samples. Their numbers take less than a gigabyte."""
 
 Split = Dataset[Any] | tuple[Tensor, ...]
 
@@ -45,13 +45,15 @@ class Data:
 
     Each is any map-style `torch.utils.data.Dataset`, or a tuple of tensors `[N, ...]` of equal
     length. The last item of a sample is the target; the items before it are the arguments of the
-    model. Optimizers are chosen on `validation`; `test` is touched once, after the choice. A sample
-    that draws random numbers (augmentation) takes them from torch, NumPy or Python, which give a
-    seed the same ones whatever trains with it, and validation and test data the same ones always.
-    Samples that are always the same are read once, and kept in memory if a quarter of what is free
-    holds them. Others may be read in processes that are forked from this one. A split that holds
-    open what these cannot share (a file, a socket, a database) is unpickled in each, which should
-    open it anew, or is read in one process where that does not work.
+    model. Optimizers are chosen on `validation`; `test` is used once, after the choice.
+
+    A sample may draw random numbers (augmentation) from torch, NumPy or Python. For a seed of
+    training they are the same for all entrants; for validation and test data they are always the
+    same. Samples that are always the same are read once, and kept in memory if they fit into a
+    quarter of the free memory. Other samples may be read in processes that are forked from this
+    one. A split that holds something open that processes cannot share (a file, a socket, a
+    database) is unpickled in each process, and should then open it anew. If this does not work, it
+    is read in one process.
 
     Raises `UserError` for a split that has no length or no sample.
     """
@@ -67,37 +69,35 @@ class Data:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One network to train, and how to tell how well it was trained.
+    """One network to train, and how well it was trained is measured.
 
-    name: what the task is called in commands, files and reports.
-    model: makes a fresh model; its initial weights come from the global random numbers of torch,
-        NumPy or Python, which are seeded for each member, as they are in training.
-    data: makes the data, the same every time, in what it draws too. It is called once, and again
-        for data that hold files open.
-    loss: `loss(outputs, targets)`, a scalar to descend, the mean over a mini-batch. It has nothing
-        to train: all parameters are the model's.
-    metric: `metric(outputs, targets)` over a whole split, one number, what entrants are ranked by;
-        the loss where it is not given. It is asked without gradients, and of one model at a time.
-        One that adds up what it has seen until a `reset()`, as those of torchmetrics do, is asked
-        as a fresh copy each time.
-    metric_name: the name of what entrants are ranked by; "loss", or "metric" for a metric of one's
-        own, if not given.
-    direction: whether "min" or "max" of the metric is better, which a metric of one's own has to
-        say; a loss is descended.
-    also: further metrics by name, shown beside and never ranked.
-    batch_size: samples a step (the whole training set where that is smaller).
-    epochs, steps: the budget, exactly one of the two.
-    target: the metric's value that counts as reached, for steps-to-target.
-    difficulty: `difficulty(value)` makes the task at another difficulty: a frequency, a length, a
-        number of classes.
-    curriculum: values for it, from simple to hard, that lead up to this task.
-    blocks, head: `blocks()` makes the hidden layers in two blocks or more, and `head(depth)` the
-        output layer behind the first `depth` of them, for a network that may be grown block by
-        block; the model is then `nn.Sequential(*blocks(), head(len(blocks())))`.
-    groups: `groups(model)` gives PyTorch's parameter groups, dictionaries with `params` and the
-        settings that are their own; `lr_factor` is what their `lr` is multiplied with. Every recipe
-        that trains on the task has them.
-    shows: one sentence on what the task is good for.
+    name: the name of the task in commands, files and reports.
+    model: a function that makes a fresh model. Its initial weights come from the global random
+        numbers of torch, NumPy or Python, which are seeded for each member.
+    data: a function that makes the data. It must always make the same data. It is called once, and
+        again for data that hold files open.
+    loss: `loss(outputs, targets)`, a scalar, the mean over a mini-batch, which training lowers. It
+        has no parameters of its own: all parameters belong to the model.
+    metric: `metric(outputs, targets)`, one number over a whole split, by which entrants are ranked;
+        the loss if not given. It is called without gradients, for one model at a time. A metric
+        that accumulates until `reset()`, as those of torchmetrics do, is copied for each call.
+    metric_name: the name of that number; if not given, "metric", or "loss" without a metric.
+    direction: whether "min" or "max" of the metric is better. It is required with a metric; a loss
+        has "min".
+    also: further metrics by name, which are shown but do not rank.
+    batch_size: the samples of a step; the whole training set if that is smaller.
+    epochs, steps: the budget; give exactly one of the two.
+    target: the value of the metric that counts as reached, for the steps to the target.
+    difficulty: `difficulty(value)` makes the task at another difficulty, such as a frequency, a
+        length or a number of classes.
+    curriculum: values of the difficulty, from simple to hard, that lead to this task.
+    blocks, head: for a network that may grow block by block. `blocks()` makes the hidden layers in
+        two blocks or more, and `head(depth)` makes the output layer after the first `depth` blocks.
+        The model is then `nn.Sequential(*blocks(), head(len(blocks())))`.
+    groups: `groups(model)` gives PyTorch's parameter groups: dictionaries with `params` and their
+        own settings. `lr_factor` multiplies the `lr` of the recipe. Every recipe that trains on the
+        task has these groups.
+    shows: one sentence that says what the task shows.
 
     Raises `UserError` for a field that cannot be used.
     """
@@ -141,12 +141,12 @@ class Task:
         if self.curriculum and not callable(self.difficulty):
             raise UserError(
                 f"Task '{self.name}' has a curriculum, so it needs a function that makes the task"
-                f" of a value, not {short(self.difficulty)}; write difficulty=lambda value: ..."
+                f" from a value, not {short(self.difficulty)}; write difficulty=lambda value: ..."
             )
         if self.groups is not None and not callable(self.groups):
             raise UserError(
-                f"Task '{self.name}' needs a function of its model that gives parameter groups, not"
-                f" {short(self.groups)}; write groups=lambda model: ..."
+                f"Task '{self.name}' needs a function that takes the model and gives parameter"
+                f" groups, not {short(self.groups)}; write groups=lambda model: ..."
             )
         if callable(self.blocks) is not callable(self.head):
             raise UserError(
@@ -155,7 +155,7 @@ class Task:
 
     @cached_property
     def given(self) -> Data:
-        """The data, made at the first use and kept."""
+        """The data, which are made at the first use and kept."""
         return self._made()
 
     def _made(self) -> Data:
@@ -170,10 +170,10 @@ class Task:
 
     @cached_property
     def splits(self) -> Data:
-        """The data for training and evaluation, in memory as far as `held` can have it there, and
-        as processes that are forked may read it.
+        """The data for training and evaluation, in a form that forked processes can read.
 
-        Test data are read where they are checked and where they are scored, and not kept.
+        Training and validation data are in memory if `held` can hold them. Test data are read when
+        they are checked and when they are scored, and are not kept.
         """
         given = self.given
         used = math.inf if self.steps is None else self.steps * self.batch_size
@@ -188,19 +188,19 @@ class Task:
 
     @property
     def in_one_process(self) -> bool:
-        """Whether some data are read in this process alone."""
+        """Whether some data can be read only in this process."""
         return any(isinstance(split, InOneProcess) for split in vars(self.splits).values())
 
     @property
     def sharing(self) -> list[str]:
-        """A line on each split that forked processes cannot share as it stands."""
+        """A line about each split that forked processes cannot share as it is."""
         splits = vars(self.splits).values()
         return [split.line for split in splits if isinstance(split, Reopened | InOneProcess)]
 
     def fresh_model(self) -> nn.Module:
-        """A model from `model`; lazy layers take their shapes, and draw their weights, at a batch.
+        """A model from `model`. Lazy layers get their shapes and weights from a small batch.
 
-        That is a few training samples in evaluation mode, which leaves buffers as they are.
+        The batch has a few training samples and runs in evaluation mode, so buffers do not change.
         """
         model = self.model()
         if not isinstance(model, nn.Module) or not any(map(is_lazy, held_by(model))):
@@ -216,37 +216,37 @@ class Task:
 
     @property
     def score(self) -> Score:
-        """What entrants are ranked by: the metric, or the loss where there is none."""
+        """The function that ranks entrants: the metric, or the loss if there is no metric."""
         return self.loss if self.metric is None else self.metric
 
     @property
     def better(self) -> Literal["min", "max"]:
-        """Whether the least or the greatest of what entrants are ranked by is best."""
+        """Whether a small or a large value ranks better."""
         return self.direction or "min"
 
     @cached_property
     def scores(self) -> dict[str, Score]:
-        """The ranked metric and the further ones, by name.
+        """The metric that ranks, and the further metrics, by name.
 
-        Each draws the same at every call, and remembers nothing from one to the next.
+        Each draws the same random numbers at every call, and keeps nothing from call to call.
         """
         scores = {self.metric_name: self.score, **self.also}
         return {name: drawing_alike(forgetful(score)) for name, score in scores.items()}
 
     @cached_property
     def evaluation_numbers(self) -> RandomStream:
-        """What a model draws in evaluation: the same for all members, and every time."""
+        """The random numbers that a model draws in evaluation: always the same, for all members."""
         return RandomStream(EVALUATION, again=True)
 
     def metrics(self, outputs: Any, targets: Any) -> dict[str, float]:
-        """What all of them say of these outputs, by name."""
+        """The values of all metrics for these outputs, by name."""
         return {name: number(score, outputs, targets) for name, score in self.scores.items()}
 
     def steps_per_epoch(self, n_train: int) -> int:
         """Steps in one pass over `n_train` samples: floor(n_train / batch_size), at least 1.
 
-        The last incomplete batch of an epoch is dropped; a training set smaller than a batch is
-        one full batch.
+        The last incomplete batch of an epoch is dropped. A training set that is smaller than a
+        batch is one full batch.
         """
         return max(1, n_train // self.batch_size)
 
@@ -254,7 +254,7 @@ class Task:
         """Steps in the whole budget for `n_train` training samples."""
         if self.steps is not None:
             return self.steps
-        assert self.epochs is not None  # exactly one of the two is given
+        assert self.epochs is not None  # a task has either steps or epochs
         return self.epochs * self.steps_per_epoch(n_train)
 
     def _require_makers(self) -> None:
@@ -287,13 +287,13 @@ class Task:
                 )
         if taken := INTERVAL & self.also.keys():
             raise UserError(
-                f"Task '{self.name}' has a further metric called '{min(taken)}', as the ends of an"
-                " interval are called in the table of a race; give it another name."
+                f"Task '{self.name}' has a further metric called '{min(taken)}', which is also the"
+                " name of an interval's end in the table of a race; give it another name."
             )
         if self.metric_name in self.also:
             raise UserError(
                 f"Task '{self.name}' has a further metric called '{self.metric_name}', which is the"
-                " name of what entrants are ranked by; give it another name."
+                " name of the metric that ranks entrants; give it another name."
             )
 
     def _require_direction(self) -> None:
@@ -303,13 +303,13 @@ class Task:
             )
         if self.metric is not None and self.direction is None:
             raise UserError(
-                f"Task '{self.name}' has a metric of its own, so it must say which way is better:"
-                " give direction='max' where higher is better, as of an accuracy, or 'min'."
+                f"Task '{self.name}' has a metric, so it must say which direction is better: give"
+                " direction='max' if higher is better, as for an accuracy, or else 'min'."
             )
         if self.metric is None and self.direction == "max":
             raise UserError(
-                f"Task '{self.name}' has direction 'max' and no metric, but a loss is descended;"
-                " give what should rise as its metric."
+                f"Task '{self.name}' has direction 'max' but no metric, and a lower loss is always"
+                " better; give a metric."
             )
 
     def _require_budget(self) -> None:
@@ -327,7 +327,7 @@ class Task:
 
 
 def number(score: Score, outputs: Any, targets: Any) -> float:
-    """The score; nan where it refuses outputs that are not finite, as those of scikit-learn do."""
+    """The score; nan if it refuses outputs that are not finite, as scikit-learn's metrics do."""
     try:
         return float(score(outputs, targets))
     except Exception:
@@ -337,24 +337,24 @@ def number(score: Score, outputs: Any, targets: Any) -> float:
 
 
 def forgetful(score: Score) -> Score:
-    """The score; of an object that adds up what it sees until it is reset, a copy is asked."""
+    """The score; if it is an object that accumulates until it is reset, a copy for each call."""
     if not hasattr(score, "reset"):
         return score
     return lambda outputs, targets: copy.deepcopy(score)(outputs, targets)
 
 
 def held_by(model: nn.Module) -> Iterator[Tensor]:
-    """The parameters and buffers."""
+    """The parameters and buffers of a model."""
     return chain(model.parameters(), model.buffers())
 
 
 def map_style(name: str, split: object) -> Dataset[Any]:
-    """`split` as a data set with a length and numbered samples; `UserError` if it is none."""
+    """`split` as a data set with a length and numbered samples; `UserError` if that cannot be."""
     if isinstance(split, tuple):
         split = tensor_split(name, split)
     if isinstance(split, IterableDataset):
         raise UserError(
-            f"The {name} split is an IterableDataset, which has no numbered samples;"
+            f"The {name} split is an IterableDataset, which has no sample numbers;"
             " give a map-style data set with __len__ and __getitem__."
         )
     if not (hasattr(split, "__len__") and hasattr(split, "__getitem__")):
@@ -371,7 +371,7 @@ def map_style(name: str, split: object) -> Dataset[Any]:
     if length > MOST_SAMPLES:
         raise UserError(
             f"The {name} split has {length} samples, and no more than {MOST_SAMPLES} can be"
-            " shuffled: let its __len__ say how many an epoch has."
+            " shuffled: let its __len__ return the number of samples of an epoch."
         )
     return cast("Dataset[Any]", split)
 
@@ -391,7 +391,7 @@ def tensor_split(name: str, tensors: tuple[Any, ...]) -> TensorDataset:
         )
     if len(tensors) < 2:
         raise UserError(
-            f"The {name} split needs two tensors or more, inputs and then the target;"
+            f"The {name} split needs two tensors or more, first the inputs and then the target;"
             f" it has {len(tensors)}."
         )
     return TensorDataset(*tensors)

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from thalweg.tasks.task import Data, Task
 
-# Fixed, so that the model's shape does not depend on the Python version's text.
+# The alphabet is fixed: the text, which differs between versions of Python, must not change the
+# model's shape.
 ALPHABET = ["\n", *map(chr, range(ord(" "), ord("~") + 1))]
 OTHER = len(ALPHABET)
 SYMBOLS = len(ALPHABET) + 1
@@ -21,7 +22,7 @@ EVALUATION_WINDOWS = 64
 
 
 class Block(nn.Module):
-    """Causal self-attention, then a feed-forward layer; each normalised first and added."""
+    """Causal self-attention, then a feed-forward layer. Each normalises its input, and is added."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -39,9 +40,9 @@ class Block(nn.Module):
         return x + fed_forward
 
     def attention(self, x: Float[Tensor, "N T width"]) -> Float[Tensor, "N T width"]:
-        """softmax(Q K' / sqrt(d) where the key is no later than the query) V, for each head.
+        """softmax(Q K' / sqrt(d)) V for each head, over the keys that are no later than the query.
 
-        Written out: under vmap the fused form falls back to one sample at a time.
+        The formula is written out, because under vmap the fused form takes one sample at a time.
         """
         query, key, value = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -70,9 +71,9 @@ class Transformer(nn.Module):
 
 
 def windows(text: Int[Tensor, " characters"]) -> tuple[Tensor, Tensor]:
-    """Windows of `CONTEXT` symbols side by side, and the symbols that follow them: `[N, CONTEXT]`.
+    """Adjacent windows of `CONTEXT` symbols, and the next symbol of each symbol: `[N, CONTEXT]`.
 
-    Entry (i, j) of the second is the symbol after entry (i, j) of the first.
+    Entry (i, j) of the second tensor is the symbol after entry (i, j) of the first.
     """
     n = (len(text) - 1) // CONTEXT
     return (
@@ -82,7 +83,7 @@ def windows(text: Int[Tensor, " characters"]) -> tuple[Tensor, Tensor]:
 
 
 def evenly_spaced(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """A few of the windows, spread over the split, so that an evaluation is cheap."""
+    """Some of the windows, spread over the split, so that an evaluation is cheap."""
     chosen = torch.linspace(0, len(inputs) - 1, min(EVALUATION_WINDOWS, len(inputs))).long()
     return inputs[chosen], targets[chosen]
 
@@ -93,7 +94,7 @@ def encode(text: str) -> Int[Tensor, " characters"]:
 
 
 def help_topics() -> Data:
-    """The topics in alphabetical order as one text, cut into its splits."""
+    """The topics in alphabetical order as one text, which is cut into the splits."""
     from pydoc_data.topics import topics as text_of
 
     return cut(encode("\n\n".join(text_of[title] for title in sorted(text_of))))
@@ -109,7 +110,7 @@ def cut(text: Int[Tensor, " characters"]) -> Data:
 def nats_per_character(
     scores: Float[Tensor, "N T symbols"], following: Int[Tensor, "N T"]
 ) -> Float[Tensor, ""]:
-    """Mean cross-entropy of the next character; the uniform guess has log(97) = 4.57."""
+    """The mean cross-entropy of the next character; a uniform guess has log(97) = 4.57."""
     return F.cross_entropy(scores.flatten(0, 1), following.flatten())
 
 
@@ -122,5 +123,5 @@ topics = Task(
     batch_size=16,
     steps=200,
     target=2.4,
-    shows="A small transformer on text: its layers differ in scale, where adaptive rates pay.",
+    shows="A small transformer on text: its layers differ in scale, so adaptive rates help.",
 )

@@ -1,4 +1,4 @@
-"""The code that a task brings: its model, loss and metrics, with one sentence where they fail."""
+"""Running the code of a task: its model, loss and metrics. An error becomes one sentence."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from thalweg.tasks.task import Score, Task
 
 
 def make_model(task: Task) -> nn.Module:
-    """A fresh model; another one is made beside it, with which it must share nothing."""
+    """A fresh model. A second one is made too, and the two must share no memory."""
     model, other = made_model(task), made_model(task)
     held = set(memories(model).values())
     shared = next((name for name, memory in memories(other).items() if memory in held), None)
     if shared is not None:
         raise UserError(
             f"The model function of task '{task.name}' gives the same '{shared}' at every call, so"
-            " what one training does to it the next would begin with; make it anew, or give a copy,"
-            " such as model=lambda: copy.deepcopy(pretrained)."
+            " one training would change the start of the next; make the model anew, or return a"
+            " copy, as model=lambda: copy.deepcopy(pretrained) does."
         )
     return model
 
 
 def memories(model: nn.Module) -> dict[str, int]:
-    """Where the parameters and buffers lie in memory, by name."""
+    """The memory addresses of the parameters and buffers, by name."""
     return {name: memory(x) for name, x in chain(model.named_parameters(), model.named_buffers())}
 
 
 def memory(x: Tensor) -> int:
     try:
         return x.untyped_storage().data_ptr() or id(x)
-    except NotImplementedError:  # sparse
+    except NotImplementedError:  # a sparse tensor has no address
         return id(x)
 
 
@@ -61,7 +61,7 @@ def made_model(task: Task) -> nn.Module:
     if any(parameter.is_inference() for parameter in trainable(model)):
         raise UserError(
             f"The model of task '{task.name}' was made in torch.inference_mode, so it cannot be"
-            " trained: make it outside of it, or give copy.deepcopy(model)."
+            " trained: make it outside of that mode, or return copy.deepcopy(model)."
         )
     return model
 
@@ -85,7 +85,7 @@ def run_score(task: Task, what: str, score: Score, outputs: Any, targets: Any) -
         ),
         warnings.catch_warnings(),
     ):
-        # PyTorch's losses only warn of outputs [N, 1] against targets [N], which broadcast.
+        # PyTorch's losses only warn if outputs [N, 1] and targets [N] are broadcast.
         warnings.filterwarnings("error", message="Using a target size")
         value = score(outputs, targets)
     if not is_number(value):
@@ -106,10 +106,10 @@ def is_number(value: object) -> bool:
 
 @contextmanager
 def failure_in_training(task: Task) -> Iterator[None]:
-    """Turns what is raised in a whole training into a `UserError`.
+    """Turns an exception of the user's code during training into a `UserError`.
 
-    What was raised within this package is a bug of ours, and passes with its traceback. What comes
-    from another library than torch, out of no code of the user's, is not said of the task.
+    An exception of this package is a bug of ours, and keeps its traceback. If it comes from another
+    library than torch, and not through code of the user, the sentence names the library.
     """
     try:
         yield

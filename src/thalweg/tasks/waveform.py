@@ -1,13 +1,13 @@
 """Full-waveform inversion in one dimension: find the layers of the ground from seismograms.
 
-Units: km, s, Hz. The ground is 1 km deep in cells of 20 m; their velocities are the parameters.
-Shots near the surface send a pulse down; a receiver at the surface records what the layers return,
-one at the bottom of a borehole what they let through. The seismograms of the true ground are the
-data.
+Units: km, s, Hz. The ground is 1 km deep and has cells of 20 m, whose velocities are the
+parameters. Shots near the surface send a pulse down. A receiver at the surface records what the
+layers reflect, and one at the bottom of a borehole records what they let through. The data are the
+seismograms of the true ground.
 
-A seismogram that is early or late by more than half a period fits the wrong swing of the wave
-(cycle skipping): such local minima lie the closer together, the higher the source frequency.
-Virieux and Operto, Geophysics 74 (2009), give an overview.
+If a seismogram is early or late by more than half a period, it fits the wrong period of the wave
+(cycle skipping). Such local minima are closer together at higher frequencies of the source. Virieux
+and Operto, Geophysics 74 (2009), give an overview.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def wavefield(
 
         u_tt = c(x)^2 u_xx + f(x) w(t)
 
-    with velocities c, shots f and source w. At both ends waves go out and none comes in,
-    u_t = c u_x and u_t = -c u_x (Mur 1981), so nothing is reflected there.
+    with velocities c, shots f and source w. At the two ends waves only go out, by u_t = c u_x and
+    u_t = -c u_x (Mur 1981), so nothing is reflected there.
     """
     courant = velocity * TIME_STEP / CELL
     identity = torch.eye(CELLS, dtype=velocity.dtype, device=velocity.device)
@@ -62,9 +62,9 @@ def wavefield(
     inner_neighbours[1, 0] = inner_neighbours[-2, -1] = 1
     second_difference = identity.roll(1, 0) - 2 * identity + identity.roll(-1, 0)
 
-    # A step is linear, so it is two matrices: u_next = now A - before B + driven w, one row of
-    # u a shot. The inside follows the wave equation. With k = (courant - 1) / (courant + 1), an
-    # end takes its inner neighbour's u, plus k times (that neighbour's u_next - the end's own u).
+    # A step is linear, so two matrices compute it: u_next = now A - before B + driven w, with a row
+    # of u for each shot. Inner cells follow the wave equation. With k = (courant - 1) / (courant +
+    # 1), an end cell gets its inner neighbour's u plus k (that neighbour's u_next - its own u).
     k = (courant - 1) / (courant + 1)
     finish = identity - ends + inner_neighbours * k
     leapfrog = 2 * identity + second_difference * courant**2
@@ -88,10 +88,11 @@ def seismograms(
 
 
 class Ground(nn.Module):
-    """The velocities of the cells, from shots to seismograms.
+    """A model with the velocities of the cells as parameters; it turns shots into seismograms.
 
-    The start is smooth and too slow: it grows evenly with depth at 92 % of the true trend, give or
-    take 5 % by the seed, so that at high frequency some starts lie in the right basin and some not.
+    The initial velocities are too low: they grow linearly with depth at 92 % of the true trend, and
+    the seed changes them by up to 5 %. So at high frequency only some starts lie in the right
+    basin.
     """
 
     def __init__(self, frequency: float) -> None:
@@ -130,16 +131,16 @@ def survey(frequency: float) -> Data:
 def relative_misfit(
     seismogram: Float[Tensor, "N receivers time"], recorded: Float[Tensor, "N receivers time"]
 ) -> Float[Tensor, ""]:
-    """Squared difference over the recorded signal's square: 0 is a fit, 1 as good as silence."""
+    """The squared difference over the recorded signal's square: 0 is a fit, 1 is silence."""
     return (seismogram - recorded).square().mean() / recorded.square().mean()
 
 
 def waveform(frequency: float = 12.0) -> Task:
     """The inversion with a source of the given peak frequency in Hz, between 1 and 12.
 
-    At 3 Hz every start finds the one basin of the misfit; at 12 Hz cycle skipping traps a good
-    part of them. Waves above 12 Hz are too short for the cells. Going from low to high frequency
-    is how seismologists avoid the traps (Bunks et al. 1995): it is the curriculum.
+    At 3 Hz every start finds the only basin of the misfit; at 12 Hz cycle skipping traps many of
+    them. Waves above 12 Hz are too short for the cells. Seismologists avoid the traps by going from
+    low to high frequency (Bunks et al. 1995), which is the curriculum here.
 
     Validation and test misfits are those of shots at depths that were not trained on. A misfit
     is all that a survey can measure: the true velocities are not used.
@@ -157,5 +158,5 @@ def waveform(frequency: float = 12.0) -> Task:
         target=0.005,
         difficulty=waveform,
         curriculum=tuple(lower for lower in (3.0, 6.0) if lower < frequency),
-        shows="Seismic inversion with local minima (cycle skipping): the start decides, or noise.",
+        shows="Seismic inversion with local minima (cycle skipping): the start or noise decides.",
     )

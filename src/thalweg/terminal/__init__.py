@@ -1,1 +1,1 @@
-"""What the verbs show while they run: live on a terminal, plain lines elsewhere."""
+"""Showing the verbs while they run: live on a terminal, and plain lines elsewhere."""

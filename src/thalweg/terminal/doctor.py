@@ -1,4 +1,4 @@
-"""What the doctor shows while it works: what it is at."""
+"""Showing what the doctor does while it works."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from thalweg.terminal.race import Lines
 
 @contextmanager
 def telling(console: Console) -> Iterator[Callable[[str], None]]:
-    """Something to tell what is being done: one line that changes on a terminal, a line for each
-    elsewhere.
+    """Gives a function that shows what is being done.
+
+    On a terminal it changes one line; elsewhere it prints a line for each call.
     """
     if not console.is_terminal:
         yield Lines(console).say

@@ -10,16 +10,16 @@ from typing import Any, TextIO
 
 
 class Output:
-    """A stream that notes what failed, and that no further work fails with it.
+    """A stream that keeps the first error of a write, so that the work goes on.
 
-    failure: why not all could be written; nothing, where it could.
+    failure: why something could not be written; empty if all could.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
-        self.failure = "" if stream else "it is closed"
+        self.failure = "" if stream else "the output is closed"
         self.stream = stream or StringIO()
         if isinstance(stream, TextIOWrapper):
-            # A path may have characters that the encoding has not.
+            # A path may have characters that the encoding does not have.
             stream.reconfigure(errors="backslashreplace")
 
     def __getattr__(self, name: str) -> Any:
@@ -35,9 +35,9 @@ class Output:
     def attempt(self, work: Callable[[], object]) -> None:
         try:
             work()
-        except (OSError, ValueError) as error:  # a ValueError where it was closed
+        except (OSError, ValueError) as error:  # a closed stream raises ValueError
             why = getattr(error, "strerror", None) or str(error)
             self.failure = self.failure or why.rstrip(".")
-            # Or what it still holds back would fail again when Python ends.
+            # Otherwise the buffered text would fail again when Python ends.
             with suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())

@@ -1,6 +1,4 @@
-"""What a race looks like while it runs: a live table on a terminal, plain lines elsewhere; and the
-doctor at work.
-"""
+"""Showing a race while it runs: a live table on a terminal, and plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ from thalweg.racing.wording import counted, number
 
 
 class Lines(Silent):
-    """One line for each thing that happened, for logs and pipes."""
+    """Prints a line for each event, for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -49,7 +47,7 @@ class Lines(Silent):
 
 
 class Screen(Silent):
-    """A live table: round, members alive, best so far, member-steps a second, time left."""
+    """A live table: round, members alive, best so far, member-steps per second, time left."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -116,5 +114,6 @@ class Screen(Silent):
 def described(look: Look) -> str:
     """A look in one line."""
     names = ", ".join(departure.entrant for departure in look.left)
-    out = f"out: {names}" if names else "nobody out"
-    return f"look at {look.seeds} seeds: {out}; {len(look.on) - len(look.left)} still on"
+    out = f"out: {names}" if names else "none out"
+    remaining = len(look.on) - len(look.left)
+    return f"look at {look.seeds} seeds: {out}; {remaining} on the shortlist"

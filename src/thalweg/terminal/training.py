@@ -1,4 +1,4 @@
-"""What a training looks like while it runs: a live bar on a terminal, plain lines elsewhere."""
+"""Showing a training while it runs: a live bar on a terminal, and plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from thalweg.training.run import Point
 
 
 class Points(Silent):
-    """One line for each evaluation, for logs and pipes."""
+    """Prints a line for each evaluation, for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -74,5 +74,5 @@ class Bar(Silent):
 
 
 def where(step: int, steps: int, epochs: Fraction) -> str:
-    """How far a step is on the way, in words."""
+    """The place of a step in the training, in words."""
     return f"epoch {ceil(step * epochs / steps)} of {ceil(epochs)}, step {step} of {steps}"

@@ -1,4 +1,4 @@
-"""The one training loop."""
+"""The training loop, with checkpoints and pre-training."""
 
 from thalweg.training import pretrain
 

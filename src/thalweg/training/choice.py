@@ -1,4 +1,4 @@
-"""Which of a lone run's parameters its checkpoint keeps, chosen on validation data."""
+"""Choosing on validation data which parameters of a run its checkpoint keeps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ KEEP = ("end", "best")
 class Candidate:
     """Parameters and buffers that a checkpoint may keep.
 
-    when: in words. validation: metrics on validation data by name.
+    when: the step at which the run had them, in words. validation: their metrics on validation
+    data, by name.
     """
 
     when: str
@@ -32,9 +33,9 @@ class Candidate:
 
 
 class Candidates:
-    """The best evaluation of a lone run so far.
+    """The best evaluation of a run so far.
 
-    waited: evaluations since.
+    waited: the number of evaluations since the best one.
     """
 
     def __init__(self, task: Task, alone: Single) -> None:
@@ -43,14 +44,14 @@ class Candidates:
         self.waited = 0
 
     def add(self, point: Point) -> None:
-        """Takes note of the evaluation that has just been made."""
+        """Adds the evaluation that was just made."""
         self.waited += 1
         found = self.goodness(self.validation(point))
         if self.best is None or found > self.goodness(self.best.validation):
             self.best, self.waited = self.evaluated(point), 0
 
     def evaluated(self, point: Point) -> Candidate:
-        """What the evaluation that has just been made was of."""
+        """The parameters and buffers of the evaluation that was just made."""
         with self.alone.evaluation():
             weights = self.alone.state_dict(0)
         return Candidate(f"step {point.step}", weights, self.validation(point))
@@ -59,9 +60,9 @@ class Candidates:
         return {self.task.metric_name: point.metric, **point.also}
 
     def chosen(self, last: Candidate) -> Candidate:
-        """The best of all evaluations, or the last iterate, where evaluation is of an average.
+        """The best of all evaluations and, if the recipe averages, of the last iterate.
 
-        The last of those that are equally good.
+        Of equally good candidates the last one is chosen.
         """
         candidates = [last, self.best or last]
         if self.alone.optimizers[0].averages:
@@ -71,14 +72,14 @@ class Candidates:
         return max(candidates, key=lambda candidate: self.goodness(candidate.validation))
 
     def metrics(self, weights: dict[str, Tensor], dataset: Dataset[Any]) -> dict[str, float]:
-        """The metrics over a data set of a model with these parameters and buffers."""
+        """The metrics of a model with these parameters and buffers over a data set."""
         model = copy.deepcopy(self.alone.models[0])
         model.load_state_dict(weights, strict=False)
         with torch.no_grad():
             return self.task.metrics(*outputs_over(self.task, model.eval(), dataset))
 
     def goodness(self, metrics: Mapping[str, float]) -> float:
-        """The ranked metric, larger being better; what is not a number is worst."""
+        """The metric so that larger is better; a value that is not a number is the worst."""
         metric = metrics[self.task.metric_name]
         signed = metric if self.task.better == "max" else -metric
         return -math.inf if math.isnan(signed) else signed

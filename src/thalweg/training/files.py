@@ -1,4 +1,4 @@
-"""Groups of tensors, and plain data, in one safetensors file."""
+"""Safetensors files that hold groups of tensors, and plain data."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ CHECKSUM = "checksum"
 FINGERPRINT = "fingerprint"
 
 Plan = Sequence[Mapping[str, Any]]
-"""What makes a training another one when it changes: of each of its stages, as `described`."""
+"""The descriptions of a training's stages, by `described`. Another plan means another training."""
 
 
 def save(weights: Tensors, path: Path, metadata: dict[str, str]) -> None:
-    """Writes a checkpoint; one that stands there is replaced only by a whole one."""
+    """Writes a checkpoint. An older file is replaced only when the new one is complete."""
     try:
         with whole_file(path) as unfinished:
             save_file({n: x.contiguous() for n, x in weights.items()}, unfinished, metadata)
@@ -36,7 +36,7 @@ def save(weights: Tensors, path: Path, metadata: dict[str, str]) -> None:
 
 
 def write_state(path: Path, groups: Mapping[str, Tensors], record: Mapping[str, Any]) -> None:
-    """Writes groups of tensors by name, and a record of plain data, from which to go on."""
+    """Writes named groups of tensors and a record of plain data, so that a training can go on."""
     tensors = {f"{group}.{name}": x for group, held in groups.items() for name, x in held.items()}
     texts = {key: json.dumps(value) for key, value in record.items()}
     save(tensors, path, texts | {CHECKSUM: checksum(all_of(tensors, texts))})
@@ -45,7 +45,7 @@ def write_state(path: Path, groups: Mapping[str, Tensors], record: Mapping[str, 
 def read_state(path: Path, plan: Plan) -> tuple[dict[str, Tensors], dict[str, Any]]:
     """The groups and the record of a file.
 
-    UserError for a file that is damaged, and where its `plan` is another than this.
+    Raises UserError for a file that is damaged, and for a file with another `plan`.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -58,8 +58,8 @@ def read_state(path: Path, plan: Plan) -> tuple[dict[str, Tensors], dict[str, An
     record = {key: json.loads(text) for key, text in texts.items()}
     if other := another(record["plan"], plan):
         raise UserError(
-            f"{path} is of another training, with {other}; delete it to begin again, or write"
-            " elsewhere."
+            f"{path} belongs to another training, with {other}; delete it to begin again, or write"
+            " to another place."
         )
     groups: dict[str, Tensors] = {}
     for key, x in tensors.items():
@@ -69,14 +69,14 @@ def read_state(path: Path, plan: Plan) -> tuple[dict[str, Tensors], dict[str, An
 
 
 def all_of(tensors: Tensors, texts: Mapping[str, str]) -> Iterator[object]:
-    """All that a file of this kind holds, in one order."""
+    """All that such a file holds, in a fixed order, for its checksum."""
     yield sorted(texts.items())
     for name in sorted(tensors):
         yield from (name, tensors[name])
 
 
 def described(task: Task, recipe: Recipe, seed: int) -> dict[str, Any]:
-    """What makes a stage of a training another one when it changes."""
+    """The description of a stage: all that decides its result."""
     return {
         "task": task.name,
         "recipe": recipe.to_toml(),
@@ -87,7 +87,7 @@ def described(task: Task, recipe: Recipe, seed: int) -> dict[str, Any]:
 
 
 def another(before: Plan, now: Plan) -> str:
-    """What makes the one plan another than the other, in words; none if nothing does."""
+    """How two plans differ, in words; empty if they do not."""
     if len(before) != len(now):
         return "another number of stages"
     for kept, wanted in zip(before, now, strict=True):

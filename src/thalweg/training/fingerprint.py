@@ -1,4 +1,4 @@
-"""Whether a task is still the one that a race or a training was begun with."""
+"""The fingerprint of a task, which shows whether the task has changed since a race began."""
 
 from __future__ import annotations
 
@@ -28,21 +28,22 @@ from thalweg.tasks.task import Score, Task
 from thalweg.tasks.user_code import failure_in_training, trainable
 
 SPREAD = 32
-"""Samples that stand for a data set that is read as it goes."""
+"""The number of samples that represent a data set that is not held in memory."""
 
 EFFECT = "another model or loss"
 
 Fingerprint = Mapping[str, Any]
-"""Plain data, under the words for its change."""
+"""Plain data. Each key is the words that describe a change of its value."""
 
 
 def fingerprint(tasks: Sequence[Task]) -> Fingerprint:
-    """What can be told of the tasks' data, models, losses and metrics.
+    """The fingerprint of the data, models, losses and metrics of some tasks.
 
-    Of data that are held it is a checksum of all, of others their length and one of some samples.
-    Of a model it is the structure, and what it does to a batch, with its gradients, so that a race
-    goes on when a model that failed late is mended; of losses and metrics the code and the
-    constants. What is drawn at random leaves it as it is, and what they change from call to call.
+    It holds a checksum of data that are held in memory; of other data their length, and checksums
+    of some samples. It holds the structure of a model, its outputs for a batch and their gradients,
+    but not its code: so a race can go on after an error in a model was corrected. It holds the code
+    and the constants of losses and metrics. Random numbers, and what changes from call to call, do
+    not change it.
     """
     each = []
     for task in tasks:
@@ -52,7 +53,7 @@ def fingerprint(tasks: Sequence[Task]) -> Fingerprint:
 
 
 def of_own_rules(recipes: Iterable[Recipe]) -> Fingerprint:
-    """What can be told of the rules in recipes that are none of the package's."""
+    """The fingerprint of those rules in the recipes that do not belong to this package."""
     chains = [chain for recipe in recipes for chain in recipe.chains]
     kinds = {type(rule) for chain in chains for rule in chain}
     own = kinds.difference(RULES.values())
@@ -60,7 +61,7 @@ def of_own_rules(recipes: Iterable[Recipe]) -> Fingerprint:
 
 
 def difference(before: Fingerprint, now: Fingerprint) -> str:
-    """What has changed first, in words; none if nothing has."""
+    """The first change, in words; empty if nothing has changed."""
     changed = (words for words in now if not alike(before.get(words), now[words]))
     return next(changed, "")
 
@@ -93,9 +94,9 @@ def codes_of(scores: Mapping[str, Score]) -> dict[str, str]:
 
 
 def contents(task: Task, name: str, dataset: Dataset[Any]) -> dict[str, Any]:
-    """Checksums of the samples that are held, and of some, spread evenly, but for what is drawn.
+    """Checksums of all held samples, and of some samples, without parts that are drawn at random.
 
-    Data that were held may not be when the memory is taken, so that some count then.
+    Data may not be held later, when less memory is free. The checksums of some samples count then.
     """
     if type(dataset) is TensorDataset:
         return {"all": checksum(tree_leaves(dataset.tensors))}
@@ -118,13 +119,13 @@ def contents(task: Task, name: str, dataset: Dataset[Any]) -> dict[str, Any]:
 
 
 def read(dataset: Dataset[Any], i: int, own: Sequence[Any]) -> list[str]:
-    """Checksums of a sample's parts. own: its generators, which draw from a seed too."""
+    """Checksums of a sample's parts. own: the data set's own random generators."""
     with drawing(i), drawing_too(own, i):
         return [checksum([part]) for part in tree_leaves(sample(dataset, i))]
 
 
 def seen(task: Task) -> tuple[dict[str, Any], nn.Module]:
-    """What a model does to the first batch, and the model."""
+    """The outputs of a fresh model for the first batch with their gradients, and the model."""
     train = task.splits.train
     first = torch.arange(min(task.batch_size, len(train)))  # type: ignore[arg-type]
     with drawing(0):
@@ -144,27 +145,29 @@ def seen(task: Task) -> tuple[dict[str, Any], nn.Module]:
 
 
 def structure(one: nn.Module, other: nn.Module) -> str:
-    """A checksum of what models made alike have in common; both are there, so that no identity of
-    an object in the one is given again in the other.
+    """A checksum of the structure that two models of one function have in common.
+
+    Both models exist at once, so that no id of an object in one model appears again in the other.
     """
     tensors = {**dict(one.named_parameters()), **dict(one.named_buffers())}
     kinds = [(n, x.dtype, tuple(x.shape), x.requires_grad) for n, x in tensors.items()]
-    # Functions and objects are shown with their addresses.
+    # The texts of functions and objects contain their addresses.
     lines, others = (re.sub("0x[0-9a-fA-F]+", "", repr(x)).splitlines() for x in (one, other))
     same = [line for line, there in zip(lines, others, strict=False) if line == there]
     return checksum([repr(kinds), *same])
 
 
 def ask(task: Task, outputs: Any, targets: Any) -> None:
-    """Calls the loss and the metrics on this many samples, and on half: what that changes of them,
-    such as what they keep for each number of samples, is no constant of theirs.
+    """Calls the loss and the metrics on all these samples, and on half of them.
+
+    Attributes that such calls change, as a cache for each number of samples does, are no constants.
     """
     half = tree_map(lambda x: x[: (len(x) + 1) // 2], (outputs, targets))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for samples in ((outputs, targets), half):
             for score in (task.loss, *task.scores.values()):
-                with suppress(Exception):  # whatever they say
+                with suppress(Exception):  # an error of theirs does not matter here
                     score(*samples)
 
 
@@ -175,13 +178,15 @@ def norm(x: Tensor) -> float:
 
 
 def unchanged(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, Any]:
-    """What a call leaves as it is, under the version of Python that compiled it."""
+    """The traits that a call does not change, with the version of Python that compiled the code."""
     return {"{}.{}".format(*sys.version_info): dict(before.items() & after.items())}
 
 
 def alike(before: Any, now: Any) -> bool:
-    """Whether two traits are the same; of numbers three digits count, which round-off does not
-    reach, and of what has names those that both have.
+    """Whether two traits are the same.
+
+    Of numbers only three digits count, so that round-off does not matter. Of named values only the
+    names that both have count.
     """
     if isinstance(before, dict) and isinstance(now, dict):
         return all(alike(before[name], now[name]) for name in before.keys() & now.keys())

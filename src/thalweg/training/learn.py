@@ -1,4 +1,4 @@
-"""The one training loop, for a population of one or many."""
+"""The training loop, for a population of one member or of many."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from thalweg.tasks.task import Task
 from thalweg.training.run import Point
 
 EVALUATIONS = 15
-"""Evaluations in a run, spread evenly, the last at its end."""
+"""The number of evaluations in a run. They are spread evenly, and the last is at the end."""
 
 Watch = Callable[[int, int], None]
-"""`watch(step, alive)`: told after every step how many members have not diverged."""
+"""`watch(step, alive)` is called after every step; alive: the members that have not diverged."""
 
 
 def learn(
@@ -31,12 +31,12 @@ def learn(
     begun: list[list[Point]] | None = None,
     before: int = 0,
 ) -> list[list[Point]]:
-    """Takes a population through the budget; each member's learning curve, by place.
+    """Trains a population through the budget. Returns each member's learning curve, by place.
 
-    stepped: is told every step's number and losses, by place. enough: is told the curves after
-    every evaluation, and may end the training early. begun: the curves of a population that has
-    been on the way already. before: steps of earlier stages, from which those that are told are
-    counted on.
+    stepped: is called after every step with its number and the losses by place. enough: is called
+    with the curves after every evaluation, and ends the training early if it returns true. begun:
+    the curves so far of a population that goes on. before: the number of steps of earlier stages;
+    step numbers are counted from there on.
     """
     steps = steps_of(population)
     marks = evaluation_steps(steps)
@@ -48,7 +48,7 @@ def learn(
         if all(population.diverged):
             break
         if step in marks:
-            evaluate(task, population, before + step, losses, curves)
+            evaluate(task, population, step=before + step, losses=losses, curves=curves)
             losses = []
             if enough is not None and enough(curves):
                 break
@@ -56,19 +56,19 @@ def learn(
 
 
 def steps_of(population: Population) -> int:
-    """The steps that the task's budget, which is in gradient evaluations, has batches for."""
+    """The number of steps for which the task's budget of gradient evaluations is enough."""
     task = population.task
     return task.total_steps(length_of(task)) // population.accumulate
 
 
 def epochs_of(population: Population) -> Fraction:
-    """How often these steps go through the training data."""
+    """How often the steps of the budget go through the training data."""
     task, batches = population.task, steps_of(population) * population.accumulate
     return Fraction(batches, task.steps_per_epoch(length_of(task)))
 
 
 def evaluation_steps(steps: int) -> set[int]:
-    """After which steps a run is evaluated; every one of a short run."""
+    """The steps after which a run is evaluated. A short run is evaluated after every step."""
     count = min(steps, EVALUATIONS)
     return {math.ceil(steps * (i + 1) / count) for i in range(count)}
 
@@ -92,9 +92,9 @@ def evaluate(
 
 
 def scores(population: Population, dataset: Dataset[Any]) -> list[Mapping[str, float]]:
-    """Each member's metrics over a data set, at the parameters that evaluation uses, by place.
+    """Each member's metrics over a data set, by place, with the parameters that evaluation uses.
 
-    Empty for a member that has diverged.
+    A member that has diverged has none.
     """
     with torch.no_grad(), population.evaluation():
         found = population.scores(dataset)
@@ -102,10 +102,10 @@ def scores(population: Population, dataset: Dataset[Any]) -> list[Mapping[str, f
 
 
 def require_finite(task: Task, alone: Population) -> None:
-    """UserError where a population of one has diverged."""
+    """Raises UserError if a population of one member has diverged."""
     (member,), (divergence,) = alone.members, alone.diverged
     if divergence:
         raise UserError(
             f"training of {task.name} with {member.recipe.name} diverged at step "
-            f"{divergence.step}: {divergence.reason}; a smaller lr or a clip may help."
+            f"{divergence.step}: {divergence.reason}; a smaller lr or clipping may help."
         )

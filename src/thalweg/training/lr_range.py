@@ -22,22 +22,22 @@ from thalweg.tasks.task import Task
 from thalweg.tasks.user_code import failure_in_training
 
 FACTORS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-"""The rates that are tried, relative to what the ramp suggests."""
+"""The rates that are tried, as multiples of the rate that the ramp suggests."""
 
 HIGHER = (3.0, 10.0, 30.0, 100.0)
-"""Those that are tried where the highest was the best, relative to it."""
+"""The further rates that are tried if the highest rate was the best, as multiples of that rate."""
 
 SMOOTHING = 0.9
-"""The ramp's loss is averaged with this memory."""
+"""The weight of the past in the exponential average of the ramp's loss."""
 
 
 @dataclass(frozen=True)
 class LRRange:
-    """What a range test found.
+    """The result of a range test.
 
-    suggestion: the rate to begin with. lrs, losses: the ramp, a rate a step and the smoothed
-    training loss there, until it diverged or failed. tried: the loss that each tried rate came to,
-    infinite where it diverged or failed.
+    suggestion: the rate to begin with. lrs, losses: the ramp, which is the rate of each step and
+    the smoothed training loss there, until training diverged or failed. tried: the final loss of
+    each tried rate; infinite if training diverged or failed.
     """
 
     suggestion: float
@@ -55,23 +55,22 @@ def lr_range(
     steps: int = 100,
     seeds: int = 2,
 ) -> LRRange:
-    """Looks for the learning rate with which a recipe should begin a task.
+    """Searches for the learning rate with which a recipe should begin a task.
 
     task: a task, or the name of one. recipe: a recipe, the name of an optimizer, or the path of a
-    recipe file, `*.toml`; the rates of its routes keep their ratio to that of its first chain,
-    which is the one that is told, and which `recipe.at_rate` sets.
+    recipe file, `*.toml`. The result is the rate of its first chain, which `recipe.at_rate` sets;
+    the rates of its routes keep their ratios to that rate.
 
-    The rate climbs evenly in log lr from `low` to `high` over `steps` steps; where the smoothed
-    loss is lowest, the ramp has seen the largest rate that trains. A ramp is too hasty to say how
-    far below it to begin, so that is tried: constant rates from 0.003 to 3 times this one train for
-    `steps` steps on `seeds` fresh seeds, in one stack, and the one that brings the loss lowest is
-    suggested. Where that is the highest, the ramp was misled by batches that happen to differ, and
-    higher ones are tried, up to `high`.
+    The rate grows from `low` to `high` over `steps` steps, by the same factor at each step. The
+    rate with the lowest smoothed loss is about the largest rate that trains. The ramp does not show
+    how far below it training should begin, so rates are tried: constant rates from 0.003 to 3 times
+    this rate train for `steps` steps on `seeds` fresh seeds, in one stack. The rate with the lowest
+    loss is suggested. If this is the highest tried rate, still higher rates are tried, up to
+    `high`.
 
-    Raises UserError for 0 < low < high violated, fewer than ten steps or more than a million, more
-    than 100 seeds, a task that cannot be trained, a first step that diverges, or when no rate
-    trains.
-    Smith 2017 (cyclical learning rates) for the ramp.
+    Raises UserError unless 0 < low < high, for fewer than ten steps or more than a million, for
+    more than 100 seeds, for a task that cannot be trained, if the first step diverges, and if no
+    rate trains. Source of the ramp: Smith 2017 (cyclical learning rates).
     """
     low, high = number(low), number(high)
     if not 0 < low < high < math.inf:
@@ -82,11 +81,15 @@ def lr_range(
     check(task)
     recipe = with_groups(task, recipe)
     with failure_in_training(task), drawing(0):
-        lrs, losses = ramp(task, recipe, low, high, steps)
+        lrs, losses = ramp(task, recipe, low=low, high=high, steps=steps)
         word = lrs[losses.index(min(losses))]
-        tried = try_rates(task, recipe, [word * factor for factor in FACTORS], steps, seeds)
+        tried = try_rates(
+            task, recipe, [word * factor for factor in FACTORS], steps=steps, seeds=seeds
+        )
         while (best := min(tried, key=tried.__getitem__)) == max(tried) and best < high:
-            tried |= try_rates(task, recipe, [best * factor for factor in HIGHER], steps, seeds)
+            tried |= try_rates(
+                task, recipe, [best * factor for factor in HIGHER], steps=steps, seeds=seeds
+            )
     if math.isinf(tried[best]):
         raise UserError(
             f"no learning rate from {min(tried):.2g} to {max(tried):.2g} trains {task.name} with "
@@ -98,7 +101,7 @@ def lr_range(
 def ramp(
     task: Task, recipe: Recipe, low: float, high: float, steps: int
 ) -> tuple[list[float], list[float]]:
-    """Rates that climb from low to high, and the smoothed loss before the step at each."""
+    """Rates that grow from low to high, and the smoothed loss before the step at each rate."""
     alone = Single(task, [Member(recipe.at_rate(low), seed=0)])
     groups = [(group, group["lr"] / low) for group in alone.optimizers[0].param_groups]
     lrs: list[float] = []
@@ -131,14 +134,14 @@ def ramp(
 def try_rates(
     task: Task, recipe: Recipe, lrs: Sequence[float], steps: int, seeds: int
 ) -> dict[float, float]:
-    """What each constant rate comes to, in one stack, or, where that raises, each alone."""
+    """The final loss of each constant rate, in one stack; if that raises an error, one by one."""
     with suppress(Exception):
-        return try_together(task, recipe, lrs, steps, seeds)
+        return try_together(task, recipe, lrs, steps=steps, seeds=seeds)
     tried = dict.fromkeys(lrs, math.inf)
     errors = []
     for lr in lrs:
         try:
-            tried |= try_together(task, recipe, [lr], steps, seeds)
+            tried |= try_together(task, recipe, [lr], steps=steps, seeds=seeds)
         except Exception as error:
             errors.append(error)
     if len(errors) == len(lrs):

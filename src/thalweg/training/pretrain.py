@@ -4,14 +4,13 @@
     random start -> shallow network -> new layers on frozen ones -> fine-tuning of all  `by_network`
 
 Bengio et al. 2007 (greedy, layer by layer); Bengio et al. 2009 (curricula); Goodfellow, Bengio and
-Courville 2016, chapter 8. The stages together spend the task's own budget of gradient evaluations,
-one a step, unless their steps are given. Each stage leaves a file in the folder when it is done;
-the same call goes on after the last of them, and ends as if it had never stopped.
+Courville 2016, chapter 8. The stages together spend the task's budget of gradient evaluations, one
+for each step, unless their steps are given. Each finished stage leaves a file in the folder. The
+same call goes on after the last finished stage, with the same result as without a stop.
 
-A recipe whose `pretrain` says so is trained through the stages that its task offers, wherever it is
-trained: in a race, beside others on equal budgets, and by `thalweg.train`. Then stages have equal
-shares of the budget, and each is a training of its own: the optimizer starts fresh, and a schedule
-from its first step.
+A recipe with `pretrain` set is trained through the stages that its task offers, in a race as well
+as by `thalweg.train`. The stages then have equal shares of the budget. Each stage is a training of
+its own: the optimizer starts fresh, and schedules start at their first step.
 """
 
 from __future__ import annotations
@@ -60,22 +59,27 @@ def by_task(
     statistics: bool = False,
     seed: int = 0,
 ) -> Pretrained:
-    """Trains the model on simpler tasks, one after the other, and then on the task itself.
+    """Trains the model on simpler tasks one after the other, and then on the task itself.
 
     task: a task with a `difficulty`, or the name of one, such as waveform, adding or digits.
-    recipe: one for all stages, or one for each; each a recipe, a name, or the path of a file.
-    folder: where the stages' files and the last one's checkpoint, `model.safetensors`, are kept.
-    curriculum: values of the difficulty, from simple to hard; the task's own if not given.
-    steps: gradient evaluations for each stage, the task itself being the last; equal shares of its
-        budget if not given.
-    optimizer_state: carries it over too, and the parameters as the last step left them; otherwise
-        they are carried as evaluation uses them, averaged where the recipe averages.
-    statistics: carries the model's buffers over too, which are batch normalization's statistics.
+    recipe: one for all stages, or a list with one for each; each is a recipe, a name, or the path
+    of
+        a file.
+    folder: the folder for the stages' files and the last checkpoint, `model.safetensors`.
+    curriculum: values of the difficulty, from simple to hard; the task's own if not given. steps:
+    the gradient evaluations of each stage, of which the last is the task itself; equal shares
+        of the task's budget if not given.
+    optimizer_state: if true, a stage hands on the optimizer's state and the parameters after the
+        last step; otherwise it hands on the parameters that evaluation uses, which are averaged if
+        the recipe averages.
+    statistics: whether a stage also hands on the model's buffers, which hold the statistics of
+    batch
+        normalization.
     seed: from 0 to 2^32 - 1, fixes the initial weights and the batches.
 
-    Raises UserError for a task without simpler ones, a stage that cannot be trained, that diverges,
-    or whose model has nothing in common with that of the stage before, and a folder that cannot be
-    used.
+    Raises UserError for a task without simpler ones; for a stage that cannot be trained, that
+    diverges, or whose model has no parameter in common with the stage before; and for a folder that
+    cannot be used.
     """
     require_path("folder", folder)
     require_flag("optimizer_state", optimizer_state)
@@ -85,7 +89,13 @@ def by_task(
     values = task.curriculum if curriculum is None else curriculum
     values = require_list("curriculum", values, "a list of difficulties")
     stages = [replace(one, buffers=statistics) for one in simpler_first(task, values, steps)]
-    return run(stages, recipes_of(recipe, stages), seed, folder, optimizer_state)
+    return run(
+        stages,
+        recipes_of(recipe, stages),
+        seed=seed,
+        folder=folder,
+        optimizer_state=optimizer_state,
+    )
 
 
 def by_network(
@@ -99,7 +109,7 @@ def by_network(
     optimizer_state: bool = True,
     seed: int = 0,
 ) -> Pretrained:
-    """Trains the first block, then each further one on frozen ones before it, and then all.
+    """Trains the first block, then each further block on frozen earlier blocks, then all blocks.
 
         def blocks():
             return [
@@ -113,21 +123,23 @@ def by_network(
         by_network("digits", "adam", "grown", blocks=blocks, head=head)
 
     task: gives the data, the loss, the metric and the budget; its own model is not used.
-    recipe: one for all stages, or one for each: a stage a block, and fine-tuning.
+    recipe: one for all stages, or a list with one for each block and one for fine-tuning.
     folder, seed: as for `by_task`.
-    blocks: makes the hidden layers, in two blocks or more, from torch's random state; the task's
-        own if not given.
-    head: `head(depth)` makes the output layer behind the first `depth` blocks. Each stage has its
-        own, but for fine-tuning, which goes on with that of all blocks. The task's if not given.
-    steps: gradient evaluations for each stage; equal shares of the task's budget if not given.
-    optimizer_state: that of each parameter follows it into the stage in which it is trained again,
-        and parameters are carried as the last step left them; otherwise as evaluation uses them.
+    blocks: a function that makes the hidden layers, in two blocks or more, with torch's random
+        numbers; the task's own if not given.
+    head: `head(depth)` makes the output layer after the first `depth` blocks; the task's own if not
+        given. Each stage has its own head, but fine-tuning goes on with the last one.
+    steps: the gradient evaluations of each stage; equal shares of the task's budget if not given.
+    optimizer_state: if true, a parameter has its optimizer state again in the next stage that
+    trains
+        it, and parameters are handed on as they are after the last step; otherwise parameters are
+        handed on as evaluation uses them.
 
     The checkpoint is one of `nn.Sequential(*blocks(), head(len(blocks())))`. Frozen blocks cost no
     gradients, and are in evaluation mode: their batch normalization keeps its statistics, and their
-    dropout rests.
+    dropout is off.
 
-    Raises UserError where there are no blocks or fewer than two, and as `by_task`.
+    Raises UserError for fewer than two blocks, and as `by_task` does.
     """
     require_path("folder", folder)
     require_flag("optimizer_state", optimizer_state)
@@ -137,41 +149,47 @@ def by_network(
             require_function(name, maker, "a function that makes layers")
     folder, task = Path(folder).absolute(), find(task)
     stages = shallow_first(task, blocks or task.blocks, head or task.head, steps)
-    return run(stages, recipes_of(recipe, stages), seed, folder, optimizer_state)
+    return run(
+        stages,
+        recipes_of(recipe, stages),
+        seed=seed,
+        folder=folder,
+        optimizer_state=optimizer_state,
+    )
 
 
 def offered(task: Task) -> tuple[str, ...]:
-    """Those of `PRETRAINING` for which a task has what they need; UserError if there is none."""
+    """The kinds of `PRETRAINING` that a task offers. Raises UserError if it offers none."""
     able = bool(task.curriculum), task.blocks is not None
     kinds = tuple(kind for kind, can in zip(PRETRAINING, able, strict=True) if can)
     if not kinds:
         raise UserError(
             f"Task '{task.name}' offers no pre-training: it has neither a curriculum of simpler"
-            " tasks nor blocks to grow a network of."
+            " tasks nor blocks from which a network can grow."
         )
     return kinds
 
 
 def pretrained(task: Task, recipe: Recipe) -> Recipe:
-    """The recipe with the pre-training that the task offers; UserError unless it is one."""
+    """The recipe with the pre-training that the task offers. UserError unless it offers one."""
     first, *others = offered(task)
     if others:
         raise UserError(
-            f"Task '{task.name}' offers two pre-trainings: say which in the recipe, such as"
+            f"Task '{task.name}' offers two pre-trainings: choose one in the recipe, such as"
             f' pretrain = "{first}".'
         )
     return replace(recipe, pretrain=first)
 
 
 def stages_for(task: Task, pretrain: str | None) -> Sequence[Stage]:
-    """The stages of a training, the last one on the task itself, and alone without pre-training.
+    """The stages of a training. The last is on the task; without pre-training it is the only one.
 
     Raises UserError for a pre-training that the task does not offer.
     """
     return [Stage(task)] if pretrain is None else offered_stages(task, pretrain)
 
 
-# Made once, and their data with them: a race asks for every block.
+# The stages and their data are made once, because a race asks for them for every block.
 @lru_cache(maxsize=len(PRETRAINING))
 def offered_stages(task: Task, pretrain: str) -> Sequence[Stage]:
     if pretrain == "by task":
@@ -188,7 +206,7 @@ def offered_stages(task: Task, pretrain: str) -> Sequence[Stage]:
 def simpler_first(
     task: Task, values: Sequence[Any], steps: Sequence[int] | None = None
 ) -> list[Stage]:
-    """The task at these difficulties, and then as it is."""
+    """A stage for the task at each of these difficulties, and then one for the task itself."""
     if task.difficulty is None or not values:
         raise UserError(
             f"Task '{task.name}' has no simpler tasks; give it a difficulty, and a curriculum of"
@@ -201,26 +219,26 @@ def simpler_first(
 def shallow_first(
     task: Task, blocks: Blocks | None, head: Head | None, steps: Sequence[int] | None = None
 ) -> list[Stage]:
-    """The first block, each further one on frozen ones before it, and all."""
+    """A stage for the first block, one for each further block on frozen ones, and one for all."""
     if blocks is None or head is None:
         raise UserError(
-            f"Task '{task.name}' has no blocks to grow a network of: give blocks and head."
+            f"Task '{task.name}' has no blocks from which a network can grow: give blocks and head."
         )
     with failure_as_sentence("The blocks cannot be made"), random_numbers_kept():
         count = len(blocks())
     if count < 2:
-        raise UserError(f"by_network needs two blocks or more to grow a network of, not {count}.")
+        raise UserError(f"by_network needs two blocks or more, not {count}.")
     networks = [(depth, depth - 1) for depth in range(1, count + 1)] + [(count, 0)]
     tasks = [
         replace(
             with_its_data(task),
             name=f"{task.name} by {depth} blocks, {frozen} of them frozen",
-            model=partial(network, blocks, head, depth, frozen),
+            model=partial(network, blocks, head, depth=depth, frozen=frozen),
         )
         for depth, frozen in networks
     ]
     *growing, tuning = (replace(one, buffers=True) for one in stages_of(task, tasks, steps))
-    # Where a new block stands, there was a head, which may have had parameters of its names.
+    # A new block takes the place of a head, whose parameters may have had the same names.
     growing = [
         replace(stage, anew=(f"{depth - 1}.", f"{depth}."))
         for depth, stage in enumerate(growing, 1)
@@ -229,7 +247,7 @@ def shallow_first(
 
 
 def at_difficulty(task: Task, value: Any) -> Task:
-    assert task.difficulty is not None  # asked for only where there is one
+    assert task.difficulty is not None  # the callers require a difficulty
     with failure_as_sentence(f"Task '{task.name}' cannot be made at difficulty {short(value)}"):
         made = task.difficulty(value)
     if not isinstance(made, Task):
@@ -241,7 +259,7 @@ def at_difficulty(task: Task, value: Any) -> Task:
 
 
 def with_its_data(task: Task) -> Task:
-    """A copy that does not make the data again."""
+    """A copy of the task that does not make its data again."""
     return replace(task, data=lambda: task.splits)
 
 
@@ -273,19 +291,19 @@ def require_one_each(what: str, given: Sequence[Any], stages: Sequence[Any]) -> 
 
 
 def shares(task: Task, count: int) -> list[int]:
-    """The task's budget in so many equal shares, the last with what is left over."""
+    """Divides the task's budget into equal shares; the last one also gets the remainder."""
     with failure_as_sentence(f"The data of task '{task.name}' failed"):
         total = task.total_steps(length_of(task))
     return [total // count] * (count - 1) + [total - total // count * (count - 1)]
 
 
 def shapes(task: Task) -> dict[str, Any]:
-    """Of the parameters, by name."""
+    """The shapes of the parameters, by name."""
     return {n: param.shape for n, param in initial_model(task, seed=0).named_parameters()}
 
 
 class PartlyFrozen(nn.Sequential):
-    """Layers in a row, of which the first `frozen` are held still and cost no gradients."""
+    """A sequence of layers of which the first `frozen` are not trained and cost no gradients."""
 
     def __init__(self, *layers: nn.Module, frozen: int) -> None:
         super().__init__(*layers)

@@ -1,4 +1,4 @@
-"""What a training tells while it runs, to whoever shows or records it."""
+"""Progress: an object that is told what happens in a training while it runs."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from thalweg.training.run import Point
 
 @runtime_checkable
 class Progress(Protocol):
-    """Told that the training began, then its steps, and after some of these an evaluation. A
-    KeyboardInterrupt out of any of these stops the training, which can go on from its last
+    """An object that is told when a training begins, and of its steps and evaluations.
+
+    A KeyboardInterrupt in one of its methods stops the training, which can go on from its last
     evaluation.
     """
 
     def began(self, metric: str, steps: int, epochs: Fraction, step: int) -> None:
-        """A training of so many steps, which go through the training data `epochs` times, goes on
-        after `step`, which is 0 for a new one. metric: the name of the ranked one.
+        """A training begins, or goes on.
+
+        metric: the name of the task's metric. steps: the steps of the whole training. epochs: how
+        often they go through the training data. step: the last finished step, 0 at the beginning.
         """
 
     def stepped(self, step: int, loss: float, lr: float) -> None:
-        """A step was taken at this rate, from a point of this training loss."""
+        """A step was taken. loss: the training loss before it. lr: its learning rate."""
 
     def evaluated(self, point: Point) -> None:
-        """After the step before this."""
+        """An evaluation was made after the last step."""
 
 
 class Together:
-    """Tells several."""
+    """Passes everything on to several such objects."""
 
     def __init__(self, *told: Progress) -> None:
         self.told = told
@@ -47,7 +50,7 @@ class Together:
 
 
 class Silent:
-    """Shows nothing."""
+    """Ignores everything."""
 
     def began(self, metric: str, steps: int, epochs: Fraction, step: int) -> None: ...
 

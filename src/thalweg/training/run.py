@@ -1,4 +1,4 @@
-"""What training makes of a member: its learning curve and how it ended."""
+"""A run: the training of a member, with its learning curve and its end."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from thalweg.stack.member import Member
 
 @dataclass(frozen=True)
 class Point:
-    """One evaluation, after `step` steps.
+    """A point of a learning curve: one evaluation, after `step` steps.
 
-    train_loss: the mean training loss since the evaluation before. metric: the ranked metric on
-    validation data. also: the task's further metrics there.
+    train_loss: the mean training loss since the evaluation before. metric: the task's metric on
+    validation data. also: the task's further metrics on validation data.
     """
 
     step: int
@@ -28,8 +28,8 @@ class Point:
 class Run:
     """A member that was trained to the end of its budget, or until it diverged.
 
-    test: metrics on test data by name, the ranked one under the task's `metric_name`; empty where
-    they were not asked for, and for a member that diverged.
+    test: metrics on test data by name, which include the task's metric under `metric_name`; empty
+    if they were not asked for, and for a member that diverged.
     """
 
     member: Member
@@ -39,5 +39,5 @@ class Run:
 
     @property
     def score(self) -> float:
-        """The ranked metric at the end of the budget; nan for a member that diverged."""
+        """The task's metric at the end of the budget; nan for a member that diverged."""
         return math.nan if self.diverged or not self.curve else self.curve[-1].metric

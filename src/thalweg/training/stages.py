@@ -1,4 +1,4 @@
-"""Stages of a pre-training: each is trained once, and starts from what the one before hands on."""
+"""The stages of a pre-training. Each stage starts from what the stage before hands on."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from thalweg.whole_file import require_writable
 
 @dataclass(frozen=True)
 class Stage:
-    """One training on the way.
+    """One training of a pre-training.
 
-    task: with the stage's own name, model and budget. before: steps of all stages before it. anew:
-    how the names of those parameters begin that start at random in any case. buffers: whether these
-    are taken over from the stage before, as the parameters are.
+    task: the task with the stage's own name, model and budget. before: the number of steps of all
+    stages before. anew: prefixes of the names of parameters that always start at random. buffers:
+    whether buffers are taken from the stage before, as parameters are.
     """
 
     task: Task
@@ -57,12 +57,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What a pre-training has come to.
+    """The result of a pre-training.
 
-    runs: the stages' learning curves, in order. fresh: for each stage, the parameters that started
-    at random: all of them in the first, and then those that the stage before has not, or in
-    another shape. gradient_evaluations: of all stages, one a step. checkpoint: the file of the last
-    model's parameters and buffers, as evaluation uses them.
+    runs: the runs of the stages, in order. fresh: for each stage, the names of the parameters that
+    started at random. In the first stage these are all; in a later one, those that the stage before
+    does not have, or has in another shape. gradient_evaluations: the sum over all stages, one for
+    each step. checkpoint: the file of the last model's parameters and buffers, as evaluation uses
+    them.
     """
 
     runs: tuple[Run, ...]
@@ -75,8 +76,8 @@ class Pretrained:
 class Handed:
     """What a finished stage hands on: tensors by the model's names.
 
-    last: parameters and buffers after the last step. evaluated: as evaluation uses them. states:
-    the optimizer's, of all parameters that were trained so far.
+    last: the parameters and buffers after the last step. evaluated: the parameters and buffers that
+    evaluation uses. states: the optimizer's states of all parameters that were trained so far.
     """
 
     last: Tensors
@@ -86,7 +87,7 @@ class Handed:
 
 @dataclass(frozen=True)
 class Done:
-    """A stage that was trained alone. plan: what it and those before it were."""
+    """A stage that was trained. plan: the descriptions of this stage and of those before it."""
 
     run: Run
     fresh: tuple[str, ...]
@@ -103,11 +104,11 @@ def run(
 ) -> Pretrained:
     """Trains the stages that have no file in the folder yet, and writes the last one's checkpoint.
 
-    optimizer_state: whether it is taken over from the stage before, as the parameters are. The
-    files are safetensors. Raises UserError, before anything is trained, for a stage that cannot
-    be trained, for recipes between which the optimizer's state cannot be taken over, and for a
-    folder that cannot be written to; and for a stage that diverges, to which nothing can be handed
-    on, or whose file is of another pre-training.
+    optimizer_state: whether the optimizer's state is taken from the stage before, as the parameters
+    are. The files are safetensors. Before anything is trained, raises UserError for a stage that
+    cannot be trained, for recipes between which the optimizer's state cannot be handed on, and for
+    a folder that cannot be written to. Later, raises it for a stage that diverges, that has no
+    parameter in common with the stage before, or whose file belongs to another pre-training.
     """
     checkpoint = folder / "model.safetensors"
     require_writable(checkpoint)
@@ -116,7 +117,7 @@ def run(
     for stage in stages:
         check(stage.task)
     paths = [folder / f"stage-{number}.safetensors" for number in range(1, len(stages) + 1)]
-    done = list(through(stages, recipes, seed, paths, optimizer_state))
+    done = list(through(stages, recipes, seed=seed, paths=paths, optimizer_state=optimizer_state))
     save(done[-1].handed.evaluated, checkpoint, {"plan": json.dumps(done[-1].plan)})
     return Pretrained(
         runs=tuple(one.run for one in done),
@@ -127,12 +128,12 @@ def run(
 
 
 def require_one_state(recipes: Sequence[Recipe]) -> None:
-    """UserError where the optimizer's state is to be taken over between recipes of other rules."""
+    """Raises UserError unless the optimizer's state can be handed on between these recipes."""
     for before, recipe in pairwise(recipes):
         if shape_of(before) != shape_of(recipe):
             raise UserError(
-                f"the optimizer's state cannot be carried from recipe {before.name} to"
-                f" {recipe.name}, whose rules differ; give recipes of the same rules, or"
+                f"the optimizer's state cannot be handed from recipe {before.name} to recipe"
+                f" {recipe.name}, because their rules differ; give recipes of the same rules, or"
                 " optimizer_state=False."
             )
 
@@ -144,14 +145,14 @@ def through(
     paths: Sequence[Path],
     optimizer_state: bool = False,
 ) -> Iterator[Done]:
-    """Each stage in turn, trained alone if it has no file at its path yet."""
+    """Yields the stages in turn, and trains each that has no file at its path yet."""
     handed = Handed({}, {}, {})
     plan: list[dict[str, Any]] = []
     for stage, recipe, path in zip(stages, recipes, paths, strict=True):
         carrying = {"optimizer_state": optimizer_state, "buffers": stage.buffers}
         plan = [*plan, described(stage.task, recipe, seed) | carrying]
         if not path.exists():
-            train_stage(stage, Member(recipe, seed), handed, path, plan)
+            train_stage(stage, Member(recipe, seed), before=handed, path=path, plan=plan)
         groups, record = read_state(path, plan)
         handed = Handed(groups["last"], groups["evaluated"], groups.get("states", {}))
         points = [Point(**point) for point in record["curve"]]
@@ -161,13 +162,13 @@ def through(
 def train_stage(
     stage: Stage, member: Member, before: Handed, path: Path, plan: list[dict[str, Any]]
 ) -> None:
-    """Trains a stage from what was handed on, and writes its file."""
+    """Trains a stage from what the stage before handed on, and writes its file."""
     optimizer_state = plan[-1]["optimizer_state"]
     with failure_in_training(stage.task), drawing(member.seed):
         alone = Single(stage.task, [member])
         parameters = before.last if optimizer_state else before.evaluated
         (model,), (optimizer,) = alone.models, alone.optimizers
-        fresh = start_from(parameters, stage, model, alone, 0)
+        fresh = start_from(parameters, stage, model, population=alone, place=0)
         if optimizer_state:
             kept = parameters.keys() - set(fresh)
             taken = {key: x for key, x in before.states.items() if key.split(".", 1)[1] in kept}
@@ -183,16 +184,16 @@ def train_stage(
 
 
 def hand_on(before: Population, stage: Stage, fresh: Population) -> None:
-    """Starts members from what evaluation uses of theirs after the stage before.
+    """Starts each member from the parameters that evaluation uses after the stage before.
 
-    Those that have diverged in it go no further.
+    Members that diverged in that stage do not go on.
     """
     fresh.diverged = list(before.diverged)
     model = initial_model(stage.task, seed=0)
     with torch.no_grad(), before.evaluation():
         for place, diverged in enumerate(before.diverged):
             if diverged is None:
-                start_from(before.state_dict(place), stage, model, fresh, place)
+                start_from(before.state_dict(place), stage, model, population=fresh, place=place)
 
 
 def start_from(
@@ -202,9 +203,9 @@ def start_from(
     population: Population,
     place: int,
 ) -> list[str]:
-    """Puts what was handed on into a fresh member; the parameters that nothing was put into.
+    """Puts the handed tensors into a fresh member. Returns the parameters that got none.
 
-    model: one of the stage's, of which the names and shapes count.
+    model: a model of the stage; only its names and shapes matter.
     """
     parameters = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     fitting = {
@@ -216,8 +217,8 @@ def start_from(
     fresh = [name for name in parameters if name not in fitting]
     if handed and len(fresh) == len(parameters):
         raise UserError(
-            f"no parameter of {stage.task.name} has the name and shape of one in the stage before,"
-            " so nothing can be carried over."
+            f"no parameter of {stage.task.name} has the name and shape of a parameter in the stage"
+            " before, so nothing can be handed on."
         )
     population.load_state_dict(place, fitting)
     return fresh

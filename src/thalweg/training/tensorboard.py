@@ -13,8 +13,8 @@ from thalweg.training.run import Point
 class TensorBoard:
     """Writes the training loss and lr of each step, and the validation metrics, to a folder.
 
-    What a stopped training has written after its last evaluation gives way when it goes on. Raises
-    UserError where TensorBoard is not installed and where the folder cannot be made.
+    If a stopped training goes on, it replaces what was written after its last evaluation. Raises
+    UserError if TensorBoard is not installed, and if the folder cannot be made.
     """
 
     def __init__(self, folder: Path) -> None:

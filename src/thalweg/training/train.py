@@ -1,4 +1,4 @@
-"""Training from the first step to the last, pre-training included: of members, and of one model."""
+"""Training members, or one model, from the first step to the last, pre-training included."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ from thalweg.whole_file import require_writable
 class Trained:
     """A run, and the file that holds the parameters and buffers that were kept.
 
-    kept: when the run had them. validation: their metrics by name; the run has those on test data.
+    kept: when the run had them, in words. validation: their metrics on validation data, by name.
+    The run has their metrics on test data.
     """
 
     run: Run
@@ -72,13 +73,14 @@ def train_members(
     test: bool = False,
     watch: Watch | None = None,
 ) -> list[Run]:
-    """Trains members through the task's whole budget, and says what became of each, in their order.
+    """Trains members through the task's whole budget. Returns their runs, in the same order.
 
-    members: pre-trained in one way, or none of them. width: how many share a block where they are
-    stacked. way: of stepping them; stacked where that is possible, if not given, and instead of
-    compiled in a pre-training, whose stages would each have to be compiled. test: whether those
-    that end without a divergence are scored on test data too. The same members give the same runs;
-    those that share a recipe's chain should be neighbours, which makes their steps fast.
+    members: all with the same pre-training, or all without one. width: the members of a block, if
+    they are stacked. way: how members are stepped; if not given, stacked where that is possible. In
+    a pre-training, stacked replaces compiled, because each stage would have to be compiled. test:
+    whether members that did not diverge are also scored on test data. watch: is called after every
+    step. The same members give the same runs. Steps are fast if members with the same chain of
+    rules are neighbours.
     """
     stages = stages_for(task, members[0].recipe.pretrain)
     if len(stages) > 1 and way == "compiled":
@@ -87,7 +89,7 @@ def train_members(
     diverged: list[Divergence | None] = [None] * len(members)
     for stage in stages:
         with failure_in_training(stage.task), drawing(members[0].seed):
-            population = begun(stage, members, width, way, population)
+            population = begun(stage, members, width=width, way=way, before=population)
             stepped = partial(tell, watch or (lambda *_: None), population)
             curves = learn(stage.task, population, stepped, before=stage.before)
             ended = test and stage is stages[-1]
@@ -113,7 +115,7 @@ def begun(
     way: Way | None,
     before: Population | None,
 ) -> Population:
-    """Members at the first step of a stage, behind the stage before, where there is one."""
+    """Members before the first step of a stage, with what the stage before handed on."""
     population = populate(stage.task, members, width, way)
     if before:
         hand_on(before, stage, population)
@@ -140,33 +142,35 @@ def train(
     task: a task, the name of a bundled one, or `path/to/file.py:task`.
     recipe: a recipe, the name of an optimizer, or the path of a recipe file, `*.toml`.
     seed: from 0 to 2^32 - 1, fixes the initial weights and the batches.
-    keep: which parameters: those that evaluation uses at the "end", or the "best" on validation
-        data among these, those of the evaluations before (15 in a run, spread evenly), and, where
-        the recipe averages, the last iterate.
-    patience: evaluations without a better one after which training stops early; never, if not
-        given.
-    pretrain: first goes through the stages that the task offers, within the same budget, as a
-        recipe can say itself. What is kept and when to stop are matters of the last stage.
-    no_decay: leaves biases and what normalization layers have without decay; see
+    out: the path of the checkpoint.
+    keep: the parameters that the checkpoint holds: "end" for those that evaluation uses at the end;
+        "best" for the best on validation data among these, those of the earlier evaluations (15 in
+        a run, spread evenly) and, if the recipe averages, the last iterate.
+    patience: the number of evaluations without an improvement after which training stops early; if
+        not given, it never does.
+    pretrain: whether training first goes through the stages that the task offers, within the same
+        budget. A recipe can ask for this too. `keep` and `patience` apply to the last stage.
+    no_decay: whether biases and parameters of normalization layers have no weight decay; see
         `thalweg.no_decay`.
-    accumulate: batches a step, which is taken from the mean of their gradients. The budget stays
-        in gradient evaluations, so that there are 1 / accumulate as many steps (what is left over
-        is dropped), and a recipe's schedules and averages count these.
-    precision: "full", the parameters' own, or "bfloat16" for matrix products and convolutions in
-        the forward and backward passes of training (`torch.autocast`, on the device of the
-        parameters). Parameters, the optimizer's state and evaluation keep their own.
-    tensorboard: a folder for TensorBoard's scalars, by step: training loss and lr, and validation
-        metrics; none, if not given.
-    progress: is told how far the training is.
+    accumulate: the batches of a step, which is taken from the mean of their gradients. The budget
+        stays the same in gradient evaluations, so there are 1 / accumulate as many steps (a
+        remainder is dropped). Schedules and averages count these steps.
+    precision: "full" for the precision of the parameters, or "bfloat16" for the matrix products and
+        convolutions in the forward and backward passes of training (`torch.autocast`, on the device
+        of the parameters). The parameters, the optimizer's state and evaluation do not change.
+    tensorboard: a folder for TensorBoard's scalars: the training loss and the lr of each step, and
+        the validation metrics; if not given, none are written.
+    progress: an object that is told what happens.
 
-    The checkpoint is a safetensors file of these parameters, and the buffers, by the model's names;
-    its metadata hold the task's name, the recipe, the seed and what was kept. A run that is stopped
-    leaves `out` with `.unfinished` behind its name, and one in a pre-training with `.stage-1` and
-    so on, from which the same call goes on at the last evaluation of its last stage, or after the
-    last stage that is done, and comes to the same bits (on a CPU) as if it had never stopped.
-    Raises UserError when the run diverges, and, before training, for a task that cannot be trained,
-    or not pre-trained, for a pre-training that accumulates or has another precision, when nothing
-    can be written to `out` or `tensorboard`, and where TensorBoard is wanted and not installed.
+    The checkpoint is a safetensors file of these parameters and of the buffers, by the model's
+    names; its metadata hold the task's name, the recipe, the seed and what was kept. A run that is
+    stopped leaves a file with the name of `out` and `.unfinished`; a finished stage of a
+    pre-training leaves one with `.stage-1` and so on. The same call then goes on after the last
+    finished stage, or from the last evaluation of the last stage. On a CPU the result is the same,
+    to the bit, as without a stop.
+    Raises UserError if the run diverges. Before training, raises it for a task that cannot be
+    trained or pre-trained, for a pre-training with `accumulate` or another precision, if `out` or
+    `tensorboard` cannot be written to, and if TensorBoard is wanted but not installed.
     """
     if progress is not None:
         require_kind("progress", progress, Progress, "an object with the methods of a Progress")
@@ -189,7 +193,10 @@ def train(
     if pretrain:
         recipe = pretrained(task, recipe)
     if recipe.pretrain and (accumulate, precision) != (1, "full"):
-        raise UserError("a pre-training takes its steps one batch each, in full precision.")
+        raise UserError(
+            "a pre-training takes one batch for each step, in full precision: leave out accumulate"
+            " and precision."
+        )
     require_step(task, accumulate)
     *first, last = stages_for(task, recipe.pretrain)
     for stage in first:
@@ -205,10 +212,12 @@ def train(
     with failure_in_training(last.task), drawing(seed), board as scalars:
         alone = Single(last.task, [member], accumulate, precision)
         if done:
-            start_from(done[-1].handed.evaluated, last, alone.models[0], alone, 0)
+            start_from(done[-1].handed.evaluated, last, alone.models[0], population=alone, place=0)
         candidates = Candidates(last.task, alone)
         told = Together(scalars, progress or Silent())
-        curve = learn_alone(candidates, unfinished, plan, patience, last.before, told)
+        curve = learn_alone(
+            candidates, unfinished, plan=plan, patience=patience, before=last.before, progress=told
+        )
         kept = candidates.evaluated(curve[-1])
         if keep == "best":
             kept = candidates.chosen(kept)
@@ -229,9 +238,9 @@ def learn_alone(
     before: int,
     progress: Progress,
 ) -> list[Point]:
-    """The learning curve of a lone run, which goes on from its file where it was stopped.
+    """Trains one member, which goes on from its file if it was stopped. Returns its learning curve.
 
-    It ends early after as many evaluations without a better one as there is patience.
+    Training ends early after `patience` evaluations without an improvement.
     """
     task, alone = candidates.task, candidates.alone
     curve = read_unfinished(unfinished, plan, candidates) if unfinished.exists() else []
@@ -249,7 +258,7 @@ def learn_alone(
         steps = before + steps_of(alone)
         epochs = epochs_of(alone) * steps / steps_of(alone)
         progress.began(task.metric_name, steps, epochs, before + alone.steps)
-        (curve,) = learn(task, alone, stepped, enough, [curve], before)
+        (curve,) = learn(task, alone, stepped=stepped, enough=enough, begun=[curve], before=before)
     if alone.diverged[0]:
         unfinished.unlink(missing_ok=True)
     require_finite(task, alone)
@@ -257,7 +266,7 @@ def learn_alone(
 
 
 def require_step(task: Task, accumulate: int) -> None:
-    """UserError where the budget has not the batches for one step."""
+    """Raises UserError if the budget does not have the batches for one step."""
     batches = task.total_steps(length_of(task))
     if accumulate > batches:
         raise UserError(

@@ -1,8 +1,9 @@
-"""The criteria, each of which judges a training that was watched.
+"""The criteria. Each judges a training that was watched.
 
-A new one is a new file in this folder with a function under `@criterion(place)`. The function reads
-what was seen (`case.course.last(Inputs)`), and returns a `Suspicion` with its words and what it
-would try, or None. Its docstring says in one sentence what it looks for.
+To add a criterion, add a file to this folder with a function under `@criterion(place)`. The
+function takes what was measured from the case, as `case.history.last(Inputs)` does. It returns a
+`Suspicion`, with its words and its remedies, or None. The first sentence of its docstring says what
+it looks for; `thalweg doctor --help` shows that sentence.
 """
 
 from importlib import import_module
@@ -15,4 +16,5 @@ CRITERIA = sorted(
     (one for file in files for one in vars(file).values() if isinstance(one, Criterion)),
     key=lambda criterion: criterion.place,
 )
-"""In the order of their places: of two causes that explain as much, the earlier one is named."""
+"""The criteria in the order of their places. Of two causes that explain equally much, the doctor
+names the earlier one first."""

@@ -1,4 +1,4 @@
-"""Cliffs: steps at which the gradient is many times as large as before."""
+"""Cliffs: steps at which the gradient is many times as large as at the steps before."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from thalweg.doctor.criteria import names
 from thalweg.doctor.criteria.criterion import Fact, Picture, Suspicion, criterion
 from thalweg.doctor.readings.spikes import spikes
 from thalweg.doctor.trials import remedies
-from thalweg.doctor.watch.course import Case, look_before
+from thalweg.doctor.watch.history import Case, mark_before
 from thalweg.statistics import wilson
 
 DEVIATIONS, TIMES, FEWEST = 7.0, 5.0, 10
-"""A cliff is this many deviations and times above the norms before it, of which there are some."""
+"""A norm belongs to a cliff if it lies more than DEVIATIONS robust deviations above the norms
+before it, of which there are at least FEWEST, and is more than TIMES as large as their median."""
 
 
 @criterion(70)
 def cliffs(case: Case) -> Suspicion | None:
-    """Some norms of the gradient are far above those before them, in deviations and in times."""
+    """Some gradients are many times as large as the gradients of the steps before them."""
     steps, norms = case.norms
     found = [
         spike
@@ -35,8 +36,9 @@ def cliffs(case: Case) -> Suspicion | None:
         f" is {np.median(usual):.2g}. {len(found)} of {len(norms)} steps have such a large"
         " gradient, and may move the weights far away.",
         prescription="clipping by norm or by value",
-        standing="A norm counts that is more than 7 robust deviations above the last 128 steps and"
-        " 5 times the median. This is a convention (OLMo), so the trial decides.",
+        standing="A norm counts if it is more than 7 robust deviations above the norms of the last"
+        " 128 steps, and more than 5 times their median. This is a convention (OLMo), so the trial"
+        " decides.",
         facts=(Fact("share of steps with a spike", wilson(len(found), len(norms)), began),),
         picture=Picture(
             "Norm of the gradient",
@@ -46,6 +48,6 @@ def cliffs(case: Case) -> Suspicion | None:
             log=True,
         ),
         remedies=remedies.clipping([limit for limit in limits if limit > 0]),
-        since=look_before(began),
+        since=mark_before(began),
         explains=(names.DIVERGENCE, names.RATE_TOO_HIGH),
     )

@@ -1,4 +1,4 @@
-"""A criterion: what it reads, when it alarms, what it would try, and its words."""
+"""A criterion: when it raises an alarm, which remedies it proposes, and its words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from thalweg.doctor.trials.trial import Remedy
-from thalweg.doctor.watch.course import Case
+from thalweg.doctor.watch.history import Case
 from thalweg.statistics import Interval
 
 
@@ -20,7 +20,7 @@ class Fact:
 
 
 def exactly(value: float) -> Interval:
-    """A number without an error of its own."""
+    """The interval of a number that has no error."""
     return Interval(value, value, value)
 
 
@@ -43,10 +43,11 @@ class Picture:
 class Suspicion:
     """What a criterion has found, before any remedy was tried.
 
-    name: of the finding. sentence: what was seen, in plain words. prescription: what may help.
-    remedies: the parts of the prescription that can be tried. since: the step of the close look
-    before the first sign. proven: whether the criterion alone is enough. standing: how far the
-    criterion can be trusted, and its source. explains: names of findings that may be symptoms.
+    name: the name of the finding. sentence: what was measured, in plain words. prescription: what
+    may help. standing: how far the criterion can be trusted, and its source. remedies: the parts of
+    the prescription that can be tried. since: the marked step before the first sign; trials begin
+    there. proven: whether the criterion proves the finding without a trial. explains: the names of
+    findings that may be symptoms of this one.
     """
 
     name: str
@@ -63,18 +64,18 @@ class Suspicion:
 
 @dataclass(frozen=True)
 class Criterion:
-    """A function that judges a case, with its place: causes stand before what they may cause."""
+    """A function that judges a case, and its place: a cause has a lower place than its effects."""
 
     judge: Callable[[Case], Suspicion | None]
     place: int
 
     def __str__(self) -> str:
-        """Its name, and what it looks for: the first sentence of the function's docstring."""
+        """The criterion's name, and the first sentence of the function's docstring."""
         name = self.judge.__name__.replace("_", " ")
         sentence = " ".join(str(self.judge.__doc__).split()).partition(". ")[0]
         return f"{name}: {sentence.rstrip('.')}."
 
 
 def criterion(place: int) -> Callable[[Callable[[Case], Suspicion | None]], Criterion]:
-    """Makes a function a criterion, which the doctor finds in the files of this folder."""
+    """Makes a criterion of a function; the doctor finds all criteria in this folder."""
     return lambda judge: Criterion(judge, place)

@@ -1,4 +1,4 @@
-"""The learning rate: too high, too low, at its limit, or decayed too early."""
+"""A learning rate that is too high, too low, at its limit, or that decays too early."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ from thalweg.doctor.readings.stability import Stability
 from thalweg.doctor.readings.step import SeenStep
 from thalweg.doctor.trials import remedies
 from thalweg.doctor.trials.trial import Remedy
-from thalweg.doctor.watch.course import Case
+from thalweg.doctor.watch.history import Case
 from thalweg.statistics import median_interval, wilson
 
 FACTORS = (3.0, 10.0, 30.0)
-"""Rates that are tried, as multiples or parts of the rate in use."""
+"""The rate in use is multiplied or divided by these factors, and the new rates are tried."""
 
 SHORT = 3.0
-"""A step is short where its best length, on its own batch, is this many times as long."""
+"""A step is short where the best step in its direction, on its own batch, is this much longer."""
 
 FIRST, EARLY = 10, 1 / 3
-"""Alarm where more than this share of this number of first steps overshoots."""
+"""Alarm where more than the share EARLY of the FIRST measured steps overshoots."""
 
 AT_LIMIT, FADED = 0.8, 2.0
-"""Notes from this share of the largest stable curvature on, and alarm where early effective rates
-are more than this many times the late ones."""
+"""Note where the curvature reaches the share AT_LIMIT of the largest stable one. Alarm where early
+effective rates are more than FADED times the late ones."""
 
 
 @criterion(80)
 def rate_too_high(case: Case) -> Suspicion | None:
-    """Most steps overshoot, or a third of the first ones, or one lost a fifth of the loss's fall.
+    """Many steps overshoot: they go further than is best for their own batch.
 
-    It is normal at the edge of stability and in mini-batches that steps go further than is best.
-    The trial tells whether it costs anything.
+    The alarm is raised where most steps overshoot, or a third of the first ones, or where one step
+    raised the loss by a fifth of its fall so far. It is normal at the edge of stability and with
+    mini-batches that steps overshoot. The trial tells whether this does harm.
     """
-    told = [step.overshoots for step in case.course.steps.values() if step.overshoots is not None]
+    told = [step.overshoots for step in case.history.steps.values() if step.overshoots is not None]
     if not told:
         return None
     share, early = (wilson(sum(some), len(some)) for some in (told, told[:FIRST]))
@@ -46,13 +47,14 @@ def rate_too_high(case: Case) -> Suspicion | None:
     return Suspicion(
         names.RATE_TOO_HIGH,
         sentence=f"The steps are long: {share.estimate:.0%} of them, and {early.estimate:.0%} of"
-        f" the first {FIRST} that were looked at, go further than is best for their own batch.",
+        f" the first {FIRST} that were measured, go further than is best for their own batch.",
         prescription="a lower learning rate, or cooling",
-        standing="The loss along each step, by three values (Goodfellow et al. 2016, 4.3.1)."
-        " Without a trial it is no alarm, since steps at the edge of stability overshoot too.",
+        standing="The loss is measured at three points of each step (Goodfellow et al. 2016,"
+        " 4.3.1). Without a trial it is no alarm, because steps at the edge of stability overshoot"
+        " too.",
         facts=(
             Fact("share of steps that overshoot", share, case.last_step),
-            Fact("share of the first that do", early, case.last_step),
+            Fact("share of the first steps that do", early, case.last_step),
         ),
         picture=along_training(case),
         remedies=other_rates(case, [1 / factor for factor in FACTORS]),
@@ -65,28 +67,28 @@ def rate_too_high(case: Case) -> Suspicion | None:
 
 @criterion(150)
 def divergence(case: Case) -> Suspicion | None:
-    """Training diverged; the other findings may say why."""
+    """The loss or the weights became infinite or not a number."""
     if not case.diverged:
         return None
     return Suspicion(
         names.DIVERGENCE,
         f"Training diverged: {case.diverged}.",
         "a lower learning rate, clipping, or inputs of one scale",
-        "Seen as it happened.",
+        "The divergence itself was observed.",
         proven=True,
     )
 
 
 def jumped(case: Case) -> bool:
-    """Whether a step that was looked at raised the loss of its batch by a fifth of its fall."""
-    steps = case.course.steps.values()
+    """Whether a measured step raised the loss of its batch by a fifth of the loss's fall."""
+    steps = case.history.steps.values()
     return any(step.change > max(case.fall / 5, step.round_off) for step in steps)
 
 
 @criterion(140)
 def rate_too_low(case: Case) -> Suspicion | None:
-    """In the first half of the training most steps are much shorter than is best."""
-    early = [x for step, x in case.course.steps.items() if step <= case.steps / 2]
+    """In the first half of the training, most steps are much shorter than is best."""
+    early = [x for step, x in case.history.steps.items() if step <= case.steps / 2]
     best = [step.best for step in early if abs(step.slope) > step.round_off]
     if len(best) < 3:
         return None
@@ -95,14 +97,14 @@ def rate_too_low(case: Case) -> Suspicion | None:
         return None
     return Suspicion(
         names.RATE_TOO_LOW,
-        sentence=f"The steps are short: {short.estimate:.0%} of the early ones could be {SHORT:g}"
+        sentence=f"The steps are short: {short.estimate:.0%} of the early steps could be {SHORT:g}"
         " times as long before the loss of their batch rises again.",
         prescription="a higher learning rate",
-        standing="The best length of a step on its own batch is longer than the best for training,"
-        " so that without a trial it is no alarm.",
+        standing="The best length of a step for its own batch is longer than the best length for"
+        " the whole training, so without a trial it is no alarm.",
         facts=(
             Fact(f"share of steps that are {SHORT:g} times too short", short, case.last_step),
-            Fact("best length over that taken", median_interval(best, "min"), case.last_step),
+            Fact("best length over actual length", median_interval(best, "min"), case.last_step),
         ),
         picture=along_training(case),
         remedies=other_rates(case, FACTORS),
@@ -112,8 +114,8 @@ def rate_too_low(case: Case) -> Suspicion | None:
 
 @criterion(170)
 def rate_at_limit(case: Case) -> Suspicion | None:
-    """The curvature is at the largest that is stable with the recipe, which is no fault."""
-    found = case.course.last(Stability)
+    """The curvature is near the largest that is stable with the recipe. This is no fault."""
+    found = case.history.last(Stability)
     if found is None or found[1].ratio.value < AT_LIMIT:
         return None
     step, seen = found
@@ -121,21 +123,21 @@ def rate_at_limit(case: Case) -> Suspicion | None:
     return Suspicion(
         "the rate is at its limit",
         sentence=f"The curvature is {ratio.estimate:.2f} of the largest that is stable with"
-        f" {seen.groups[0].rule} at its learning rate: a longer step would oscillate.",
-        prescription="nothing by itself; cooling if the loss stands still",
+        f" {seen.groups[0].rule} at its learning rate: longer steps would oscillate.",
+        prescription="no change is needed; cooling may help if the loss no longer falls",
         standing="Training goes to this edge by itself and stays there (Cohen et al. 2021 and"
-        " 2022), so that it is no fault.",
+        " 2022), so it is no fault.",
         facts=(Fact("sharpness over its limit", ratio, step),),
     )
 
 
 @criterion(100)
 def rates_decayed(case: Case) -> Suspicion | None:
-    """AdaGrad's sum of squares has made the rates small before the training was done."""
+    """AdaGrad's sum of squared gradients has made the rates small long before the training ends."""
     recipe = case.recipe
-    if not (recipe and remedies.steps_by(recipe, rules.Adagrad)) or len(case.course.steps) < 10:
+    if not (recipe and remedies.steps_by(recipe, rules.Adagrad)) or len(case.history.steps) < 10:
         return None
-    seen = list(case.course.steps.values())
+    seen = list(case.history.steps.values())
     fifth = len(seen) // 5
     early = np.median([rate_of(step) for step in seen[:fifth]])
     late = np.median([rate_of(step) for step in seen[-fifth:]])
@@ -145,9 +147,9 @@ def rates_decayed(case: Case) -> Suspicion | None:
     fall = float(early / late)
     return Suspicion(
         "rates decayed too early",
-        sentence=f"AdaGrad's effective rates have fallen to 1/{fall:.0f} of what they were, while"
-        f" its steps could still be {best:.1f} times as long.",
-        prescription="a method that forgets: RMSProp or Adam, or a higher learning rate",
+        sentence=f"AdaGrad's effective rates have fallen to 1/{fall:.0f} of their early values,"
+        f" while its steps could still be {best:.1f} times as long.",
+        prescription="RMSProp or Adam, which forget old gradients, or a higher learning rate",
         standing="AdaGrad divides by the root of a sum that only grows (Goodfellow et al. 2016,"
         " 8.5.1).",
         facts=(Fact("early over late effective rate", exactly(fall), case.last_step),),
@@ -157,7 +159,7 @@ def rates_decayed(case: Case) -> Suspicion | None:
 
 
 def rate_of(step: SeenStep) -> float:
-    """The effective rate of a step, by the median of its parameters."""
+    """The median of a step's effective rates over its parameters."""
     return float(np.median([rate for rate in step.rates.values() if rate] or [0.0]))
 
 
@@ -166,5 +168,5 @@ def other_rates(case: Case, factors: Sequence[float]) -> tuple[Remedy, ...]:
 
 
 def along_training(case: Case) -> Picture:
-    steps, losses = case.course.series("loss")
-    return Picture("Loss of the batches looked at", "step", "loss", {"loss": (steps, list(losses))})
+    steps, losses = case.history.series("loss")
+    return Picture("Loss of the measured batches", "step", "loss", {"loss": (steps, list(losses))})

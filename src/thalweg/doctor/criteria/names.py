@@ -1,4 +1,4 @@
-"""The names of findings that criteria name as symptoms of theirs."""
+"""The names of those findings that can be symptoms of other findings."""
 
 from __future__ import annotations
 
@@ -15,4 +15,4 @@ UNSCALED = "unscaled inputs"
 VANISHING = "vanishing signals"
 
 UNSTEADY = (DIVERGENCE, NOISE, RATE_TOO_HIGH, RATE_TOO_LOW)
-"""What a training looks like whose steps lead astray, whatever the cause."""
+"""The findings of a training whose steps go in wrong directions, whatever the cause is."""

@@ -1,4 +1,4 @@
-"""The shape of the valley: narrow, or flat at a saddle."""
+"""The shape of the loss: a narrow valley, or the flat region around a saddle point."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from thalweg.doctor.criteria.criterion import Fact, Suspicion, around, criterion
 from thalweg.doctor.curvature.condition_number import ConditionNumber
 from thalweg.doctor.curvature.negative_curvature import Escape
 from thalweg.doctor.trials import remedies
-from thalweg.doctor.watch.course import Case, look_before
+from thalweg.doctor.watch.history import Case, mark_before
 from thalweg.statistics import Interval
 
 NARROW = 10.0
-"""The condition number from which on momentum needs a third of the steps of plain descent."""
+"""From this condition number on, momentum needs only a third of the steps of plain descent."""
 
 FURTHER, SLOW = 0.2, 0.1
-"""Alarm where the direction of most negative curvature leads further down than this share of the
-loss's fall so far, and where the last ten steps have come less than this share of that drop."""
+"""Alarm where the loss drops along the direction of most negative curvature by more than the share
+FURTHER of its fall so far, and the last ten steps made less than the share SLOW of that drop."""
 
 
 @criterion(110)
 def narrow_valley(case: Case) -> Suspicion | None:
-    """The curvature differs tenfold between directions, and the recipe is plain descent."""
-    looks = case.course.all(ConditionNumber)
-    found = max(looks, key=lambda look: look[1].low, default=None)
+    """The curvature differs tenfold between directions; the recipe is plain gradient descent."""
+    readings = case.history.all(ConditionNumber)
+    found = max(readings, key=lambda reading: reading[1].low, default=None)
     if found is None or not found[1].low > NARROW:
         return None
     if case.recipe is not None and not remedies.steps_by(case.recipe, rules.SGD):
@@ -31,12 +31,12 @@ def narrow_valley(case: Case) -> Suspicion | None:
     step, seen = found
     return Suspicion(
         names.NARROW_VALLEY,
-        sentence=f"The condition number is {seen.value:.2g}: a rate for the steepest direction is"
-        " too small for most others.",
+        sentence=f"The condition number is {seen.value:.2g}: a learning rate that is right for the"
+        " direction of highest curvature is too small for most other directions.",
         prescription="momentum, or an adaptive method",
-        standing="Plain descent needs steps in proportion to the condition number, and with"
-        " momentum in proportion to its root (Polyak 1964). Most networks have such spectra, so"
-        " the trial decides.",
+        standing="The number of steps of plain gradient descent is proportional to the condition"
+        " number; with momentum it is proportional to the root of that number (Polyak 1964). Most"
+        " networks have such spectra, so the trial decides.",
         facts=(Fact("condition number", Interval(seen.value, seen.low, seen.high), step),),
         remedies=remedies.accelerating(case.recipe) if case.recipe else (),
         explains=(names.RATE_TOO_LOW, names.SADDLE),
@@ -45,11 +45,11 @@ def narrow_valley(case: Case) -> Suspicion | None:
 
 @criterion(120)
 def saddle(case: Case) -> Suspicion | None:
-    """Plain descent hardly moves, and the direction of most negative curvature leads far down."""
+    """Plain gradient descent is slow, although a direction of negative curvature leads far down."""
     if case.recipe is not None and not remedies.steps_by(case.recipe, rules.SGD):
         return None
-    losses = {step: seen.loss for step, seen in case.course.steps.items()}
-    for step, seen in case.course.all(Escape):
+    losses = {step: seen.loss for step, seen in case.history.steps.items()}
+    for step, seen in case.history.all(Escape):
         before = [loss for at, loss in losses.items() if step - 10 <= at < step]
         lowest = around(seen.lowest.value, seen.lowest.error)
         if not before or lowest.high >= 0:
@@ -59,14 +59,14 @@ def saddle(case: Case) -> Suspicion | None:
         if far and moved < SLOW * drop:
             return Suspicion(
                 names.SADDLE,
-                sentence=f"At step {step} the loss has hardly moved over ten steps, but falls by"
-                f" {drop:.2g} along the direction of most negative curvature.",
+                sentence=f"At step {step} the loss has hardly changed over ten steps, but it falls"
+                f" by {drop:.2g} along the direction of most negative curvature.",
                 prescription="momentum, or an adaptive method",
-                standing="Negative curvature where progress is slow (Dauphin et al. 2014) has no"
-                " known limit, so the trial decides.",
+                standing="Slow progress at negative curvature is a sign of a saddle point (Dauphin"
+                " et al. 2014). No limit is known that proves one, so the trial decides.",
                 facts=(Fact("lowest curvature", lowest, step),),
                 remedies=remedies.accelerating(case.recipe) if case.recipe else (),
-                since=look_before(max(0, step - 10)),
+                since=mark_before(max(0, step - 10)),
                 explains=(names.RATE_TOO_LOW,),
             )
     return None

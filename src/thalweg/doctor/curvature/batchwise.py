@@ -20,10 +20,11 @@ from thalweg.stack.reading import Batch
 
 
 class Graph(ABC):
-    """The recorded derivatives of one batch, through which each product makes one more pass.
+    """The recorded first derivatives of one batch. Each product is one more pass through their
+    graph.
 
     recorded: the first derivatives. Fused attention is computed in its mathematical form, because
-    the fused one has no second derivative.
+    its fused form has no second derivative.
     """
 
     recorded: Sequence[Tensor]
@@ -41,11 +42,11 @@ class Graph(ABC):
 
     @abstractmethod
     def product(self, vectors: Tensor, *, batched: bool) -> Tensor:
-        """A v of a vector `[P]`, or of each of a block `[K, P]` under vmap."""
+        """A v for a vector `[P]`, or for each vector of a block `[K, P]` under vmap."""
 
     @cached_property
     def complete(self) -> bool:
-        """Whether the first derivatives can be differentiated once more, so far as can be seen."""
+        """Whether no cut is known that prevents differentiating the first derivatives once more."""
         return not any(map(cut_off, self.recorded))
 
     def times(self, vectors: Float[Tensor, "K P"]) -> Float[Tensor, "K P"]:
@@ -63,11 +64,10 @@ class Graph(ABC):
 
 
 class Batchwise(Curvature):
-    """A mean over batches, at the objective's theta or at a given point.
+    """A curvature that is a mean over batches, at the objective's theta or at a given point.
 
-    With one batch, its graph is recorded once and kept as long as the curvature. With several, the
-    graphs are recorded again one after the other for each block of products, so that the memory is
-    that of one batch.
+    The graph of a single batch is recorded once and kept. With several batches, the graphs are
+    recorded one after the other, again for each block of products, so that only one is in memory.
     """
 
     graph: ClassVar[type[Graph]]

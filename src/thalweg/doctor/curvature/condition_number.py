@@ -1,4 +1,4 @@
-"""The condition number of a curvature: how much longer than wide its valleys are."""
+"""The condition number of a curvature, which says how narrow the valleys of the loss are."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Kind = Literal["highest over lowest", "largest over quantile"]
 
 @dataclass(frozen=True)
 class ConditionNumber:
-    """How unequal the curvatures of different directions are.
+    """The ratio of the curvatures in different directions.
 
-    value: at least 1. low, high: its interval; the upper end is infinite where what is divided by
-    cannot be told from 0. kind: of the ratio. share: the quantile, where there is one. converged:
-    whether the eigenvalues did.
+    value: at least 1. low, high: its interval; the upper end is infinite if the divisor may be 0.
+    kind: which ratio this is. share: the share that defines the quantile, if there is one.
+    converged: whether the eigenvalues converged.
     """
 
     value: float
@@ -41,15 +41,16 @@ def condition_number(
     steps: int = 64,
     seed: int = 0,
 ) -> ConditionNumber:
-    """The highest eigenvalue over the lowest, where all are above 0 beyond the error.
+    """The highest eigenvalue over the lowest, if all are clearly above 0, as near a minimum.
 
-    Elsewhere, which is everywhere but near minima, that ratio means nothing. There it is the
-    largest absolute eigenvalue over a quantile of the absolute eigenvalues: a `share` of them is at
-    most as large as the quantile. The bulk of a network's eigenvalues lies near 0; where the
-    quantile falls into it, the number is only known to be at least `low`.
+    Otherwise that ratio has no meaning. The condition number is then the largest absolute
+    eigenvalue over a quantile of the absolute eigenvalues: a `share` of them is at most as large as
+    the quantile. Most eigenvalues of a network lie near 0. If the quantile may be 0, the condition
+    number is only known to be at least `low`.
 
-    tolerance, seed: as for `extremes`. probes, steps: as for `spectrum`, which is taken where the
-    ratio needs it. Cost: that of both. Raises UserError as they do, and for a share outside (0, 1).
+    tolerance, seed: as for `extremes`. probes, steps: as for `spectrum`, which is computed if the
+    quantile is needed. Cost: that of both. Raises UserError as they do, and for a share outside
+    (0, 1).
     """
     ends = extremes(curvature, tolerance=tolerance, seed=seed)
     if ends.lowest.value - ends.lowest.error > 0:

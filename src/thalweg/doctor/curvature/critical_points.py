@@ -1,4 +1,4 @@
-"""The critical points of small problems: where the gradient vanishes, and what they are."""
+"""The critical points of small problems, where the gradient is 0, and their kinds."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ Kind = Literal["minimum", "maximum", "saddle", "degenerate"]
 Floats = NDArray[np.float64]
 
 LARGEST = 200
-"""The most parameters: each Newton step makes the whole Hessian."""
+"""The most parameters, because each Newton step computes the whole Hessian."""
 VANISHES = 1e-8
-"""A gradient of at most this norm vanishes, relative to 1 + the largest absolute eigenvalue."""
+"""A gradient counts as 0 up to this norm, relative to 1 + the largest absolute eigenvalue."""
 APART = 1e-4
-"""Points that are nearer than this, relative to their size, are one."""
+"""Two points count as one if their distance, relative to their size, is below this."""
 ZERO = 1e-6
-"""Eigenvalues of at most this size, relative to the largest, are 0."""
+"""Eigenvalues up to this size, relative to the largest, count as 0."""
 
 
 @dataclass(frozen=True)
 class CriticalPoint:
-    """A point `[P]` where the gradient vanishes.
+    """A point `[P]` where the gradient is 0.
 
-    value: the loss. gradient: the norm that is left. negative: the number of eigenvalues below 0.
-    size: the number of all eigenvalues. kind: degenerate where an eigenvalue is 0, because the
-    Hessian then does not tell the kind.
+    value: the loss. gradient: the norm of the remaining gradient. negative: the number of
+    eigenvalues below 0. size: the number of all eigenvalues. kind: "degenerate" if an eigenvalue is
+    0, because the Hessian then does not determine the kind.
     """
 
     point: Tensor = field(repr=False, compare=False)
@@ -48,18 +48,17 @@ class CriticalPoint:
 def critical_points(objective: Objective, starts: Sequence[Tensor]) -> list[CriticalPoint]:
     """The different critical points that are found from some starts, in rising order of the loss.
 
-    From each start grad L = 0 is solved by MINPACK's hybrid of Newton's method with the exact
-    Hessian. Such a search may also end where the gradient is smallest but not 0; only points where
-    it vanishes are kept. The search finds points near its starts, and cannot tell how many it has
-    missed.
+    From each start, MINPACK's hybrid of Newton's method solves grad L = 0 with the exact Hessian. A
+    search can also end where the gradient has a smallest norm above 0; such points are left out.
+    The search finds points near its starts, and does not know how many others exist.
 
-    starts: each `[P]`; use an objective in float64. Cost: some ten gradients and Hessians a start,
-    and P products for each Hessian. Raises UserError for more than 200 parameters and for less
-    than float64.
+    objective: in float64. starts: each `[P]`. Cost: about ten gradients and Hessians for each
+    start, and P products for each Hessian. Raises UserError for more than 200 parameters, and for
+    an objective that is not in float64.
     """
     if len(objective) > LARGEST or objective.dtype != torch.float64:
         raise UserError(
-            f"Critical points are searched with up to {LARGEST} parameters in float64; here are"
+            f"Critical points are searched with up to {LARGEST} parameters in float64, not with"
             f" {len(objective)} in {objective.conditions.precision}."
         )
     found: list[CriticalPoint] = []
@@ -84,7 +83,7 @@ def solved(objective: Objective, start: Tensor) -> Tensor:
 
 
 def classified(objective: Objective, point: Tensor) -> CriticalPoint | None:
-    """The point with its kind; none where the gradient does not vanish."""
+    """The point with its kind; None if the gradient there is not 0."""
     eigenvalues = torch.linalg.eigvalsh(whole(objective, point))
     largest = float(eigenvalues.abs().max())
     gradient = float(objective.gradient(point).norm())

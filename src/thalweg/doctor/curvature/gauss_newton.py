@@ -14,7 +14,7 @@ from thalweg.stack.reading import Batch
 
 
 class OutputGraph(Graph):
-    """The outputs for one batch, J'u as a function of u, and the loss's slope in the outputs."""
+    """The graph of one batch: its outputs, J'u as a function of u, and the loss's slope in them."""
 
     def record(self, model: nn.Module, batch: Batch) -> None:
         leaves, structure = tree_flatten(self.objective.outputs(model, batch))
@@ -26,7 +26,7 @@ class OutputGraph(Graph):
         for i, cut in zip(places, self.cut, strict=True):
             leaves[i] = cut
         loss = self.objective.loss_of(tree_unflatten(leaves, structure), batch)
-        # An output need not count in the loss.
+        # The loss need not depend on every output.
         self.slopes = torch.autograd.grad(
             loss, self.cut, create_graph=True, allow_unused=True, materialize_grads=True
         )
@@ -44,14 +44,14 @@ class OutputGraph(Graph):
 
 
 class GaussNewton(Batchwise):
-    """G = J' H_out J, J the derivative of the outputs, H_out the Hessian of the loss in them.
+    """G = J' H_out J, with J the derivative of the outputs and H_out the loss's Hessian in them.
 
-    It is the Hessian of the loss where the model is taken as linear in theta. For a loss that is
-    convex in the outputs it has no negative eigenvalue, and where every residual vanishes it is the
-    Hessian. A product costs about three gradient evaluations.
+    G is the Hessian of the loss of a model that is linearised in theta. If the loss is convex in
+    the outputs, G has no negative eigenvalue. Where every residual is 0, G is the Hessian. A
+    product costs about three gradient evaluations.
 
-    Raises UserError where an operation of the model has no second derivative: the product J v is
-    taken from J' by differentiating once more. Source: Schraudolph 2002.
+    Raises UserError where an operation of the model has no second derivative, because the product
+    J v is computed by differentiating J'u once more. Source: Schraudolph 2002.
     """
 
     graph = OutputGraph
@@ -62,8 +62,8 @@ class GaussNewton(Batchwise):
         except RuntimeError as error:
             if is_underivable(error):
                 raise UserError(
-                    "An operation of the model has no second derivative, which products with the"
-                    f" Gauss-Newton matrix need: {str(error).splitlines()[0]}"
+                    "Products with the Gauss-Newton matrix need second derivatives, and an"
+                    f" operation of the model has none: {str(error).splitlines()[0]}"
                 ) from error
             raise
 

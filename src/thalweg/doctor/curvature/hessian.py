@@ -18,7 +18,7 @@ from thalweg.stack.reading import Batch
 
 
 class GradientGraph(Graph):
-    """The gradient of one batch, with its own graph."""
+    """The graph of one batch: its gradient, which can be differentiated again."""
 
     def record(self, model: nn.Module, batch: Batch) -> None:
         loss = self.objective.batch_loss(model, batch)
@@ -35,13 +35,13 @@ class Hessian(Batchwise):
     """H = d2L / dtheta2.
 
     A product is one more pass through the graph of the gradient. It costs about 1.3 gradient
-    evaluations, and on several batches two more to record the graph. Fused attention is computed in
-    its mathematical form. Where an operation has no second derivative, products are central
+    evaluations, and with several batches two more to record the graph. Fused attention is computed
+    in its mathematical form. Where an operation has no second derivative, products are central
     differences of gradients. These cost two evaluations each, and have a relative error of about
-    eps^(2/3) where the gradient is smooth. A warning and the conditions say so.
+    eps^(2/3) where the gradient is smooth. A warning and the conditions then say so.
 
-    differences: whether products are such differences from the start. Models need it in which an
-    operation has a wrong second derivative, as PyTorch's weight normalization has. (`extremes` and
+    differences: whether all products are such differences. This is needed if an operation of the
+    model has a wrong second derivative, as PyTorch's weight normalization has. (`extremes` and
     `spectrum` notice most such operations, because the matrix is then not symmetric.)
 
     Raises UserError where the gradient is not finite. Source: Pearlmutter 1994.
@@ -76,7 +76,7 @@ class Hessian(Batchwise):
         return torch.stack([self.difference(vector) for vector in vectors])
 
     def difference(self, vector: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
-        """(grad L(theta + h v) - grad L(theta - h v)) / 2h, h where its two errors balance."""
+        """(grad L(theta + h v) - grad L(theta - h v)) / 2h, where h balances the two errors."""
         norm = float(vector.norm())
         if norm == 0:
             return torch.zeros_like(vector)
@@ -87,7 +87,7 @@ class Hessian(Batchwise):
 
 def warn_of_differences(error: Exception) -> None:
     warnings.warn(
-        "An operation of the model has no second derivative, so that products with the Hessian are"
-        f" differences of gradients: {str(error).splitlines()[0]}",
+        "An operation of the model has no second derivative, so products with the Hessian are"
+        f" computed as differences of gradients: {str(error).splitlines()[0]}",
         stacklevel=3,
     )

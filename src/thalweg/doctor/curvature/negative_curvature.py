@@ -1,4 +1,4 @@
-"""Negative curvature: how many directions bend down, and how far down the steepest one leads."""
+"""Directions of negative curvature: how many there are, and how far down the strongest leads."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from thalweg.doctor.objective.objective import Conditions, Objective
 from thalweg.statistics import Interval
 
 FIRST = 1e-3
-"""The first step of a search, relative to the size of the weights."""
+"""The first distance of a search, relative to the size of the weights."""
 MOST = 40
-"""The most doublings of a search."""
+"""The most times that a search doubles its distance."""
 
 
 @dataclass(frozen=True)
 class Descent:
     """The descent along a direction or its opposite, whichever leads lower.
 
-    distance: to the lowest point that was met, in units of the parameters. drop: how much lower the
-    loss is there. Both are 0 where neither direction leads down. bounded: whether the loss rose
-    again.
+    distance: the distance of the lowest measured point, in units of the parameters. drop: how much
+    lower the loss is there. Both are 0 if neither direction leads down. bounded: whether the loss
+    rises again further on.
     """
 
     distance: float
@@ -37,13 +37,12 @@ class Descent:
 
 @dataclass(frozen=True)
 class Index:
-    """The shares of directions in which the loss bends down, is flat, and bends up.
+    """The shares of the eigenvalues that are negative, near 0, and positive.
 
     negative, flat, positive: the shares of eigenvalues below -cut, from -cut to cut, and above cut.
-    cut: in units of an eigenvalue. The bulk of a network's eigenvalues lies near 0, so that the
-    shares mean something only together with the cut. lowest: the most negative curvature. descent:
-    along its direction. gradient: the gradient's norm; where it is far from 0 this is no critical
-    point, whatever the shares.
+    cut: in units of an eigenvalue. Most eigenvalues of a network lie near 0, so the shares depend
+    on the cut. lowest: the most negative curvature. descent: the descent along its direction.
+    gradient: the norm of the gradient; if it is far from 0, the point is no critical point.
     """
 
     negative: Interval
@@ -67,8 +66,8 @@ def index(
 ) -> Index:
     """The index of the Hessian: the share of its eigenvalues that are negative.
 
-    At a saddle point the gradient is near 0 and there are eigenvalues of both signs (Dauphin et al.
-    2014). What counts as 0 is a convention (Sagun et al. 2017).
+    At a saddle point the gradient is 0 and there are eigenvalues of both signs (Dauphin et al.
+    2014). Which eigenvalues count as 0 is a convention (Sagun et al. 2017).
 
     cut: relative to the largest absolute eigenvalue. tolerance and seed: as for `extremes`; probes
     and steps: as for `spectrum`. Cost: that of both, a gradient and up to 80 forward passes.
@@ -93,10 +92,10 @@ def index(
 
 
 def descent(objective: Objective, direction: Float[Tensor, " P"]) -> Descent:
-    """How far down a line through the objective's point leads.
+    """How far the loss falls along a line through the objective's point.
 
-    Steps double from a thousandth of the weights' size for as long as the loss falls. Cost: up to
-    80 forward passes.
+    The distance begins at a thousandth of the weights' size, and doubles as long as the loss falls.
+    Cost: up to 80 forward passes.
     """
     unit = direction / direction.norm()
     both = [descent_along(objective, sign * unit) for sign in (1, -1)]
@@ -106,7 +105,7 @@ def descent(objective: Objective, direction: Float[Tensor, " P"]) -> Descent:
 def descent_along(objective: Objective, unit: Float[Tensor, " P"]) -> Descent:
     start = objective.value()
     lowest, reached = start, 0.0
-    # A first step can change the loss by less than its round-off.
+    # The first distance can change the loss by less than round-off.
     round_off = 2 * torch.finfo(objective.dtype).eps * abs(start)
     distance = FIRST * (1 + float(objective.point.norm()))
     for _ in range(MOST):
@@ -121,9 +120,10 @@ def descent_along(objective: Objective, unit: Float[Tensor, " P"]) -> Descent:
 
 @dataclass(frozen=True)
 class Escape:
-    """The way out of a flat region along the most negative curvature.
+    """The descent along the direction of the most negative curvature.
 
-    lowest: that curvature. descent: how far down its direction leads. loss: at the start.
+    lowest: the most negative curvature. descent: how far down its direction leads. loss: the loss
+    at the start.
     """
 
     lowest: Eigenvalue
@@ -133,7 +133,10 @@ class Escape:
 
 
 def escape(objective: Objective) -> Escape:
-    """Looks along the most negative curvature. Cost: that of `extremes`, and of `descent`."""
+    """Measures the most negative curvature, and the descent along its direction.
+
+    Cost: that of `extremes` and that of `descent`.
+    """
     found = extremes(Hessian(objective), ends=["lowest"], tolerance=0.05)
     down = descent(objective, found.lowest.vector)
     return Escape(found.lowest, down, objective.value(), found.conditions)

@@ -1,4 +1,4 @@
-"""The spectral density of a curvature, and the shares and quantiles that it gives."""
+"""The spectral density of a curvature, and the shares and quantiles of its eigenvalues."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from thalweg.errors import UserError
 from thalweg.statistics import Interval
 
 ROOM = 2**26
-"""The most numbers in the bases of the runs that go side by side."""
+"""The most numbers in the bases of the runs that are computed at once."""
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """How the P eigenvalues are spread, seen by K random vectors at m points each.
+    """The distribution of the P eigenvalues, estimated with K random vectors and m points for each.
 
-    nodes, weights: `[K, m]`, a row for each random vector v: the quadrature of the measure that has
-    the mass (v'u_i)^2 at each eigenvalue lambda_i with unit eigenvector u_i. On average over v each
-    mass is 1/P. Every number that is read from it has two errors: K vectors stand for all vectors,
-    and m points for all eigenvalues.
+    nodes, weights: `[K, m]`, a row for each random vector v. They are the quadrature of the measure
+    with the mass (v'u_i)^2 at each eigenvalue lambda_i, where u_i is the unit eigenvector. The mean
+    of each mass over v is 1/P. Every number that is computed from them has two errors: one from the
+    K vectors, and one from the m points.
     """
 
     nodes: Floats = field(repr=False, compare=False)
@@ -38,11 +38,12 @@ class Spectrum:
     conditions: Conditions
 
     def density(self, at: ArrayLike, width: float) -> tuple[Floats, Floats]:
-        """The density at some values, each eigenvalue spread to a Gaussian, and its standard error.
+        """The density of the eigenvalues at some values, and its standard error.
 
-        at: [n], eigenvalues. width: the Gaussian's standard deviation, in the same units. The
-        integral of the density is 1. The error is that of K random vectors; where `width` is below
-        the distance of neighbouring nodes, the error of m points adds to it.
+        at: `[n]`, the values. width: each eigenvalue is replaced by a Gaussian with this standard
+        deviation, in the units of an eigenvalue. The integral of the density is 1. The error is
+        that of the K random vectors; if `width` is below the distance of neighbouring nodes, the
+        error of the m points adds to it.
         """
         if not width > 0:
             raise UserError(f"width must be above 0, not {width!r}.")
@@ -54,9 +55,10 @@ class Spectrum:
     def share_below(self, value: float) -> Interval:
         """The share of the eigenvalues below a value, in [0, 1], with a 95 % interval.
 
-        For one random vector, the true mass below node i lies between the weights up to i - 1 and
-        those up to i (Chebyshev, Markov and Stieltjes; Szego 1939, theorem 3.41.1): the interval
-        holds these brackets, averaged, and Student's t of the mean over the vectors.
+        For one random vector, the true mass below node i lies between the sum of the weights up to
+        i - 1 and the sum up to i (Chebyshev, Markov and Stieltjes; Szego 1939, theorem 3.41.1). The
+        interval consists of these bounds, averaged over the vectors, and of Student's t of the
+        mean.
         """
         return self.interval(*self.brackets(value))
 
@@ -67,7 +69,7 @@ class Spectrum:
         return self.interval(low - most, middle - likely, high - least)
 
     def brackets(self, value: float) -> tuple[Floats, Floats, Floats]:
-        """For each random vector the least, the likely and the largest mass below a value."""
+        """For each random vector, the least, the middle and the largest mass below a value."""
         below = (self.nodes < value).sum(1)
         sums = np.pad(self.weights.cumsum(1), ((0, 0), (2, 1)), mode="edge")
         sums[:, :2] = 0.0
@@ -83,15 +85,15 @@ class Spectrum:
         )
 
     def size_at(self, share: float) -> Interval:
-        """The quantile of the absolute eigenvalues: a share of them is at most as large.
+        """The quantile of the absolute eigenvalues: this share of them is at most as large.
 
-        share: in (0, 1). The interval inverts that of `share_within`; its upper end is infinite
-        where the largest node is not enough.
+        share: in (0, 1). The interval is the inverse of that of `share_within`. Its upper end is
+        infinite if even the largest node is too small.
         """
         if not 0 < share < 1:
-            raise UserError(f"share must lie between 0 and 1, ends left out, not {share!r}.")
+            raise UserError(f"share must be above 0 and below 1, not {share!r}.")
         sizes = np.unique(np.append(abs(self.nodes[self.weights > 0]), 0.0))
-        # The next larger number, so that the node itself is within.
+        # The next larger number is taken, so that the node itself counts.
         reached = [self.share_within(float(np.nextafter(size, np.inf))) for size in sizes]
 
         def first(shares: list[float]) -> float:
@@ -109,11 +111,11 @@ class Spectrum:
 def spectrum(curvature: Curvature, *, probes: int = 10, steps: int = 64, seed: int = 0) -> Spectrum:
     """The spectral density by stochastic Lanczos quadrature.
 
-    Lanczos from a random vector v of signs, of length 1, gives a tridiagonal T whose eigenvalues
-    are the nodes, and the squares of its eigenvectors' first entries the weights, of the Gauss
-    quadrature of v's measure. probes: K, at least 2. steps: m, at most P are taken.
+    Lanczos from a random vector v of signs, of length 1, gives a tridiagonal T. The eigenvalues of
+    T are the nodes of the Gauss quadrature of v's measure, and the squares of the first entries of
+    T's eigenvectors are its weights. probes: K, at least 2. steps: m; at most P are taken.
 
-    Cost: K m products, and memory for the bases of as many runs side by side as have room.
+    Cost: K m products, and memory for the bases of as many runs as fit at once.
     Raises UserError for fewer probes or steps than 2. Sources: Golub and Welsch 1969; Lin, Saad and
     Yang 2016; Ghorbani, Krishnan and Xiao 2019.
     """
@@ -137,5 +139,5 @@ def spectrum(curvature: Curvature, *, probes: int = 10, steps: int = 64, seed: i
 
 
 def margin(each: Floats) -> float:
-    """Half the width of the 95 % interval of a mean, by Student's t."""
+    """Half the width of the 95 % interval of the mean of `each`, by Student's t."""
     return student(each.size - 1) * float(each.std(ddof=1)) / math.sqrt(each.size)

@@ -1,4 +1,4 @@
-"""The trace of a curvature, and how much of it is on the diagonal."""
+"""The trace of a curvature, and how much of the matrix is on its diagonal."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from thalweg.doctor.objective.objective import Conditions
 class Estimate:
     """A mean over random vectors.
 
-    error: its standard error. converged: whether that is within the tolerance, relative to the
-    value. products: what it cost.
+    error: the standard error of the mean. converged: whether the error is within the tolerance,
+    relative to the value. products: the number of products with the matrix.
     """
 
     value: float
@@ -32,11 +32,11 @@ class Estimate:
 def trace(
     curvature: Curvature, *, probes: int = 32, tolerance: float = 0.1, seed: int = 0
 ) -> Estimate:
-    """tr A, the sum of the eigenvalues: the mean of v'Av over random vectors v of signs.
+    """An estimate of tr A, the sum of the eigenvalues: the mean of v'Av over random signs v.
 
-    Its variance is 2 / probes times the sum of the squares off the diagonal, so it is exact for a
-    diagonal A. probes: at least 2, each a product. Raises UserError for fewer, and for a tolerance
-    outside (0, 1). Source: Hutchinson 1990.
+    Its variance is 2 / probes times the sum of the squares off the diagonal, so that it is exact
+    for a diagonal A. probes: the number of random vectors, at least 2; each costs a product. Raises
+    UserError for fewer, and for a tolerance outside (0, 1). Source: Hutchinson 1990.
     """
     probes = require_whole("probes", probes, 2)
     require_tolerance(tolerance)
@@ -55,15 +55,16 @@ def trace(
 def diagonal_share(
     curvature: Curvature, *, probes: int = 32, tolerance: float = 0.1, seed: int = 0
 ) -> Estimate:
-    """The sum of A_ii^2 over the sum of all A_ij^2: the part that rates by parameter can adapt to.
+    """The sum of A_ii^2 over the sum of all A_ij^2: the part to which adaptive rates can adapt.
 
-    It is 1 for a diagonal A, and about 1 / P for one that is turned at random. With
+    It is 1 for a diagonal A, and about 1 / P for a matrix with random eigenvectors. With
     d_k = v_k * A v_k for random signs v_k, the mean of d_k'd_l over k != l is the sum of A_ii^2,
-    and the mean of |A v_k|^2 is the sum of A_ij^2, both without bias. The standard error is the
-    jackknife's of their ratio.
+    and the mean of |A v_k|^2 is the sum of A_ij^2, both without bias. The standard error of their
+    ratio is from the jackknife.
 
-    probes: at least 3, each a product. Raises UserError for fewer, and for a tolerance outside
-    (0, 1). Source: Bekas, Kokiopoulou and Saad 2007, for the diagonal.
+    probes: the number of random vectors, at least 3; each costs a product. Raises UserError for
+    fewer, and for a tolerance outside (0, 1). Source of the diagonal's estimate: Bekas, Kokiopoulou
+    and Saad 2007.
     """
     probes = require_whole("probes", probes, 3)
     require_tolerance(tolerance)
@@ -85,7 +86,7 @@ def diagonal_share(
 
 
 def ratio_of_means(pairs: np.ndarray, total: np.ndarray) -> tuple[float, float]:
-    """The mean over pairs (off the diagonal) over the mean, and the jackknife's standard error."""
+    """The mean of `pairs` off its diagonal, over the mean of `total`; and its jackknife error."""
     k = len(total)
     value = pairs.sum() / (k * (k - 1)) / total.mean()
     left_pairs = (pairs.sum() - 2 * pairs.sum(1)) / ((k - 1) * (k - 2))

@@ -1,1 +1,1 @@
-"""Findings of a training: what is wrong, what was tried against it, and how that is said."""
+"""The findings about a training: what is wrong, which remedies help, and the text of it all."""

@@ -1,4 +1,4 @@
-"""Making a diagnosis: a training is watched, judged by all criteria, and the advice is tried."""
+"""Making a diagnosis: watch a training, judge it by all criteria, and try the remedies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from thalweg.doctor.judge.diagnosis import Diagnosis
 from thalweg.doctor.judge.finding import Finding, Severity
 from thalweg.doctor.trials.trial import Trial, Trials, on_one_scale
 from thalweg.doctor.watch.budget import require_share
-from thalweg.doctor.watch.course import Case, following
+from thalweg.doctor.watch.history import Case, mark_after
 from thalweg.doctor.watch.watcher import Watcher
 from thalweg.errors import UserError
 from thalweg.optim import Optimizer
@@ -36,7 +36,7 @@ Say = Callable[[str], None]
 
 
 def silently(words: str) -> None:
-    """Says nothing."""
+    """Ignores the words."""
 
 
 def diagnose(
@@ -49,17 +49,19 @@ def diagnose(
     budget: float | None = None,
     say: Say = silently,
 ) -> Diagnosis:
-    """Trains a task once under the doctor's eyes, says what is wrong, and tries its advice.
+    """Watches one training of a task, says what is wrong with it, and tries remedies.
 
-    task: a task, the name of a bundled one, or `path/to/file.py:task`. recipe: a recipe, the name
-    of an optimizer, or the path of a recipe file. seed: fixes the weights and the batches of the
-    training that is watched. try_remedies: whether remedies are tried, each over 8 seeds.
-    trial_steps: the most steps of a trial; to the end of the task's budget if not given. budget:
-    the share of the training's time that looks may take, such as 0.03; not bounded if not given.
-    say: a function that is told in a few words what is being done.
+    task: a task, the name of a bundled one, or `path/to/file.py:task`.
+    recipe: a recipe, the name of an optimizer, or the path of a recipe file.
+    seed: fixes the initial weights and the batches of the training that is watched.
+    try_remedies: whether remedies are tried, each over 8 seeds.
+    trial_steps: the most steps of a trial; if not given, trials end with the task's budget.
+    budget: the share of the training's time that measurements may take, such as 0.03; if not given,
+        their time is not limited.
+    say: a function that is called with a few words about what is being done.
 
-    Raises UserError for a task that cannot be trained, for a recipe with a pre-training, and as
-    `Doctor` for the budget.
+    Raises UserError for a task that cannot be trained, for a recipe with a pre-training, and for a
+    budget outside (0, 1).
     """
     require_flag("try_remedies", try_remedies)
     require_function("say", say, "a function that takes a text")
@@ -103,7 +105,7 @@ diagnose.__doc__ = "\n    - ".join(
 
 
 def watched(task: Task, alone: Single, watcher: Watcher, say: Say) -> dict[int, Checkpoint]:
-    """Trains a lone member to its end; its states at the close looks, by step."""
+    """Trains a member alone to its end. Returns its checkpoints at the marked steps, by step."""
     steps = task.total_steps(length_of(task))
     say(f"watching {task.name} train for {steps} steps")
     batches = watcher.loading(batch for (batch,) in alone.batches)
@@ -111,7 +113,7 @@ def watched(task: Task, alone: Single, watcher: Watcher, say: Say) -> dict[int, 
     states = {0: alone.checkpoint(0)}
 
     def keep(step: int, _: Sequence[float]) -> None:
-        if not alone.diverged[0] and step == following(max(states)):
+        if not alone.diverged[0] and step == mark_after(max(states)):
             states[step] = alone.checkpoint(0)
             say(f"watching {task.name} train: step {step} of {steps}")
 
@@ -128,8 +130,8 @@ def told(
         metric=metric,
         findings=merged(findings),
         case=case,
-        unread=dict(case.course.refusals),
-        looks={name: own for name, own in watcher.budget.looks.items() if own.count},
+        unread=dict(case.history.refusals),
+        time_spent={name: own for name, own in watcher.budget.by_name.items() if own.count},
         share=watcher.budget.used,
     )
 
@@ -145,9 +147,10 @@ def tried(
     states: Mapping[int, Checkpoint],
     say: Say = silently,
 ) -> list[Finding]:
-    """The findings after trials of their remedies, each from the last state before its first sign.
+    """The findings after trials of the remedies.
 
-    A suspicion that an earlier and proven one explains needs no trial.
+    Trials begin at the last state before the first sign of a suspicion. A suspicion that an earlier
+    and proven one explains needs no trial.
     """
     done: list[list[Trial]] = []
     reasons = []
@@ -155,7 +158,7 @@ def tried(
         why = untried(one, found[:place])
         done.append([])
         if not why:
-            say(f"trying what may help against {one.name}")
+            say(f"trying remedies against {one.name}")
             state = states[max(step for step in states if step <= one.since)]
             try:
                 done[-1] = trials.of(one.remedies, state)
@@ -166,7 +169,7 @@ def tried(
 
 
 def untried(suspicion: Suspicion, before: Sequence[Suspicion]) -> str:
-    """Why no remedy is tried against a suspicion; empty if one is."""
+    """Why no remedy is tried against a suspicion; empty if remedies are tried."""
     for cause in before:
         if cause.proven and suspicion.name in cause.explains and not suspicion.proven:
             return f"{cause.name} may explain it"
@@ -174,7 +177,7 @@ def untried(suspicion: Suspicion, before: Sequence[Suspicion]) -> str:
 
 
 def judged(
-    suspicion: Suspicion, done: Sequence[Trial] = (), untried: str = "trials were not asked for"
+    suspicion: Suspicion, done: Sequence[Trial] = (), untried: str = "trials were switched off"
 ) -> Finding:
     if suspicion.proven or any(trial.helps for trial in done):
         severity: Severity = "ill"
@@ -186,7 +189,7 @@ def judged(
 
 
 def merged(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """The findings with their symptoms within them: the ill ones first, the strongest in front."""
+    """The findings by severity and strength; each cause holds the findings that it explains."""
     left = sorted(findings, key=lambda finding: -round(strength(finding), 1))
     causes: list[Finding] = []
     while left:
@@ -199,7 +202,7 @@ def merged(findings: Sequence[Finding]) -> tuple[Finding, ...]:
 
 
 def strength(finding: Finding) -> float:
-    """The part of the descent that is missed; 1 for a proven finding that explains others."""
+    """The part of the descent that training misses; 1 for a proven finding that explains others."""
     if finding.suspicion.proven and finding.suspicion.explains:
         return 1.0
     return finding.best.share if finding.best else 0.0

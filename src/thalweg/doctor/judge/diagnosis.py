@@ -1,4 +1,4 @@
-"""A diagnosis, and how it is said in plain words."""
+"""A diagnosis, and its text in plain words."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from textwrap import wrap
 
 from thalweg.doctor.judge.finding import Finding, Severity
 from thalweg.doctor.trials.trial import Trial
-from thalweg.doctor.watch.budget import Looks
-from thalweg.doctor.watch.course import Case
+from thalweg.doctor.watch.budget import TimeSpent
+from thalweg.doctor.watch.history import Case
 
 WIDTH = 88
 """The most letters on a line."""
@@ -18,11 +18,11 @@ WIDTH = 88
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What the doctor has found of a training.
+    """What the doctor has found about a training.
 
-    findings: the ill ones first. case: what was seen. unread: why an instrument could not be read,
-    by its name. looks: the number and the seconds of looks, by name. share: the time of all looks
-    over the training's own time.
+    findings: by severity. case: what was measured. unread: why an instrument could not be read, by
+    its name. time_spent: the number and the seconds of measurements, by name. share: the time of
+    all measurements over the training's own time.
     """
 
     task: str
@@ -31,7 +31,7 @@ class Diagnosis:
     findings: tuple[Finding, ...]
     case: Case
     unread: Mapping[str, str]
-    looks: Mapping[str, Looks]
+    time_spent: Mapping[str, TimeSpent]
     share: float
 
     def of(self, *severities: Severity) -> list[Finding]:
@@ -60,7 +60,7 @@ def lines(diagnosis: Diagnosis) -> Iterator[str]:
             yield from told(f"It may explain: {', '.join(one.name for one in finding.symptoms)}.")
     notes = diagnosis.of("note")
     if notes:
-        yield "\nSeen, and no cause for alarm:"
+        yield "\nSeen, but no reason for an alarm:"
         for finding in notes:
             yield from told(f"- {note(finding)}")
     if diagnosis.unread:
@@ -72,7 +72,7 @@ def lines(diagnosis: Diagnosis) -> Iterator[str]:
 
 
 def told(text: str) -> list[str]:
-    """The lines of a paragraph below a heading, or of an item there, which begins with a dash."""
+    """The indented lines of a paragraph, or of an item, which begins with a dash."""
     further = 5 if text.startswith("- ") else 3
     return wrap(text, WIDTH, initial_indent=3 * " ", subsequent_indent=further * " ")
 
@@ -103,7 +103,7 @@ def verdict(trial: Trial) -> str:
 
 
 def gain(trial: Trial, metric: str) -> str:
-    """How much a remedy is better or worse, with the interval."""
+    """By how much a remedy is better or worse, with the interval."""
     found = trial.gain
     if not math.isfinite(found.estimate):
         which = "without it" if found.estimate > 0 else "with it"
@@ -122,15 +122,16 @@ def conditions(trial: Trial) -> str:
 def note(finding: Finding) -> str:
     if finding.trials:
         tried = ", ".join(trial.words for trial in finding.trials)
-        return f"{finding.name}: {finding.suspicion.sentence} Tried without gain: {tried}."
+        return f"{finding.name}: {finding.suspicion.sentence} These did not help: {tried}."
     return f"{finding.name}: {finding.suspicion.sentence}"
 
 
 def watched(diagnosis: Diagnosis) -> str:
-    """How many steps were looked at, and the time that it took."""
-    course = diagnosis.case.course
-    seconds = sum(looks.seconds for looks in diagnosis.looks.values())
+    """How many steps were watched and measured, and the time that measuring took."""
+    history = diagnosis.case.history
+    seconds = sum(spent.seconds for spent in diagnosis.time_spent.values())
     return (
-        f"Watched for {course.length} steps, {len(course.steps)} of them looked at closely;"
-        f" looking took {seconds:.2g} s, {diagnosis.share:.2g} times what training took itself."
+        f"Watched {history.length} steps, and measured the loss along {len(history.steps)} of them;"
+        f" measuring took {seconds:.2g} s, which is {diagnosis.share:.2g} times the time of the"
+        " training itself."
     )

@@ -1,4 +1,4 @@
-"""A doctor for any training loop: it watches, says what it has found, and tries its advice."""
+"""A doctor for any training loop: it watches, says what it has found, and tries remedies."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from thalweg.stack.single import outputs_over
 from thalweg.tasks.task import Data, Score, Task
 
 FEWEST = 5
-"""The fewest coming batches for trials; one of this number of samples is kept to score by."""
+"""The fewest coming batches for trials. One of every FEWEST samples is kept for the score."""
 
 
 class Doctor(Watcher):
-    """Watches a training, which comes to the same bits as without the doctor.
+    """Watches a training. The training gives the same weights, to the bit, as without the doctor.
 
         doctor = Doctor(model, loss, optimizer)
         for inputs, targets in doctor.loading(loader):
@@ -43,41 +43,42 @@ class Doctor(Watcher):
         print(doctor.diagnosis())
 
     loss: `loss(outputs, targets)`, the mean over a batch; batches are tuples (inputs..., target).
-    every: the distance of the steps that the doctor looks along (`StepWatch`); each such look costs
-        about a gradient evaluation.
-    budget: the share of the training's own time that all looks together may take, 0.15 if not
-        given. A look that does not fit waits. With None, each look is taken when it is due. Hooks
-        and colder caches are not counted; they cost another twentieth of a step that takes a
+    every: the doctor measures the loss along one of this number of steps (`StepWatch`). Each such
+        measurement costs about a gradient evaluation.
+    budget: the share of the training's own time that all measurements together may take, 0.15 if
+        not given. A measurement that does not fit waits. With None, each is made when it is due.
+        Hooks and colder caches are not counted; they cost another twentieth of a step that takes a
         millisecond.
 
-    The norm of the gradient is noted at every step, as far as a third of the budget allows. The
+    The norm of the gradient is measured at every step, as far as a third of the budget allows. The
     other instruments are read at the steps 0, 10, 30, 90, and so on, on the batch of the step or on
-    the last 8 batches. These are kept as they are, so that a loader should not write into them
-    again. `close()` takes the doctor's hooks away, and so does the end of a `with` block.
+    the last 8 batches. `close()` removes the doctor's hooks, and so does the end of a `with` block.
 
     Raises UserError for an `every` below 1 and a budget outside (0, 1).
     """
 
     def diagnosis(self, coming: Iterable[Batch] | None = None) -> Diagnosis:
-        """What was found so far, at any step of the training.
+        """The findings so far, at any step of the training.
 
-        coming: the next batches, recorded ahead: tuples of tensors, five or more. With them,
-        remedies are tried. Copies of the model go on from its state with and without a remedy, over
-        8 orders of four fifths of the samples, and are scored by their loss on the others. The
-        loop's model, optimizer and random state stay as they are.
+        coming: the next batches, five or more tuples of tensors. If they are given, remedies are
+        tried: copies of the model go on from its state with and without a remedy. They train on
+        four fifths of the samples, in 8 different orders, and their score is the loss on the other
+        samples. The model, the optimizer and the random state of the loop do not change.
 
         Raises UserError before the first step.
         """
         if coming is not None:
             coming = require_list("coming", coming, "a list of the next batches")
         if not self.step:
-            raise UserError("The doctor has seen no step yet: ask again after some steps.")
+            raise UserError(
+                "The doctor has watched no step yet: call diagnosis() after some steps."
+            )
         recipe, unknown = self.recipe()
         finite = all(weight.isfinite().all() for weight in plain(self.model).parameters())
         case = self.case(recipe, self.step, "" if finite else "the weights are not finite")
         found = suspicions(case)
         if coming is None:
-            why = "give the next batches, recorded ahead, as doctor.diagnosis(batches)"
+            why = "remedies are tried if the next batches are given, as doctor.diagnosis(batches)"
             findings = [judged(one, untried=why) for one in found]
         elif recipe is None:
             findings = [judged(one, untried=unknown) for one in found]
@@ -86,7 +87,7 @@ class Doctor(Watcher):
         return told(case, findings, self, task=type(plain(self.model)).__name__, metric="loss")
 
     def recipe(self) -> tuple[Recipe | None, str]:
-        """The recipe in use, or why it is not known."""
+        """The recipe in use; or None, and the reason why it is not known."""
         try:
             return recipe_in_use(self.optimizer, plain(self.model)), ""
         except UserError as error:
@@ -95,8 +96,8 @@ class Doctor(Watcher):
     def tried(
         self, found: Sequence[Suspicion], recipe: Recipe, coming: Sequence[Batch]
     ) -> list[Finding]:
-        """The findings after trials on recorded batches."""
-        self.looking = True  # the model's copies have its hooks
+        """The findings after trials on the coming batches."""
+        self.looking = True  # the copies of the model have its hooks
         try:
             task = recorded(plain(self.model), self.loss, coming)
             model = plain(self.model)
@@ -115,7 +116,7 @@ class Doctor(Watcher):
 
 
 def recorded(model: nn.Module, loss: Score, batches: Sequence[Batch]) -> Task:
-    """A task that trains on four of five samples of these batches, and scores by the fifth."""
+    """A task that trains on four fifths of the samples in these batches; the others score it."""
     if not all(isinstance(batch, tuple | list) for batch in batches):
         raise UserError("the coming batches must be tuples of tensors.")
     if len(batches) < FEWEST:
@@ -144,6 +145,6 @@ def recorded(model: nn.Module, loss: Score, batches: Sequence[Batch]) -> Task:
 
 
 def going_on(suspicion: Suspicion) -> Suspicion:
-    """A suspicion without the remedies that start anew: the training does not start anew."""
+    """A suspicion without the remedies that need a new model, because the training goes on."""
     kept = tuple(remedy for remedy in suspicion.remedies if not remedy.model)
     return replace(suspicion, remedies=kept)

@@ -1,4 +1,4 @@
-"""What the doctor says: findings, each with what it rests on, and what became of the advice."""
+"""A finding: a suspicion of the doctor, with the trials of its remedies."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from thalweg.doctor.criteria.criterion import Suspicion
 from thalweg.doctor.trials.trial import Trial
 
 Severity = Literal["ill", "suspected", "note"]
-"""ill: a sound criterion says so, or a remedy helped when it was tried. suspected: there are signs,
-and no remedy was tried. note: there are signs, and no remedy that was tried helped, or it is no
-fault in itself."""
+"""ill: the criterion proves the fault, or a remedy helped when it was tried. suspected: there are
+signs, but no remedy was tried. note: there are signs, but no remedy helped, or what was found is no
+fault."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A suspicion, and the outcome of the trials.
+    """A suspicion, and the outcomes of the trials of its remedies.
 
-    trials: one for each remedy that was tried. untried: why none was tried. symptoms: other
-    findings that it explains.
+    trials: one for each remedy that was tried. untried: why no remedy was tried; empty if one was.
+    symptoms: other findings that this one explains.
     """
 
     suspicion: Suspicion

@@ -1,1 +1,1 @@
-"""What instruments are pointed at: the loss of a model on fixed batches, and its derivatives."""
+"""What instruments measure: the loss of a model on fixed batches, and its derivatives."""

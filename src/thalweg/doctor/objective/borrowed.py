@@ -1,4 +1,4 @@
-"""The patient, borrowed: a model in a fixed state for the time of a measurement, then as it was."""
+"""Borrowing a model: it has a fixed state during a measurement, and is as before afterwards."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from thalweg.random_numbers import drawing
 Mode = Literal["training", "evaluation"]
 
 SEED = 0
-"""The seed of what a model draws (dropout) while it is looked at: each look sees the same draws."""
+"""The seed of the random numbers that a model draws (dropout) during each measurement."""
 
 
 @contextmanager
 def borrowed(model: nn.Module, mode: Mode | None, device: torch.device) -> Iterator[None]:
-    """Fixes all that a model's answer depends on beside its weights and inputs.
+    """Fixes, within the block, all that the outputs depend on beside weights and inputs.
 
-    These are the modes of its layers and the random numbers that it draws. With the mode None each
-    layer keeps its own. Within the block gradients can be taken, whatever surrounds it. Autocast is
-    off, so that numbers have the precision of the weights. A compiled model runs as it was written,
-    because PyTorch's compiled graphs have no second derivative. After the block all is as it was
-    before, also after an error.
+    These are the modes of the layers and the random numbers that they draw. With the mode None each
+    layer keeps its own mode. Gradients can be taken, even inside `torch.no_grad`. Autocast is off,
+    so that numbers have the precision of the weights. A compiled model runs uncompiled, because
+    PyTorch's compiled graphs have no second derivative. After the block all is as it was before,
+    also after an error.
     """
     modules = list(model.modules())
     with ExitStack() as stack:
@@ -45,9 +45,9 @@ def borrowed(model: nn.Module, mode: Mode | None, device: torch.device) -> Itera
 
 @contextmanager
 def same_draws(device: torch.device) -> Iterator[None]:
-    """Torch, NumPy and Python draw from `SEED` within the block, on the model's device too.
+    """Seeds torch, NumPy and Python with `SEED` within the block, on the model's device too.
 
-    Their states are afterwards what they were before.
+    After the block their random states are what they were before.
     """
     on_cpu = device.type == "cpu"
     kind = "cuda" if on_cpu else device.type
@@ -58,14 +58,14 @@ def same_draws(device: torch.device) -> Iterator[None]:
 
 
 TRAITS = ("training", "sparse", "_flat_weights")
-"""The attributes of a layer, beside weights and buffers, that a look may change: its mode, whether
-an embedding's gradients are sparse, and the list in which PyTorch's recurrent layers find their
-weights."""
+"""The attributes of a layer, beside weights and buffers, that a measurement may change: its mode,
+whether an embedding's gradients are sparse, and the list in which PyTorch's recurrent layers find
+their weights."""
 
 
 @contextmanager
 def kept_traits(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Gives each layer its own traits back after the block; the modes may differ."""
+    """Restores the traits of each layer after the block."""
     kept = [
         (vars(module), name, copy(vars(module)[name]))
         for module in modules
@@ -80,7 +80,7 @@ def kept_traits(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def make_dense(modules: Iterable[nn.Module]) -> None:
-    """Lets embeddings have dense gradients: sparse ones cannot be parts of one vector."""
+    """Gives embeddings dense gradients, because sparse ones cannot be parts of one vector."""
     for module in modules:
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             module.sparse = False
@@ -91,7 +91,7 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 def mode_of(model: nn.Module) -> str:
-    """The mode of all layers, training or evaluation; mixed where they differ."""
+    """The mode of all layers, training or evaluation; "mixed" where layers differ."""
     modes = {module.training for module in model.modules()}
     if len(modes) > 1:
         return "mixed"

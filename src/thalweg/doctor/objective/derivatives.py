@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 UNDERIVABLE = ("is not implemented", "once_differentiable", "double backward")
-"""What PyTorch says, in one form or another, where an operation has no second derivative."""
+"""Parts of PyTorch's error messages for an operation that has no second derivative."""
 
 
 def derivative(of: Tensor, by: Tensor, *, further: bool = False) -> Tensor:
-    """The derivative of a scalar, 0 where it does not depend on `by`.
+    """The derivative of a scalar; 0 where the scalar does not depend on `by`.
 
     further: whether the derivative can be differentiated again.
     """
@@ -30,7 +30,7 @@ def pulled(
 ) -> tuple[Tensor, ...]:
     """The sum of (d of / d by)' v over pairs of `of` and v, for each of `by`; the graph is kept.
 
-    batched: whether each v is a block `[K, ...]`; what comes out then has the same K in front.
+    batched: whether each v is a block `[K, ...]`; each result then begins with the same K.
     """
     pairs = [(o, v) for o, v in zip(of, vectors, strict=True) if o.requires_grad]
     if not pairs:
@@ -48,15 +48,15 @@ def pulled(
 
 
 def is_underivable(error: RuntimeError) -> bool:
-    """Whether PyTorch means that an operation has no second derivative."""
+    """Whether PyTorch raised an error because an operation has no second derivative."""
     return any(words in str(error) for words in UNDERIVABLE)
 
 
 def cut_off(recorded: Tensor) -> bool:
     """Whether the graph of a tensor was cut by `once_differentiable`.
 
-    A full backward pass raises an error at such a cut. A pass to given tensors goes around it
-    without an error, and lacks what lies behind it.
+    A full backward pass raises an error at such a cut. A backward pass to given tensors raises no
+    error, but its result lacks all terms from behind the cut.
     """
     seen: set[Node] = set()
     ahead = [recorded.grad_fn]

@@ -1,4 +1,4 @@
-"""The loss as a function of the weights, on fixed data: what instruments are pointed at."""
+"""An objective: the loss on fixed data as a function of the weights. Instruments measure it."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from thalweg.tasks.user_code import trainable
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a measurement was made on; it holds for nothing else.
+    """The conditions of a measurement. Under other conditions its result may differ.
 
-    samples, batches: the data, fixed for the whole measurement. mode: that of the model's layers,
-    "training", "evaluation" or "mixed". precision: of the arithmetic, such as "float32".
-    products: how products with a matrix of second derivatives were made; empty where there were
-    none.
+    samples, batches: the numbers of samples and of batches. mode: the mode of the model's layers,
+    "training", "evaluation" or "mixed". precision: the precision of the arithmetic, such as
+    "float32". products: how products with a matrix of second derivatives were made; empty where
+    there were none.
     """
 
     samples: int
@@ -52,16 +52,17 @@ class Objective:
     the loss does not depend on has the derivative 0. L is the mean over all samples of the batches.
     Batch normalization in training mode takes the statistics of each batch alone.
 
-    model: any model. A compiled one is looked at as it was written, and one within `DataParallel`
-        or `DistributedDataParallel` as this process has it. loss: `loss(outputs, targets)`, the
-        mean over a batch. batches: each a tuple (inputs..., target). mode: "training" or
-        "evaluation"; each layer keeps its own mode if not given. dtype: the precision of the
-        arithmetic, such as torch.float64; if not given, that of the parameters, and float32 for
-        half precision.
+    model: any model. A compiled model runs uncompiled. Of a model within `DataParallel` or
+        `DistributedDataParallel`, the copy of this process is taken.
+    loss: `loss(outputs, targets)`, the mean over a batch.
+    batches: each a tuple (inputs..., target).
+    mode: "training" or "evaluation"; each layer keeps its own mode if not given.
+    dtype: the precision of the arithmetic, such as torch.float64; if not given, the precision of
+        the parameters, and float32 for half precision.
 
     The objective holds copies of theta and the buffers, so that it stays the same while the model
-    trains on. The model is as it was after each look. The random numbers that it draws (dropout)
-    are the same at each look, so that L is a plain function.
+    trains on. No measurement changes the model. The random numbers that the model draws (dropout)
+    are the same in each evaluation, so that L is a deterministic function.
 
     Raises UserError without batches, without trainable parameters, and for parameters that are
     sharded, complex or on several devices.
@@ -106,16 +107,16 @@ class Objective:
         return len(self.point)
 
     def value(self, point: Float[Tensor, " P"] | None = None) -> float:
-        """L at a point; at theta where none is given. Costs a forward pass."""
+        """L at a point, or at theta if no point is given. Costs a forward pass."""
         at = self.point if point is None else point.detach()
         return float(self.mean(self.each(self.batch_loss, at)))
 
     def gradient(self, point: Float[Tensor, " P"] | None = None) -> Float[Tensor, " P"]:
-        """grad L at a point; at theta where none is given. Costs one gradient evaluation."""
+        """grad L at a point, or at theta if no point is given. Costs one gradient evaluation."""
         return self.mean(self.batch_gradients(point))
 
     def batch_gradients(self, point: Float[Tensor, " P"] | None = None) -> Iterator[Tensor]:
-        """The gradients of the batches one by one, each of the mean over its samples, `[P]`."""
+        """The gradient `[P]` of each batch's mean loss, one after the other."""
         at = (self.point if point is None else point).detach().clone().requires_grad_()
 
         def gradient(model: nn.Module, batch: Batch) -> Tensor:
@@ -126,7 +127,7 @@ class Objective:
     def each(
         self, work: Callable[[nn.Module, Batch], T], point: Float[Tensor, " P"] | None = None
     ) -> Iterator[T]:
-        """Does some work with each batch and the model at a point; at theta if none is given."""
+        """Calls `work` for each batch, with the model at a point, or at theta if none is given."""
         at = self.point if point is None else point
 
         def done(batch: Batch) -> T:
@@ -135,7 +136,7 @@ class Objective:
         return map(done, self.batches)
 
     def mean(self, each: Iterable[Tensor]) -> Tensor:
-        """The mean over all samples, from the mean of each batch."""
+        """The mean over all samples, from the means of the batches."""
         total = sum(self.sizes)
         weighted = (size / total * one for size, one in zip(self.sizes, each, strict=True))
         return reduce(add, weighted).detach()
@@ -146,11 +147,11 @@ class Objective:
 
     def outputs(self, model: Callable[..., Any], batch: Batch) -> Any:
         with failure_as_sentence(f"The model failed in {self.conditions.precision}"):
-            # A model may write into what it is given, and batches are looked at again.
+            # A model may write into its inputs, and the batches are used again.
             return model(*copied(batch[:-1]))
 
     def loss_of(self, outputs: Any, batch: Batch) -> Tensor:
-        """The loss of outputs; UserError where it is no scalar."""
+        """The loss of outputs. Raises UserError where the loss is no scalar."""
         with failure_as_sentence(f"The loss failed in {self.conditions.precision}"):
             loss = self.loss(outputs, batch[-1])
         if not isinstance(loss, Tensor) or loss.ndim > 0:
@@ -160,12 +161,12 @@ class Objective:
         return loss
 
     def within(self, point: Float[Tensor, " P"], work: Callable[[nn.Module], T]) -> T:
-        """Does some work with the model at a point, and leaves the model as it was.
+        """Calls `work` with the model at a point, and leaves the model as it was.
 
-        Derivatives have to be taken within the work, because activation checkpointing runs the
-        model again when they are taken.
+        Derivatives have to be taken inside `work`, because activation checkpointing runs the model
+        again when they are taken.
         """
-        # A look may change the buffers: batch normalization counts, spectral norms iterate.
+        # A forward pass may change buffers: batch normalization counts, spectral norms iterate.
         buffers = {name: buffer.clone() for name, buffer in self.buffers.items()}
         state = {**self.views(point), **self.constants, **buffers}
         named = {f"model.{name}": tensor for name, tensor in state.items()}
@@ -174,17 +175,17 @@ class Objective:
         return done
 
     def views(self, point: Float[Tensor, " P"]) -> dict[str, Tensor]:
-        """A point as the model's parameters, by name."""
+        """The model's parameters at a point, by name."""
         pieces = torch.split(point, [shape.numel() for shape in self.shapes.values()])
         named = zip(self.shapes.items(), pieces, strict=True)
         return {name: piece.view(shape) for (name, shape), piece in named}
 
     def flat(self, tensors: Sequence[Tensor]) -> Float[Tensor, " P"]:
-        """Tensors of the trainable parameters' shapes, in their order, as one vector."""
+        """One vector of tensors that have the trainable parameters' shapes and order."""
         return torch.cat([self.cast(tensor.detach()).flatten() for tensor in tensors])
 
     def cast(self, x: Any) -> Any:
-        """A tensor of real numbers in the objective's precision; anything else unchanged."""
+        """Casts a tensor of real numbers to the objective's precision; returns others unchanged."""
         return x.to(self.dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
 
     def name_of_mode(self) -> str:
@@ -195,7 +196,7 @@ class Objective:
 
 
 class Workplace(nn.Module):
-    """A module that gives its model to the work that it is called with."""
+    """A module that calls a function with its model; so `functional_call` can run any function."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -206,7 +207,7 @@ class Workplace(nn.Module):
 
 
 def plain(model: nn.Module) -> nn.Module:
-    """The model within the wrappers of a compiler and of data parallelism."""
+    """The model without the wrappers of `torch.compile` and of data parallelism."""
     parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     within = model.module if isinstance(model, parallel) else getattr(model, "_orig_mod", model)
     return model if within is model else plain(within)
@@ -215,26 +216,29 @@ def plain(model: nn.Module) -> nn.Module:
 def require_usable(parameters: Sequence[Tensor], batches: Sequence[Batch]) -> None:
     if not batches or not all(isinstance(b, tuple | list) and len(b) > 1 for b in batches):
         raise UserError(
-            "An objective needs a list of one batch or more, each a tuple (inputs..., target)."
+            "An objective needs a list of at least one batch, and each must be a tuple"
+            " (inputs..., target)."
         )
     if not parameters:
-        raise UserError("The model has no trainable parameters; one needs requires_grad=True.")
+        raise UserError(
+            "The model has no trainable parameters; at least one needs requires_grad=True."
+        )
     if any(map(is_sharded, parameters)):
         raise UserError(
-            "The model's parameters are sharded; gather them into a whole model first, by"
-            " torch.distributed.checkpoint.state_dict with full_state_dict=True."
+            "The model's parameters are sharded; first gather them into a whole model, with"
+            " torch.distributed.checkpoint.state_dict and full_state_dict=True."
         )
     devices = {str(parameter.device) for parameter in parameters}
     if len(devices) > 1:
         raise UserError(
-            f"The parameters lie on {', '.join(sorted(devices))}; one device is needed."
+            f"The parameters lie on {', '.join(sorted(devices))}; they must lie on one device."
         )
     if any(parameter.is_complex() for parameter in parameters):
         raise UserError("The model has complex parameters; they must be real numbers.")
 
 
 def samples_in(batch: Batch) -> int:
-    """The number of samples: the length of the last tensor in the batch."""
+    """The number of samples, which is the length of the last tensor in the batch."""
     lengths = [len(x) for x in tree_leaves(batch)[::-1] if isinstance(x, Tensor) and x.ndim]
     if not lengths:
         raise UserError("A batch must be a tuple (inputs..., target) of tensors [B, ...].")

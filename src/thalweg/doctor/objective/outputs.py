@@ -1,4 +1,4 @@
-"""The outputs of a model's layers, noted while the model runs."""
+"""Recording the outputs of a model's layers while the model runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Call(NamedTuple):
 
 @contextmanager
 def outputs_of(model: nn.Module) -> Iterator[list[Call]]:
-    """Notes the outputs of all layers with a matrix of weights within the block."""
+    """Records, within the block, the outputs of all layers that have a matrix of weights."""
     calls: list[Call] = []
     counts: Counter[str] = Counter()
 
@@ -33,7 +33,7 @@ def outputs_of(model: nn.Module) -> Iterator[list[Call]]:
             return None
         calls.append(Call(name, counts[name], tensors[0]))
         counts[name] += 1
-        # An activation in place must not overwrite the output that was noted.
+        # An activation in place must not overwrite the recorded output.
         return output.clone() if isinstance(output, Tensor) else None
 
     handles = [
@@ -49,5 +49,7 @@ def outputs_of(model: nn.Module) -> Iterator[list[Call]]:
 
 
 def units_first(output: Float[Tensor, "N ..."]) -> Float[Tensor, "units values"]:
-    """The values by unit: dimension 1 of `[N, C]` and `[N, C, H, W]`, the last of `[N, T, C]`."""
+    """The values of each unit. Units are dimension 1 of `[N, C]` and `[N, C, H, W]`, and the last
+    dimension of `[N, T, C]`.
+    """
     return output.movedim(-1 if output.ndim == 3 else 1, 0).flatten(1)

@@ -1,1 +1,1 @@
-"""What instruments read of a training at one moment, each with its error."""
+"""The readings: what instruments measure at one step of a training, each with its error."""

@@ -1,4 +1,4 @@
-"""The scale of a model's inputs: features of unequal size make the valley narrow."""
+"""The scale of a model's inputs. Features of unequal size make the loss a narrow valley."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from thalweg.errors import UserError
 from thalweg.stack.reading import Batch
 
 SMALLEST, LARGEST = 5, 95
-"""Percentiles of the features' sizes that stand for the smallest and the largest."""
+"""The percentiles of the features' sizes that serve as the smallest and the largest size."""
 
 
 @dataclass(frozen=True)
 class Inputs:
     """The sizes of the input's features, over samples and positions.
 
-    features: the number of those that vary. size: the median of the features' sizes, each the root
-    mean square. unequal: the largest size over the smallest, by their 95th and 5th percentiles.
-    offset: the largest |mean| / standard deviation. samples: the number of values of each feature.
+    The size of a feature is its root mean square. features: the number of features that vary. size:
+    the median size. unequal: the largest size over the smallest (95th and 5th percentile). offset:
+    the largest |mean| / standard deviation. samples: the number of values of each feature.
 
-    With a linear first layer the curvature along the weights of a feature goes with the square of
-    its size, so that `unequal` squared bounds the condition number from below, and a mean far from
-    0 makes one direction steep for all (LeCun et al. 1998, 5.1).
+    With a linear first layer, the curvature along the weights of a feature is proportional to the
+    square of its size. So the condition number is at least the square of `unequal`, and means far
+    from 0 give one direction a very high curvature (LeCun et al. 1998, 5.1).
     """
 
     features: int
@@ -39,11 +39,11 @@ class Inputs:
 
 
 def inputs(batches: Sequence[Batch]) -> Inputs:
-    """The scale of the model's inputs that are real numbers; the target stands last in a batch.
+    """The scale of those inputs that are real numbers; the last tensor of a batch is the target.
 
-    A feature is a place of the last dimension in `[N, F]` and `[N, T, F]`, and a channel, dimension
-    1, in `[N, C, H, W]`. Cost: no gradient. Raises UserError where no input is made of real
-    numbers, as in text, and where no feature varies.
+    A feature is an index of the last dimension in `[N, F]` and `[N, T, F]`, and a channel,
+    dimension 1, in `[N, C, H, W]`. Needs no gradient. Raises UserError where no input consists of
+    real numbers, as in text, and where no feature varies.
     """
     each = [[x for x in tree_leaves(batch[:-1]) if is_real(x)] for batch in batches]
     if not each or not each[0]:
@@ -71,5 +71,5 @@ def is_real(x: object) -> bool:
 
 
 def features(x: Float[Tensor, "N ..."]) -> Float[Tensor, "values F"]:
-    """Every value of each feature, in double precision."""
+    """All values of each feature, in double precision."""
     return x.detach().double().movedim(-1 if x.ndim <= 3 else 1, -1).flatten(0, -2)

@@ -1,4 +1,4 @@
-"""Layers that move at once: the effect of their steps together, and of each step alone."""
+"""The effect of one step in all layers at once, compared with the effects of single layers."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from thalweg.stack.reading import Batch
 
 @dataclass(frozen=True)
 class Drift:
-    """How the outputs of one layer have moved, unit by unit.
+    """How the outputs of one layer have changed.
 
-    call: the number of the call of the layer, from 0. shift: the change of a unit's mean in the
-    unit's standard deviations before the step, as the root mean square over units. stretch: the
-    logarithm of the ratio of the standard deviations, as the root mean square over units. Units
-    that do not vary are left out.
+    call: the number of the call of the layer, from 0. shift: the change of a unit's mean, in units
+    of its standard deviation before the step, as the root mean square over units. stretch: the
+    logarithm of the ratio of the standard deviations after and before the step, as the root mean
+    square over units. Units that do not vary are left out.
     """
 
     layer: str
@@ -32,10 +32,11 @@ class Drift:
 
 @dataclass(frozen=True)
 class Joint:
-    """The effect of one step of all layers at once, and of each layer alone.
+    """The effect of one step on the loss, in all layers at once and in each layer alone.
 
-    together: the change of the loss by the whole step. alone: by layer, the change if only that
-    layer had moved. drifts: one for each call of a layer with a matrix, in the order of the calls.
+    together: the change of the loss by the whole step. alone: by layer, the change if the step
+    moves only that layer. drifts: one for each call of a layer with a matrix, in the order of the
+    calls.
     """
 
     together: float
@@ -45,19 +46,19 @@ class Joint:
 
     @property
     def interaction(self) -> float:
-        """together - sum of alone: the part of the change that comes from layers moving at once.
+        """The change by the whole step less the sum of the changes by single layers.
 
-        In second order it is the sum of d_i'H_ij d_j over pairs of different layers.
+        To second order this is the sum of d_i'H_ij d_j over pairs of different layers.
         """
         return self.together - sum(self.alone.values())
 
 
 def joint(objective: Objective, step: Float[Tensor, " P"]) -> Joint:
-    """The effect of a step on the loss, of all layers at once and of each alone, and on outputs.
+    """The effect of a step on the loss and on the outputs, in all layers and in each alone.
 
-    A gradient says how the loss changes if its layer alone moves, and yet all layers move at once.
-    This is the motive of batch normalization (Goodfellow, Bengio and Courville 2016, 8.7.1); look
-    at a network with and without it. A layer is a module that holds parameters of its own.
+    A gradient says how the loss changes if only its own layer moves, but a step moves all layers at
+    once. This is the reason for batch normalization (Goodfellow, Bengio and Courville 2016, 8.7.1);
+    compare a network with and without it. A layer is a module that holds parameters of its own.
 
     step: `[P]`, from the objective's point. Cost: a forward pass for each layer and two more, and
     the memory of a gradient evaluation for the outputs of the first batch.
@@ -74,7 +75,7 @@ def joint(objective: Objective, step: Float[Tensor, " P"]) -> Joint:
 
 
 def masks(objective: Objective) -> dict[str, Float[Tensor, " P"]]:
-    """For each layer, 1 at its parameters' places and 0 elsewhere."""
+    """For each layer, a vector that is 1 at the layer's parameters and 0 elsewhere."""
     layers = {name: name.rpartition(".")[0] for name in objective.shapes}
     views = objective.views(objective.point)
     return {
@@ -105,7 +106,7 @@ def drifts(objective: Objective, batch: Batch, point: Float[Tensor, " P"]) -> tu
 def moments(
     objective: Objective, batch: Batch, point: Float[Tensor, " P"]
 ) -> list[tuple[str, int, Tensor, Tensor]]:
-    """The layer and number of each call, and each unit's mean output and standard deviation."""
+    """For each call: its layer, its number, and the mean and standard deviation of each unit."""
 
     def within(model: nn.Module) -> list[tuple[str, int, Tensor, Tensor]]:
         with outputs_of(model) as calls:
@@ -117,5 +118,5 @@ def moments(
 
 
 def size(x: Tensor) -> float:
-    """The root mean square; 0 of an empty tensor."""
+    """The root mean square of a tensor; 0 for an empty tensor."""
     return float(x.square().mean().sqrt()) if len(x) else 0.0

@@ -1,4 +1,4 @@
-"""How much curvature each rule can take before it oscillates, and the metric that it moves in.
+"""The largest curvature at which each rule is stable, and the metric of each rule.
 
 On a quadratic of curvature h a rule with learning rate lr and momentum m is stable while h is below
 
@@ -6,10 +6,10 @@ On a quadratic of curvature h a rule with learning rate lr and momentum m is sta
     (2 + 2 m) / lr                heavy ball (Polyak 1964)
     (2 + 2 m) / ((1 + 2 m) lr)    Nesterov
 
-Cohen et al. 2021 for the last two in networks. A rule that divides the gradient by D, element by
-element, has these limits for the eigenvalues of D^-1 H, while D changes slowly; Adam's momentum is
-a mean, so its lr counts (1 - beta1) times (Cohen et al. 2022). Each rule says its own as its `edge`
-and its `divisor`.
+Cohen et al. 2021 showed the last two in networks. A rule that divides the gradient by D, element by
+element, has these limits for the eigenvalues of D^-1 H, while D changes slowly. Adam's momentum is
+a mean, so that its lr counts (1 - beta1) times (Cohen et al. 2022). Each rule defines its limit as
+`edge`, and its D as `divisor`.
 """
 
 from __future__ import annotations
@@ -30,49 +30,49 @@ from thalweg.rules import NAMED, RULES
 from thalweg.rules.rule import Rule
 
 Values = Mapping[str, Any]
-"""A group's hyperparameters at its coming step."""
-State = Mapping[str, Any]
+"""A group's hyperparameters at its next step."""
+ParameterState = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Stepping:
-    """How a parameter group is stepped: its rule, and its hyperparameters at the coming step."""
+class GroupRule:
+    """The rule that steps a parameter group, and its hyperparameters at the next step."""
 
-    rule: type[Rule]
+    kind: type[Rule]
     values: Values
 
     @property
     def limit(self) -> float:
         """The largest eigenvalue of D^-1 H that is stable."""
         lr = self.values["lr"]
-        return float(self.rule.bound(self.values).edge()) / lr if lr > 0 else math.inf
+        return float(self.kind.bound(self.values).edge()) / lr if lr > 0 else math.inf
 
     @property
     def adaptive(self) -> bool:
-        """Whether the gradient is divided by a moment of its own."""
-        return self.rule.divisor is not Rule.divisor
+        """Whether the rule divides the gradient by one of its moments."""
+        return self.kind.divisor is not Rule.divisor
 
-    def metric(self, param: Tensor, state: State) -> Tensor:
-        """D for one parameter, of its shape; UserError for an adaptive rule before a first step."""
+    def metric(self, param: Tensor, state: ParameterState) -> Tensor:
+        """D for one parameter. Raises UserError for an adaptive rule before its first step."""
         metric = torch.ones_like(param)
         if self.adaptive:
-            # At an lr of 1, the rate is what slows a parameter beside, by its age.
+            # At an lr of 1, the rate is the remaining factor, which depends on the parameter's age.
             rule = replace(self, values={**self.values, "lr": 1.0}).at(state)
             metric = metric * rule.divisor() / float(rule.rate())
         return metric
 
-    def at(self, state: State) -> Rule:
-        """The rule at the state of a parameter, after its last step; UserError before the first."""
+    def at(self, state: ParameterState) -> Rule:
+        """The rule with the state of a parameter. Raises UserError before the first step."""
         taken = age(state)
         if taken == 0:
             raise UserError(
-                f"{self.rule.__name__} has no metric before its first step; take one, then look."
+                f"{self.kind.__name__} has no metric before its first step; take a step first."
             )
-        return self.rule.bound({**self.values, **state, "t": taken})
+        return self.kind.bound({**self.values, **state, "t": taken})
 
 
-def stepping(optimizer: torch.optim.Optimizer, index: int) -> Stepping:
-    """How the parameter group of this index is stepped; UserError where no limit is known.
+def group_rule(optimizer: torch.optim.Optimizer, index: int) -> GroupRule:
+    """The rule of the parameter group of this index. Raises UserError where no limit is known.
 
     optimizer: one of this package, or one of PyTorch's that this package has too.
     """
@@ -82,13 +82,13 @@ def stepping(optimizer: torch.optim.Optimizer, index: int) -> Stepping:
         names = ", ".join(rule.__name__ for rule in chain) or type(optimizer).__name__
         with_edge = [name for name, rule in RULES.items() if rule.edge is not Rule.edge]
         raise UserError(
-            f"No limit of stability is known for {names}; known are {', '.join(with_edge)}."
+            f"No limit of stability is known for {names}, only for {', '.join(with_edge)}."
         )
-    return Stepping(known[0], values)
+    return GroupRule(known[0], values)
 
 
 def rules_of(optimizer: torch.optim.Optimizer, index: int) -> tuple[Chain, Values]:
-    """The rules of a parameter group, none where they are not known, and its values."""
+    """The rules of a parameter group and its values; no rules where they are not known."""
     group = optimizer.param_groups[index]
     if isinstance(optimizer, RuleOptimizer):
         return optimizer.chain(group), optimizer.values(index)

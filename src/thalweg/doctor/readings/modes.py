@@ -1,6 +1,7 @@
-"""Batch normalization by statistics that are not the data's, so that evaluation is misled.
+"""Whether the running statistics of batch normalization fit the data.
 
-A layer was left in evaluation mode while the model trains, or its running statistics lag behind.
+They do not fit if a layer stayed in evaluation mode while the model trained, or if they change too
+slowly. Evaluation then gives wrong results.
 """
 
 from __future__ import annotations
@@ -22,12 +23,11 @@ from thalweg.stack.reading import Batch
 
 @dataclass(frozen=True)
 class Modes:
-    """One model, normalized by its running statistics and by those of the batches.
+    """A model with its running statistics, compared with the model with the batches' statistics.
 
-    running, batches: the loss by each, without dropout. held: the names of the layers that
-    normalize by running statistics in training as well. shift: by layer, the root mean square over
-    channels of the running mean less the mean of the batches, in standard deviations of the
-    batches.
+    running, batches: the loss with each of the two, without dropout. held: the names of the layers
+    that use running statistics in training too. shift: by layer, the running mean less the mean of
+    the batches, in standard deviations of the batches, as the root mean square over channels.
     """
 
     running: float
@@ -38,7 +38,7 @@ class Modes:
 
 
 def modes(objective: Objective) -> Modes:
-    """Whether the running statistics of batch normalization are those of the data.
+    """Compares the running statistics of batch normalization with the statistics of the data.
 
     Cost: two forward passes. Raises UserError for a model without running statistics.
     """
@@ -84,7 +84,7 @@ def by_batch(objective: Objective, model: nn.Module, batch: Batch) -> Tensor:
 
 @contextmanager
 def shifts_of(model: nn.Module) -> Iterator[dict[str, float]]:
-    """Notes for each layer how far its running mean lies from the mean of its inputs."""
+    """Measures for each layer how far its running mean lies from the mean of its inputs."""
     seen: dict[str, float] = {}
 
     def note(name: str, layer: Any, given: tuple[Tensor, ...]) -> None:

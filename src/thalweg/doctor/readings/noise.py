@@ -1,4 +1,4 @@
-"""How much of a mini-batch's gradient is signal, and how much noise."""
+"""How much of a mini-batch's gradient is signal, and how much is noise."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ FEWEST = 3
 
 @dataclass(frozen=True)
 class Noise:
-    """The gradient G and the covariance Sigma of one sample's gradient, by their sizes.
+    """The sizes of the mean gradient G, and of the covariance Sigma of one sample's gradient.
 
     squared_gradient: |G|^2. variance: tr Sigma. signal: |G|^2 / tr Sigma, the signal-to-noise ratio
-    of one sample. Each is an estimate with its 95 % interval, in float64; |G|^2 may come out below
-    0, as an unbiased estimate must.
+    of one sample. Each is an estimate with its 95 % interval, in float64. The estimate of |G|^2 can
+    be below 0, because it is unbiased.
     """
 
     squared_gradient: Interval
@@ -33,10 +33,10 @@ class Noise:
 
     @property
     def scale(self) -> Interval | None:
-        """The gradient noise scale tr Sigma / |G|^2, in samples; none where it cannot be told.
+        """The gradient noise scale tr Sigma / |G|^2, in samples; None where |G|^2 may be 0.
 
-        It cannot be told where |G|^2 is not clearly above 0. A batch of this size has as much
-        signal as noise. As advice on the batch size it is an order of magnitude.
+        A batch of this size has as much signal as noise. As advice on the batch size this gives
+        only the order of magnitude.
         """
         if self.signal.low <= 0:
             return None
@@ -49,25 +49,26 @@ class Noise:
 
 
 def noise(objective: Objective) -> Noise:
-    """Signal and noise of the gradient, from those of the objective's batches.
+    """The signal and the noise of the gradient, from the gradients of the objective's batches.
 
     With g_i the gradients of K batches of n samples each, drawn at random,
 
         |G|^2 = mean over i != j of g_i'g_j        tr Sigma = n sum |g_i - mean g|^2 / (K - 1),
 
-    both without bias. Ratios are of these averages, never averages of ratios; intervals are the
-    jackknife's over batches, with Student's t. Batch normalization in training mode makes samples
-    of a batch depend on each other, and then Sigma is n times a batch's covariance, no sample's.
+    both without bias. A ratio is the ratio of these averages, not an average of ratios. Intervals
+    are from the jackknife over batches, with Student's t. Batch normalization in training mode
+    makes the samples of a batch depend on each other; Sigma is then n times the covariance of a
+    batch's gradient, and not the covariance of a sample's gradient.
 
     Cost: one gradient evaluation, and the memory of K gradients. Raises UserError for fewer than 3
-    batches, for batches of unequal sizes, for gradients that are not finite, and where those of all
-    batches, or of all but one, are the same.
+    batches, for batches of unequal sizes, for gradients that are not finite, and where all batches,
+    or all but one, have the same gradient.
     Source: McCandlish et al. 2018.
     """
     k, sizes = len(objective.batches), set(objective.sizes)
     if k < FEWEST or len(sizes) > 1:
         raise UserError(
-            f"Noise is estimated from {FEWEST} batches or more of one size; here are {k} of"
+            f"Noise is estimated from {FEWEST} or more batches of one size, not from {k} batches of"
             f" {', '.join(map(str, sorted(sizes)))} samples."
         )
     gradients = torch.stack(list(objective.batch_gradients())).double()
@@ -97,6 +98,6 @@ def without(inner: Floats, i: int) -> Any:
 
 
 def with_interval(estimate: float, left_out: Floats) -> Interval:
-    """An estimate from all batches, with its interval from those that leave out one batch each."""
+    """An estimate from all batches, with its interval from the estimates that omit one batch."""
     margin = student(len(left_out) - 1) * jackknife(left_out)
     return Interval(estimate, estimate - margin, estimate + margin)

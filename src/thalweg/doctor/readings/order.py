@@ -1,4 +1,4 @@
-"""The order of the data: batches of samples that are not shuffled differ more than by chance."""
+"""The order of the data. Batches of samples that are not shuffled differ by more than chance."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from thalweg.stack.reading import Batch
 
 @dataclass(frozen=True)
 class Order:
-    """How the targets differ from batch to batch.
+    """How the targets differ between batches.
 
-    p: the chance that batches of shuffled samples differ as much or more. share: of the variance of
-    the targets, the part that lies between batches; by chance it is about 1 / (samples a batch).
-    batches: the number of batches that were looked at.
+    p: the probability that batches of shuffled samples differ as much or more. share: the part of
+    the variance of the targets that lies between batches; for shuffled samples it is about
+    1 / (samples in a batch). batches: the number of measured batches.
     """
 
     p: float
@@ -28,21 +28,25 @@ class Order:
 
 
 def order(batches: Sequence[Batch]) -> Order:
-    """Whether the targets of a batch are alike, by a one-way analysis of variance.
+    """Tests whether the targets differ between batches more than shuffled samples would.
 
-    Real targets `[N, ...]` are compared by their mean over a sample. Whole numbers `[N]` are
-    classes, and compared by the chi-square test of the table of batches and classes. Cost: no
-    gradient. Raises UserError for fewer than three batches, for batches of one sample, and for
-    targets that are neither.
+    Real targets `[N, ...]` are averaged over each sample, and tested by a one-way analysis of
+    variance. Whole numbers `[N]` are classes, and tested by the chi-square test of the table of
+    batches and classes. Needs no gradient. Raises UserError for fewer than three batches, for
+    batches of one sample, and for other targets.
     """
     targets = [batch[-1] for batch in batches]
     usable = (isinstance(y, Tensor) and y.ndim > 0 and len(y) > 1 for y in targets)
     if len(targets) < 3 or not all(usable):
-        raise UserError("The order is judged from three batches of two samples or more.")
+        raise UserError(
+            "The order can be judged from three or more batches of two samples or more."
+        )
     if targets[0].is_floating_point():
         return of_numbers([y.detach().double().reshape(len(y), -1).mean(1) for y in targets])
     if targets[0].ndim > 1:
-        raise UserError("The order is judged from targets that are real numbers or classes [N].")
+        raise UserError(
+            "The order can be judged from targets that are real numbers or classes [N]."
+        )
     return of_classes(targets)
 
 
@@ -56,14 +60,14 @@ def of_numbers(targets: Sequence[Tensor]) -> Order:
     if between + within == 0:
         raise UserError("All targets are the same, so they have no order.")
     share = between / (between + within)
-    # The F-test: of samples in no order, the share has this distribution.
+    # The F-test: for shuffled samples, the share has this distribution.
     k, n = len(each), len(together)
     p = stats.beta.sf(share, (k - 1) / 2, (n - k) / 2)
     return Order(float(p), float(share), k)
 
 
 def of_classes(targets: Sequence[Tensor]) -> Order:
-    """Cramer's V squared is the share."""
+    """The order of targets that are classes; the share is the square of Cramer's V."""
     from scipy import stats  # takes a while to import, and few need it
 
     _, places = torch.unique(torch.cat(list(targets)), return_inverse=True)

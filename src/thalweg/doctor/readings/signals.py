@@ -1,4 +1,4 @@
-"""Signals on their way through the layers, forward and back: do they explode or vanish?"""
+"""The sizes of activations and gradients by layer, which show whether they explode or vanish."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from thalweg.statistics import Interval
 
 @dataclass(frozen=True)
 class Signal:
-    """What passes through one layer, at one call of it.
+    """What passes through one layer at one call of the layer.
 
-    layer: its name in the model. call: the number of the call, from 0; a layer that is used again
-    at each time step has a call for each. activation: root mean square of its outputs. signal: root
-    mean square over the samples of |dL_n / d output_n|, L_n a sample's own loss; 0 where the loss
-    does not depend on the outputs.
+    layer: its name in the model. call: the number of the call, from 0; a layer that is used at each
+    time step has one call for each. activation: the root mean square of the outputs. signal: the
+    root mean square over the samples of |dL_n / d output_n|, where L_n is the loss of sample n; 0
+    where the loss does not depend on the outputs.
     """
 
     layer: str
@@ -38,10 +38,10 @@ class Signal:
 
 @dataclass(frozen=True)
 class Signals:
-    """What passes through the layers, in the order in which they are called.
+    """What passes through the layers, in the order of their calls.
 
-    gradients: the gradient's norm by parameter. Wide layers have larger gradients; the signals show
-    whether depth makes them small or large.
+    gradients: the norm of the gradient, by parameter. It depends on the width of the layer; the
+    signals show the effect of the depth alone.
     """
 
     layers: tuple[Signal, ...]
@@ -50,33 +50,34 @@ class Signals:
 
     @property
     def forward(self) -> Interval:
-        """The factor by which activations change from a call to the next, with a 95 % interval."""
+        """The factor by which activations change from one call to the next, with its interval."""
         return factor([layer.activation for layer in self.layers])
 
     @property
     def backward(self) -> Interval:
-        """The factor by which signals change from a call to the one before it.
+        """The factor by which signals change from one call back to the call before it.
 
-        Below 1 they vanish with depth, above 1 they explode. It is the exponential of the slope of
-        log signal against depth (Schoenholz et al. 2017; Saxe et al. 2014), by least squares, with
-        Student's t. It is sound for plain networks at their initialization, and less so for
-        residual networks, where signals also go past layers.
+        Below 1 the signals vanish with depth, above 1 they explode. The factor is the exponential
+        of the slope of the signal's logarithm over depth (Schoenholz et al. 2017; Saxe et al.
+        2014), by least squares; the 95 % interval is by Student's t. It is sound for plain networks
+        at their initialization, and less reliable for residual networks, where signals bypass
+        layers.
         """
         return factor([layer.signal for layer in reversed(self.layers)])
 
     @property
     def unreached(self) -> tuple[str, ...]:
-        """The layers whose outputs the loss does not depend on at any call."""
+        """The layers on whose outputs the loss does not depend, at any call."""
         reached = {layer.layer for layer in self.layers if layer.signal > 0}
         return tuple(dict.fromkeys(s.layer for s in self.layers if s.layer not in reached))
 
     def of(self, layer: str) -> Signals:
-        """The calls of one layer alone; of a recurrent layer these are the time steps."""
+        """Only the calls of one layer. The calls of a recurrent layer are the time steps."""
         return replace(self, layers=tuple(s for s in self.layers if s.layer == layer))
 
 
 def signals(objective: Objective) -> Signals:
-    """Activations and back-propagated signals by layer, for every layer that holds a matrix.
+    """The activations and the back-propagated signals of every layer that holds a matrix.
 
     Several batches must call the same layers. Cost: two gradient evaluations, with the outputs of
     all layers in memory. Raises UserError for a model without such layers.
@@ -85,7 +86,7 @@ def signals(objective: Objective) -> Signals:
     batches = list(objective.each(partial(squares, objective), point))
     kinds = {tuple((place.layer, place.call) for place in found) for found in batches}
     if len(kinds) > 1:
-        raise UserError("Batches go through different layers; look at one batch at a time.")
+        raise UserError("The batches call different layers; measure one batch at a time.")
     layers = []
     for calls in zip(*batches, strict=True):
         activation = float(objective.mean([torch.tensor(call.activation) for call in calls]))
@@ -97,7 +98,7 @@ def signals(objective: Objective) -> Signals:
 
 
 def factor(norms: Sequence[float]) -> Interval:
-    """The factor from each to the next, by a line through the logarithms; zeros are left out."""
+    """The mean factor from one norm to the next, by a line through the logarithms (no zeros)."""
     places = [i for i, norm in enumerate(norms) if norm > 0]
     if len(places) < 3:
         return Interval(math.nan, 0.0, math.inf)
@@ -107,7 +108,7 @@ def factor(norms: Sequence[float]) -> Interval:
 
 
 def squares(objective: Objective, model: nn.Module, batch: Batch) -> list[Signal]:
-    """The calls of one batch, with mean squares in the place of their roots."""
+    """The calls of one batch, with mean squares instead of root mean squares."""
     with outputs_of(model) as calls:
         loss = objective.batch_loss(model, batch)
     if not calls:
@@ -116,7 +117,7 @@ def squares(objective: Objective, model: nn.Module, batch: Batch) -> list[Signal
     slopes = pulled([loss], outputs, [torch.ones_like(loss)], batched=False)
     made = []
     for call, slope in zip(calls, slopes, strict=True):
-        # The loss is a mean over the samples: a sample's own loss is as many times as steep.
+        # The loss is a mean over N samples: the slope of one sample's own loss is N times larger.
         signal = samples_in(batch) * float(slope.square().sum())
         activation = float(call.output.detach().square().mean())
         made.append(Signal(call.layer, call.number, activation, signal))

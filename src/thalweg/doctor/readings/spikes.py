@@ -1,4 +1,4 @@
-"""Spikes of a loss or of a gradient's norm, and what clipping would have done."""
+"""Spikes of a loss or of a gradient's norm, and the effect that clipping would have had."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from thalweg.errors import UserError
 Floats = NDArray[np.float64]
 
 NORMAL = 1.4826
-"""Standard deviations of a normal distribution in one median absolute deviation."""
+"""The standard deviation of a normal distribution over its median absolute deviation."""
 
 
 @dataclass(frozen=True)
 class Spike:
-    """A value far above those before it.
+    """A value far above the values before it.
 
-    step: its place in the series, from 0. deviations: its height above the running median in robust
-    standard deviations; infinite for a value that is not finite.
+    step: its index in the series, from 0. deviations: its height above the running median, in
+    robust standard deviations; infinite for a value that is not finite.
     """
 
     step: int
@@ -33,13 +33,13 @@ class Spike:
 def spikes(
     values: Sequence[float], *, window: int = 128, threshold: float = 6.0, fewest: int = 20
 ) -> list[Spike]:
-    """The values that stand out from those before them: losses, or norms of gradients.
+    """The spikes in a series of losses or of gradient norms.
 
-    A value is a spike where it lies more than `threshold` robust standard deviations (1.4826 median
+    A value is a spike if it lies more than `threshold` robust standard deviations (1.4826 median
     absolute deviations) above the median of the last `window` values. Values that are not finite
-    are spikes, and the median leaves them out. The first `fewest` values are never spikes. In a
-    falling series the deviations are large, and a spike must stand out from the fall too. The
-    convention of OLMo's trainer is 6 to 7 deviations over the last 128 to 1000 steps.
+    are spikes, and the median leaves them out. The first `fewest` values are never spikes. The fall
+    of a falling series counts as deviation, so a spike must be larger than the fall. OLMo's trainer
+    uses 6 to 7 deviations over the last 128 to 1000 steps.
 
     Raises UserError for a window below `fewest`, and for a threshold that is not above 0.
     """
@@ -72,11 +72,11 @@ def above(value: float, before: Floats) -> float:
 
 @dataclass(frozen=True)
 class Clip:
-    """What clipping by norm at a percentile of the norms seen would have done.
+    """The effect that clipping by norm, at a percentile of the measured norms, would have had.
 
-    norm: the threshold. clipped: the share of the steps that it would have shortened. shortest: the
-    least factor, that of the largest gradient; 0 for an infinite gradient. kept: the sum of the
-    finite norms after the clip over their sum before it.
+    norm: the threshold. clipped: the share of the steps that clipping would have shortened.
+    shortest: the factor for the largest gradient; 0 for an infinite gradient. kept: the sum of the
+    finite norms after clipping over their sum before it.
     """
 
     percentile: float
@@ -89,19 +89,19 @@ class Clip:
 def clips(
     norms: Sequence[float], percentiles: Sequence[float] = (50, 75, 90, 95, 99, 99.9)
 ) -> list[Clip]:
-    """What g <- g min(1, t / |g|) would have done with t at each percentile of the norms.
+    """The effect of g <- g min(1, t / |g|) with t at each percentile of the norms.
 
-    The norms are taken before any clip, and without the loss scale of mixed precision. It does not
-    tell how the training would have gone on: its later gradients would have been others.
+    norms: before any clipping, and without the loss scale of mixed precision. The result does not
+    say how training would have gone on, because later gradients would have been different.
 
     Raises UserError without a finite norm, for one below 0, and for percentiles outside 0 to 100.
     """
     sizes = np.asarray(norms, dtype=np.float64)
     finite = sizes[np.isfinite(sizes)]
     if len(finite) == 0 or (finite < 0).any():
-        raise UserError("Clips need norms that are at least 0, and one or more finite ones.")
+        raise UserError("The norms must be at least 0, and at least one of them must be finite.")
     if not all(0 <= percentile <= 100 for percentile in percentiles):
-        raise UserError(f"Percentiles lie between 0 and 100; here are {list(percentiles)}.")
+        raise UserError(f"percentiles must lie between 0 and 100, not be {list(percentiles)}.")
     return [clip(sizes, finite, percentile) for percentile in percentiles]
 
 

@@ -1,4 +1,4 @@
-"""How near the recipe in use is to the edge of stability."""
+"""How near the recipe in use is to the largest curvature at which it is stable."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from thalweg.doctor.curvature.curvature import Preconditioned
 from thalweg.doctor.curvature.eigenvalues import Eigenvalue, Extremes, extremes
 from thalweg.doctor.curvature.hessian import Hessian
 from thalweg.doctor.objective.objective import Conditions, Objective
-from thalweg.doctor.readings.limits import Stepping, stepping
+from thalweg.doctor.readings.limits import GroupRule, group_rule
 from thalweg.errors import UserError
 
 
 @dataclass(frozen=True)
 class GroupStability:
-    """One parameter group, as if the others stood still.
+    """The stability of one parameter group, as if the parameters of other groups did not move.
 
-    rule: that steps it. lr: at the coming step. sharpness: the highest eigenvalue of D^-1 H over
-    its parameters, D the rule's own metric. limit: the largest that is stable at this rate.
+    rule: the name of the rule that steps the group. lr: its rate at the coming step. sharpness: the
+    highest eigenvalue of D^-1 H over its parameters, where D is the metric of the rule. limit: the
+    largest eigenvalue that is stable at this rate.
     """
 
     rule: str
@@ -31,17 +32,18 @@ class GroupStability:
 
     @property
     def ratio(self) -> float:
-        """1 is the edge."""
+        """The sharpness over its limit; above 1, steps are unstable."""
         return self.sharpness.value / self.limit
 
 
 @dataclass(frozen=True)
 class Stability:
-    """How near the edge the next step is taken.
+    """How near to the limit of stability the next step is taken.
 
-    ratio: 1 is the edge; its eigenvector is the direction that oscillates first, in coordinates
-    where all parameters are equally near. groups: in the optimizer's order, but for those without a
-    parameter of the objective. products: what it cost.
+    ratio: the sharpness over its limit, 1 at the limit. Its eigenvector is the direction that
+    oscillates first, in coordinates that are scaled by the metric and the limit. groups: the
+    groups that hold parameters of the objective, in the optimizer's order. products: the number of
+    products with the Hessian.
     """
 
     ratio: Eigenvalue
@@ -58,22 +60,23 @@ def stability(
     steps: int = 200,
     seed: int = 0,
 ) -> Stability:
-    """The highest eigenvalue of the Hessian in the optimizer's metric, over what its rate allows.
+    """The highest eigenvalue of the Hessian in the optimizer's metric, over the stable limit.
 
     With D the metric of each parameter's rule and c its limit (`limits`), the ratio is the highest
-    eigenvalue of (c D)^-1 H: on the quadratic that the loss is here, and with D as it is now, steps
-    oscillate with growing size where it is above 1. Groups that differ in momentum share the limit
-    of each only approximately.
+    eigenvalue of (c D)^-1 H. Where it is above 1, steps on the quadratic approximation of the loss,
+    with D as it is now, oscillate with growing size. For groups that differ in momentum the ratio
+    is only approximate.
 
-    To be at the edge is no fault in itself: training with full batches goes there by itself and
-    stays, with large ones nearly so (Cohen et al. 2021, 2022). With mini-batches steps overshoot
-    while the ratio is still below 1 (Andreyev and Beneventano 2024), so that a ratio below 1 does
-    not prove safety: look at a step. Clipping, decay and averaging are left out.
+    A ratio of 1 is no fault: training with full batches goes there by itself and stays there, and
+    training with large batches nearly does (Cohen et al. 2021, 2022). A ratio below 1 does not
+    prove stability: with mini-batches, steps overshoot before it reaches 1 (Andreyev and
+    Beneventano 2024); measure the loss along a step to see this. Clipping, decay and averaging are
+    left out.
 
-    objective: made of the model that the optimizer steps, at the step to come. tolerance, steps and
-    seed: as for `extremes`. Cost: that of `extremes`, once for all and once for each group where
-    there are several. Raises UserError where no limit is known for a rule, for an adaptive rule
-    before its first step, and for an optimizer of other parameters.
+    objective: the objective of the model that the optimizer steps, before the next step. tolerance,
+    steps and seed: as for `extremes`. Cost: that of `extremes`, once for all groups together and,
+    where there are several, once for each. Raises UserError where no limit is known for a rule, for
+    an adaptive rule before its first step, and for an optimizer of other parameters.
     """
     hessian = Hessian(objective)
 
@@ -81,22 +84,22 @@ def stability(
         curvature = Preconditioned(hessian, metric)
         return extremes(curvature, ends=["highest"], tolerance=tolerance, steps=steps, seed=seed)
 
-    ways = {i: stepping(optimizer, i) for i in groups_within(objective, optimizer)}
-    metrics = {i: metric_of(objective, optimizer, i, way) for i, way in ways.items()}
-    looks = {i: sharpest(metric) for i, metric in metrics.items()}
+    rules = {i: group_rule(optimizer, i) for i in groups_within(objective, optimizer)}
+    metrics = {i: metric_of(objective, optimizer, i, rule) for i, rule in rules.items()}
+    found = {i: sharpest(metric) for i, metric in metrics.items()}
     groups = tuple(
-        GroupStability(way.rule.__name__, way.values["lr"], looks[i].highest, way.limit)
-        for i, way in ways.items()
+        GroupStability(rule.kind.__name__, rule.values["lr"], found[i].highest, rule.limit)
+        for i, rule in rules.items()
     )
-    products = sum(look.products for look in looks.values())
+    products = sum(one.products for one in found.values())
     if len(groups) == 1:
         return Stability(relative(*groups), groups, products, hessian.conditions)
-    whole = sharpest(torch.stack([metrics[i] / way.limit for i, way in ways.items()]).sum(0))
+    whole = sharpest(torch.stack([metrics[i] / rule.limit for i, rule in rules.items()]).sum(0))
     return Stability(whole.highest, groups, products + whole.products, hessian.conditions)
 
 
 def groups_within(objective: Objective, optimizer: torch.optim.Optimizer) -> list[int]:
-    """The parameter groups that hold parameters of the objective; UserError if none does."""
+    """The indices of the groups that hold parameters of the objective. UserError if none does."""
     held = set(map(id, objective.parameters))
     groups = enumerate(optimizer.param_groups)
     within = [i for i, group in groups if not held.isdisjoint(map(id, group["params"]))]
@@ -106,13 +109,13 @@ def groups_within(objective: Objective, optimizer: torch.optim.Optimizer) -> lis
 
 
 def metric_of(
-    objective: Objective, optimizer: torch.optim.Optimizer, index: int, way: Stepping
+    objective: Objective, optimizer: torch.optim.Optimizer, index: int, rule: GroupRule
 ) -> Float[Tensor, " P"]:
-    """The diagonal of D^-1, 0 for what is not in the group."""
+    """The diagonal of D^-1; 0 for parameters of other groups."""
     held = set(map(id, optimizer.param_groups[index]["params"]))
     return objective.flat(
         [
-            1 / way.metric(param, optimizer.state.get(param, {}))
+            1 / rule.metric(param, optimizer.state.get(param, {}))
             if id(param) in held
             else torch.zeros_like(param)
             for param in objective.parameters

@@ -1,4 +1,4 @@
-"""One step looked at closely: what the quadratic at its start predicts, and what it did."""
+"""The loss along one step: what the quadratic at its start predicts, and what the step did."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from thalweg.tasks.task import Score
 
 @dataclass(frozen=True)
 class Parabola:
-    """The loss along a step d, as L + slope t + bend t^2 in the share t of the step.
+    """The loss along a step d as L + slope t + bend t^2, where t is the share of the step.
 
-    slope: d'g. bend: d'Hd / 2. Both in units of the loss.
+    slope: d'g. bend: d'Hd / 2. Both are in units of the loss.
     """
 
     slope: float
@@ -33,14 +33,14 @@ class Parabola:
 
     @property
     def predicted(self) -> float:
-        """The change that the whole step makes: d'g + d'Hd / 2."""
+        """The predicted change by the whole step, d'g + d'Hd / 2."""
         return self.slope + self.bend
 
     @property
     def best(self) -> float:
-        """The share of the step that lowers the loss most; infinite where it bends down.
+        """The share of the step that lowers the loss most; infinite where the loss bends down.
 
-        Along d = -g it is the best learning rate, g'g / g'Hg.
+        For d = -g this is the best learning rate, g'g / g'Hg.
         """
         return max(0.0, -self.slope / (2 * self.bend)) if self.bend > 0 else math.inf
 
@@ -48,18 +48,18 @@ class Parabola:
     def largest(self) -> float:
         """The share of the step beyond which the loss is higher than at the start.
 
-        Along d = -g it is the largest learning rate, 2 g'g / g'Hg.
+        For d = -g this is the largest learning rate, 2 g'g / g'Hg.
         """
         return 2 * self.best
 
 
 @dataclass(frozen=True)
 class Step(Parabola):
-    """A step looked at closely.
+    """The prediction for a step, and its result.
 
-    change: the loss after the step less the loss before it, on the same data. round_off: of the
-    change; a smaller change counts as none. curvature: d'Hd / d'd, in units of the loss over those
-    of a parameter squared.
+    change: the loss after the step less the loss before it, on the same data. round_off: the
+    round-off error of the change; a smaller change counts as none. curvature: d'Hd / d'd, in units
+    of the loss over the square of the units of a parameter.
     """
 
     change: float
@@ -74,7 +74,7 @@ class Step(Parabola):
 
 
 def look_at_step(objective: Objective, step: Float[Tensor, " P"]) -> Step:
-    """The change of the loss by a step d from the objective's point, as predicted and as it was.
+    """The change of the loss by a step d from the objective's point, predicted and actual.
 
     With g the gradient and H the Hessian at the start, the prediction is d'g + d'Hd / 2. For
     d = -lr g it is -lr g'g + lr^2 g'Hg / 2 (Goodfellow, Bengio and Courville 2016, 4.3.1).
@@ -100,21 +100,22 @@ def look_at_step(objective: Objective, step: Float[Tensor, " P"]) -> Step:
 
 
 ROUND_OFF = 64
-"""The round-off of slope and bend, in units of a loss's resolution. The weights of the three losses
-in the bend add up to 8, and a number that is eight times its round-off is known to an eighth."""
+"""The round-off error of slope and bend, as a multiple of the resolution of a loss. It is 8 times
+8: the weights of the three losses in the bend add up to 8, and a number that is eight times its
+error is known to an eighth."""
 
 
 @dataclass(frozen=True)
 class SeenStep(Parabola):
-    """A step d as it was taken, and the loss of its batch along it.
+    """A step d that the optimizer took, and the loss of its batch along the step.
 
-    loss: at the start. change: the loss after the step less the loss before it. round_off: of
-    changes of the loss; smaller changes count as none. gradient, length: the norms of the gradient
-    that the optimizer had, and of d.
-    gradient_cosine: of the gradient with the one before. velocity_cosine: of -g with the step
-    before, which is the velocity: where it is negative, momentum carries uphill. Both are none at
-    the first step, and 0 where the step or a gradient is zero.
-    rates: |d| / |g| by parameter, its effective rate; none where its gradient is zero.
+    loss: the loss before the step. change: the loss after the step less the loss before it.
+    round_off: the round-off error of the change; a smaller change counts as none.
+    gradient, length: the norm of the gradient that the optimizer had, and the norm of d.
+    gradient_cosine: the cosine between the gradient and the one before. velocity_cosine: the cosine
+    between -g and the step before, the velocity; where it is negative, momentum moves uphill. Both
+    are None at the first step, and 0 where the step or a gradient is zero.
+    rates: by parameter, the effective rate |d| / |g|; None where the gradient is zero.
     """
 
     loss: float
@@ -129,14 +130,14 @@ class SeenStep(Parabola):
 
     @property
     def overshoots(self) -> bool | None:
-        """Whether a shorter step would have been better; none where round-off decides."""
+        """Whether a shorter step would have been better; None where round-off hides it."""
         margin = self.slope + 2 * self.bend
         return margin > 0 if abs(margin) > self.round_off else None
 
 
 @dataclass
 class StepWatch:
-    """Looks along steps while a model trains.
+    """Measures the loss along steps while a model trains.
 
         watch = StepWatch(model, loss)
         loss(model(*inputs), targets).backward()
@@ -148,13 +149,14 @@ class StepWatch:
 
         slope = -3 L0 + 4 L1/2 - L1        bend = 2 (L0 - 2 L1/2 + L1),
 
-    exact where the loss is quadratic along the step. The optimizer's gradient does not enter. It
-    may be clipped, scaled or of other random draws (dropout), and changes only the norms, cosines
-    and rates. Where round-off hides the differences of losses, as beside a large constant in the
-    loss, the slopes at both ends of the step give the parabola.
+    which is exact where the loss is quadratic along the step. Slope and bend do not depend on the
+    optimizer's gradient, which may be clipped, scaled or taken with other dropout masks; only the
+    norms, cosines and rates do. Where round-off hides the differences of the losses, as with a
+    large constant in the loss, the parabola comes from the slopes at both ends of the step.
 
-    Each look costs three forward passes, about one gradient evaluation, two more for the slopes,
-    and the memory of the parameters five times. The training goes on as if nobody looked.
+    Each measurement costs three forward passes, which is about one gradient evaluation; two more
+    evaluations where the slopes are needed; and five times the memory of the parameters. The
+    training itself does not change.
     """
 
     model: nn.Module
@@ -167,7 +169,7 @@ class StepWatch:
 
     @contextmanager
     def looking(self, batch: Batch) -> Iterator[None]:
-        """Looks along the step that is taken within the block, on the batch of its gradient."""
+        """Measures the step that is taken within the block; batch: the batch of its gradient."""
         start = Objective(self.model, self.loss, [batch], mode=self.mode, dtype=self.dtype)
         gradient = start.flat([gradient_of(param) for param in start.parameters])
         yield
@@ -176,13 +178,15 @@ class StepWatch:
         self.last = gradient, step
 
     def overshooting(self) -> Interval:
-        """The share of steps that overshoot; steps within round-off do not count.
+        """The share of steps that overshoot, without the steps where round-off hides it.
 
-        Raises UserError where all are within round-off.
+        Raises UserError where round-off hides it in all steps.
         """
         told = [step.overshoots for step in self.seen if step.overshoots is not None]
         if not told:
-            raise UserError("All steps lie within round-off; watch with dtype=torch.float64.")
+            raise UserError(
+                "Round-off hides the change of every step; use StepWatch(..., dtype=torch.float64)."
+            )
         return wilson(sum(told), len(told))
 
 
@@ -218,7 +222,7 @@ def seen(
 def by_slopes(start: Objective, step: Float[Tensor, " P"]) -> tuple[float, float, float]:
     """Slope and bend from the gradients at both ends of a step, and the size of their terms.
 
-    A constant in the loss has no gradient, and so no round-off here.
+    A constant in the loss has no gradient, so it causes no round-off error here.
     """
     ends = [start.gradient(start.point + share * step) for share in (0, 1)]
     slope, last_slope = (float(gradient @ step) for gradient in ends)
@@ -236,5 +240,5 @@ def cosine(a: Tensor, b: Tensor) -> float:
 
 
 def gradient_of(param: nn.Parameter) -> Tensor:
-    """The gradient that a parameter holds, 0 where it has none."""
+    """The gradient of a parameter; 0 where it has none."""
     return torch.zeros_like(param) if param.grad is None else param.grad.to_dense()

@@ -1,4 +1,4 @@
-"""The trend of a loss: does it still fall, or is it flat within its noise?"""
+"""The trend of a loss: whether it still falls, or is flat within its noise."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ BLOCKS = 10
 
 @dataclass(frozen=True)
 class Trend:
-    """How a series has changed over a number of steps.
+    """How a series of values has changed.
 
-    change: from its first value to its last along a straight line, with a 95 % interval.
+    change: the change from the first value to the last along a straight line, with its 95 %
+    interval.
     """
 
     change: Interval
@@ -26,28 +27,28 @@ class Trend:
 
     @property
     def falls(self) -> bool:
-        """Whether it falls beyond noise."""
+        """Whether the series falls by more than noise explains."""
         return self.change.high < 0
 
     @property
     def flat(self) -> bool:
-        """Whether the change is within noise, which does not prove that there is none."""
+        """Whether noise may explain the change. This does not prove that there is no change."""
         return self.change.low <= 0 <= self.change.high
 
 
 def trend(values: Sequence[float]) -> Trend:
-    """The trend of losses (or of any series), step by step.
+    """The trend of a series of losses, or of any other values.
 
-    Successive losses depend on each other. So the steps are put into 10 blocks, a line is laid
-    through the blocks' means, and the interval is Student's t of its slope. The interval is right
-    where a block is much longer than the memory of the noise, and where the series does not bend;
-    give a part of a series that bends.
+    Successive losses depend on each other. So the steps are divided into 10 blocks, a line is
+    fitted through the means of the blocks, and the interval is Student's t of its slope. The
+    interval is correct if a block is much longer than the correlation of the noise, and if the
+    series is nearly straight. Of a curved series, give a shorter part.
 
     Raises UserError for fewer than 20 values and for values that are not finite.
     """
     series = np.asarray(values, dtype=np.float64)
     if series.ndim != 1 or len(series) < 2 * BLOCKS or not np.isfinite(series).all():
-        raise UserError(f"A trend needs {2 * BLOCKS} finite values or more, as one list.")
+        raise UserError(f"A trend needs a list of {2 * BLOCKS} finite values or more.")
     length = len(series) // BLOCKS
     recent = series[-length * BLOCKS :]
     means = recent.reshape(BLOCKS, length).mean(1)

@@ -1,4 +1,4 @@
-"""Units that no longer answer to their inputs: dead, dormant or saturated."""
+"""Units that do not react to their inputs any more: dead, dormant or saturated units."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from thalweg.doctor.objective.outputs import units_first
 from thalweg.stack.reading import Batch
 
 DORMANT = 0.025
-"""tau: the share of its layer's mean activity below which a unit is dormant (Sokar et al. 2023)."""
+"""A unit is dormant below this share of its layer's mean activity (tau of Sokar et al. 2023)."""
 
 FLAT = 0.05
-"""An output is saturated where the activation's slope is below this share of its steepest."""
+"""An output is saturated where the activation's slope is below this share of its largest slope."""
 
 TANH = (torch.tanh, torch.tanh_, Tensor.tanh, Tensor.tanh_, F.tanh)
 SIGMOID = (torch.sigmoid, torch.sigmoid_, Tensor.sigmoid, Tensor.sigmoid_, F.sigmoid)
@@ -32,20 +32,21 @@ SLOPES: dict[Any, Callable[[Tensor], Tensor]] = {
     **dict.fromkeys(TANH, lambda y: 1 - y.square()),
     **dict.fromkeys(SIGMOID, lambda y: 4 * y * (1 - y)),
 }
-"""The slope from the output, relative to the steepest."""
+"""The slope of each activation as a function of its output, relative to its largest slope."""
 
 
 @dataclass(frozen=True)
 class Units:
-    """The units of one activation, over all samples and positions that were looked at.
+    """The units of one activation, over all measured samples and positions.
 
-    place: the module that computes it, and which of its activations it is. units: how many.
-    dead: those that were exactly 0 always. dormant: those with a mean absolute output of at most
-    2.5 % of the layer's mean. saturated: those whose slope was always below 5 % of the steepest,
-    where the activation is a tanh or a sigmoid. values: how many outputs of each were seen.
+    place: the name of the module that computes the activation, and the activation's number there.
+    units: the number of units. dead: the number of units that were always exactly 0. dormant: the
+    number of units with a mean absolute output of at most 2.5 % of the layer's mean. saturated: for
+    a tanh or a sigmoid, the number of units whose slope was always below 5 % of the largest slope.
+    values: the number of measured outputs of each unit.
 
-    That a ReLU is 0 half of the time is its normal state. What share of dead units harms is not
-    known.
+    It is normal that a ReLU is 0 half of the time. It is not known which share of dead units does
+    harm.
     """
 
     place: str
@@ -58,25 +59,26 @@ class Units:
 
 @dataclass(frozen=True)
 class Activity:
-    """The units of all activations, in the order in which these are called."""
+    """The units of all activations, in the order in which the activations are called."""
 
     activations: tuple[Units, ...]
     conditions: Conditions
 
 
 def units(objective: Objective) -> Activity:
-    """Dead, dormant and saturated units of every activation, as a module or as a function.
+    """The dead, dormant and saturated units of every activation, be it a module or a function.
 
     A unit is a channel, dimension 1, in outputs `[N, C]` and `[N, C, H, W, ...]`, and the last
-    dimension in `[N, T, C]`. What fused recurrent layers do within is not seen. The more batches,
-    the surer: a unit that answers to one sample in a thousand is silent over a hundred.
+    dimension in `[N, T, C]`. Activations inside fused recurrent layers cannot be measured. More
+    batches give a surer result: a unit that reacts to one sample in a thousand is 0 for most sets
+    of a hundred samples.
 
     Cost: a forward pass.
     """
     tallies: dict[str, Tally] = {}
 
     def count(model: nn.Module, batch: Batch) -> None:
-        with torch.no_grad(), places_of(model) as place, Watching(place, tallies):
+        with torch.no_grad(), places_of(model) as place, Tallying(place, tallies):
             objective.batch_loss(model, batch)
 
     list(objective.each(count))
@@ -85,10 +87,11 @@ def units(objective: Objective) -> Activity:
 
 
 class Tally:
-    """The outputs of an activation so far.
+    """Sums over the outputs of an activation so far.
 
-    total: the sum of the absolute outputs of each unit. alive, steep: whether a unit was ever other
-    than 0, and ever outside of saturation; each `[units]`. values: the number of outputs of a unit.
+    total: `[units]`, the sum of the absolute outputs. alive: `[units]`, whether an output was not
+    0. steep: `[units]`, whether an output was not saturated. values: the number of outputs of a
+    unit.
     """
 
     def __init__(self) -> None:
@@ -116,8 +119,8 @@ class Tally:
         )
 
 
-class Watching(TorchFunctionMode):
-    """Tallies the outputs of every activation within the block."""
+class Tallying(TorchFunctionMode):
+    """Adds the outputs of every activation within the block to its tally."""
 
     def __init__(self, place: list[str], tallies: dict[str, Tally]) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""The solutions that different seeds come to, compared."""
+"""Comparing the solutions to which different seeds lead."""

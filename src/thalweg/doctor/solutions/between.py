@@ -1,4 +1,4 @@
-"""Two solutions of one task: their distance, and the loss on the line between them."""
+"""The distance between two solutions of a task, and the loss on the line between them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from thalweg.tasks.task import Task
 class Between:
     """Two solutions and the straight line between them.
 
-    distance: between their trainable parameters. angle: between these, seen from the origin, in
-    degrees. shares, losses: points on the line from the first solution (0) to the second (1), and
-    the loss of the training data there, in evaluation mode.
+    distance: the Euclidean distance of their trainable parameters. angle: the angle between their
+    parameter vectors, in degrees. shares, losses: points on the line from the first solution (0) to
+    the second (1), and the loss of the training data at each, in evaluation mode.
     """
 
     distance: float
@@ -33,8 +33,8 @@ class Between:
     def barrier(self) -> float:
         """The highest loss on the line less the mean of the ends.
 
-        It is about 0 where both lie in one valley. What is small is a convention: for Frankle et
-        al. 2020 two per cent of error were no barrier.
+        It is about 0 where both solutions lie in one valley. Which barrier counts as small is a
+        convention: Frankle et al. 2020 counted two per cent of error as none.
         """
         return max(self.losses) - (self.losses[0] + self.losses[-1]) / 2
 
@@ -43,12 +43,11 @@ def between(task: Task, one: Weights, other: Weights, *, points: int = 11) -> Be
     """The distance and the losses between two solutions, given by the model's `state_dict`.
 
     Batch normalization estimates its statistics again at each point, from training data: the
-    statistics of the ends mean nothing between them (Jordan et al. 2023). Integers, such as counts,
-    are those of the first solution.
+    statistics of the ends are wrong between them (Jordan et al. 2023). Integers, such as counts,
+    are taken from the first solution.
 
-    points: the number of points on the line with its ends, at least 3. Cost: a pass over the
-    training data for each.
-    Raises UserError for fewer points.
+    points: the number of points on the line, ends included, at least 3. Cost: a pass over the
+    training data for each point. Raises UserError for fewer points.
     """
     points = require_whole("points", points, 3)
     model = initial_model(task, seed=0)
@@ -60,7 +59,7 @@ def between(task: Task, one: Weights, other: Weights, *, points: int = 11) -> Be
 
 
 def angle(a: Tensor, b: Tensor) -> float:
-    """The angle in degrees, which is accurate also where it is small."""
+    """The angle between two vectors in degrees; the formula is accurate for small angles too."""
     u, v = a / a.norm(), b / b.norm()
     return math.degrees(2 * math.atan2(float((u - v).norm()), float((u + v).norm())))
 

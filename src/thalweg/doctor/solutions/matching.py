@@ -1,4 +1,4 @@
-"""Hidden units in the order of another network's units: the same function with other weights."""
+"""Reordering a network's hidden units like another network's; the function stays the same."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ BETWEEN = (
     nn.Dropout,
     nn.BatchNorm1d,
 )
-"""The layers that may stand between linear ones: each acts on every unit alone."""
+"""The layers that may stand between linear layers. Each acts on every unit separately."""
 
 
 @dataclass(frozen=True)
 class Hidden:
     """One hidden layer of a chain.
 
-    into, out: the linear layers before and after it. own: the names of other tensors that have one
-    number for each of its units.
+    into, out: the linear layers before and after the units. own: the names of other tensors that
+    have one number for each unit.
     """
 
     into: str
@@ -48,10 +48,10 @@ def matched(model: nn.Module, state: Weights, reference: Weights) -> dict[str, T
 
     The order of a layer is the linear assignment that makes the inner product with the reference
     largest while the other layers stay as they are. The layers are ordered in turn until none
-    changes. This finds a local optimum, because the joint problem is NP-hard. The search begins
-    once from the given order, and once from the order that the incoming weights alone give, layer
-    by layer from the inputs, which finds units that have merely changed places. The nearer result
-    is taken. The network computes the same as before.
+    changes. This finds a local optimum; the joint problem is NP-hard. The search runs twice, and
+    the nearer result is taken. One search begins with the given order. The other begins with the
+    order that the incoming weights alone give, layer by layer from the inputs; it finds units that
+    have only changed places. The network computes the same function as before.
 
     model: an `nn.Sequential` of `nn.Linear` with elementwise activations, dropout and
     `nn.BatchNorm1d` between them. UserError for any other model, because only its code says which
@@ -101,9 +101,9 @@ def hidden_layers(model: nn.Module) -> list[Hidden]:
 def best_order(
     layer: Hidden, held: Weights, reference: Weights, *, both: bool
 ) -> Int64[Tensor, " units"]:
-    """The unit of `held` for each place; ties leave units where they are.
+    """The unit of `held` for each place. Units stay where they are if another order is no better.
 
-    both: whether the weights on both sides decide, or the incoming ones alone.
+    both: whether the weights on both sides decide, or only the incoming weights.
     """
     from scipy.optimize import linear_sum_assignment  # takes a while to import, and few need it
 
@@ -133,8 +133,8 @@ def reorder(layer: Hidden, held: dict[str, Tensor], order: Int64[Tensor, " units
 
 def unmatchable(module: nn.Module) -> UserError:
     return UserError(
-        "Units are matched in an nn.Sequential of nn.Linear with activations, dropout and"
-        f" nn.BatchNorm1d between them, not in a model with {type(module).__name__}."
+        "Units can be matched in an nn.Sequential of nn.Linear with activations, dropout and"
+        f" nn.BatchNorm1d between them, but not in a model with {type(module).__name__}."
     )
 
 

@@ -1,4 +1,4 @@
-"""The solutions of different seeds: how alike they are, and which one generalises best."""
+"""The solutions of different seeds: how similar they are, and which one generalises best."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Solution:
-    """The solution of one seed: the ranked metric by split, and the state that evaluation uses."""
+    """The solution of one seed: its score on each split, and the state that evaluation uses."""
 
     seed: int
     scores: Mapping[Split, float]
@@ -38,9 +38,10 @@ class Solution:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two solutions as they are, and with the units of the second in the order of the first's.
+    """Two solutions, compared as they are and after their hidden units were matched.
 
-    matched: none if it is not known which units may change places.
+    matched: the second solution's units stand in the order of the first's; None where it is not
+    known which units can change places.
     """
 
     seeds: tuple[int, int]
@@ -52,8 +53,8 @@ class Pair:
 class Minima:
     """The solutions of a task by one recipe.
 
-    direction: whether the metric is best at its smallest or its largest. diverged: the seeds that
-    have no solution because they diverged.
+    direction: whether a small or a large metric is better. diverged: the seeds that have no
+    solution because they diverged.
     """
 
     solutions: tuple[Solution, ...]
@@ -62,31 +63,31 @@ class Minima:
     diverged: tuple[int, ...]
 
     def best(self, split: Split) -> int:
-        """The seed that is best on a split."""
+        """The seed with the best score on a split."""
         sign = 1 if self.direction == "min" else -1
         return min(self.solutions, key=lambda solution: sign * solution.scores[split]).seed
 
     @property
     def best_trained_is_best_tested(self) -> bool:
-        """Whether the best on training data is also the best on test data."""
+        """Whether the best solution on training data is also the best on test data."""
         return self.best("train") == self.best("test")
 
     def spread(self, split: Split) -> Interval:
-        """The median score and its 95 % interval; both ends infinite for fewer than 6 seeds."""
+        """The median score and its 95 % interval, which is infinite for fewer than 6 seeds."""
         return median_interval([s.scores[split] for s in self.solutions], self.direction)
 
 
 def minima(task: Task | str, recipe: AnyRecipe, *, seeds: int = 4, points: int = 11) -> Minima:
     """Trains a task from several seeds and compares their solutions.
 
-    Different weights may stand for the same function, because hidden units can change places. So
-    distance, angle and barrier are given before and after matching (`matched`), where matching is
-    defined. The scores on test data describe the solutions; choose nothing by them.
+    Different weights can stand for the same function, because hidden units can change places. So
+    distance, angle and barrier are given before matching and, where it is defined, after it
+    (`matched`). The scores on test data describe the solutions; do not choose by them.
 
-    task, recipe: as for `train`. seeds: the number of seeds 0, 1, ..., at least 2. points: on each
-    line, as for `between`. Cost: a training for each seed, and `points` passes over the training
-    data for each pair, twice. Raises UserError as `train` does, and where fewer than two seeds come
-    to an end.
+    task, recipe: as for `train`. seeds: the number of seeds 0, 1, ..., at least 2. points: the
+    number of points on each line, as for `between`. Cost: a training for each seed, and twice
+    `points` passes over the training data for each pair. Raises UserError as `train` does, and
+    where fewer than two seeds train to the end.
     """
     task, recipe = find(task), recipe_of(recipe)
     seeds = require_whole("seeds", seeds, 2)
@@ -98,7 +99,9 @@ def minima(task: Task | str, recipe: AnyRecipe, *, seeds: int = 4, points: int =
         learn(task, population)
         solutions = solutions_of(task, population)
     if len(solutions) < 2:
-        raise UserError(f"{len(solutions)} of {seeds} seeds trained to the end; two are needed.")
+        raise UserError(
+            f"only {len(solutions)} of {seeds} seeds trained to the end; two are needed."
+        )
     pairs = tuple(pair(task, one, other, points) for one, other in combinations(solutions, 2))
     ended = {solution.seed for solution in solutions}
     diverged = tuple(seed for seed in range(seeds) if seed not in ended)

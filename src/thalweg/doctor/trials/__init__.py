@@ -1,1 +1,1 @@
-"""Remedies, and whether they help from the state where the trouble is."""
+"""Remedies, and trials that show whether they help."""

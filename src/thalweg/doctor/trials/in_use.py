@@ -1,4 +1,4 @@
-"""The recipe that an optimizer follows, at its coming step."""
+"""The recipe that an optimizer is following."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from thalweg.rules.rule import Rule, settings_of
 
 
 def recipe_in_use(optimizer: torch.optim.Optimizer, model: nn.Module) -> Recipe:
-    """A recipe with the optimizer's rules and its settings as they are now, schedules standing.
+    """A recipe of the optimizer's rules, with the values that its settings have now.
 
-    Its routes are the optimizer's parameter groups, by the names that the model has for their
-    parameters. optimizer: one of this package, or one of PyTorch's that this package has too.
-    Raises UserError for others.
+    Schedules do not go on: each setting keeps its present value. The recipe has a route for each
+    parameter group, by the names of the group's parameters in the model. optimizer: one of this
+    package, or one of PyTorch's that this package has too. Raises UserError for other optimizers.
     """
     kind = type(optimizer).__name__
     names = {id(param): name for name, param in model.named_parameters()}
@@ -29,7 +29,7 @@ def recipe_in_use(optimizer: torch.optim.Optimizer, model: nn.Module) -> Recipe:
     for index, group in enumerate(optimizer.param_groups):
         chain, values = rules_of(optimizer, index)
         if not chain:
-            raise UserError(f"{kind} is none of the optimizers that are known here by their rules.")
+            raise UserError(f"the rules of {kind} are not known, so it cannot be a recipe.")
         rules = tuple(rule(**{name: values[name] for name in rule.known()}) for rule in chain)
         branch = optimizer.branch(group) if isinstance(optimizer, RuleOptimizer) else chain
         own = [names[id(param)] for param in group["params"] if id(param) in names]

@@ -1,4 +1,4 @@
-"""Remedies: what a prescription does to a recipe or to a model."""
+"""The remedies: each changes a recipe or a model."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def with_rate(factor: float, recipe: Recipe) -> Recipe:
 
 
 def rates(recipe: Recipe, factors: Sequence[float]) -> tuple[Remedy, ...]:
-    """Other learning rates, as multiples of that in use."""
+    """Other learning rates, as multiples of the rate in use."""
     return tuple(
         Remedy(f"lr = {recipe.rate * factor:.2g}", partial(with_rate, factor)) for factor in factors
     )
 
 
 def clipping(norms: Sequence[float]) -> tuple[Remedy, ...]:
-    """Clipping by norm, at each of these."""
+    """Clipping by norm, at each of these norms."""
     return tuple(
         Remedy(f"clipping by norm at {norm:.2g}", partial(with_clip, norm)) for norm in norms
     )
@@ -48,8 +48,9 @@ def with_clip(norm: float, recipe: Recipe) -> Recipe:
 
 
 def calming(recipe: Recipe, since: int, steps: int) -> tuple[Remedy, ...]:
-    """Cooling to 0 and an average of the last quarter, from a step to the end, where the recipe
-    has them not yet.
+    """Cooling to 0, and averaging over the last quarter, where the recipe does not have them yet.
+
+    since: the step at which cooling begins. steps: the step at which training ends.
     """
     found = []
     if not any(isinstance(lr, Schedule) for lr in recipe.rates.values()):
@@ -63,7 +64,7 @@ def calming(recipe: Recipe, since: int, steps: int) -> tuple[Remedy, ...]:
 
 
 def with_cooling(since: int, steps: int, recipe: Recipe) -> Recipe:
-    """A straight line from the rate in use at `since` to 0 at the end."""
+    """The recipe with a rate that falls on a straight line, from `since` on, to 0 at the end."""
 
     def cooled(lr: Any) -> Schedule:
         return linear(lr * steps / (steps - since), 0.0, steps=steps)
@@ -76,7 +77,7 @@ def with_average(last: int, steps: int, recipe: Recipe) -> Recipe:
 
 
 def accelerating(recipe: Recipe) -> tuple[Remedy, ...]:
-    """Momentum in the place of plain descent, at its rate and at a tenth of it."""
+    """Momentum instead of plain gradient descent, at its rate and at a tenth of its rate."""
     return tuple(
         Remedy(f"momentum 0.9, lr = {recipe.rate * factor:.2g}", partial(with_momentum, factor))
         for factor in (1.0, 0.1)
@@ -89,7 +90,7 @@ def with_momentum(factor: float, recipe: Recipe) -> Recipe:
 
 
 def forgetting() -> tuple[Remedy, ...]:
-    """RMSProp in the place of AdaGrad: a mean that forgets in the place of a sum."""
+    """RMSProp instead of AdaGrad: it replaces the sum by a mean, which forgets old gradients."""
     return tuple(Remedy(f"RMSProp, lr = {lr:g}", partial(with_rmsprop, lr)) for lr in (1e-3, 1e-2))
 
 
@@ -98,7 +99,7 @@ def with_rmsprop(lr: float, _: Recipe) -> Recipe:
 
 
 def steps_by(recipe: Recipe, kind: type[Rule]) -> bool:
-    """Whether this rule takes the steps of a recipe."""
+    """Whether a rule of this kind takes the steps of a recipe."""
     return all(any(isinstance(rule, kind) for rule in chain) for chain in recipe.chains)
 
 
@@ -112,12 +113,12 @@ SHUFFLED = Remedy("shuffled samples", shuffled=True)
 
 def normalized(model: nn.Module) -> nn.Module:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of layers that are left alone
+        warnings.simplefilter("ignore")  # warnings about layers that are not changed
         return with_batch_norm(model)
 
 
 class Renewed(nn.Module):
-    """A model whose batch normalization is in training mode where the model is."""
+    """A model whose batch normalization is in training mode whenever the model is."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -130,7 +131,7 @@ class Renewed(nn.Module):
 
 
 def renewed(model: nn.Module) -> nn.Module:
-    """With PyTorch's usual momentum, and statistics that begin anew."""
+    """The model with new running statistics, which have PyTorch's usual momentum."""
     for layer in batch_norms(model):
         layer.reset_running_stats()
         layer.momentum = 0.1
@@ -138,7 +139,7 @@ def renewed(model: nn.Module) -> nn.Module:
 
 
 def tamed(model: nn.Module) -> nn.Module:
-    """With square matrices, such as recurrent ones, whose powers do not grow."""
+    """The model with square matrices, such as recurrent ones, of spectral radius 1 at most."""
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim == 2 and weight.shape[0] == weight.shape[1]:
@@ -147,7 +148,7 @@ def tamed(model: nn.Module) -> nn.Module:
 
 
 class Standardized(nn.Module):
-    """A model behind (x - mean) / deviation, by feature."""
+    """A model that takes (x - mean) / deviation as its inputs, feature by feature."""
 
     mean: Tensor
     deviation: Tensor
@@ -163,7 +164,7 @@ class Standardized(nn.Module):
 
 
 def standardizing(batches: Sequence[Batch]) -> tuple[Remedy, ...]:
-    """Inputs of mean 0 and deviation 1 by feature, where the model takes one tensor."""
+    """Inputs of mean 0 and standard deviation 1, where the model takes a single tensor."""
     if len(batches[0]) != 2:
         return ()
     inputs = torch.cat([batch[0] for batch in batches])

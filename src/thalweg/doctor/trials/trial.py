@@ -1,4 +1,4 @@
-"""Trials: does a remedy help, from the state where the trouble begins?"""
+"""A trial: members train with and without a remedy, from the state before the first sign."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ from thalweg.training.learn import learn, scores
 
 SEEDS = 8
 FIRST_SEED = 10_000
-"""The first seed of the data's order after a state: no run that is watched has it."""
+"""The first seed of the order of the data in trials. A training that is watched has another one."""
 
 ALL_SEEDS = range(FIRST_SEED, FIRST_SEED + SEEDS)
 FEW = 3
-"""The number of seeds after which a remedy that was not better on each cannot win any more."""
+"""After this number of seeds, a remedy is given up if it was not better on each of them."""
 
 LEVEL = 0.005
-"""The one-sided level of a comparison, at which all of 8 seeds must agree."""
+"""The one-sided level of a comparison. At this level a remedy must be better on all 8 seeds."""
 
 MATERIAL = 0.05
-"""A remedy helps where it is better beyond chance and by this share of the whole descent, which is
-a convention."""
+"""A remedy helps if it is better beyond chance, and by this share of the whole descent. The share
+is a convention."""
 
 
 @dataclass(frozen=True)
 class Remedy:
-    """Something to try: another recipe, another model, or a shuffle.
+    """A change to try: another recipe, another model, or samples in random order.
 
-    words: its name. recipe: makes the recipe from the one in use. model: makes the model from a
-    fresh one; training then starts anew. shuffled: whether the samples come in a random order,
-    while they keep their order without the remedy.
+    words: the name of the remedy. recipe: changes the recipe in use. model: changes a fresh model;
+    training then starts anew. shuffled: whether the remedy is a random order of the samples; the
+    members without the remedy then take the samples in the order of the data.
     """
 
     words: str
@@ -60,36 +60,36 @@ class Remedy:
 
 @dataclass(frozen=True)
 class Trial:
-    """A remedy against going on as it was, over paired seeds.
+    """Training with a remedy, compared with training without it, over paired seeds.
 
-    words: the remedy's name. without, with_it: the scores at the end by seed, in the task's metric;
-    nan where training diverged. They are fewer where the remedy was not better on each of the first
-    seeds. gain: by how much the remedy is better. ways: without and with it, the descent from the
-    score before any training to the median score at the end, in the metric. whole: the largest
-    descent of any trial, or that to the task's target if it is larger. since: the step at which the
-    trial began. steps: the number of its steps.
+    words: the name of the remedy. without, with_it: the final scores by seed, in the task's metric;
+    nan where training diverged. There are fewer of them if the remedy was not better on each of the
+    first seeds. gain: by how much the remedy is better. descents: without and with the remedy, how
+    far the score falls from the one before any training to the final median. whole: the largest
+    descent of any trial, or the descent to the task's target if that is larger. since: the step at
+    which the trial began. steps: the number of its steps.
     """
 
     words: str
     without: tuple[float, ...]
     with_it: tuple[float, ...]
     gain: Comparison
-    ways: tuple[float, float]
+    descents: tuple[float, float]
     whole: float
     since: int
     steps: int
 
     @property
     def share(self) -> float:
-        """The part of the whole descent that is missed without the remedy, from 0 to 1."""
-        without, with_it = self.ways
+        """The part of the whole descent that training misses without the remedy, from 0 to 1."""
+        without, with_it = self.descents
         if not (with_it > 0 and self.whole > 0):
             return 0.0
         return min(1.0, max(0.0, (with_it - without) / self.whole))
 
     @property
     def helps(self) -> bool:
-        """Whether it is better on every seed, and by a twentieth of the whole descent or more."""
+        """Whether the remedy is better beyond chance, and by a twentieth of the whole descent."""
         return self.gain.better and self.share >= MATERIAL
 
 
@@ -97,7 +97,7 @@ class Trial:
 class Branch:
     """One training of a trial, which goes on from a state or starts anew.
 
-    ordered: whether the samples keep the order that they have in the data.
+    ordered: whether the samples come in the order that they have in the data.
     """
 
     task: Task
@@ -109,13 +109,13 @@ class Branch:
 class Trials:
     """Trials of remedies for one training.
 
-    Members with and without a remedy go on from a state in one stack, on the same next batches,
-    over 8 seeds of their order. The score is the task's metric on validation data at the end. With
-    a remedy that makes another model, both sides start anew. The side without a remedy is trained
-    once for each state, for all remedies together.
+    Members with and without a remedy go on from one state, in one stack. They take the same
+    batches, whose order differs between 8 seeds. The score is the task's metric on validation data
+    at the end. If a remedy changes the model, both sides start anew. The side without a remedy is
+    trained once for each state, and serves all remedies.
 
-    start: the score before any training. most: the most steps of a trial; to the end of the task's
-    budget if not given.
+    start: the score before any training. most: the most steps of a trial; if None, trials end with
+    the task's budget.
     """
 
     def __init__(self, task: Task, recipe: Recipe, start: float, most: int | None = None) -> None:
@@ -152,7 +152,7 @@ class Trials:
         return going_on, replace(going_on, recipe=remedy.recipe(self.recipe))
 
     def train(self, branches: Iterable[Branch], seeds: int) -> None:
-        """Trains branches until each has its scores for this number of seeds, in few stacks."""
+        """Trains branches until each has scores for this number of seeds, in few stacks."""
         stacks: defaultdict[Any, list[Branch]] = defaultdict(list)
         for branch in branches:
             stacks[branch.task, branch.state, branch.ordered, len(self.ends[branch])].append(branch)
@@ -163,7 +163,7 @@ class Trials:
                 self.ends[branch] += islice(scored, len(wanted))
 
     def better_so_far(self, without: Branch, with_it: Branch) -> bool:
-        """Whether a remedy is better on every seed; if not, it cannot be better beyond chance."""
+        """Whether a remedy was better on every seed so far. If not, it cannot win beyond chance."""
         pairs = zip(self.ends[without], self.ends[with_it], strict=False)
         return all(down(self.task, 0.0, new) > down(self.task, 0.0, old) for old, new in pairs)
 
@@ -176,11 +176,20 @@ class Trials:
         steps = task.total_steps(length_of(task)) - since
         target = 0.0 if task.target is None else down(task, self.start, task.target)
         whole = max(one, other, target)
-        return Trial(remedy.words, old, new, gained, (one, other), whole, since=since, steps=steps)
+        return Trial(
+            remedy.words,
+            without=old,
+            with_it=new,
+            gain=gained,
+            descents=(one, other),
+            whole=whole,
+            since=since,
+            steps=steps,
+        )
 
 
 def ending_at(task: Task, since: int, most: int | None) -> Task:
-    """The task with a budget that ends at `most` steps after a step, if not before."""
+    """The task with a budget that ends no later than `most` steps after the step `since`."""
     whole = task.total_steps(length_of(task))
     return task if most is None else replace(task, epochs=None, steps=min(whole, since + most))
 
@@ -191,7 +200,7 @@ def remade(model: Callable[[], nn.Module], change: Callable[[nn.Module], nn.Modu
 
 
 def ending(stack: Sequence[Branch], seeds: Sequence[int]) -> list[float]:
-    """The scores of branches at their end; they differ in their recipes only, and train at once."""
+    """Trains branches that differ only in their recipes, all at once. Returns the final scores."""
     task, state, ordered = stack[0].task, stack[0].state, stack[0].ordered
     members = [Member(branch.recipe, seed) for branch in stack for seed in seeds]
     with failure_in_training(task), drawing(seeds[0]):
@@ -207,7 +216,7 @@ def ending(stack: Sequence[Branch], seeds: Sequence[int]) -> list[float]:
 
 
 def in_their_order(task: Task, members: int) -> Iterator[list[Batch]]:
-    """The batches in the order of the data, over and over; each member begins at another place."""
+    """The batches of all members in the order of the data. Each member begins at another place."""
     batches = list(in_order(task.splits.train, task.batch_size))
     begins = [place * len(batches) // members for place in range(members)]
     for step in count():
@@ -215,16 +224,16 @@ def in_their_order(task: Task, members: int) -> Iterator[list[Batch]]:
 
 
 def down(task: Task, start: float, end: float) -> float:
-    """The descent from a score to another; minus infinity where training diverged."""
+    """The descent from one score to another; minus infinity where training diverged."""
     if math.isnan(end):
         return -math.inf
     return start - end if task.better == "min" else end - start
 
 
 def on_one_scale(done: Sequence[Sequence[Trial]]) -> list[list[Trial]]:
-    """Trials of one training, all held against the largest descent of any of them.
+    """The trials of one training with a common `whole`, the largest descent of any of them.
 
-    A remedy that helps little beside another one then counts as little.
+    A remedy that helps much less than another one then counts as a small help.
     """
     whole = max((trial.whole for own in done for trial in own), default=0.0)
     return [[replace(trial, whole=whole) for trial in own] for own in done]

@@ -1,1 +1,1 @@
-"""A training watched on its way: when it is looked at, for how much time, and what was seen."""
+"""Watching a training: when instruments are read, how much time they take, and what they read."""

@@ -1,4 +1,4 @@
-"""The instruments that a doctor points at a training by itself, and what each costs."""
+"""The instruments that a doctor reads by itself while a model trains, and what each costs."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from thalweg.doctor.readings.signals import signals
 from thalweg.doctor.readings.stability import stability
 from thalweg.doctor.readings.surprise import surprises
 from thalweg.doctor.readings.units import units
-from thalweg.doctor.watch.course import RECENT
+from thalweg.doctor.watch.history import RECENT
 
 
 @dataclass(frozen=True)
 class Instrument:
-    """Something to measure of a training at one moment.
+    """A measurement that can be made at any step of a training.
 
-    measure: reads a record of a type of its own. gradients: its cost, in gradient evaluations of
-    one batch, which is believed until the first reading was timed. batches: the number of the last
-    batches that it looks at, at most.
+    measure: returns a reading, whose type no other instrument has. gradients: the expected cost, in
+    gradient evaluations of one batch; it counts until a first reading was timed. batches: the most
+    batches that a reading needs.
     """
 
     measure: Callable[[Objective, torch.optim.Optimizer], object]

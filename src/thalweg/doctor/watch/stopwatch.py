@@ -22,7 +22,8 @@ PARTS: tuple[Part, ...] = get_args(Part)
 class Seconds:
     """The seconds of one step's part: their median over the steps, with its 95 % interval.
 
-    total: of all steps. share: of the time of all parts, in [0, 1].
+    total: the seconds of this part over all steps. share: the total over the time of all parts, in
+    [0, 1].
     """
 
     part: Part
@@ -34,20 +35,20 @@ class Seconds:
 class Stopwatch:
     """Measures the time of the parts of a training loop.
 
-        watch = Stopwatch()
-        for inputs, targets in watch.loading(loader):
-            with watch.part("forward"):
+        stopwatch = Stopwatch()
+        for inputs, targets in stopwatch.loading(loader):
+            with stopwatch.part("forward"):
                 loss = criterion(model(inputs), targets)
-            with watch.part("backward"):
+            with stopwatch.part("backward"):
                 loss.backward()
-            with watch.part("optimizer"):
+            with stopwatch.part("optimizer"):
                 optimizer.step()
                 optimizer.zero_grad()
-        print(watch.seconds())
+        print(stopwatch.seconds())
 
-    Time outside these parts is not counted. The watch waits for a GPU around each part, so that its
-    work is counted in the part that started it. Parts cannot overlap then, and a loop can be slower
-    while it is watched: watch some tens of steps.
+    Time outside these parts is not counted. The stopwatch waits for a GPU before and after each
+    part, so that the work of the GPU is counted in the part that started it. Parts cannot overlap
+    then, and the loop can be slower: time only some tens of steps.
     """
 
     def __init__(self) -> None:
@@ -55,7 +56,7 @@ class Stopwatch:
 
     @contextmanager
     def part(self, part: Part) -> Iterator[None]:
-        """Counts the block as this part of one step; UserError for an unknown part."""
+        """Times the block as this part of one step. Raises UserError for an unknown part."""
         if part not in PARTS:
             raise UserError(f"A step has the parts {', '.join(PARTS)}, and none called {part!r}.")
         wait()
@@ -65,7 +66,7 @@ class Stopwatch:
         self.taken[part].append(perf_counter() - start)
 
     def loading(self, loader: Iterable[T]) -> Iterator[T]:
-        """The loader's batches, the wait for each counted as "data"."""
+        """Hands out the loader's batches, and counts the wait for each as "data"."""
         batches = iter(loader)
         while True:
             try:
@@ -76,10 +77,12 @@ class Stopwatch:
             yield batch
 
     def seconds(self) -> list[Seconds]:
-        """The seconds of each part, the longest first; UserError where nothing was timed."""
+        """The seconds of each part, the longest first. Raises UserError where nothing was timed."""
         totals = {part: sum(taken) for part, taken in self.taken.items() if taken}
         if not totals:
-            raise UserError("Nothing was timed yet: put the parts of a step into watch.part(...).")
+            raise UserError(
+                "Nothing was timed yet: put each part of a step into `with stopwatch.part(...)`."
+            )
         told = [
             Seconds(
                 part,

@@ -1,4 +1,4 @@
-"""Watching a training loop: when it is looked at, with which instruments, for how much time."""
+"""Watching a training loop: when each instrument is read, and whether the budget allows it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from thalweg.arguments import require_function, require_kind, require_whole, sho
 from thalweg.doctor.objective.objective import Objective, samples_in
 from thalweg.doctor.readings.step import StepWatch
 from thalweg.doctor.watch.budget import Budget
-from thalweg.doctor.watch.course import RECENT, Case, Course, following
+from thalweg.doctor.watch.history import RECENT, Case, History, mark_after
 from thalweg.doctor.watch.instruments import INSTRUMENTS
 from thalweg.doctor.watch.stopwatch import Part, Stopwatch, wait
 from thalweg.errors import UserError
@@ -29,15 +29,15 @@ from thalweg.stack.reading import Batch
 from thalweg.tasks.task import Score
 
 NORMS = 1 / 3
-"""The part of the budget that norms of gradients may take."""
+"""The part of the budget that the norms of gradients may take."""
 
 
 class Watcher:
     """Watches a training; `Doctor` says how it is used.
 
-    mark: the step of the next close look. owed: the instruments whose look has not fitted into the
-    budget yet. looking: whether the doctor itself runs the model. opened: the seconds of a look
-    along a step before the step is taken.
+    mark: the next step at which all instruments are read. owed: the instruments that were due, but
+    did not fit into the budget yet. looking: whether the doctor itself runs the model. opened: the
+    seconds that the measurement along a step took before the step.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Watcher:
         every = require_whole("every", every, 1)
         self.model, self.loss, self.optimizer, self.every = model, loss, optimizer, every
         self.budget = Budget(budget)
-        self.course = Course()
+        self.history = History()
         self.watch = StepWatch(model, loss)
         self.along = ExitStack()
         self.stopwatch = Stopwatch()
@@ -78,18 +78,18 @@ class Watcher:
         self.close()
 
     def close(self) -> None:
-        """Takes the hooks away from the model and the optimizer; what was seen stays."""
+        """Removes the hooks from the model and the optimizer, and keeps the history."""
         self.budget.end()
         for hook in (*self.around_forward, *self.around_step):
             hook.remove()
 
     def loading(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """The loader's batches, which the doctor keeps for its looks."""
+        """Hands out the loader's batches, and keeps the last ones for the instruments."""
         try:
             batches = iter(loader)
         except TypeError:
             raise UserError(
-                f"a loader gives batches one by one, {short(loader)} does not."
+                f"a loader must give batches one by one, and {short(loader)} does not."
             ) from None
         while True:
             self.begin()
@@ -98,16 +98,16 @@ class Watcher:
             except StopIteration:
                 return
             self.end("data")
-            self.course.batches.append(copied(batch))
+            self.history.batches.append(copied(batch))
             yield batch
 
     def case(self, recipe: Recipe | None, steps: int, diverged: str) -> Case:
-        """What was seen, for criteria to judge by."""
+        """What criteria judge by."""
         size = samples_in(self.batches(1)[0])
         timed = any(self.stopwatch.taken.values())
         seconds = tuple(self.stopwatch.seconds()) if timed else ()
         return Case(
-            course=self.course,
+            history=self.history,
             recipe=recipe,
             steps=steps,
             batch_size=size,
@@ -117,19 +117,19 @@ class Watcher:
 
     @property
     def step(self) -> int:
-        return self.course.length
+        return self.history.length
 
     @property
     def timed(self) -> bool:
         """Whether the coming step is timed.
 
-        Only some are, so that the others need not wait for a GPU and the model has no hooks then,
-        which cost a small model a thirtieth of its time.
+        Only some steps are. In the others, training does not wait for a GPU, and the model has no
+        hooks. Hooks cost a small model a thirtieth of its time.
         """
         return not self.looking and self.step % self.every == 1 % self.every
 
     def hook_forward(self) -> None:
-        """Gives the model its hooks for a step that is timed, and takes them away for others."""
+        """Adds hooks to the model for a step that is timed, and removes them for other steps."""
         if self.timed and not self.around_forward:
             self.around_forward = [
                 self.model.register_forward_pre_hook(lambda *_: self.begin()),
@@ -152,7 +152,7 @@ class Watcher:
             self.clock = now
 
     def gradient_seconds(self) -> float:
-        """The seconds of a gradient evaluation; infinite as long as none was timed."""
+        """The median seconds of a gradient evaluation; infinite until one was timed."""
         parts = [self.stopwatch.taken[part][-RECENT:] for part in ("forward", "backward")]
         return sum(map(median, parts)) if all(parts) else math.inf
 
@@ -161,11 +161,11 @@ class Watcher:
         self.looking = True
         start = perf_counter()
         if self.budget.allows("gradient norm", 0.0, NORMS):
-            self.course.norms[self.step] = self.gradient_norm()
+            self.history.norms[self.step] = self.gradient_norm()
             self.budget.spend("gradient norm", perf_counter() - start)
         marked, due = self.step == self.mark, self.step % self.every == 0
         if marked:
-            self.owed, self.mark = list(INSTRUMENTS), following(self.step)
+            self.owed, self.mark = list(INSTRUMENTS), mark_after(self.step)
         if marked or due:
             self.measure_owed()
         if due:
@@ -174,7 +174,7 @@ class Watcher:
         self.begin()
 
     def measure_owed(self) -> None:
-        """Reads the instruments that are owed, as far as the budget allows."""
+        """Reads those of the owed instruments that the budget allows."""
         gradient = self.gradient_seconds()
         for name in list(self.owed):
             if self.budget.allows(name, INSTRUMENTS[name].gradients * gradient):
@@ -183,7 +183,7 @@ class Watcher:
                     self.measure(name)
 
     def look_along(self) -> None:
-        """Begins a look along the coming step."""
+        """Begins to measure the loss along the coming step."""
         if self.budget.allows("step", 2 * self.gradient_seconds()):
             start = perf_counter()
             self.along.enter_context(self.watch.looking(self.batches(1)[0]))
@@ -196,32 +196,32 @@ class Watcher:
             self.looking = True
             self.along.close()
             self.looking = False
-            self.course.steps[self.step] = self.watch.seen[-1]
+            self.history.steps[self.step] = self.watch.seen[-1]
             self.budget.spend("step", self.opened + perf_counter() - start)
             self.opened = 0.0
-        self.course.length += 1
+        self.history.length += 1
         self.hook_forward()
 
     @np.errstate(all="ignore")
     def measure(self, name: str) -> None:
-        """Reads an instrument, or notes why it cannot be read."""
+        """Reads an instrument, or keeps the reason why it cannot be read."""
         instrument = INSTRUMENTS[name]
         try:
             objective = Objective(self.model, self.loss, self.batches(instrument.batches))
             reading = instrument.measure(objective, self.optimizer)
-        except Exception as error:  # a training is not stopped because of what watches it
-            self.course.refusals[name] = described(error)
+        except Exception as error:  # an error of an instrument must not stop the training
+            self.history.refusals[name] = described(error)
         else:
-            self.course.keep(reading)
-            self.course.refusals.pop(name, None)
+            self.history.keep(reading)
+            self.history.refusals.pop(name, None)
 
     def batches(self, most: int) -> list[Batch]:
-        """The last batches that the loop has taken, at most this number of them."""
-        if not self.course.batches:
+        """The last batches of the loop, at most this number."""
+        if not self.history.batches:
             raise UserError(
                 "The doctor has seen no batch: write `for batch in doctor.loading(loader)`."
             )
-        return list(self.course.batches)[-most:]
+        return list(self.history.batches)[-most:]
 
     def gradient_norm(self) -> Tensor:
         groups = self.optimizer.param_groups
@@ -230,6 +230,6 @@ class Watcher:
 
 
 def described(error: Exception) -> str:
-    """An error in one line; errors other than UserError begin with their type."""
+    """An error in one line, which begins with the error's type unless it is a UserError."""
     line = str(error).split("\n")[0]
     return line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"

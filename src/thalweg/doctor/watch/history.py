@@ -1,4 +1,4 @@
-"""What was seen of a training on its way, and what is known of it."""
+"""The history of a training: its steps, and what instruments have read at them."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from thalweg.stack.reading import Batch
 R = TypeVar("R")
 
 RECENT = 8
-"""The number of batches that are kept for instruments to look at."""
+"""The number of last batches that are kept for the instruments."""
 
 
 @dataclass
-class Course:
-    """The steps of a training, counted from 0, and what instruments have read there.
+class History:
+    """What was measured at the steps of a training, which are counted from 0.
 
-    length: the number of steps so far. norms: the gradient's norm by step, before any clip of the
-    recipe. steps: the steps that were looked at. readings: by their type, and then by step.
-    refusals: why an instrument has last read nothing. batches: the last ones.
+    length: the number of steps so far. norms: the gradient's norm by step, before the recipe clips
+    it. steps: the steps along which the loss was measured. readings: by their type, and then by
+    step. refusals: by instrument, why it could not be read the last time. batches: the last ones.
     """
 
     length: int = 0
@@ -41,27 +41,27 @@ class Course:
     batches: deque[Batch] = field(default_factory=lambda: deque(maxlen=RECENT))
 
     def keep(self, reading: object) -> None:
-        """Notes what an instrument has read at the coming step."""
+        """Keeps a reading that was taken just before the coming step."""
         self.readings[type(reading)][self.length] = reading
 
     def all(self, kind: type[R]) -> list[tuple[int, R]]:
-        """The readings of one type, each after its step."""
+        """The readings of one type, as pairs of step and reading."""
         return list(cast("dict[int, R]", self.readings[kind]).items())
 
     def first(self, kind: type[R]) -> tuple[int, R] | None:
-        """The first reading of one type, after its step."""
+        """The first reading of one type and its step, or None."""
         return next(iter(self.all(kind)), None)
 
     def last(self, kind: type[R]) -> tuple[int, R] | None:
-        """The last reading of one type, after its step."""
+        """The last reading of one type and its step, or None."""
         return next(reversed(self.all(kind)), None)
 
     def norm_series(self) -> tuple[list[int], NDArray[np.float64]]:
-        """The steps at which the gradient's norm was noted, and the norms."""
+        """The steps at which the gradient's norm was measured, and the norms."""
         return list(self.norms), np.array([float(norm) for norm in self.norms.values()])
 
     def series(self, name: str) -> tuple[list[int], NDArray[np.float64]]:
-        """The steps that were looked at, and one number of each."""
+        """The steps along which the loss was measured, and the attribute `name` of each."""
         values = [getattr(step, name) for step in self.steps.values()]
         return list(self.steps), np.array(values, dtype=np.float64)
 
@@ -70,12 +70,13 @@ class Course:
 class Case:
     """All that criteria judge by.
 
-    course: what was seen. recipe: the one in use, where it is known. steps: the number of steps of
-    the whole budget, where it is known, or else of those that were watched. batch_size: samples a
-    step. diverged: why, in words; empty for a training that did not. seconds: where its time went.
+    history: what was measured. recipe: the recipe in use, where it is known. steps: the number of
+    steps of the whole budget, where it is known; otherwise the number of steps so far. batch_size:
+    the samples of a step. diverged: why the training diverged, in words; empty if it did not.
+    seconds: the time that the parts of a step take.
     """
 
-    course: Course
+    history: History
     recipe: Recipe | None
     steps: int
     batch_size: int
@@ -84,32 +85,32 @@ class Case:
 
     @property
     def last_step(self) -> int:
-        return self.course.length - 1
+        return self.history.length - 1
 
     @cached_property
     def fall(self) -> float:
-        """How far down the loss has come from the first batch looked at to the lowest one.
+        """The first measured loss less the lowest one.
 
-        Differences of losses are held against it, and not against a loss: a constant that is added
-        to the loss, as in a likelihood, then changes no finding.
+        Criteria compare differences of losses with this fall, and not with a loss: a constant that
+        is added to the loss, as in a likelihood, then changes no finding.
         """
-        losses = [step.loss for step in self.course.steps.values()]
+        losses = [step.loss for step in self.history.steps.values()]
         return losses[0] - min(losses) if losses else 0.0
 
     @cached_property
     def norms(self) -> tuple[list[int], NDArray[np.float64]]:
-        """The steps at which the gradient's norm was noted, and the norms."""
-        return self.course.norm_series()
+        """The steps at which the gradient's norm was measured, and the norms."""
+        return self.history.norm_series()
 
 
-def look_before(step: int) -> int:
-    """The step of the last close look up to a step: 0, 10, 30, 90, and so on."""
+def mark_before(step: int) -> int:
+    """The last mark up to a step. All instruments are read at the marks 0, 10, 30, 90, ..."""
     mark = 0
-    while following(mark) <= step:
-        mark = following(mark)
+    while mark_after(mark) <= step:
+        mark = mark_after(mark)
     return mark
 
 
-def following(mark: int) -> int:
-    """The step of the next close look: each is three times as late as the one before."""
+def mark_after(mark: int) -> int:
+    """The next marked step: each mark is at three times the step of the one before."""
     return max(10, 3 * mark)
