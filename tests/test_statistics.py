@@ -415,7 +415,7 @@ def test_tunability_starts_at_the_median_and_ends_at_the_best() -> None:
         (lambda: statistics.compare([1], [1], "min", 0.5), "level"),
         (lambda: statistics.compare_all({"a": [1]}, "b", "min"), "'b'"),
         (lambda: statistics.looks(0), "seeds"),
-        (lambda: statistics.level_at(13, 40, 0.05), "not after 13"),
+        (lambda: statistics.level_at(13, 40, 0.05), "not at 13"),
         (lambda: statistics.error_spent(10, 40, 1.5), "alpha"),
         (lambda: statistics.visible_margin(40, 1, 0.05), "two entrants"),
         (lambda: statistics.shortlist({"a": [1]}, ["a", "b"], 0.01, "min"), "'b'"),
