@@ -140,7 +140,8 @@ def race(
         each, or, where that opens none anew, keeps the race in one lane.
     plan: such a file, to be followed in step, lanes and width.
     timeout: seconds without a step after which a training is given up; never, if not given.
-    name: of the folder in `runs` that keeps the ledger and `winner.toml`; the task's if not given.
+    name: the name of the folder that keeps the ledger and `winner.toml`; the task's if not given.
+    runs: the folder in which the folders of races are.
     resume: the name of a race that has begun. The task, `trials`, `timeout`, `runs` and `progress`
         may be given with it; all else is taken from its record.
     progress: is told what happens; first of all what is tuned of each entrant, what it keeps, and
