@@ -67,7 +67,7 @@ def rate_too_high(case: Case) -> Suspicion | None:
 
 @criterion(150)
 def divergence(case: Case) -> Suspicion | None:
-    """The loss or the weights became infinite or not a number."""
+    """The loss, the gradient or the weights became infinite, or not a number."""
     if not case.diverged:
         return None
     return Suspicion(
@@ -114,7 +114,7 @@ def rate_too_low(case: Case) -> Suspicion | None:
 
 @criterion(170)
 def rate_at_limit(case: Case) -> Suspicion | None:
-    """The curvature is near the largest that is stable with the recipe. This is no fault."""
+    """The curvature is near the largest that is stable with the recipe, which is no fault."""
     found = case.history.last(Stability)
     if found is None or found[1].ratio.value < AT_LIMIT:
         return None
