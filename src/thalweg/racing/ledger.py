@@ -16,8 +16,8 @@ from dataclasses import asdict, astuple, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
+from thalweg.checked_file import CheckedFile, under_another_name
 from thalweg.errors import UserError
-from thalweg.racing.checked_file import CheckedFile, under_another_name
 from thalweg.racing.record import (
     Certainty,
     Configuration,

@@ -22,8 +22,8 @@ from thalweg.arguments import (
     short,
 )
 from thalweg.errors import UserError
+from thalweg.lanes.alarm import require_timeout
 from thalweg.racing import plan_file
-from thalweg.racing.alarm import require_timeout
 from thalweg.racing.course import Course, stages_of
 from thalweg.racing.entrants import COOLINGS, DEFAULT_ENTRANTS, Entrant, Entry
 from thalweg.racing.field import baseline_tuned, entered, entries, on_record

@@ -21,8 +21,8 @@ from typing import Any, Self
 import torch
 
 from thalweg.forked import begin, forking
-from thalweg.racing.alarm import Alarm, too_long
-from thalweg.racing.failure import last_words
+from thalweg.lanes.alarm import Alarm, too_long
+from thalweg.lanes.failure import last_words
 from thalweg.training.learn import Watch
 
 Work = Callable[[Any, Watch], Any]

@@ -2,7 +2,7 @@
 kept beside them.
 
 A row that is damaged, lost or doubled shows when the file is opened. What is refused is said to the
-person who races, in one sentence.
+person who works with it, in one sentence.
 """
 
 from __future__ import annotations
@@ -83,11 +83,13 @@ class CheckedFile:
         if version != self.version:
             raise UserError(
                 f"{self.path} was written by another version of thalweg (its format is {version},"
-                f" this one's {self.version}); race {under_another_name(self.folder)}."
+                f" this one's {self.version}); begin {under_another_name(self.folder)}."
             )
 
     def damaged(self, why: str) -> UserError:
-        return UserError(f"{self.path} is damaged ({why}); race {under_another_name(self.folder)}.")
+        return UserError(
+            f"{self.path} is damaged ({why}); begin {under_another_name(self.folder)}."
+        )
 
     def require_in_place(self) -> None:
         """A file that is open can be written to after it was deleted, and nobody will find it."""
@@ -95,7 +97,7 @@ class CheckedFile:
             if os.path.samestat(self.path.stat(), self.opened):
                 return
         raise FailedError(
-            f"{self.path} was deleted or replaced while the race went on; what was finished is"
+            f"{self.path} was deleted or replaced while it was in use; what was finished is"
             " lost: give the same command again."
         )
 
@@ -154,12 +156,12 @@ def sentence(path: Path, error: sqlite3.DatabaseError) -> str:
     name = error.sqlite_errorname if hasattr(error, "sqlite_errorname") else ""
     if name.startswith("SQLITE_BUSY"):
         return (
-            f"Another process is racing in {folder}; wait for its end, or race"
+            f"Another process works in {folder}; wait for its end, or begin"
             f" {under_another_name(folder)}."
         )
     if name in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
         return (
-            f"{path} is no ledger of thalweg, or is damaged ({word(str(error))}); race"
+            f"{path} is no ledger of thalweg, or is damaged ({word(str(error))}); begin"
             f" {under_another_name(folder)}."
         )
     return (
