@@ -135,6 +135,14 @@ class CheckedFile:
     def one(self, query: str) -> Any:
         return self.rows(query)[0][0]
 
+    def in_order(self, table: str) -> list[tuple[Any, ...]]:
+        return self.rows(f"SELECT * FROM {table} ORDER BY rowid")
+
+    def fact(self, name: str) -> str:
+        """What the table `facts` holds under a name; nothing where it is not there."""
+        found = self.rows("SELECT value FROM facts WHERE name = ?", name)
+        return str(found[0][0]) if found else ""
+
     def sum_of_rows(self, table: str, which: str = "NOT INDEXED") -> int:
         rows = self.connection.execute(f"SELECT * FROM {table} {which}")
         return sum(int(checksum([table, row]), 16) for row in rows)

@@ -96,6 +96,12 @@ class Command:
         """The names in braces."""
         return frozenset(PLACEHOLDER.findall(self.template))
 
+    @property
+    def metric_name(self) -> str:
+        """What the number is called: the key, or the words before the group."""
+        words = re.findall(r"[A-Za-z][\w/-]*", self.metric.partition("(")[0])
+        return (" ".join(words) or "score") if re.compile(self.metric).groups else self.metric
+
     def run(
         self, values: Mapping[str, Value], timeout: float | None = None, recipe: str | None = None
     ) -> float:

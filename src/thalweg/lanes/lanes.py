@@ -37,8 +37,12 @@ TOLD_EVERY = 0.25
 
 def most_lanes() -> int:
     """How many lanes this process can have: as many as PyTorch has threads, or one."""
-    forks = sys.platform == "linux" and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    return torch.get_num_threads() if forks else 1
+    return torch.get_num_threads() if forks() else 1
+
+
+def forks() -> bool:
+    """Whether this process can be forked safely."""
+    return sys.platform == "linux" and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
 
 
 @contextmanager

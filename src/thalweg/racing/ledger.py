@@ -427,13 +427,6 @@ class Ledger(CheckedFile):
         query = f"SELECT * FROM {table} WHERE tuning = ? ORDER BY rowid"
         return [row for _, *row in self.rows(query, self.tuning)]
 
-    def in_order(self, table: str) -> list[tuple[Any, ...]]:
-        return self.rows(f"SELECT * FROM {table} ORDER BY rowid")
-
-    def fact(self, name: str) -> str:
-        found = self.rows("SELECT value FROM facts WHERE name = ?", name)
-        return str(found[0][0]) if found else ""
-
 
 def written(one: Configuration) -> tuple[str, int, str, str, bool]:
     return one.entrant, one.index, json.dumps(one.values), one.recipe, one.refined
