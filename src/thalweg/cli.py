@@ -251,7 +251,8 @@ def require_two(sides: list[str]) -> list[str]:
     """The sides; UserError for more than old and new."""
     if len(sides) > 2:
         raise UserError(
-            f"compare takes two, old and new, and here are {len(sides)}: put a command in quotes."
+            f"compare takes two, old and new, and here are {len(sides)}: put a command in quotes,"
+            " and options before --."
         )
     return sides
 

@@ -15,7 +15,7 @@ from thalweg.comparing.checkout import check_out, place_within
 from thalweg.comparing.columns import is_numeral
 from thalweg.comparing.sides import At, InFile, Program, Side, Training, side_of
 from thalweg.errors import UserError
-from thalweg.recipes import AnyRecipe, recipe_of
+from thalweg.recipes import AnyRecipe, Recipe, recipe_of
 from thalweg.statistics import Direction
 from thalweg.tasks.task import Task
 from thalweg.tasks.user_code import is_number
@@ -42,7 +42,7 @@ class Reading:
             raise UserError("compare takes two, old and new, or one and two commits with --at.")
         if self.task is not None:
             recipe = recipe_of(given)  # type: ignore[arg-type]
-            return Training(given if isinstance(given, str) else recipe.name, self.task, recipe)
+            return self.trained(given if isinstance(given, str) else recipe.name, recipe)
         if self.metric is not None and isinstance(given, str):
             given = Command(given, self.metric, self.direction)
         if isinstance(given, Command):
@@ -52,6 +52,15 @@ class Reading:
         called = getattr(given, "__name__", "<lambda>")
         known = name if called == "<lambda>" else called
         return side_of(known, given, recipe_of(self.recipe), "score", self.direction)
+
+    def trained(self, name: str, recipe: Recipe) -> Side:
+        """The task or the loop with this recipe."""
+        if not isinstance(self.task, str):
+            return side_of(name, self.task, recipe)
+        path, _, attribute = self.task.rpartition(":")
+        if not path.endswith(".py"):
+            return Training(name, self.task, recipe)
+        return InFile(name, Path(path), attribute, recipe, "score", self.direction, by_recipe=True)
 
     def in_file(self, given: str) -> InFile:
         path, _, attribute = given.rpartition(":")

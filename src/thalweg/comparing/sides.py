@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import os
 import shlex
 import sys
@@ -11,8 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from inspect import isfunction, signature
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from thalweg.arguments import short, word
 from thalweg.command import Command
@@ -108,8 +108,6 @@ class Scored:
     def outcome(self, seed: int) -> Outcome:
         with drawing(seed):
             found = self.score(seed)
-        if isinstance(found, Outcome):
-            return found
         if not is_number(found):
             raise UserError(f"{self.name} must return one number, not {short(found)}")
         return Outcome(float(found))
@@ -177,11 +175,42 @@ def outcome_of(run: Run) -> Outcome:
     return Outcome(run.score, tuple((point.step, point.metric) for point in run.curve))
 
 
+@runtime_checkable
+class Trains(Protocol):
+    """A training loop: it trains once, with a recipe and a seed, and says what came of it."""
+
+    metric: str
+    direction: Direction
+
+    def run(self, recipe: Recipe, seed: int) -> Run: ...
+
+
+@dataclass(frozen=True)
+class Looped:
+    """A training loop with a recipe."""
+
+    name: str
+    loop: Trains
+    recipe: Recipe
+
+    def about(self) -> About:
+        traits = {
+            f"other code of {self.name}": code_of(self.loop),
+            f"another recipe of {self.name}": self.recipe.to_toml(),
+            **of_own_rules([self.recipe]),
+        }
+        return About(self.loop.metric, self.loop.direction, traits=traits)
+
+    def outcomes(self, seeds: Sequence[int], _: Watch) -> list[Outcome]:
+        return [outcome_of(self.loop.run(self.recipe, seed)) for seed in seeds]
+
+
 @dataclass(frozen=True)
 class InFile:
     """What a Python file calls `attribute`: a loop, a task, or a function of a seed.
 
-    recipe: what a task is trained with. direction: of a function's score, whose name is `metric`.
+    recipe: what trains a loop or a task. direction: of a function's score, whose name is `metric`.
+    by_recipe: whether it is the recipe that makes the difference.
     """
 
     name: str
@@ -190,6 +219,7 @@ class InFile:
     recipe: Recipe
     metric: str
     direction: Direction
+    by_recipe: bool = False
 
     @cached_property
     def found(self) -> Side:
@@ -197,13 +227,15 @@ class InFile:
         if not hasattr(module, self.attribute):
             raise UserError(f"There is no '{word(self.attribute)}' in {self.path}.")
         value = getattr(module, self.attribute)
-        if (
-            callable(value)
-            and not hasattr(value, "score")
-            and not inspect.signature(value).parameters
-        ):
+        if is_maker(value):
             value = value()
-        return side_of(self.name, value, self.recipe, self.metric, self.direction)
+        side = side_of(self.name, value, self.recipe, self.metric, self.direction)
+        if self.by_recipe and isinstance(side, Scored):
+            raise UserError(
+                f"'{self.attribute}' in {self.path} must be a task or a loop, which recipes train,"
+                f" not {short(value)}."
+            )
+        return side
 
     def about(self) -> About:
         about = self.found.about()
@@ -217,18 +249,24 @@ class InFile:
         return self.found.outcomes(seeds, watch)
 
 
+def is_maker(value: Any) -> bool:
+    """Whether a value is a function without arguments, which makes a task."""
+    return isfunction(value) and not signature(value).parameters
+
+
 def side_of(
     name: str, value: Any, recipe: Recipe, metric: str = "score", direction: Direction = "min"
 ) -> Side:
-    """The side that an object stands for.
-
-    A task is trained with the recipe. Of anything else its `score(seed)` counts, with a `metric`
-    and a `direction` of its own where it has them, or else its value for a seed.
+    """The side that an object stands for: a task or a loop, which the recipe trains, a command, or
+    a function of a seed. Anything else with a `score(seed)` counts as such a function, with a
+    `metric` and a `direction` of its own where it has them.
     """
     if isinstance(value, Task):
         return Training(name, value, recipe)
     if isinstance(value, Command):
         return Program(name, value)
+    if isinstance(value, Trains):
+        return Looped(name, value, recipe)
     function = getattr(value, "score", value)
     if not callable(function):
         raise UserError(

@@ -58,10 +58,12 @@ def steps_in_words(scores: Scores, saved: Comparison) -> str:
     )
 
 
-def advice(scores: Scores, found: Comparison, plan: Looks, margin: float | None) -> Iterator[str]:
+def advice(
+    scores: Scores, found: Comparison, plan: Looks, margin: float | None, goes_on: bool
+) -> Iterator[str]:
     """What would decide it, where it cannot be told.
 
-    found: the gain as it is told beside it.
+    found: the gain as it is told beside it. goes_on: whether there is something to run.
     """
     if scores.alike:
         yield (
