@@ -50,9 +50,9 @@ from machine import save
 from picture import take
 from regret_figures import Floats, drawn, figures, in_words, lines, listed, reliability
 from regret_tasks import TASKS
+from thalweg.lanes.lanes import Lanes, one_thread
 from thalweg.racing.draws import quantiles, value_at
 from thalweg.racing.entrants import DEFAULT_ENTRANTS, entrant, with_cooling
-from thalweg.racing.lanes import Lanes, one_thread
 from thalweg.racing.progress import Silent
 from thalweg.recipes import Recipe
 from thalweg.stack.batches import length_of

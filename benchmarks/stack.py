@@ -31,7 +31,7 @@ from torch import nn
 
 from machine import matmul_peak, save, spread
 from thalweg import recipes
-from thalweg.racing.lanes import Lanes, most_lanes, one_thread
+from thalweg.lanes.lanes import Lanes, most_lanes, one_thread
 from thalweg.stack.batches import fetch, training_order
 from thalweg.stack.compiled import TooLongError
 from thalweg.stack.member import Member

@@ -80,7 +80,7 @@ def test_a_ledger_with_damaged_text_is_told_in_one_line(tmp_path: Path) -> None:
     short(tmp_path, NET, ["sgd", "adam"], trials=1, seeds=2)
     path = tmp_path / "net" / FILE
     path.write_bytes(path.read_bytes().replace(b"step_seconds_low", b"step_seconds_lo\xff"))
-    with pytest.raises(UserError, match=r"is damaged \([^\n]*\); race under another name"):
+    with pytest.raises(UserError, match=r"is damaged \([^\n]*\); begin under another name"):
         short(tmp_path, NET, ["sgd", "adam"], trials=1, seeds=2)
 
 

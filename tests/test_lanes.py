@@ -26,7 +26,7 @@ import thalweg as tw
 from processes import end_soon
 from thalweg import recipes
 from thalweg.errors import UserError
-from thalweg.racing.lanes import Lanes, most_lanes, one_thread
+from thalweg.lanes.lanes import Lanes, most_lanes, one_thread
 from thalweg.stack.compiled import Compiled
 from thalweg.stack.member import Member
 from thalweg.tasks import Data, Task, find
@@ -139,7 +139,7 @@ def test_lanes_tell_how_far_they_are() -> None:
 ABANDONED = """
 import sys, time
 import torch
-from thalweg.racing.lanes import Lanes
+from thalweg.lanes.lanes import Lanes
 
 torch.set_num_threads(2)
 

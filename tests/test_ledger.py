@@ -213,7 +213,7 @@ def test_another_machine_that_only_redraws_is_not_noted(tmp_path: Path) -> None:
 
 def test_a_second_process_gets_one_sentence(tmp_path: Path) -> None:
     holder = opened(tmp_path / "race")
-    with pytest.raises(UserError, match=r"Another process is racing in .*--name race-2"):
+    with pytest.raises(UserError, match=r"Another process works in .*--name race-2"):
         opened(tmp_path / "race")
     holder.close()
     opened(tmp_path / "race").close()

@@ -233,7 +233,7 @@ ABANDONED = """
 import os, time
 import torch
 from torch.utils.data import Dataset
-from thalweg.racing.lanes import Lanes
+from thalweg.lanes.lanes import Lanes
 from thalweg.stack import reading
 
 torch.set_num_threads(2)

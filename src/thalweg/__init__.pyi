@@ -9,6 +9,7 @@ from . import tasks as tasks
 from .api import Diagnosis as Diagnosis
 from .api import Doctor as Doctor
 from .api import Race as Race
+from .api import compare as compare
 from .api import diagnose as diagnose
 from .api import race as race
 from .named import adadelta as adadelta

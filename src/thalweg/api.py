@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from thalweg.arguments import require_path
+from thalweg.comparing.compare import compare as compare
 from thalweg.doctor.judge import diagnosis, doctor
 from thalweg.doctor.judge.diagnose import diagnose as run_diagnosis
 from thalweg.racing.race import Result

@@ -20,6 +20,9 @@ FAR = 10**12
 LONGEST = 100
 """Characters of a value that are told."""
 
+LEAST_ALPHA = 1e-12
+"""A risk that some dozens of seeds can have."""
+
 
 def short(value: object) -> str:
     """A value in one line, whatever it is; a long one is cut off."""
@@ -65,6 +68,15 @@ def require_between(name: str, value: object, low: float, high: float) -> None:
         raise UserError(
             f"{name} must be a number above {low:g} and below {high:g}, not {short(value)}."
         )
+
+
+def require_risk(alpha: float) -> float:
+    """The risk as a float; UserError for one that is none, or less than some seeds can have."""
+    if not LEAST_ALPHA <= number(alpha) < 0.5:
+        raise UserError(
+            f"alpha must be a number from {LEAST_ALPHA:g} to below 0.5, not {short(alpha)}."
+        )
+    return float(alpha)
 
 
 def require_kind(name: str, value: object, kind: type | tuple[type, ...], words: str) -> None:

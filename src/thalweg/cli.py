@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from thalweg.api import Race, diagnose
+from thalweg.api import compare as run_comparison
 from thalweg.arguments import require_path
 from thalweg.doctor.criteria import CRITERIA
 from thalweg.errors import Stopped, UserError
@@ -166,6 +167,113 @@ def race(
         print(f"report: {report}")
     if raced.winner is None:
         raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    sides: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="OLD NEW",
+            help="Loops, tasks or functions of a seed as path/to/file.py:NAME; commands, with"
+            " --metric; recipes, with --task; or a CSV file with two columns.",
+        ),
+    ],
+    task: Annotated[
+        str | None, typer.Option(help="The task that both recipes, OLD and NEW, train.")
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option(help="What trains OLD and NEW where they are tasks.")
+    ] = "adam",
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="What a command prints: a regular expression with one group for the number, of"
+            " which the last match counts, or a key in a line of JSON."
+        ),
+    ] = None,
+    direction: Annotated[
+        str, typer.Option(help="Which is better, of commands, functions and files: min or max.")
+    ] = "min",
+    at: Annotated[
+        list[str] | None, typer.Option(help="A commit; given twice, OLD is run as it is in both.")
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Two names in a CSV file's first row, with a comma.")
+    ] = None,
+    unpaired: Annotated[
+        bool, typer.Option("--unpaired", help="The rows of a CSV file are no pairs.")
+    ] = False,
+    seeds: Annotated[int, typer.Option(help="Pairs at most; more, later, are added.")] = 40,
+    alpha: Annotated[
+        float, typer.Option(help="Risk that two that are equally good are called different.")
+    ] = 0.05,
+    minutes: Annotated[
+        float | None, typer.Option(help="After which no further pair is begun; default: none.")
+    ] = None,
+    margin: Annotated[
+        float | None, typer.Option(help="What a difference must be to be worth having.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the first pair; each further has the next.")] = 0,
+    lanes: Annotated[
+        int | None,
+        typer.Option(help="Processes that run side by side; default: 1 of commands, else all."),
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds after which a run is given up; default: none.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The answer as JSON.")] = False,
+    name: Annotated[
+        str | None, typer.Option(help="The comparison's name; default: both sides'.")
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="The folder that holds runs.")] = Path("runs"),
+) -> None:
+    """Is a change better, or only its seed?
+
+    Runs OLD and NEW with the same seeds until an exact test is decided. Exit status: 0 NEW is
+    better, 1 worse, 3 no difference worth the margin, 4 cannot tell; 2 bad input.
+
+    \b
+    thalweg compare old.py:train new.py:train
+    thalweg compare --task mine.py:task adam winner.toml
+    thalweg compare --metric 'loss: ([\\d.]+)' -- 'python old.py {seed}' 'python new.py {seed}'
+    thalweg compare --metric loss --at main --at HEAD -- 'python train.py --seed {seed}'
+    thalweg compare results.csv
+    """
+    with stopping("the same command goes on from the last finished run"):
+        with telling(Console(stderr=as_json)) as say:
+            found = run_comparison(
+                *require_two(sides),
+                task=task,
+                recipe=recipe,
+                metric=metric,
+                direction=direction,  # type: ignore[arg-type]
+                at=at or (),
+                columns=columns,
+                paired=not unpaired,
+                seeds=seeds,
+                alpha=alpha,
+                minutes=minutes,
+                margin=margin,
+                seed=seed,
+                lanes=lanes,
+                timeout=timeout,
+                name=name,
+                runs=runs,
+                say=say,
+            )
+        print(found.to_json() if as_json else found)
+    raise typer.Exit(found.status)
+
+
+def require_two(sides: list[str]) -> list[str]:
+    """The sides; UserError for more than old and new."""
+    if len(sides) > 2:
+        raise UserError(
+            f"compare takes two, old and new, and here are {len(sides)}: put a command in quotes,"
+            " and options before --."
+        )
+    return sides
 
 
 @app.command()

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from thalweg import statistics
 from thalweg.doctor.watch.stopwatch import wait
 from thalweg.errors import UserError
+from thalweg.lanes.alarm import Alarm
 from thalweg.optim import Optimizer
-from thalweg.racing.alarm import Alarm
 from thalweg.racing.record import Cost, Settings
 from thalweg.random_numbers import drawing
 from thalweg.recipe import Recipe

@@ -15,8 +15,8 @@ from dataclasses import asdict, astuple, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
+from thalweg.checked_file import CheckedFile, under_another_name
 from thalweg.errors import UserError
-from thalweg.racing.checked_file import CheckedFile, under_another_name
 from thalweg.racing.record import (
     Certainty,
     Configuration,
@@ -428,13 +428,6 @@ class Ledger(CheckedFile):
         """The rows of the last tuning, without its number."""
         query = f"SELECT * FROM {table} WHERE tuning = ? ORDER BY rowid"
         return [row for _, *row in self.rows(query, self.tuning)]
-
-    def in_order(self, table: str) -> list[tuple[Any, ...]]:
-        return self.rows(f"SELECT * FROM {table} ORDER BY rowid")
-
-    def fact(self, name: str) -> str:
-        found = self.rows("SELECT value FROM facts WHERE name = ?", name)
-        return str(found[0][0]) if found else ""
 
 
 def written(one: Configuration) -> tuple[str, int, str, str, bool]:

@@ -10,11 +10,11 @@ from statistics import mean
 from thalweg import statistics
 from thalweg.arguments import require_known, require_whole
 from thalweg.errors import FailedError, UserError
+from thalweg.lanes.alarm import Alarm, SilentError
+from thalweg.lanes.failure import last_words
+from thalweg.lanes.lanes import Lanes, most_lanes, one_thread
 from thalweg.racing import timings
-from thalweg.racing.alarm import Alarm, SilentError
 from thalweg.racing.cost import Pace, duration, pace
-from thalweg.racing.failure import last_words
-from thalweg.racing.lanes import Lanes, most_lanes, one_thread
 from thalweg.racing.record import Plan, Settings
 from thalweg.recipe import Recipe
 from thalweg.stack.member import Member

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import chdir
 from dataclasses import dataclass, field, replace
@@ -12,18 +11,16 @@ from typing import Any
 
 from thalweg import tasks
 from thalweg.arguments import (
-    number,
     require_flag,
     require_kind,
     require_known,
     require_path,
-    require_text,
+    require_risk,
     require_whole,
-    short,
 )
 from thalweg.errors import UserError
+from thalweg.lanes.alarm import require_timeout
 from thalweg.racing import plan_file
-from thalweg.racing.alarm import require_timeout
 from thalweg.racing.course import Course, stages_of
 from thalweg.racing.entrants import COOLINGS, DEFAULT_ENTRANTS, Entrant, Entry
 from thalweg.racing.field import baseline_tuned, entered, entries, on_record
@@ -31,11 +28,12 @@ from thalweg.racing.ledger import Ledger
 from thalweg.racing.plan import MEASURED, require_lanes, require_way
 from thalweg.racing.progress import Progress, Silent
 from thalweg.racing.record import Record, Settings
-from thalweg.racing.repeat import call, usual_folder
+from thalweg.racing.repeat import call
 from thalweg.racing.search import MOST_TRIALS
 from thalweg.racing.verdict import Verdict, verdict
 from thalweg.recipe import Recipe
 from thalweg.routes import parameters_of
+from thalweg.run_folder import require_folder_name, usual_folder
 from thalweg.stack.batches import length_of
 from thalweg.stack.population import initial_model
 from thalweg.tasks.groups import with_groups
@@ -56,9 +54,6 @@ WHOLE = {"tuning_seeds": (1, 100), "seeds": (2, 1_000), "seed": (0,), "width": (
 """The least of each whole number and, where it has one, the most. With 1,000 seeds the exact test
 of two entrants takes seconds.
 """
-
-LEAST_ALPHA = 1e-12
-"""A risk that some dozens of seeds can have."""
 
 
 @dataclass(frozen=True)
@@ -228,23 +223,9 @@ def in_range(**given: Any) -> dict[str, Any]:
     return given | found | {"alpha": require_risk(given["alpha"]), "lanes": lanes}
 
 
-def require_risk(alpha: float) -> float:
-    """The risk as a float; UserError for one that is none, or less than some seeds can have."""
-    if not LEAST_ALPHA <= number(alpha) < 0.5:
-        raise UserError(
-            f"alpha must be a number from {LEAST_ALPHA:g} to below 0.5, not {short(alpha)}."
-        )
-    return float(alpha)
-
-
 def folder_name(task: Task, name: str | None) -> str:
-    """The name that was given, or the task's with all but letters, digits, ., _ and - replaced."""
-    if name is None:
-        return usual_folder(task.name)
-    if not isinstance(name, str) or name in ("", ".", "..") or re.search(r"[/\\\0]", name):
-        raise UserError(f"name must be the name of one folder, without / or \\, not {short(name)}.")
-    require_text("name", name)
-    return require_path("name", name).name
+    """The name that was given, or the task's."""
+    return usual_folder(task.name) if name is None else require_folder_name(name)
 
 
 def of_task(task: Task, field: Sequence[Entrant]) -> dict[str, Any]:

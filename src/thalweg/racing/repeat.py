@@ -4,7 +4,6 @@ the doctor looks at its winner.
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from thalweg.racing.entrants import Entry
 from thalweg.racing.record import Record, Settings
 from thalweg.recipe import Recipe
+from thalweg.run_folder import usual_folder
 from thalweg.tasks.task import Task
 
 REPEATED = (
@@ -82,12 +82,6 @@ def resume_call(command: str, folder: Path, trials: int) -> str:
         return shlex.join(words)
     elsewhere = "" if runs == "runs" else f", runs={runs!r}"
     return f"thalweg.race({task}, resume={folder.name!r}, trials={trials}{elsewhere})"
-
-
-def usual_folder(task: str) -> str:
-    """A task's name with all but letters, digits, ., _ and - replaced."""
-    plain = re.sub(r"[^\w.-]+", "-", task).strip(".-")
-    return plain.encode()[:80].decode(errors="ignore") or "race"
 
 
 def doctor_call(record: Record, folder: Path) -> str:

@@ -13,11 +13,11 @@ from itertools import chain, groupby
 
 from thalweg import statistics
 from thalweg.errors import FailedError
+from thalweg.lanes.lanes import Lanes
 from thalweg.racing import wording
 from thalweg.racing.certainty import certainties
 from thalweg.racing.entrants import Entrant
 from thalweg.racing.gaussian_process import one_blas_thread
-from thalweg.racing.lanes import Lanes
 from thalweg.racing.ledger import Ledger
 from thalweg.racing.plan import block_of
 from thalweg.racing.progress import InWork, Progress

@@ -1,12 +1,19 @@
-"""Numbers, names and intervals as a person reads them."""
+"""What a race measures, as a person reads it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from thalweg.racing.measures import Difference, Measures, Share, Summary, ToTarget
 from thalweg.statistics import Interval
+from thalweg.wording import PERCENT
+from thalweg.wording import better as better
+from thalweg.wording import counted as counted
+from thalweg.wording import listed as listed
+from thalweg.wording import number as number
+from thalweg.wording import percent as percent
+from thalweg.wording import signed as signed
 
 COOLINGS = {
     "none": "without cooling",
@@ -14,15 +21,6 @@ COOLINGS = {
     "cosine": "under cosine cooling to zero",
     "tune": "with the cooling tuned",
 }
-
-
-PERCENT = "\u00a0%"
-"""With the space that no line breaks at."""
-
-
-def number(value: float) -> str:
-    """Four significant digits; a metric that is not a number is one that diverged."""
-    return "diverged" if math.isnan(value) else f"{value:.4g}".replace("inf", "∞")
 
 
 def test_score(one: Summary) -> str:
@@ -34,32 +32,6 @@ def test_score(one: Summary) -> str:
     return (
         "not a number" if finished and math.isnan(one.test.estimate) else number(one.test.estimate)
     )
-
-
-def signed(value: float, digits: int = 3) -> str:
-    return f"{value:+.{digits}g}".replace("inf", "∞")
-
-
-def better(direction: str) -> str:
-    """Which way a metric is better."""
-    return "lower is better" if direction == "min" else "higher is better"
-
-
-def listed(names: Sequence[str], conjunction: str = "and") -> str:
-    """A; A and B; A, B and C."""
-    *front, last = names
-    return f"{', '.join(front)} {conjunction} {last}" if front else last
-
-
-def counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-def percent(share: float) -> str:
-    """A share in percent, with two digits of what is left to 0 % or 100 %, whichever is nearer."""
-    left = min(share, 1 - share)
-    digits = max(0, -math.floor(math.log10(left)) - 1) if left > 0 else 0
-    return f"{round(100 * share, digits):.12g}{PERCENT}"
 
 
 def chance(share: float | None) -> str:

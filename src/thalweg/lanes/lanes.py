@@ -21,8 +21,8 @@ from typing import Any, Self
 import torch
 
 from thalweg.forked import begin, forking
-from thalweg.racing.alarm import Alarm, too_long
-from thalweg.racing.failure import last_words
+from thalweg.lanes.alarm import Alarm, too_long
+from thalweg.lanes.failure import last_words
 from thalweg.training.learn import Watch
 
 Work = Callable[[Any, Watch], Any]
@@ -37,8 +37,12 @@ TOLD_EVERY = 0.25
 
 def most_lanes() -> int:
     """How many lanes this process can have: as many as PyTorch has threads, or one."""
-    forks = sys.platform == "linux" and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    return torch.get_num_threads() if forks else 1
+    return torch.get_num_threads() if forks() else 1
+
+
+def forks() -> bool:
+    """Whether this process can be forked safely."""
+    return sys.platform == "linux" and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 checksums.
 
 A row that is damaged, lost or doubled is detected when the file is opened. Each error becomes one
-sentence for the person who races.
+sentence for the person who works with the file.
 """
 
 from __future__ import annotations
@@ -83,11 +83,13 @@ class CheckedFile:
         if version != self.version:
             raise UserError(
                 f"{self.path} was written by another version of thalweg (its format is {version},"
-                f" this one's {self.version}); race {under_another_name(self.folder)}."
+                f" this one's {self.version}); begin {under_another_name(self.folder)}."
             )
 
     def damaged(self, why: str) -> UserError:
-        return UserError(f"{self.path} is damaged ({why}); race {under_another_name(self.folder)}.")
+        return UserError(
+            f"{self.path} is damaged ({why}); begin {under_another_name(self.folder)}."
+        )
 
     def require_in_place(self) -> None:
         """Raises UserError if the file was deleted: what is written to it would be lost."""
@@ -95,8 +97,8 @@ class CheckedFile:
             if os.path.samestat(self.path.stat(), self.opened):
                 return
         raise FailedError(
-            f"{self.path} was deleted or replaced during the race, and the finished work is lost;"
-            " give the same command again."
+            f"{self.path} was deleted or replaced while it was in use, and the finished work is"
+            " lost; give the same command again."
         )
 
     # Rows
@@ -133,6 +135,14 @@ class CheckedFile:
     def one(self, query: str) -> Any:
         return self.rows(query)[0][0]
 
+    def in_order(self, table: str) -> list[tuple[Any, ...]]:
+        return self.rows(f"SELECT * FROM {table} ORDER BY rowid")
+
+    def fact(self, name: str) -> str:
+        """What the table `facts` holds under a name; nothing where it is not there."""
+        found = self.rows("SELECT value FROM facts WHERE name = ?", name)
+        return str(found[0][0]) if found else ""
+
     def sum_of_rows(self, table: str, which: str = "NOT INDEXED") -> int:
         rows = self.connection.execute(f"SELECT * FROM {table} {which}")
         return sum(int(checksum([table, row]), 16) for row in rows)
@@ -154,12 +164,12 @@ def sentence(path: Path, error: sqlite3.DatabaseError) -> str:
     name = error.sqlite_errorname if hasattr(error, "sqlite_errorname") else ""
     if name.startswith("SQLITE_BUSY"):
         return (
-            f"Another process is racing in {folder}; wait for its end, or race"
+            f"Another process works in {folder}; wait for its end, or begin"
             f" {under_another_name(folder)}."
         )
     if name in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
         return (
-            f"{path} is not a ledger of thalweg, or is damaged ({word(str(error))}); race"
+            f"{path} is not a ledger of thalweg, or is damaged ({word(str(error))}); begin"
             f" {under_another_name(folder)}."
         )
     return (

@@ -1,0 +1,1 @@
+"""Whether a change is better, or only the seed."""

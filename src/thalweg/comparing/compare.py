@@ -1,0 +1,207 @@
+"""The one call behind `thalweg compare`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from thalweg.arguments import (
+    number,
+    require_function,
+    require_known,
+    require_path,
+    require_risk,
+    require_whole,
+    short,
+)
+from thalweg.comparing.answer import Compared, of_pairs, of_scores
+from thalweg.comparing.columns import read_columns
+from thalweg.comparing.given import (
+    NAMES,
+    Given,
+    Reading,
+    long_name,
+    program_of,
+    scores_of,
+    sides_of,
+    without_seed,
+)
+from thalweg.comparing.ledger import Ledger
+from thalweg.comparing.looks import Looks, fewest
+from thalweg.comparing.pairs import Pairs, about
+from thalweg.comparing.scores import Scores
+from thalweg.comparing.sides import About, Side, work_of
+from thalweg.errors import UserError
+from thalweg.lanes.alarm import require_timeout
+from thalweg.lanes.lanes import Lanes, most_lanes
+from thalweg.recipes import AnyRecipe
+from thalweg.run_folder import require_folder_name, usual_folder
+from thalweg.statistics import Direction
+from thalweg.tasks.task import Task
+
+MOST_SEEDS = 1_000
+"""With more pairs the exact test takes seconds."""
+
+MOST_LANES = 1_000
+
+
+def compare(
+    old: Given,
+    new: Given | None = None,
+    *,
+    task: Task | str | None = None,
+    recipe: AnyRecipe = "adam",
+    metric: str | None = None,
+    direction: Direction = "min",
+    at: Sequence[str] = (),
+    columns: str | None = None,
+    paired: bool = True,
+    seeds: int = 40,
+    alpha: float = 0.05,
+    minutes: float | None = None,
+    margin: float | None = None,
+    seed: int = 0,
+    lanes: int | None = None,
+    timeout: float | None = None,
+    name: str | None = None,
+    runs: str | Path = "runs",
+    say: Callable[[str], None] = lambda _: None,
+) -> Compared:
+    """Whether `new` is better than `old`, or only its seed was luckier.
+
+    Both are run with the same seeds, pair after pair, and looked at now and then by the exact
+    signed-rank test, until it is decided (`Looks` has the levels).
+
+    old, new: each a loop, a task, or a function of a seed that returns its score, as an object or
+        as `path/to/file.py:NAME`; a `Command`; or, with `metric`, a command as text, such as
+        `python old.py --seed {seed}`. With `task`, two recipes: names, files or objects. Or results
+        that are there already: two lists of scores, one a seed, or the path of a CSV file alone.
+    task: that both recipes train. recipe: what trains tasks that are given as old and new.
+    metric: of commands, a regular expression with one group, or a key in a line of JSON.
+        direction: whether "min" or "max" is better, of commands, functions and lists; loops and
+        tasks say it themselves.
+    at: two commits; then `old` alone is given, and is run as it is in each of them, in a clean
+        folder of its own.
+    columns: two names of a CSV file's first row, with a comma. paired: whether scores in the same
+        place of two lists had the same seed.
+    seeds: pairs at most, up to 1,000. More of them, in a later call, are an addition.
+    alpha: the risk that two that are equally good are called better or worse; it holds over all
+        looks and additions. minutes: after which no further pair is begun.
+    margin: what a difference must be to be worth having, in units of the metric; then "no
+        difference worth the margin" is an answer too.
+    seed: of the first pair; each further one has the next. lanes: processes in which runs are made;
+        one for commands and else as many as PyTorch has threads, if not given.
+    timeout: seconds after which a command, or a run that tells of no step, is given up.
+    name: of the folder in `runs` that keeps the comparison. say: is told what happens.
+
+    A run that fails is tried once more, and then counts as diverged, which is worse than all that
+    did not. Called again with the same arguments it goes on where it was stopped.
+
+    Raises `UserError`, one sentence, for an argument out of range, a side that cannot be run or
+    always fails, two sides that are not of one metric, and a folder with another comparison.
+    """
+    require_known("direction", direction, ("min", "max"))
+    require_function("say", say, "a function of a line")
+    alpha, seed = require_risk(alpha), require_whole("seed", seed, 0)
+    require_positive(minutes=minutes, margin=margin, timeout=timeout)
+    given = of_numbers(old, new, columns, paired, direction)
+    if given is not None:
+        return of_scores(given, alpha, margin)
+    seeds = require_pairs(seeds, alpha)
+    runs = require_path("runs", runs)
+    reading = Reading(task, recipe, metric, direction, timeout)
+    with sides_of(reading, old, new, at) as sides:
+        usual = usual_folder(" ".join(dict.fromkeys(map(long_name, sides))))
+        folder = runs / (usual if name is None else require_folder_name(name))
+        programs = [program_of(side) for side in sides]
+        if lanes is None:
+            lanes = 1 if all(programs) else most_lanes()
+        count = require_whole("lanes", lanes, 1, MOST_LANES)
+        # A program says nothing until its end, and keeps its time itself.
+        silence = None if timeout is None or all(programs) else require_timeout(timeout)
+        deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
+        with (
+            Lanes(work_of(sides[0]), count, silence) as first,
+            Lanes(work_of(sides[1]), count, silence) as second,
+        ):
+            known = require_alike(sides, (about(sides[0], first), about(sides[1], second)))
+            settings = {
+                "names": [side.name for side in sides],
+                "metric": known.metric,
+                "direction": known.direction,
+                "alpha": alpha,
+                "seed": seed,
+            }
+            with closing(Ledger.open(folder.absolute(), settings, known.traits, seeds)) as ledger:
+                plan = Looks(alpha, ledger.totals)
+                pairs = Pairs(
+                    sides, known, ledger, (first, second), plan, seed, margin, deadline, say
+                )
+                pairs.run()
+                found = answered(pairs, folder)
+        limits = [
+            without_seed(side.name, program)
+            for side, program in zip(sides, programs, strict=True)
+            if program and "seed" not in program.command.names
+        ]
+    return replace(found, limits=(*found.limits, *limits))
+
+
+def answered(pairs: Pairs, folder: Path) -> Compared:
+    """What the pairs of the last look say; those behind it have not been looked at."""
+    looked, level = pairs.ledger.last_look
+    done = pairs.done()
+    known = done[:looked] or done
+    old, new = [one for one, _ in known], [one for _, one in known]
+    return of_pairs(pairs.scores(known), (old, new), level, pairs.plan, pairs.margin, folder)
+
+
+def of_numbers(
+    old: Given, new: Given | None, columns: str | None, paired: bool, direction: Direction
+) -> Scores | None:
+    """Scores that are there already; none where something is to be run."""
+    if isinstance(old, str | Path) and str(old).endswith(".csv") and new is None:
+        table = read_columns(Path(old), columns)
+        return Scores(table.names, "score", direction, *table.scores, paired and table.paired)
+    first, second = scores_of(old), scores_of(new)
+    if not first or not second:
+        return None
+    if paired and len(first) != len(second):
+        raise UserError(
+            f"Pairs need as many scores of both, and here are {len(first)} and {len(second)}: give"
+            " paired=False if their runs share no seeds."
+        )
+    return Scores(NAMES, "score", direction, first, second, paired)
+
+
+def require_pairs(seeds: int, alpha: float) -> int:
+    """The number of pairs; UserError for one that is none, or that can show nothing."""
+    seeds = require_whole("seeds", seeds, 1, MOST_SEEDS)
+    if seeds < fewest(alpha):
+        raise UserError(
+            f"seeds must be {fewest(alpha)} or more: with alpha {alpha:g} fewer pairs show nothing."
+        )
+    return seeds
+
+
+def require_alike(sides: tuple[Side, Side], both: tuple[About, About]) -> About:
+    """What both sides are; UserError where their numbers are not of one kind."""
+    old, new = both
+    for what in ("metric", "direction"):
+        if getattr(old, what) != getattr(new, what):
+            raise UserError(
+                f"{sides[0].name} has {what} {getattr(old, what)} and {sides[1].name} has"
+                f" {getattr(new, what)}: two that are compared must have the same."
+            )
+    return replace(old, width=min(old.width, new.width), traits={**old.traits, **new.traits})
+
+
+def require_positive(**given: float | None) -> None:
+    """UserError for a number that is given and not above zero."""
+    for name, value in given.items():
+        if value is not None and not 0 < number(value) < math.inf:
+            raise UserError(f"{name} must be a number above 0, not {short(value)}.")

@@ -1,0 +1,148 @@
+"""The runs of a comparison: pair after pair, until it is decided or no pair or no time is left."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count, takewhile
+
+from thalweg.comparing.ledger import Ledger
+from thalweg.comparing.looks import Looks
+from thalweg.comparing.scores import Scores
+from thalweg.comparing.sides import About, Outcome, Side
+from thalweg.errors import UserError
+from thalweg.lanes.lanes import Lanes, Made, forks
+
+HOPELESS = 3
+"""Failed runs of a side, none having ended well, after which it is the side that is at fault."""
+
+
+@dataclass
+class Pairs:
+    """A comparison that is ready to run.
+
+    about: what both sides are. first: the seed of the first pair; each further one has the next.
+    lanes: of each side, in which its runs are made. deadline: when, in monotonic seconds, no
+    further runs are begun. say: is told what happens, line by line.
+    """
+
+    sides: tuple[Side, Side]
+    about: About
+    ledger: Ledger
+    lanes: tuple[Lanes, Lanes]
+    plan: Looks
+    first: int
+    margin: float | None
+    deadline: float
+    say: Callable[[str], None]
+    failed: tuple[list[tuple[int, Outcome]], list[tuple[int, Outcome]]] = field(
+        default_factory=lambda: ([], [])
+    )
+
+    def run(self) -> None:
+        """Does what is not in the ledger yet, and looks when it is due."""
+        while not self.is_decided() and (due := self.plan.after(self.ledger.last_look[0])):
+            self.run_to(due)
+            done = len(self.done())
+            before, _ = self.ledger.last_look
+            if done > before and self.plan.can_decide(done, before):
+                self.ledger.add_look(done, self.plan.level(done, before))
+                self.say(f"look at {done} pairs")
+            if done < due:
+                return
+
+    def is_decided(self) -> bool:
+        pairs, level = self.ledger.last_look
+        scores = self.scores(self.done()[:pairs])
+        decided = pairs > 0 and scores.answer(level, self.margin) != "cannot tell"
+        return decided or bool(self.scores(self.done()).alike)
+
+    def run_to(self, due: int) -> None:
+        """Makes the runs of both sides up to so many pairs; fewer where time is up, or where a side
+        has the same score whatever its seed.
+        """
+        seeds = range(self.first + len(self.done()), self.first + due)
+        for some in cut(seeds, self.lanes[0].count * self.about.width):
+            if time.monotonic() > self.deadline or self.scores(self.done()).alike:
+                return
+            for side in (0, 1):
+                self.make(side, some)
+            self.say(f"{len(self.done())} of {self.plan.totals[-1]} pairs at most")
+
+    def make(self, side: int, seeds: Sequence[int]) -> None:
+        """Makes the runs of a side with these seeds that are not there yet.
+
+        A block that fails is tried again run by run; a run that fails twice counts as diverged.
+        """
+        known = self.ledger.outcomes(side)
+        missing = [seed for seed in seeds if seed not in known]
+        width = min(self.about.width, math.ceil(len(missing) / self.lanes[side].count))
+        again: list[Sequence[int]] = []
+        for block, made in self.made(side, list(cut(missing, width))):
+            if made.failure:
+                again += [(seed,) for seed in block]
+            else:
+                self.add(side, list(zip(block, made.value, strict=True)))
+        for (seed,), made in self.made(side, again):
+            outcome = Outcome(math.nan, (), made.failure) if made.failure else made.value[0]
+            self.add(side, [(seed, outcome)])
+
+    def made(
+        self, side: int, blocks: Sequence[Sequence[int]]
+    ) -> Iterator[tuple[Sequence[int], Made]]:
+        for place, made in run_in(self.lanes[side], blocks):
+            yield blocks[place], made
+
+    def add(self, side: int, outcomes: list[tuple[int, Outcome]]) -> None:
+        """Puts runs on record; failures only once a run of that side has ended by itself."""
+        waiting = self.failed[side]
+        waiting += [(seed, one) for seed, one in outcomes if one.reason]
+        ended = [(seed, one) for seed, one in outcomes if not one.reason]
+        if ended or any(not one.reason for one in self.ledger.outcomes(side).values()):
+            for seed, one in waiting:
+                self.say(f"{self.sides[side].name} failed on seed {seed}: {one.reason}")
+            self.ledger.add_runs(side, [*ended, *waiting])
+            waiting.clear()
+        elif len(waiting) >= HOPELESS:
+            raise UserError(
+                f"Every run of {self.sides[side].name} fails: {waiting[0][1].reason.rstrip('.')}."
+                " No failure is on record; the same command goes on when this is mended."
+            )
+
+    def done(self) -> list[tuple[Outcome, Outcome]]:
+        """The pairs that are finished, from the first on without a gap."""
+        old, new = self.ledger.outcomes(0), self.ledger.outcomes(1)
+        seeds = takewhile(lambda seed: seed in old and seed in new, count(self.first))
+        return [(old[seed], new[seed]) for seed in seeds]
+
+    def scores(self, pairs: Sequence[tuple[Outcome, Outcome]]) -> Scores:
+        old, new = ([pair[side].score for pair in pairs] for side in (0, 1))
+        names = (self.sides[0].name, self.sides[1].name)
+        return Scores(names, self.about.metric, self.about.direction, old, new)
+
+
+def cut(seeds: Sequence[int], width: int) -> Iterator[Sequence[int]]:
+    """The seeds in order, `width` at a time."""
+    for start in range(0, len(seeds), max(1, width)):
+        yield list(seeds[start : start + width])
+
+
+def run_in(lanes: Lanes, pieces: Sequence[object]) -> Iterator[tuple[int, Made]]:
+    """What lanes make of pieces; always in processes of their own where Python forks.
+
+    Two files may import different modules of one name, which one process cannot hold.
+    """
+    if lanes.count == 1 and forks():
+        return lanes.shared(pieces, lambda *_: None)
+    return lanes.run(pieces)
+
+
+def about(side: Side, lanes: Lanes) -> About:
+    """What a side says of itself; UserError where it cannot be run."""
+    ((_, made),) = run_in(lanes, [None])
+    if made.failure:
+        raise UserError(f"{side.name}: {made.failure}")
+    found: About = made.value
+    return found

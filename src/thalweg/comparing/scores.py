@@ -1,0 +1,78 @@
+"""The scores of both sides, and what they say at a level."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from thalweg import statistics
+from thalweg.statistics import Comparison, Direction
+
+Answer = Literal["better", "worse", "no difference worth the margin", "cannot tell"]
+
+ALIKE = 3
+"""Runs of a side with one score, from which it is clear that the seed changes nothing."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of both sides, in the order of their pairs where they are paired.
+
+    names: of old and new. metric, direction: what the scores are.
+    """
+
+    names: tuple[str, str]
+    metric: str
+    direction: Direction
+    old: Sequence[float]
+    new: Sequence[float]
+    paired: bool = True
+
+    def compared(self, level: float) -> Comparison:
+        """By how much new is better; gains are positive where it is."""
+        test = statistics.compare if self.paired else statistics.compare_unpaired
+        return test(self.new, self.old, self.direction, level)
+
+    @property
+    def alike(self) -> str:
+        """The side whose runs all have one score, which its seed then does not change."""
+        for name, scores in zip(self.names, (self.old, self.new), strict=True):
+            if len(scores) >= ALIKE and len(set(scores)) == 1 and math.isfinite(scores[0]):
+                return name
+        return ""
+
+    def answer(self, level: float, margin: float | None) -> Answer:
+        """What these scores say at this one-sided level.
+
+        With a margin, a difference that is surely smaller is none worth having, also where its sign
+        is clear.
+        """
+        if self.alike:
+            return "cannot tell"
+        found = self.compared(level)
+        if margin is not None and self.within(margin, level, found):
+            return "no difference worth the margin"
+        if found.low > 0:
+            return "better"
+        return "worse" if found.high < 0 else "cannot tell"
+
+    def within(self, margin: float, level: float, found: Comparison) -> bool:
+        if not self.paired:
+            return -margin < found.low and found.high < margin
+        return statistics.within_margin(self.new, self.old, self.direction, margin, level)
+
+    def more_needed(self, margin: float | None, level: float) -> int | None:
+        """About how many more pairs would decide, if what was seen is the truth; None if open."""
+        needed = [statistics.more_seeds_needed(self.new, self.old, self.direction, level)]
+        if margin is not None:
+            either = [
+                statistics.more_seeds_needed(
+                    [score + shift for score in self.new], self.old, self.direction, level
+                )
+                for shift in (-margin, margin)
+            ]
+            counts = [count for count in either if count is not None]
+            needed += [max(counts)] if len(counts) == 2 else []
+        return min((max(1, count) for count in needed if count is not None), default=None)

@@ -1,0 +1,132 @@
+"""What a comparison says, in sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from thalweg.comparing.looks import Looks, fewest
+from thalweg.comparing.scores import Answer, Scores
+from thalweg.comparing.sides import Outcome
+from thalweg.statistics import Comparison
+from thalweg.wording import better, counted, number, percent, signed
+
+UNPAIRED = (
+    "The runs share no seeds, so what a seed does to both is counted as noise: runs in pairs, with"
+    " the same seeds, would show as much with fewer."
+)
+
+
+def said(scores: Scores, answer: Answer, found: Comparison, margin: float | None) -> str:
+    old, new = scores.names
+    metric, size = scores.metric, in_words(scores, found)
+    if answer in ("better", "worse"):
+        if math.isinf(found.estimate):
+            diverges = old if answer == "better" else new
+            return f"{new} is {answer} than {old}: runs of {diverges} diverge more ({size})."
+        return (
+            f"{new} is {answer} than {old}: {metric} differs by {size}; {better(scores.direction)}."
+        )
+    if answer == "cannot tell":
+        return f"It cannot be told which is better: {new} differs from {old} by {size} in {metric}."
+    return (
+        f"There is no difference worth the margin of {margin:g}: {new} differs from {old} by {size}"
+        f" in {metric}."
+    )
+
+
+def in_words(scores: Scores, found: Comparison) -> str:
+    """New minus old, in units of the metric, with its interval."""
+    sign = -1 if scores.direction == "min" else 1
+    low, high = sorted((sign * found.low + 0.0, sign * found.high + 0.0))
+    open_ended = math.isinf(low) and math.isinf(high)
+    ends = "no bound yet" if open_ended else f"{signed(low)} to {signed(high)}"
+    runs = counted(found.n, "pair" if scores.paired else "run")
+    return f"{signed(sign * found.estimate + 0.0)} ({ends}; {percent(found.confidence)}, {runs})"
+
+
+def steps_in_words(scores: Scores, saved: Comparison) -> str:
+    """The steps that new saves, or takes more."""
+    saves = saved.estimate >= 0
+    sign = 1 if saves else -1
+    low, high = sorted((sign * saved.low + 0.0, sign * saved.high + 0.0))
+    ends = f"{low:,.0f} to {high:,.0f}".replace("inf", "∞")
+    return (
+        f"{scores.names[1]} {'saves' if saves else 'takes'} {abs(saved.estimate):,.0f}"
+        f" {'' if saves else 'more '}steps ({ends}; {percent(saved.confidence)}) to where the worse"
+        " run of each pair ends."
+    )
+
+
+def advice(
+    scores: Scores, found: Comparison, plan: Looks, margin: float | None, goes_on: bool
+) -> Iterator[str]:
+    """What would decide it, where it cannot be told.
+
+    found: the gain as it is told beside it. goes_on: whether there is something to run.
+    """
+    if scores.alike:
+        yield (
+            f"Every run of {scores.alike} has the same {scores.metric}, so its seed changes nothing"
+            " and all its runs are one: let it use the seed, or compare a finer metric."
+        )
+        return
+    needed = scores.more_needed(margin, plan.last_level) if scores.paired else None
+    if needed is None:
+        yield from open_sign(found)
+        return
+    yield (
+        f"About {counted(needed, 'more pair')} would decide it, if what was seen so far is the"
+        f" truth{how(found.n + needed, plan) if goes_on else ''}."
+    )
+
+
+def how(pairs: int, plan: Looks) -> str:
+    """How a comparison comes to so many pairs."""
+    added = f" with --seeds {pairs} adds them" if pairs > plan.totals[-1] else " goes on"
+    return f": the same command{added}"
+
+
+def open_sign(found: Comparison) -> Iterator[str]:
+    """The sign itself is open; a margin may be what decides."""
+    most = max(-found.low, found.high)
+    if math.isinf(most):
+        yield "The sign of the difference is open, and so is its size: more pairs are needed."
+        return
+    margin = number(rounded_up(most))
+    yield (
+        f"The sign of the difference is open, but it is smaller than {margin}: if that is not worth"
+        f" having, --margin {margin} settles it."
+    )
+
+
+def rounded_up(value: float) -> float:
+    """The next number of two digits."""
+    unit = 10 ** (math.floor(math.log10(value)) - 1) if value > 0 else 1.0
+    return float(f"{(math.floor(value / unit) + 1) * unit:.2g}")
+
+
+def too_few(scores: Scores, alpha: float) -> str:
+    """What scores that are there already cannot show for want of number; nothing where they can."""
+    least = fewest(alpha)
+    if min(len(scores.old), len(scores.new)) == 1:
+        return (
+            "A single run cannot show how much the seed changes a score, and so not whether a"
+            " difference is more than that: of two that are equally good, either may come out"
+            f" ahead. Run both with the same {least} seeds or more."
+        )
+    if scores.paired and len(scores.old) < least:
+        few = counted(len(scores.old), "pair")
+        return f"{few} cannot show it with a risk of {alpha:g}: it takes {least} or more."
+    return ""
+
+
+def failed(outcomes: Mapping[str, Sequence[Outcome]]) -> Iterator[str]:
+    """A line for each side with runs that diverged or failed."""
+    for name, runs in outcomes.items():
+        lost = [one for one in runs if not math.isfinite(one.score)]
+        reasons = [one.reason for one in lost if one.reason]
+        if lost:
+            why = f"; one failed: {reasons[0].rstrip('.')}" if reasons else ""
+            share = f"{len(lost)} of {counted(len(runs), 'run')}"
+            yield f"{share} of {name} diverged or failed, and count as worse than all others{why}."
