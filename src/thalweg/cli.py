@@ -251,7 +251,7 @@ def doctor(
     require_path("runs", runs)
     here = Path.cwd()  # a task may go to another folder
     found = find(task)
-    place = runs / folder_name(found, name)
+    place = runs / folder_name(found.name, name)
     folder = here / place
     winner = folder / "winner.toml"
     usual = str(winner) if winner.exists() else "adam"

@@ -24,7 +24,7 @@ from thalweg.arguments import (
 from thalweg.errors import UserError
 from thalweg.racing import plan_file
 from thalweg.racing.alarm import require_timeout
-from thalweg.racing.course import Course, stages_of
+from thalweg.racing.course import Course
 from thalweg.racing.entrants import COOLINGS, DEFAULT_ENTRANTS, Entrant, Entry
 from thalweg.racing.field import baseline_tuned, entered, entries, on_record
 from thalweg.racing.ledger import Ledger
@@ -33,15 +33,10 @@ from thalweg.racing.progress import Progress, Silent
 from thalweg.racing.record import Record, Settings
 from thalweg.racing.repeat import call, usual_folder
 from thalweg.racing.search import MOST_TRIALS
+from thalweg.racing.task_subject import TaskSubject
 from thalweg.racing.verdict import Verdict, verdict
 from thalweg.recipe import Recipe
-from thalweg.routes import parameters_of
-from thalweg.stack.batches import length_of
-from thalweg.stack.population import initial_model
-from thalweg.tasks.groups import with_groups
 from thalweg.tasks.task import Task
-from thalweg.training.fingerprint import fingerprint, of_own_rules
-from thalweg.training.pretrain import offered
 
 WIDTH = 32
 """Members in a block, if nobody asks for another number."""
@@ -172,17 +167,18 @@ def race(
         tuning_seeds=tuning_seeds, seeds=seeds, cooling=cooling, alpha=alpha, seed=seed, **way
     )
     here = Path.cwd()  # a task may go to another folder
-    found = tasks.find(task)
-    named = runs / folder_name(found, name if resume is None else resume)
+    found = TaskSubject(tasks.find(task))
+    named = runs / folder_name(found.name, name if resume is None else resume)
     folder = here / named
     if resume is None:
         given = entries("entrants", DEFAULT_ENTRANTS if entrants is None else entrants)
         tuning = entries("tune", tune)
+        ways = found.pretrainings() if pretrain else ()
         with chdir(here):
-            field = entered(given, tuning, baseline, offered(found) if pretrain else (), no_decay)
-        field = [replace(one, recipe=with_groups(found, one.recipe)) for one in field]
+            field = entered(given, tuning, baseline, ways, no_decay)
+        field = found.entrants(field)
         settings = Settings(
-            **of_task(found, field),
+            **found.settings(field),
             **of_field(field, baseline),
             **chosen,
             trials=TRIALS if trials is None else trials,
@@ -192,7 +188,7 @@ def race(
         kept, command = Ledger.begun(folder)
         field = on_record(kept)
         trials = kept.trials if trials is None else trials
-        settings = replace(kept, **of_task(found, field), trials=trials)
+        settings = replace(kept, **found.settings(field), trials=trials)
     course = Course(found, field, settings, command, named, progress, timeout)
     record = course.run(folder)
     judged = verdict(record)
@@ -236,38 +232,14 @@ def require_risk(alpha: float) -> float:
     return float(alpha)
 
 
-def folder_name(task: Task, name: str | None) -> str:
+def folder_name(task: str, name: str | None) -> str:
     """The name that was given, or the task's with all but letters, digits, ., _ and - replaced."""
     if name is None:
-        return usual_folder(task.name)
+        return usual_folder(task)
     if not isinstance(name, str) or name in ("", ".", "..") or re.search(r"[/\\\0]", name):
         raise UserError(f"name must be the name of one folder, without / or \\, not {short(name)}.")
     require_text("name", name)
     return require_path("name", name).name
-
-
-def of_task(task: Task, field: Sequence[Entrant]) -> dict[str, Any]:
-    """The settings that follow from the task, by name.
-
-    UserError where it cannot be trained, or a task on which the field is pre-trained.
-    """
-    tasks.check(task)
-    stages = stages_of(task, field).values()
-    others = [one.task for some in stages for one in some if one.task is not task]
-    for other in others:
-        tasks.check(other)
-    return {
-        "task": task.name,
-        "metric": task.metric_name,
-        "direction": task.better,
-        "target": task.target,
-        "steps": task.total_steps(length_of(task)),
-        "parameters": tuple(parameters_of(initial_model(task, seed=0))),
-        "fingerprint": {
-            **fingerprint([task, *others]),
-            **of_own_rules(one.recipe for one in field),
-        },
-    }
 
 
 def of_field(field: Sequence[Entrant], baseline: str | Recipe | None) -> dict[str, Any]:
