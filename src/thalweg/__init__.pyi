@@ -1,5 +1,6 @@
 # Printed by tests/stubs.py.
 from . import doctor as doctor
+from . import loops as loops
 from . import nn as nn
 from . import optim as optim
 from . import recipes as recipes
@@ -11,6 +12,8 @@ from .api import Doctor as Doctor
 from .api import Race as Race
 from .api import diagnose as diagnose
 from .api import race as race
+from .loops import Loop as Loop
+from .loops import loop as loop
 from .named import adadelta as adadelta
 from .named import adafactor as adafactor
 from .named import adagrad as adagrad

@@ -89,7 +89,7 @@ class Course:
 
         What a name stands for is listed elsewhere, and what is not tuned is in the verdict.
         """
-        notes = [*self.subject.notes(self.field), *alike(self.field)]
+        notes = [*self.subject.notes(self.field, begun=ledger.plan is not None), *alike(self.field)]
         about = {one.name: told(one, self.settings.cooling) for one in self.field}
         own = [about[one.name] for one in self.field if one.space and not by_name(one)]
         ledger.add_notes([*notes, *own])

@@ -10,7 +10,6 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from thalweg import tasks
 from thalweg.arguments import (
     number,
     require_flag,
@@ -22,17 +21,21 @@ from thalweg.arguments import (
     short,
 )
 from thalweg.errors import UserError
+from thalweg.loops.find import find
+from thalweg.loops.loop import Loop
 from thalweg.racing import plan_file
 from thalweg.racing.alarm import require_timeout
 from thalweg.racing.course import Course
 from thalweg.racing.entrants import COOLINGS, DEFAULT_ENTRANTS, Entrant, Entry
 from thalweg.racing.field import baseline_tuned, entered, entries, on_record
 from thalweg.racing.ledger import Ledger
+from thalweg.racing.loop_subject import LoopSubject
 from thalweg.racing.plan import MEASURED, require_lanes, require_way
 from thalweg.racing.progress import Progress, Silent
 from thalweg.racing.record import Record, Settings
 from thalweg.racing.repeat import call, usual_folder
 from thalweg.racing.search import MOST_TRIALS
+from thalweg.racing.subject import Subject
 from thalweg.racing.task_subject import TaskSubject
 from thalweg.racing.verdict import Verdict, verdict
 from thalweg.recipe import Recipe
@@ -77,7 +80,7 @@ class Result:
 
 
 def race(
-    task: Task | str,
+    task: Task | Loop | str,
     entrants: Sequence[Entry] | None = None,
     trials: int | None = None,
     seeds: int = 40,
@@ -102,7 +105,8 @@ def race(
 ) -> Result:
     """Races optimizers on a task: tunes them equally, compares the best of each over fresh seeds.
 
-    task: a task, the name of a bundled one, or `path/to/file.py:task`.
+    task: a task, the name of a bundled one, `path/to/file.py:task`, or a training loop; see
+        `thalweg.loop`.
     entrants: names, paths of recipe files, recipes or `Entrant`s; `DEFAULT_ENTRANTS` if not given.
         Names and paths may stand in one text, with commas. A name is tuned in the space that
         `thalweg entrants` lists. A recipe or a file races as it stands, its schedules too; a file
@@ -167,7 +171,7 @@ def race(
         tuning_seeds=tuning_seeds, seeds=seeds, cooling=cooling, alpha=alpha, seed=seed, **way
     )
     here = Path.cwd()  # a task may go to another folder
-    found = TaskSubject(tasks.find(task))
+    found = subject_of(task, timeout)
     named = runs / folder_name(found.name, name if resume is None else resume)
     folder = here / named
     if resume is None:
@@ -194,6 +198,12 @@ def race(
     judged = verdict(record)
     best = Recipe.from_toml(judged.recipe) if judged.recipe else None
     return Result(record, judged, best, folder, named)
+
+
+def subject_of(given: Task | Loop | str, timeout: float | None) -> Subject:
+    """What is to race, as a race sees it."""
+    found = find(given)
+    return LoopSubject(found, timeout) if isinstance(found, Loop) else TaskSubject(found)
 
 
 def require_on_record(given: Mapping[str, object]) -> None:

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from thalweg.loops.loop import Loop
 from thalweg.racing.entrants import Entry
 from thalweg.racing.record import Record, Settings
 from thalweg.recipe import Recipe
@@ -29,7 +30,7 @@ REPEATED = (
 
 
 def call(
-    task: Task | str,
+    task: Task | Loop | str,
     entrants: Sequence[Entry],
     tune: Sequence[Entry],
     baseline: str | Recipe | None,
@@ -115,7 +116,7 @@ def task_of(command: str) -> str:
     return command.removeprefix("thalweg.race(").partition(", entrants=")[0]
 
 
-def quoted(given: Task | Entry) -> str:
+def quoted(given: Task | Loop | Entry) -> str:
     return f"<{type(given).__name__} {given.name}>" if hasattr(given, "name") else repr(given)
 
 

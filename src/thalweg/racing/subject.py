@@ -41,8 +41,11 @@ class Subject(Protocol):
     def check_recipe(self, recipe: Recipe) -> None:
         """UserError for a recipe that cannot train it."""
 
-    def notes(self, field: Sequence[Entrant]) -> Iterator[str]:
-        """What a reader of the verdict should know of it, a line each."""
+    def notes(self, field: Sequence[Entrant], begun: bool) -> Iterator[str]:
+        """What a reader of the verdict should know of it, a line each.
+
+        begun: whether the race goes on from an earlier start.
+        """
 
     def plan(
         self,

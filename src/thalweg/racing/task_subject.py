@@ -82,7 +82,7 @@ class TaskSubject:
     def check_recipe(self, recipe: Recipe) -> None:
         check_recipe(self.task, recipe)
 
-    def notes(self, field: Sequence[Entrant]) -> Iterator[str]:
+    def notes(self, field: Sequence[Entrant], begun: bool) -> Iterator[str]:  # noqa: ARG002
         steps = self.task.total_steps(length_of(self.task))
         yield from pretraining_notes(self.stages(field), steps)
         _, reason = way_of(self.task)

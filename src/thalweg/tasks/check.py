@@ -84,14 +84,19 @@ def check_recipe(task: Task, recipe: Recipe) -> None:
             parameters = parameters_of(make_model(task))
         recipe.ways(parameters)
         check_all_taken(recipe.routes, parameters)
+    require_direction(recipe, task.better, task.metric_name, f"task '{task.name}'")
+
+
+def require_direction(recipe: Recipe, better: str, metric: str, where: str) -> None:
+    """UserError for a plateau on validation data that takes the worse for the better."""
     for name, setting in recipe.settings.items():
         if not isinstance(setting, Plateau) or setting.metric != "validation":
             continue
-        if setting.direction != task.better:
+        if setting.direction != better:
             raise UserError(
                 f"The plateau of recipe {recipe.name} for its {name} has direction"
-                f" '{setting.direction}', but of the {task.metric_name} that it watches on task"
-                f" '{task.name}' the {task.better} is better: give direction='{task.better}'."
+                f" '{setting.direction}', but of the {metric} that it watches on {where} the"
+                f" {better} is better: give direction='{better}'."
             )
 
 
