@@ -10,7 +10,7 @@ from typing import Any
 
 from thalweg.arguments import require_path
 from thalweg.doctor.judge import diagnosis, doctor
-from thalweg.doctor.judge.diagnose import diagnose as run_diagnosis
+from thalweg.doctor.judge.loop import diagnose as run_diagnosis
 from thalweg.racing.race import Result
 from thalweg.racing.race import race as run_race
 from thalweg.stack.reading import Batch

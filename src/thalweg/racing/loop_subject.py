@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from thalweg.checksum import checksum
+from thalweg.command import RECIPE, Command, variable
 from thalweg.errors import UserError
 from thalweg.loops.loop import Loop
-from thalweg.loops.program import Program
+from thalweg.loops.program import OPTIMIZER, Program
 from thalweg.loops.roles import for_roles
 from thalweg.loops.run import Given
 from thalweg.loops.trial import STEPS, Trial, check_recipe, tried
@@ -27,6 +28,7 @@ from thalweg.racing.lanes import Lanes, Made, Work, most_lanes
 from thalweg.racing.piece import Piece
 from thalweg.racing.plan import MEASURED
 from thalweg.racing.record import Cost, Plan, Settings
+from thalweg.racing.spaces import Spaces
 from thalweg.recipe import Recipe
 from thalweg.tasks.code_of import code_of
 from thalweg.training.fingerprint import Fingerprint, of_own_rules, unchanged
@@ -59,6 +61,10 @@ class LoopSubject:
 
     def pretrainings(self) -> Sequence[str]:
         raise UserError(f"{self.called} offers no pre-training: leave pretrain out.")
+
+    def of_entrants(self, spaces: Spaces) -> Spaces:
+        declared = self.loop.declared or {}
+        return {name: space for name, space in spaces.items() if name not in declared}
 
     def entrants(self, field: Sequence[Entrant]) -> list[Entrant]:
         """Those that are tuned have the settings of the loop's own in their space too."""
@@ -134,6 +140,8 @@ class LoopSubject:
         trial = self.known(field[0].recipe)
         if self.loop.declared is not None and not begun:
             trial = self.trial = self.run_twice(field[0].recipe, trial)
+        if isinstance(self.loop.function, Program):
+            yield from untold(self.loop.function.command)
         if trial.params:
             spaces = [
                 f"{name} ({one.space.low:g} to {one.space.high:g})"
@@ -204,6 +212,15 @@ class LoopSubject:
         (member,) = piece.members
         place = folder / UNFINISHED / f"{checksum([piece.round, *piece.block])}.pt"
         return [self.loop.trained(Given(member.recipe, member.seed, self.loop.steps, place, watch))]
+
+
+def untold(command: Command) -> Iterator[str]:
+    """A line where a command may not tell its program which optimizer it is to train with."""
+    if not command.names & {OPTIMIZER, RECIPE}:
+        yield (
+            "The command names neither {optimizer} nor {recipe}: unless the program reads"
+            f" {variable(OPTIMIZER)}, all entrants are the same optimizer."
+        )
 
 
 def begin_lane(threads: int, gpus: int, number: int) -> None:

@@ -20,9 +20,11 @@ from thalweg.arguments import (
     require_whole,
     short,
 )
+from thalweg.command import Command
 from thalweg.errors import UserError
 from thalweg.loops.find import find
 from thalweg.loops.loop import Loop
+from thalweg.loops.program import program
 from thalweg.racing import plan_file
 from thalweg.racing.alarm import require_timeout
 from thalweg.racing.course import Course
@@ -35,6 +37,7 @@ from thalweg.racing.progress import Progress, Silent
 from thalweg.racing.record import Record, Settings
 from thalweg.racing.repeat import call, usual_folder
 from thalweg.racing.search import MOST_TRIALS
+from thalweg.racing.spaces import Spaces, narrowed, of_optimizers, spaces_of
 from thalweg.racing.subject import Subject
 from thalweg.racing.task_subject import TaskSubject
 from thalweg.racing.verdict import Verdict, verdict
@@ -47,7 +50,7 @@ WIDTH = 32
 TRIALS = 24
 """Configurations of an entrant, likewise."""
 
-WITH_RESUME = ("task", "trials", "timeout", "resume", "runs", "progress")
+WITH_RESUME = ("task", "trials", "space", "timeout", "resume", "runs", "progress")
 """The arguments of a race that is resumed; all others are on its record."""
 
 WHOLE = {"tuning_seeds": (1, 100), "seeds": (2, 1_000), "seed": (0,), "width": (1,)}
@@ -80,7 +83,7 @@ class Result:
 
 
 def race(
-    task: Task | Loop | str,
+    task: Task | Loop | Command | str,
     entrants: Sequence[Entry] | None = None,
     trials: int | None = None,
     seeds: int = 40,
@@ -90,6 +93,7 @@ def race(
     baseline: str | Recipe | None = None,
     pretrain: bool = False,
     no_decay: bool = False,
+    space: Spaces | str | Path | None = None,
     cooling: str = "linear",
     alpha: float = 0.05,
     seed: int = 0,
@@ -105,8 +109,8 @@ def race(
 ) -> Result:
     """Races optimizers on a task: tunes them equally, compares the best of each over fresh seeds.
 
-    task: a task, the name of a bundled one, `path/to/file.py:task`, or a training loop; see
-        `thalweg.loop`.
+    task: a task, the name of a bundled one, `path/to/file.py:task`, a training loop (see
+        `thalweg.loop`), or a `Command`, which runs a program without importing it.
     entrants: names, paths of recipe files, recipes or `Entrant`s; `DEFAULT_ENTRANTS` if not given.
         Names and paths may stand in one text, with commas. A name is tuned in the space that
         `thalweg entrants` lists. A recipe or a file races as it stands, its schedules too; a file
@@ -127,6 +131,9 @@ def race(
         stages share its steps equally, and each is a training of its own, cooling included.
     no_decay: whether the entrants decay no biases and nothing of normalization layers; see
         `thalweg.no_decay`. The baseline stays as it is.
+    space: where settings are tuned in place of their documented space, by name, for every entrant
+        that is tuned and has them; or a TOML file that says so. Of a command, names that are no
+        settings of optimizers are those of the program's own, which are tuned too.
     cooling: of every lr that is tuned: "linear" (to a hundredth), "cosine", "none", or "tune",
         which tries all three.
     alpha: from 1e-12 to below 0.5, the risk that the best entrant is missing from the shortlist.
@@ -171,7 +178,8 @@ def race(
         tuning_seeds=tuning_seeds, seeds=seeds, cooling=cooling, alpha=alpha, seed=seed, **way
     )
     here = Path.cwd()  # a task may go to another folder
-    found = subject_of(task, timeout)
+    spaces = {} if space is None else spaces_of(space)
+    found = subject_of(task, spaces, timeout)
     named = runs / folder_name(found.name, name if resume is None else resume)
     folder = here / named
     if resume is None:
@@ -180,6 +188,7 @@ def race(
         ways = found.pretrainings() if pretrain else ()
         with chdir(here):
             field = entered(given, tuning, baseline, ways, no_decay)
+        field = narrowed(field, found.of_entrants(spaces))
         field = found.entrants(field)
         settings = Settings(
             **found.settings(field),
@@ -187,7 +196,7 @@ def race(
             **chosen,
             trials=TRIALS if trials is None else trials,
         )
-        command = call(task, given, tuning, baseline, pretrain, no_decay, settings)
+        command = call(task, given, tuning, baseline, pretrain, no_decay, space, settings)
     else:
         kept, command = Ledger.begun(folder)
         field = on_record(kept)
@@ -200,8 +209,13 @@ def race(
     return Result(record, judged, best, folder, named)
 
 
-def subject_of(given: Task | Loop | str, timeout: float | None) -> Subject:
+def subject_of(
+    given: Task | Loop | Command | str, spaces: Spaces, timeout: float | None
+) -> Subject:
     """What is to race, as a race sees it."""
+    if isinstance(given, Command):
+        own = {name: space for name, space in spaces.items() if not of_optimizers(name)}
+        given = program(given, own)
     found = find(given)
     return LoopSubject(found, timeout) if isinstance(found, Loop) else TaskSubject(found)
 

@@ -10,6 +10,7 @@ from thalweg.racing.entrants import Entrant
 from thalweg.racing.lanes import Lanes, Work
 from thalweg.racing.piece import Piece
 from thalweg.racing.record import Cost, Plan, Settings
+from thalweg.racing.spaces import Spaces
 from thalweg.recipe import Recipe
 from thalweg.training.learn import Watch
 from thalweg.training.run import Run
@@ -28,6 +29,9 @@ class Subject(Protocol):
 
     def pretrainings(self) -> Sequence[str]:
         """The ways of pre-training that it offers."""
+
+    def of_entrants(self, spaces: Spaces) -> Spaces:
+        """Those of the spaces that a person gives which are not of settings of its own."""
 
     def entrants(self, field: Sequence[Entrant]) -> list[Entrant]:
         """The same entrants with what it adds to their recipes and spaces."""

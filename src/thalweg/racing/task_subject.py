@@ -15,6 +15,7 @@ from thalweg.racing.lanes import Lanes, Work
 from thalweg.racing.piece import Piece
 from thalweg.racing.plan import planned
 from thalweg.racing.record import Cost, Plan, Settings
+from thalweg.racing.spaces import Spaces
 from thalweg.recipe import Recipe
 from thalweg.routes import parameters_of
 from thalweg.stack.batches import length_of
@@ -47,6 +48,9 @@ class TaskSubject:
 
     def pretrainings(self) -> Sequence[str]:
         return offered(self.task)
+
+    def of_entrants(self, spaces: Spaces) -> Spaces:
+        return spaces
 
     def entrants(self, field: Sequence[Entrant]) -> list[Entrant]:
         return [replace(one, recipe=with_groups(self.task, one.recipe)) for one in field]
