@@ -12,6 +12,7 @@ from .api import Doctor as Doctor
 from .api import Race as Race
 from .api import diagnose as diagnose
 from .api import race as race
+from .command import Command as Command
 from .loops import Loop as Loop
 from .loops import loop as loop
 from .named import adadelta as adadelta
