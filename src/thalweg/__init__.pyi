@@ -1,5 +1,6 @@
 # Printed by tests/stubs.py.
 from . import doctor as doctor
+from . import loops as loops
 from . import nn as nn
 from . import optim as optim
 from . import recipes as recipes
@@ -12,6 +13,9 @@ from .api import Race as Race
 from .api import compare as compare
 from .api import diagnose as diagnose
 from .api import race as race
+from .command import Command as Command
+from .loops import Loop as Loop
+from .loops import loop as loop
 from .named import adadelta as adadelta
 from .named import adafactor as adafactor
 from .named import adagrad as adagrad

@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeVar
 from thalweg.arguments import require_path
 from thalweg.comparing.compare import compare as compare
 from thalweg.doctor.judge import diagnosis, doctor
-from thalweg.doctor.judge.diagnose import diagnose as run_diagnosis
+from thalweg.doctor.judge.loop import diagnose as run_diagnosis
 from thalweg.racing.race import Result
 from thalweg.racing.race import race as run_race
 from thalweg.stack.reading import Batch

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import chdir, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from textwrap import fill
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -17,14 +17,17 @@ from rich.table import Table
 from thalweg.api import Race, diagnose
 from thalweg.api import compare as run_comparison
 from thalweg.arguments import require_path
+from thalweg.command import Command
 from thalweg.doctor.criteria import CRITERIA
 from thalweg.errors import Stopped, UserError
+from thalweg.loops.find import find
 from thalweg.racing.plan import MEASURED
 from thalweg.racing.race import folder_name
 from thalweg.racing.race import race as run_race
 from thalweg.recipes import RECIPES, named, recipe_of
 from thalweg.rules.tuning import documented
-from thalweg.tasks import bundled, find
+from thalweg.statistics import Direction
+from thalweg.tasks import bundled
 from thalweg.terminal.doctor import telling
 from thalweg.terminal.output import Output
 from thalweg.terminal.race import Lines, Screen
@@ -60,7 +63,30 @@ DOCTOR = "\n".join(
 
 @app.command()
 def race(
-    task: TaskName,
+    task: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TASK",
+            help="A bundled task's name, or path/to/file.py:NAME of a task or a loop of yours.",
+        ),
+    ] = None,
+    command: Annotated[
+        str | None,
+        typer.Option(
+            help="A program instead of a task, such as 'python train.py --lr {lr} --seed {seed}'."
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="Where it prints its result: 'loss: (.*)', or a key of a line of JSON."),
+    ] = None,
+    direction: Annotated[
+        str | None, typer.Option(help="Whether min or max of its result is better.")
+    ] = None,
+    space: Annotated[
+        Path | None,
+        typer.Option(help="A TOML file that says where settings are tuned: lr = [1e-4, 0.1]."),
+    ] = None,
     entrants: Annotated[
         str | None,
         typer.Option(
@@ -130,11 +156,12 @@ def race(
     ),
 ) -> None:
     """Which optimizer, at which settings, trains this task best?"""
+    given = what_races(task, command, metric, direction)
     console = Console()
     with stopping("the same command goes on from the last finished block"):
         with Screen(console) if console.is_terminal else nullcontext(Lines(console)) as progress:
             result = run_race(
-                task,
+                given,
                 entrants=entrants,
                 trials=trials,
                 tuning_seeds=tuning_seeds,
@@ -143,6 +170,7 @@ def race(
                 baseline=baseline,
                 pretrain=pretrain,
                 no_decay=no_decay,
+                space=space,
                 cooling=cooling,
                 alpha=alpha,
                 seed=seed,
@@ -167,6 +195,26 @@ def race(
         print(f"report: {report}")
     if raced.winner is None:
         raise typer.Exit(1)
+
+
+def what_races(
+    task: str | None, command: str | None, metric: str | None, direction: str | None
+) -> str | Command:
+    """The task or the program that is to race; UserError unless it is one of the two."""
+    if command is None and task is not None and (metric, direction) == (None, None):
+        return task
+    if command is None or task is not None:
+        raise UserError(
+            "race takes a TASK, or else --command with --metric and --direction, such as"
+            " --command 'python train.py --optimizer {optimizer} --lr {lr} --seed {seed}' --metric"
+            " 'loss: (.*)' --direction min."
+        )
+    if metric is None or direction is None:
+        raise UserError(
+            "--command needs --metric, which says where its result stands, and --direction min or"
+            " max."
+        )
+    return Command(command, metric, cast(Direction, direction))
 
 
 @app.command()
@@ -382,7 +430,7 @@ def doctor(
     require_path("runs", runs)
     here = Path.cwd()  # a task may go to another folder
     found = find(task)
-    place = runs / folder_name(found, name)
+    place = runs / folder_name(found.name, name)
     folder = here / place
     winner = folder / "winner.toml"
     usual = str(winner) if winner.exists() else "adam"

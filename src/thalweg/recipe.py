@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from thalweg import recipe_file
-from thalweg.arguments import require_kind, require_known, require_text, short
+from thalweg.arguments import number, require_kind, require_known, require_text, short
 from thalweg.errors import UserError, suggest
 from thalweg.routes import EVERYTHING, Parameter, Route, Track, tracks_of, tunables_of
 from thalweg.rules.record import Named
-from thalweg.rules.rule import Rule, settings_of, with_settings
+from thalweg.rules.rule import Hyper, Rule, settings_of, with_settings
 from thalweg.rules.space import Space
 from thalweg.rules.tuning import Tunable, is_rate
 from thalweg.schedules import Schedule
 
 Setting: TypeAlias = "float | Schedule"
+
+ANY_NUMBER = Hyper(0.0, low=-math.inf)
+"""A setting of which nothing is known."""
 
 PRETRAINING = ("by task", "by network")
 """The kinds of pre-training: on simpler tasks, or with a network that grows block by block."""
@@ -35,6 +39,8 @@ class Recipe:
     pretrain: None, or one of `PRETRAINING`; training then goes through stages, each of which is a
         training with this chain from its first step; see `thalweg.pretrain`. An optimizer of the
         recipe ignores it.
+    params: the numbers that a training loop of a user asks for by `run.param`, by name. An
+        optimizer of the recipe ignores them.
 
     Raises UserError for a chain that could not train.
     """
@@ -43,6 +49,7 @@ class Recipe:
     name: str = "recipe"
     pretrain: str | None = None
     routes: tuple[Route, ...] = ()
+    params: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         require_text("the name of a recipe", self.name)
@@ -66,6 +73,7 @@ class Recipe:
         routes = tuple(route.accepted(stepping) for route in self.routes)
         object.__setattr__(self, "rules", tuple(self.rules))
         object.__setattr__(self, "routes", routes)
+        object.__setattr__(self, "params", accepted_params(self.params, self.of_rules))
 
     @property
     def branches(self) -> tuple[Route, ...]:
@@ -79,6 +87,11 @@ class Recipe:
 
     @property
     def settings(self) -> dict[str, Any]:
+        """Every setting by its name, the params too."""
+        return self.of_rules | dict(self.params)
+
+    @property
+    def of_rules(self) -> dict[str, Any]:
         """Every hyperparameter and option of every rule, by name, and those of routes by theirs:
         `lr`, `bias, norm.weight_decay`.
         """
@@ -94,7 +107,8 @@ class Recipe:
     @property
     def tunables(self) -> dict[str, Tunable]:
         """All that can be tuned, by the name of the setting."""
-        return tunables_of(self.rules, self.routes)
+        own = {name: Tunable(ANY_NUMBER, None, value) for name, value in self.params.items()}
+        return tunables_of(self.rules, self.routes) | own
 
     @property
     def rates(self) -> dict[str, Setting]:
@@ -113,11 +127,11 @@ class Recipe:
         The `lr` of other chains keep their ratios to it; they become equal to it if it was 0.
         """
 
-        def number(own: Setting) -> float:
+        def rate(own: Setting) -> float:
             start = float(own.base if isinstance(own, Schedule) else own)
             return lr * start / self.rate if self.rate else lr
 
-        return self.with_rates(number)
+        return self.with_rates(rate)
 
     def with_rates(self, change: Callable[[Setting], Setting]) -> Recipe:
         """The same recipe with the `lr` of every chain changed."""
@@ -138,11 +152,12 @@ class Recipe:
                 raise UserError(f"recipe {self.name} has no setting {name}; {hint}")
             named |= dict.fromkeys(meant, value)
         routes = tuple(route.with_settings(named) for route in self.routes)
-        return replace(self, rules=with_settings(self.rules, named), routes=routes)
+        params = {name: named[name] for name in self.params}
+        return replace(self, rules=with_settings(self.rules, named), routes=routes, params=params)
 
     def to_toml(self) -> str:
         """The recipe as TOML that a person can read and change. `from_toml` reads it back."""
-        return recipe_file.written(self.name, self.rules, self.pretrain, self.routes)
+        return recipe_file.written(self.name, self.rules, self.pretrain, self.routes, self.params)
 
     @classmethod
     def from_toml(cls, text: str) -> Recipe:
@@ -152,8 +167,22 @@ class Recipe:
     @classmethod
     def with_space(cls, text: str) -> tuple[Recipe, dict[str, Space]]:
         """The recipe in a file's text, and the spaces in which a race tunes it: `[space]`."""
-        name, chain, pretrain, routes, space = recipe_file.read(text)
-        return cls(chain, name, pretrain, routes), space
+        name, chain, pretrain, routes, params, space = recipe_file.read(text)
+        return cls(chain, name, pretrain, routes, params), space
+
+
+def accepted_params(params: Any, taken: Container[str]) -> dict[str, float]:
+    """The numbers of a loop by name; UserError for what are none, and for a name that is taken."""
+    require_kind("the params of a recipe", params, Mapping, "numbers by name")
+    for name, value in params.items():
+        if name in taken:
+            raise UserError(
+                f"the recipe has a setting {name} of its own: give the param of your loop another"
+                " name."
+            )
+        if not math.isfinite(number(value)):
+            raise UserError(f"param {name} must be a finite number, not {short(value)}.")
+    return {name: float(value) for name, value in params.items()}
 
 
 def check_chain(chain: tuple[Rule, ...]) -> None:

@@ -58,7 +58,7 @@ from thalweg.rules.space import Space
 from thalweg.rules.tuning import Tunable, space_of
 from thalweg.schedules import Schedule
 
-KEYS = ("name", "pretrain", "rules", "routes", "space")
+KEYS = ("name", "pretrain", "rules", "routes", "params", "space")
 RULES = re.compile(r"\s*\[\[\s*rules\s*\]\]")
 ROUTES = re.compile(r"\s*\[\[\s*routes\s*\]\]")
 ROUTE_RULES = re.compile(r"\s*\[\[\s*routes\s*\.\s*rules\s*\]\]")
@@ -68,9 +68,13 @@ BARE = re.compile(r"\s*\w+\[\d*\]\s*=")
 
 
 def written(
-    name: str, chain: Sequence[Rule], pretrain: str | None, routes: Sequence[Route] = ()
+    name: str,
+    chain: Sequence[Rule],
+    pretrain: str | None,
+    routes: Sequence[Route] = (),
+    params: Mapping[str, float] | None = None,
 ) -> str:
-    """The file of a recipe of that name; `read` gives all four back, and an empty space."""
+    """The file of a recipe of that name; `read` gives all of it back, and an empty space."""
     held: dict[str, Any] = {"name": name, **({"pretrain": pretrain} if pretrain else {})}
     if chain or not routes:
         held["rules"] = tables(chain)
@@ -81,6 +85,8 @@ def written(
             | ({"rules": tables(route.rules)} if route.rules else {})
             for route in routes
         ]
+    if params:
+        held["params"] = dict(params)
     return tomli_w.dumps(held)
 
 
@@ -98,6 +104,7 @@ class Read(NamedTuple):
     rules: tuple[Rule, ...]
     pretrain: str | None
     routes: tuple[Route, ...]
+    params: dict[str, Any]
     space: dict[str, Space]
 
 
@@ -125,7 +132,7 @@ def read(text: str) -> Read:
         with on_line(line(text, "to", place, ROUTES)):
             route.accepted(chains)
     spaces = {} if space is None else spaces_from(space, tunables_of(chain, routes), text)
-    return Read(name, chain, data.get("pretrain"), routes, spaces)
+    return Read(name, chain, data.get("pretrain"), routes, data.get("params", {}), spaces)
 
 
 def are_tables(value: Any) -> bool:

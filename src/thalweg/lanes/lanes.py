@@ -1,4 +1,4 @@
-"""Lanes: processes of one thread each that train blocks of members side by side.
+"""Lanes: processes that train blocks of members side by side, of one thread each unless told else.
 
 They are forked, so that each begins with the task, its data and all that was compiled, and live as
 long as the race. Where Python does not fork safely there is one lane: this process.
@@ -20,7 +20,8 @@ from typing import Any, Self
 
 import torch
 
-from thalweg.forked import begin, forking
+from thalweg import forked
+from thalweg.forked import forking
 from thalweg.lanes.alarm import Alarm, too_long
 from thalweg.lanes.failure import last_words
 from thalweg.training.learn import Watch
@@ -56,6 +57,11 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def with_one_thread(_: int) -> None:
+    """What a lane begins with, by its number from 0."""
+    torch.set_num_threads(1)
+
+
 @dataclass(frozen=True)
 class Made:
     """What became of a piece: a value, or the last words of the work that failed."""
@@ -69,10 +75,20 @@ class Lanes:
 
     timeout: seconds without a word after which work fails; never, if not given. A lane whose work
         goes on all the same is ended `GRACE` seconds later.
+    begin: what each process does first, given the number of its lane.
+    apart: whether one lane alone is a process too, where Python forks safely.
     """
 
-    def __init__(self, work: Work, count: int, timeout: float | None = None) -> None:
-        self.work, self.count, self.timeout = work, count, timeout
+    def __init__(
+        self,
+        work: Work,
+        count: int,
+        timeout: float | None = None,
+        begin: Callable[[int], None] = with_one_thread,
+        apart: bool = False,
+    ) -> None:
+        self.work, self.count, self.timeout, self.begin = work, count, timeout, begin
+        self.here = count == 1 and not (apart and forks())
         self.lanes: list[Lane] = []
 
     def __enter__(self) -> Self:
@@ -92,7 +108,7 @@ class Lanes:
         in work, and what the work tells of it. Work fails where it raises, exits or is silent for
         too long, and where its lane dies.
         """
-        return self.done_here(pieces, watch) if self.count == 1 else self.shared(pieces, watch)
+        return self.done_here(pieces, watch) if self.here else self.shared(pieces, watch)
 
     def done_here(
         self, pieces: Sequence[Any], watch: Callable[[int, int, int], None]
@@ -138,18 +154,28 @@ class Lanes:
 
     def add(self) -> None:
         inherited = [lane.connection for lane in self.lanes]
-        self.lanes.append(Lane(self.work, inherited, self.timeout))
+        taken = {lane.number for lane in self.lanes}
+        number = next(number for number in range(self.count) if number not in taken)
+        begin = partial(self.begin, number)
+        self.lanes.append(Lane(number, self.work, inherited, self.timeout, begin))
 
 
 class Lane:
     """A process that does one piece after the other."""
 
-    def __init__(self, work: Work, others: Sequence[Connection], timeout: float | None) -> None:
+    def __init__(
+        self,
+        number: int,
+        work: Work,
+        others: Sequence[Connection],
+        timeout: float | None,
+        begin: Callable[[], None],
+    ) -> None:
+        self.number = number
         context = get_context("fork")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(
-            target=serve, args=(work, theirs, [self.connection, *others], timeout), daemon=True
-        )
+        given = (work, theirs, [self.connection, *others], timeout, begin)
+        self.process = context.Process(target=serve, args=given, daemon=True)
         with forking():
             self.process.start()
         theirs.close()
@@ -199,16 +225,20 @@ def death(status: int | None) -> str:
 
 
 def serve(
-    work: Work, connection: Connection, inherited: Sequence[Connection], timeout: float | None
+    work: Work,
+    connection: Connection,
+    inherited: Sequence[Connection],
+    timeout: float | None,
+    begin: Callable[[], None],
 ) -> None:
     """The life of a lane; it ends with the process that it was forked from."""
-    begin()
+    forked.begin()
     # Its own processes read ahead, which a daemon may not have.
     current_process().daemon = False
     # The other ends of the pipes would keep this process from seeing that one go.
     for end in inherited:
         end.close()
-    torch.set_num_threads(1)
+    begin()
     with suppress(EOFError, ConnectionError):
         while True:
             connection.send(made(work, connection.recv(), seldom(connection.send), timeout))

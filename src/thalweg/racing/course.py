@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch
 
 from thalweg.racing import cost, plan_file
 from thalweg.racing.entrants import Entrant
 from thalweg.racing.field import alike, beside_baseline, by_name, told
 from thalweg.racing.ledger import Ledger
 from thalweg.racing.machine import machine
-from thalweg.racing.plan import most_final_members, planned
+from thalweg.racing.plan import most_final_members
 from thalweg.racing.progress import Progress
 from thalweg.racing.record import Cost, Plan, Record, Settings
 from thalweg.racing.rounds import Rounds
 from thalweg.racing.search import Search, as_it_stands
+from thalweg.racing.subject import Subject
 from thalweg.recipe import Recipe
-from thalweg.stack.population import initial_model
-from thalweg.stack.way import way_of
-from thalweg.tasks.check import check_recipe
-from thalweg.tasks.task import Task
-from thalweg.training.pretrain import stages_for
-from thalweg.training.stages import Stage
 
 
 @dataclass(frozen=True)
 class Course:
     """A race that is ready to run.
 
-    field: who races. settings: all that was asked for. command: begins the race. named: its folder,
-    as the caller names it. timeout: seconds without a step after which a training has failed.
+    subject: what is trained. field: who races. settings: all that was asked for. command: begins
+    the race. named: its folder, as the caller names it. timeout: seconds without a step after
+    which a training has failed.
     """
 
-    task: Task
+    subject: Subject
     field: Sequence[Entrant]
     settings: Settings
     command: str
@@ -50,8 +44,6 @@ class Course:
         try:
             added = self.settings.trials > ledger.settings.trials
             if not ledger.finished:
-                stages = stages_of(self.task, self.field)
-                ledger.add_notes(pretraining_notes(stages, self.settings.steps))
                 self.run_rounds(ledger)
             elif not added:
                 finished = "was finished already; it is only drawn again."
@@ -71,13 +63,11 @@ class Course:
         untuned = [as_it_stands(one) for one in self.field if not one.space]
         first = [*self.search(self.settings).first_points, *untuned]
         for one in first:
-            check_recipe(self.task, Recipe.from_toml(one.recipe))
+            self.subject.check_recipe(Recipe.from_toml(one.recipe))
         return Ledger.open(folder, self.settings, first, machine(), self.command)
 
     def search(self, settings: Settings) -> Search:
-        stages = stages_of(self.task, self.field)
-        cooled = {kind: some[-1].steps for kind, some in stages.items()}
-        return Search(self.field, settings, cooled)
+        return Search(self.field, settings, self.subject.cooled(self.field))
 
     def run_rounds(self, ledger: Ledger) -> None:
         """Says what is special about the race, plans it, and runs what is left of it."""
@@ -91,17 +81,15 @@ class Course:
             self.progress.say(f"Going on in {self.named}, where {ledger.trained} members are done.")
         plan_file.write(plan, ledger.folder / "plan.toml")
         Rounds(
-            self.task, settings, self.field, search, ledger, self.progress, plan, self.timeout
+            self.subject, settings, self.field, search, ledger, self.progress, plan, self.timeout
         ).run()
 
     def tell(self, ledger: Ledger) -> None:
-        """Says what a reader should know of the task and the field, and notes it for the verdict.
+        """Says what a reader should know of what races, and notes it for the verdict.
 
         What a name stands for is listed elsewhere, and what is not tuned is in the verdict.
         """
-        _, reason = way_of(self.task)
-        notes = [reason[0].upper() + reason[1:]] if reason else []
-        notes += [*self.task.sharing, *alike(self.field), *one_start(self.task)]
+        notes = [*self.subject.notes(self.field, begun=ledger.plan is not None), *alike(self.field)]
         about = {one.name: told(one, self.settings.cooling) for one in self.field}
         own = [about[one.name] for one in self.field if one.space and not by_name(one)]
         ledger.add_notes([*notes, *own])
@@ -118,37 +106,12 @@ class Course:
         members = [*tuning, *most_final_members(len(self.field), settings.seeds)]
         # A block with fewer members is filled up to its width, which takes memory.
         filled = replace(settings, width=min(settings.width, max(members)))
-        plan = planned(self.task, list(recipes.values()), filled, members, self.timeout)
+        plan = self.subject.plan(list(recipes.values()), filled, members, self.timeout)
         costs: list[Cost] = []
         with suppress(Exception):  # of a model that cannot be made now, nothing is known
             as_they_come = {one.name: recipes[one.name, 0] for one in self.field}
-            costs = cost.costs(self.task, as_they_come, self.timeout)
+            costs = self.subject.costs(as_they_come, self.timeout)
         ledger.add_costs(costs, plan)
         for line in (plan.why, cost.announcement(plan.seconds), cost.outlook(settings)):
             self.progress.say(line)
         return plan
-
-
-def stages_of(task: Task, field: Sequence[Entrant]) -> dict[str | None, Sequence[Stage]]:
-    """The stages of each pre-training in the field."""
-    return {one.recipe.pretrain: stages_for(task, one.recipe.pretrain) for one in field}
-
-
-def one_start(task: Task) -> Iterator[str]:
-    """A line where seeds do not change the weights that a training begins with."""
-    first, second = (initial_model(task, seed).parameters() for seed in (0, 1))
-    if all(map(torch.equal, first, second)):
-        yield (
-            "Every seed begins with the same weights, so the verdict speaks of this start alone;"
-            " seeds change the order of the data, and what training draws at random."
-        )
-
-
-def pretraining_notes(stages: Mapping[str | None, Sequence[Stage]], steps: int) -> Iterator[str]:
-    """A line for each pre-training: what it does with the budget."""
-    for kind, some in stages.items():
-        if kind:
-            yield (
-                f"Pre-trained ({kind}): {steps} steps in {len(some)} equal stages, of which the"
-                " last trains the task itself; each is a training of its own, cooling included."
-            )

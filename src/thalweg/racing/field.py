@@ -172,7 +172,8 @@ def alike(field: Sequence[Entrant]) -> Iterator[str]:
 def runs_of(one: Entrant) -> tuple[object, ...]:
     """All that its runs depend on."""
     recipe = one.recipe
-    return recipe.rules, recipe.routes, recipe.pretrain, one.space, one.comes_under_cooling
+    own = dict(recipe.params)
+    return recipe.rules, recipe.routes, recipe.pretrain, own, one.space, one.comes_under_cooling
 
 
 def by_name(one: Entrant) -> bool:
@@ -180,7 +181,8 @@ def by_name(one: Entrant) -> bool:
     recipe = one.recipe
     known = [make() for make in RECIPES.values()]
     listed = any((recipe.rules, recipe.routes) == (other.rules, other.routes) for other in known)
-    return listed and one.space == documented(recipe.tunables) and one.cooled
+    own = {name: space for name, space in one.space.items() if name not in recipe.params}
+    return listed and own == documented(recipe.tunables) and one.cooled
 
 
 def told(one: Entrant, cooling: str) -> str:

@@ -9,7 +9,6 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from thalweg import tasks
 from thalweg.arguments import (
     require_flag,
     require_kind,
@@ -18,28 +17,30 @@ from thalweg.arguments import (
     require_risk,
     require_whole,
 )
+from thalweg.command import Command
 from thalweg.errors import UserError
 from thalweg.lanes.alarm import require_timeout
+from thalweg.loops.find import find
+from thalweg.loops.loop import Loop
+from thalweg.loops.program import program
 from thalweg.racing import plan_file
-from thalweg.racing.course import Course, stages_of
+from thalweg.racing.course import Course
 from thalweg.racing.entrants import COOLINGS, DEFAULT_ENTRANTS, Entrant, Entry
 from thalweg.racing.field import baseline_tuned, entered, entries, on_record
 from thalweg.racing.ledger import Ledger
+from thalweg.racing.loop_subject import LoopSubject
 from thalweg.racing.plan import MEASURED, require_lanes, require_way
 from thalweg.racing.progress import Progress, Silent
 from thalweg.racing.record import Record, Settings
 from thalweg.racing.repeat import call
 from thalweg.racing.search import MOST_TRIALS
+from thalweg.racing.spaces import Spaces, narrowed, of_optimizers, spaces_of
+from thalweg.racing.subject import Subject
+from thalweg.racing.task_subject import TaskSubject
 from thalweg.racing.verdict import Verdict, verdict
 from thalweg.recipe import Recipe
-from thalweg.routes import parameters_of
 from thalweg.run_folder import require_folder_name, usual_folder
-from thalweg.stack.batches import length_of
-from thalweg.stack.population import initial_model
-from thalweg.tasks.groups import with_groups
 from thalweg.tasks.task import Task
-from thalweg.training.fingerprint import fingerprint, of_own_rules
-from thalweg.training.pretrain import offered
 
 WIDTH = 32
 """Members in a block, if nobody asks for another number."""
@@ -47,7 +48,7 @@ WIDTH = 32
 TRIALS = 24
 """Configurations of an entrant, likewise."""
 
-WITH_RESUME = ("task", "trials", "timeout", "resume", "runs", "progress")
+WITH_RESUME = ("task", "trials", "space", "timeout", "resume", "runs", "progress")
 """The arguments of a race that is resumed; all others are on its record."""
 
 WHOLE = {"tuning_seeds": (1, 100), "seeds": (2, 1_000), "seed": (0,), "width": (1,)}
@@ -77,7 +78,7 @@ class Result:
 
 
 def race(
-    task: Task | str,
+    task: Task | Loop | Command | str,
     entrants: Sequence[Entry] | None = None,
     trials: int | None = None,
     seeds: int = 40,
@@ -87,6 +88,7 @@ def race(
     baseline: str | Recipe | None = None,
     pretrain: bool = False,
     no_decay: bool = False,
+    space: Spaces | str | Path | None = None,
     cooling: str = "linear",
     alpha: float = 0.05,
     seed: int = 0,
@@ -102,7 +104,8 @@ def race(
 ) -> Result:
     """Races optimizers on a task: tunes them equally, compares the best of each over fresh seeds.
 
-    task: a task, the name of a bundled one, or `path/to/file.py:task`.
+    task: a task, the name of a bundled one, `path/to/file.py:task`, a training loop (see
+        `thalweg.loop`), or a `Command`, which runs a program without importing it.
     entrants: names, paths of recipe files, recipes or `Entrant`s; `DEFAULT_ENTRANTS` if not given.
         Names and paths may stand in one text, with commas. A name is tuned in the space that
         `thalweg entrants` lists. A recipe or a file races as it stands, its schedules too; a file
@@ -123,6 +126,9 @@ def race(
         stages share its steps equally, and each is a training of its own, cooling included.
     no_decay: whether the entrants decay no biases and nothing of normalization layers; see
         `thalweg.no_decay`. The baseline stays as it is.
+    space: where settings are tuned in place of their documented space, by name, for every entrant
+        that is tuned and has them; or a TOML file that says so. Of a command, names that are no
+        settings of optimizers are those of the program's own, which are tuned too.
     cooling: of every lr that is tuned: "linear" (to a hundredth), "cosine", "none", or "tune",
         which tries all three.
     alpha: from 1e-12 to below 0.5, the risk that the best entrant is missing from the shortlist.
@@ -168,32 +174,46 @@ def race(
         tuning_seeds=tuning_seeds, seeds=seeds, cooling=cooling, alpha=alpha, seed=seed, **way
     )
     here = Path.cwd()  # a task may go to another folder
-    found = tasks.find(task)
-    named = runs / folder_name(found, name if resume is None else resume)
+    spaces = {} if space is None else spaces_of(space)
+    found = subject_of(task, spaces, timeout)
+    named = runs / folder_name(found.name, name if resume is None else resume)
     folder = here / named
     if resume is None:
         given = entries("entrants", DEFAULT_ENTRANTS if entrants is None else entrants)
         tuning = entries("tune", tune)
+        ways = found.pretrainings() if pretrain else ()
         with chdir(here):
-            field = entered(given, tuning, baseline, offered(found) if pretrain else (), no_decay)
-        field = [replace(one, recipe=with_groups(found, one.recipe)) for one in field]
+            field = entered(given, tuning, baseline, ways, no_decay)
+        field = narrowed(field, found.of_entrants(spaces))
+        field = found.entrants(field)
         settings = Settings(
-            **of_task(found, field),
+            **found.settings(field),
             **of_field(field, baseline),
             **chosen,
             trials=TRIALS if trials is None else trials,
         )
-        command = call(task, given, tuning, baseline, pretrain, no_decay, settings)
+        command = call(task, given, tuning, baseline, pretrain, no_decay, space, settings)
     else:
         kept, command = Ledger.begun(folder)
         field = on_record(kept)
         trials = kept.trials if trials is None else trials
-        settings = replace(kept, **of_task(found, field), trials=trials)
+        settings = replace(kept, **found.settings(field), trials=trials)
     course = Course(found, field, settings, command, named, progress, timeout)
     record = course.run(folder)
     judged = verdict(record)
     best = Recipe.from_toml(judged.recipe) if judged.recipe else None
     return Result(record, judged, best, folder, named)
+
+
+def subject_of(
+    given: Task | Loop | Command | str, spaces: Spaces, timeout: float | None
+) -> Subject:
+    """What is to race, as a race sees it."""
+    if isinstance(given, Command):
+        own = {name: space for name, space in spaces.items() if not of_optimizers(name)}
+        given = program(given, own)
+    found = find(given)
+    return LoopSubject(found, timeout) if isinstance(found, Loop) else TaskSubject(found)
 
 
 def require_on_record(given: Mapping[str, object]) -> None:
@@ -223,33 +243,9 @@ def in_range(**given: Any) -> dict[str, Any]:
     return given | found | {"alpha": require_risk(given["alpha"]), "lanes": lanes}
 
 
-def folder_name(task: Task, name: str | None) -> str:
+def folder_name(task: str, name: str | None) -> str:
     """The name that was given, or the task's."""
-    return usual_folder(task.name) if name is None else require_folder_name(name)
-
-
-def of_task(task: Task, field: Sequence[Entrant]) -> dict[str, Any]:
-    """The settings that follow from the task, by name.
-
-    UserError where it cannot be trained, or a task on which the field is pre-trained.
-    """
-    tasks.check(task)
-    stages = stages_of(task, field).values()
-    others = [one.task for some in stages for one in some if one.task is not task]
-    for other in others:
-        tasks.check(other)
-    return {
-        "task": task.name,
-        "metric": task.metric_name,
-        "direction": task.better,
-        "target": task.target,
-        "steps": task.total_steps(length_of(task)),
-        "parameters": tuple(parameters_of(initial_model(task, seed=0))),
-        "fingerprint": {
-            **fingerprint([task, *others]),
-            **of_own_rules(one.recipe for one in field),
-        },
-    }
+    return usual_folder(task) if name is None else require_folder_name(name)
 
 
 def of_field(field: Sequence[Entrant], baseline: str | Recipe | None) -> dict[str, Any]:

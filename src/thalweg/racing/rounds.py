@@ -19,6 +19,7 @@ from thalweg.racing.certainty import certainties
 from thalweg.racing.entrants import Entrant
 from thalweg.racing.gaussian_process import one_blas_thread
 from thalweg.racing.ledger import Ledger
+from thalweg.racing.piece import Block, Piece
 from thalweg.racing.plan import block_of
 from thalweg.racing.progress import InWork, Progress
 from thalweg.racing.record import (
@@ -33,40 +34,19 @@ from thalweg.racing.record import (
 )
 from thalweg.racing.search import Search, seeds_from
 from thalweg.racing.sentences import stopped
-from thalweg.recipe import Recipe
-from thalweg.stack.member import Member
-from thalweg.tasks.task import Task
+from thalweg.racing.subject import Subject
 from thalweg.training.learn import Watch
-from thalweg.training.run import Run
-from thalweg.training.train import train_members
-
-Block = Sequence[Key]
-"""Members that are trained together."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A block of one round, and the recipe of each of its members as TOML."""
-
-    round: Round
-    block: Block
-    recipes: Sequence[str]
-
-    @property
-    def members(self) -> list[Member]:
-        pairs = zip(self.recipes, self.block, strict=True)
-        return [Member(Recipe.from_toml(recipe), seed) for recipe, (*_, seed) in pairs]
 
 
 @dataclass(frozen=True)
 class Rounds:
     """A race that is ready to run.
 
-    search: of the entrants that are tuned. timeout: seconds without a step after which a training
-    has failed; none for as long as it takes.
+    subject: what is trained. search: of the entrants that are tuned. timeout: seconds without a
+    step after which a training has failed; none for as long as it takes.
     """
 
-    task: Task
+    subject: Subject
     settings: Settings
     entrants: Sequence[Entrant]
     search: Search
@@ -77,7 +57,7 @@ class Rounds:
 
     def run(self) -> None:
         """Does all that is not in the ledger yet, and then opens the seal on the test scores."""
-        with Lanes(self.trained, self.plan.lanes, self.timeout) as lanes:
+        with self.subject.lanes(self.trained, self.plan, self.timeout) as lanes:
             chosen = self.ledger.chosen() or self.tune(lanes)
             self.final(chosen, lanes)
         record = self.ledger.read()
@@ -230,7 +210,7 @@ class Rounds:
         if failure:
             which = "A training that ended well before" if well else "Every training"
             raise FailedError(
-                f"{which} of task '{self.task.name}' fails: {failure}. No failure is on"
+                f"{which} of {self.subject.called} fails: {failure}. No failure is on"
                 " record; the same command goes on when this is mended."
             )
 
@@ -264,15 +244,7 @@ class Rounds:
 
     def trained(self, piece: Piece, watch: Watch) -> list[RunRecord]:
         """What becomes of a block of members; in a lane."""
-        runs = train_members(
-            self.task,
-            piece.members,
-            width=self.plan.width,
-            way=self.plan.way,
-            test=piece.round == "final",
-            watch=watch,
-        )
-        return [record_of(piece.round, *pair) for pair in zip(piece.block, runs, strict=True)]
+        return piece.records(self.subject.trained(piece, self.plan, self.ledger.folder, watch))
 
     def best_so_far(self, round: Round, scores: Mapping[Key, float]) -> dict[str, float]:
         """Each entrant's best score in the tuning round, its median in the final; nan: diverged."""
@@ -300,9 +272,3 @@ def blocks(members: Sequence[Key], size: int) -> Iterator[Block]:
 
 def failed_record(round: Round, key: Key, failure: str) -> RunRecord:
     return RunRecord(round, *key, math.nan, None, failure, ())
-
-
-def record_of(round: Round, key: Key, run: Run) -> RunRecord:
-    ended = run.diverged
-    step, reason = (ended.step, ended.reason) if ended else (None, None)
-    return RunRecord(round, *key, run.score, step, reason, run.curve, dict(run.test))

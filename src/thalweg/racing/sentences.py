@@ -106,7 +106,9 @@ def recipes_in_words(measures: Measures) -> str:
 
 def cooling_in_words(measures: Measures) -> str:
     """The cooling that every tuned lr follows."""
-    if not any(is_rate(name) for one in measures.record.configurations for name in one.values):
+    cooled = measures.settings.cooled
+    tried = [one.values for one in measures.record.configurations if one.entrant in cooled]
+    if not any(is_rate(name) for values in tried for name in values):
         return ""
     some = "" if all_tuned(measures) else "the tuned "
     return f", {some}{wording.COOLINGS[measures.settings.cooling]}"

@@ -65,6 +65,15 @@ class Space:
             return 0 < (1 - self.high) / (1 - self.low) < 1
         return self.high - self.low < math.inf
 
+    @property
+    def middle(self) -> float:
+        """Half way between the ends on the scale."""
+        if self.scale == "log":
+            return math.sqrt(self.low) * math.sqrt(self.high)
+        if self.scale == "log_one_minus":
+            return 1 - math.sqrt((1 - self.low) * (1 - self.high))
+        return self.low + (self.high - self.low) / 2
+
     def __str__(self) -> str:
         even = {"linear": "x", "log": "log x", "log_one_minus": "log(1 - x)"}[self.scale]
         return f"{self.ends}, even in {even}"

@@ -90,15 +90,19 @@ def check_recipe(task: Task, recipe: Recipe) -> None:
             parameters = parameters_of(make_model(task))
         recipe.tracks(parameters)
         check_all_taken(recipe.routes, parameters)
+    require_direction(recipe, task.better, task.metric_name, f"task '{task.name}'")
+
+
+def require_direction(recipe: Recipe, better: str, metric: str, where: str) -> None:
+    """UserError for a plateau on validation data that takes the worse for the better."""
     for name, setting in recipe.settings.items():
         if not isinstance(setting, Plateau) or setting.metric != "validation":
             continue
-        if setting.direction != task.better:
+        if setting.direction != better:
             raise UserError(
                 f"The plateau schedule of {name} in recipe {recipe.name} has direction"
-                f" '{setting.direction}', but it watches the {task.metric_name} of task"
-                f" '{task.name}', which has direction '{task.better}': give"
-                f" direction='{task.better}'."
+                f" '{setting.direction}', but it watches the {metric} of {where}, which has"
+                f" direction '{better}': give direction='{better}'."
             )
 
 

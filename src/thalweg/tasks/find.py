@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from thalweg.arguments import short, word
@@ -62,12 +64,26 @@ def called(name: str) -> Task:
 
 
 def task_in_file(path: Path, attribute: str) -> Task:
+    return as_task(in_file(path, attribute), path, attribute)
+
+
+def in_file(path: Path, attribute: str) -> Any:
+    """What a user's file has under a name; UserError where there is nothing."""
     module = load(TASK, path)
     if not hasattr(module, attribute):
         names = [name for name, value in vars(module).items() if isinstance(value, Task)]
         there = f"; its tasks are {', '.join(names)}" if names else ", and no task at all"
         raise UserError(f"There is no '{attribute}' in {path}{there}.")
-    found: Any = getattr(module, attribute)
+    return getattr(module, attribute)
+
+
+def as_task(found: Any, path: Path, attribute: str) -> Task:
+    """The task that is meant by what a user's file has under a name; UserError for none."""
+    if takes_a_run(found):
+        raise UserError(
+            f"'{attribute}' in {path} takes an argument: a function that trains once is a loop"
+            ' when @thalweg.loop(metric="loss", direction="min", steps=1000) stands above it.'
+        )
     if callable(found):
         with failure_as_sentence(TASK, path):
             found = found()
@@ -77,3 +93,11 @@ def task_in_file(path: Path, attribute: str) -> Task:
             f" arguments that returns one, not {type(found).__name__}."
         )
     return found
+
+
+def takes_a_run(found: Any) -> bool:
+    """Whether it is a function of one argument, as a training loop is."""
+    if not isinstance(found, FunctionType):
+        return False
+    needed = [one for one in signature(found).parameters.values() if one.default is one.empty]
+    return len(needed) == 1 and needed[0].kind is needed[0].POSITIONAL_OR_KEYWORD

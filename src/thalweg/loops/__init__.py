@@ -1,0 +1,6 @@
+"""Training loops of a person's own, which race, are compared and are watched by the doctor."""
+
+from thalweg.loops.loop import Loop as Loop
+from thalweg.loops.loop import loop as loop
+from thalweg.loops.program import program as program
+from thalweg.loops.run import Run as Run

@@ -1,0 +1,84 @@
+"""A loop whose body is a program that is run without being imported."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from thalweg.command import Command, Value
+from thalweg.loops.loop import Loop
+from thalweg.loops.param import Param, param_of
+from thalweg.loops.run import Run
+from thalweg.optim.settings import base
+
+OPTIMIZER, SEED = "optimizer", "seed"
+
+
+@dataclass(frozen=True)
+class Program:
+    """What such a loop does: it runs the command with the settings of the run.
+
+    params: settings of the program's own. timeout: seconds after which a run is given up; never,
+    if not given.
+    """
+
+    command: Command
+    params: Mapping[str, Param]
+    timeout: float | None = None
+
+    def __call__(self, run: Run) -> float:
+        recipe = run.given.recipe
+        own = {
+            name: param.value(recipe.params.get(name, param.default))
+            for name, param in self.params.items()
+        }
+        values = {OPTIMIZER: recipe.name, SEED: run.seed, **settings(recipe.of_rules), **own}
+        return self.command.run(values, self.timeout, recipe.to_toml())
+
+
+def program(
+    command: Command,
+    space: Mapping[str, Any] | None = None,
+    *,
+    name: str = "program",
+    steps: int = 1,
+    timeout: float | None = None,
+) -> Loop:
+    """A loop that runs a program, which can race without being imported.
+
+        tw.loops.program(
+            tw.Command("python train.py --optimizer {optimizer} --lr {lr} --seed {seed}",
+                       metric=r"val_loss: ([\\d.]+)", direction="min"),
+            space={"dropout": (0.0, 0.5)},
+        )
+
+    command: of its values, `{optimizer}` is the name of the entrant's recipe, `{seed}` the seed,
+    and each setting of the recipe goes by its name, as `{lr}`; the program may read them in
+    environment variables too, or in the recipe file at `{recipe}`. space: settings of the
+    program's own, which are tuned too, each with a pair of ends. steps: that a run takes, for a
+    cooling that the program reads in the recipe file. timeout: seconds after which a run is given
+    up.
+    """
+    params = {key: param_of(key, given, None) for key, given in (space or {}).items()}
+    body = Program(command, params, timeout)
+    metric = metric_name(command)
+    return Loop(body, name, metric, command.direction, steps, declared=params)
+
+
+def metric_name(command: Command) -> str:
+    """What stands in front of the number that is looked for: "val_loss" of `val_loss: (.*)`."""
+    return re.sub(r"\(.*|\\.", "", command.metric).strip(" :=\t") or command.metric
+
+
+def settings(named: Mapping[str, Any]) -> dict[str, Value]:
+    """Every setting as a number or a word; of a schedule the number that it begins at, and each
+    part of a pair as `betas[0]` and `betas[1]`.
+    """
+    found: dict[str, Value] = {}
+    for name, value in named.items():
+        several = isinstance(value, tuple)
+        parts = {f"{name}[{i}]": part for i, part in enumerate(value)} if several else {name: value}
+        found |= {key: base(part) for key, part in parts.items()}
+    return found

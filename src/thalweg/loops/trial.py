@@ -1,0 +1,158 @@
+"""A loop is tried for a few steps before anything long is started, and what is wrong is said."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from types import CodeType, FunctionType
+
+import torch
+from torch.optim import Optimizer
+
+from thalweg.checksum import checksum
+from thalweg.errors import UserError
+from thalweg.loops.loop import Loop
+from thalweg.loops.param import Param
+from thalweg.loops.run import Given, LeftError, Run
+from thalweg.recipe import Recipe
+from thalweg.routes import Parameter
+from thalweg.schedules import Plateau
+from thalweg.tasks.check import require_direction
+from thalweg.tasks.reachable import is_own, reachable
+from thalweg.tasks.user_code import memory
+
+STEPS = 3
+"""Of a run that is tried."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is known of a loop.
+
+    params: settings of its own. parameters: of its optimizers. start, step: the seconds that a run
+    takes beside its steps, and for each. agrees: whether two runs with one seed come to the same.
+    on_gpu: whether it uses one.
+    """
+
+    params: dict[str, Param]
+    parameters: tuple[Parameter, ...] = ()
+    start: float = math.nan
+    step: float = math.nan
+    agrees: bool = True
+    on_gpu: bool = False
+
+
+class Tried(Run):
+    """A run that ends after a few steps, and notes the time of each."""
+
+    def __init__(self, loop: Loop, recipe: Recipe, steps: int, told: Callable[..., None]) -> None:
+        super().__init__(loop, Given(recipe, 0, steps, watch=told))
+        self.began = perf_counter()
+        self.times: dict[int, float] = {}
+
+    def stepping(self, optimizer: Optimizer) -> None:
+        """Ends a loop too that does not go by `steps()`."""
+        if self.step >= self.budget and not self.rounds:
+            raise LeftError
+        super().stepping(optimizer)
+        self.times.setdefault(self.step, perf_counter())
+
+    def seconds(self) -> tuple[float, float]:
+        """Beside its steps, and for a step."""
+        whole, marks = perf_counter() - self.began, sorted(self.times.items())
+        if len(marks) < 2:
+            return whole, 0.0
+        (first, then), *_, (last, now) = marks
+        step = (now - then) / (last - first)
+        return max(0.0, whole - step * last), step
+
+
+def tried(loop: Loop, recipe: Recipe, told: Callable[..., None]) -> Trial:
+    """Runs a loop twice with one seed, for a few steps.
+
+    told: is told of each step.
+    Raises UserError for a loop that makes no optimizer by the recipe, shares parameters between
+    runs, diverges at once, and tells no metric, and passes on what the loop raises.
+    """
+    steps = min(STEPS, loop.steps)
+    first = Tried(loop, recipe, steps, told)
+    score = loop.finished(first).score
+    require_optimizer(first)
+    require_finite(first)
+    second = Tried(loop, recipe, steps, told)
+    again = loop.finished(second).score
+    start, step = second.seconds()
+    require_own_model(first, second)
+    return Trial(
+        params=first.params,
+        parameters=tuple(first.parameters()),
+        start=start,
+        step=step,
+        agrees=seen(first, score) == seen(second, again),
+        on_gpu=torch.cuda.is_initialized(),  # type: ignore[no-untyped-call]
+    )
+
+
+def require_optimizer(run: Run) -> None:
+    """UserError for a loop whose entrants would all train alike."""
+    if not run.optimizers:
+        raise UserError(
+            f"loop '{run.loop.name}' never calls run.optimizer, so every entrant would train alike:"
+            " write optimizer = run.optimizer(model) where it makes its own."
+        )
+    missing = set(run.loop.roles) - run.optimizers.keys()
+    if missing:
+        raise UserError(
+            f"loop '{run.loop.name}' has the role {sorted(missing)[0]}, of which it makes no"
+            " optimizer: write run.optimizer(params, role=...), or leave the role out."
+        )
+
+
+def require_finite(run: Run) -> None:
+    if run.diverged:
+        raise UserError(
+            f"loop '{run.loop.name}' diverges at once: {run.diverged.reason} after"
+            f" {run.diverged.step} steps with {run.given.recipe.name}."
+        )
+
+
+def require_own_model(first: Run, second: Run) -> None:
+    """UserError for a parameter that two runs train."""
+    held = {memory(param) for one in first.all_optimizers for param in one.parameters()}
+    if any(memory(param) in held for one in second.all_optimizers for param in one.parameters()):
+        raise UserError(
+            f"loop '{first.loop.name}' trains the same model in every run, so that each would begin"
+            " where another one ended: make the model within the function."
+        )
+
+
+def seen(run: Run, score: float) -> str:
+    """A checksum of what a run has come to."""
+    params = [param for one in run.all_optimizers for param in one.parameters()]
+    return checksum([*params, *(repr(point.metric) for point in run.curve), repr(score)])
+
+
+def check_recipe(loop: Loop, recipe: Recipe) -> None:
+    """UserError for a recipe whose schedule watches a metric that the loop does not report."""
+    require_direction(recipe, loop.direction, loop.metric, f"loop '{loop.name}'")
+    watching = [n for n, one in recipe.settings.items() if isinstance(one, Plateau)]
+    if watching and not reports(loop):
+        raise UserError(
+            f"{watching[0]} of recipe {recipe.name} follows a plateau of a metric, and loop"
+            f" '{loop.name}' reports none while it trains: call run.report(metric) now and then, or"
+            " give another schedule."
+        )
+
+
+def reports(loop: Loop) -> bool:
+    """Whether its code calls something named report, as far as can be told without running it."""
+    functions = [x for _, x in reachable(loop.function, "") if isinstance(x, FunctionType)]
+    return any("report" in names(one.__code__) for one in functions if is_own(one))
+
+
+def names(code: CodeType) -> set[str]:
+    """The names in a piece of code, and in what is defined within."""
+    inner: Sequence[CodeType] = [x for x in code.co_consts if isinstance(x, CodeType)]
+    return set(code.co_names).union(*map(names, inner))

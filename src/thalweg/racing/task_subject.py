@@ -1,0 +1,141 @@
+"""A task as a race sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from thalweg.lanes.lanes import Lanes, Work
+from thalweg.racing import cost
+from thalweg.racing.entrants import Entrant
+from thalweg.racing.piece import Piece
+from thalweg.racing.plan import planned
+from thalweg.racing.record import Cost, Plan, Settings
+from thalweg.racing.spaces import Spaces
+from thalweg.recipe import Recipe
+from thalweg.routes import parameters_of
+from thalweg.stack.batches import length_of
+from thalweg.stack.population import initial_model
+from thalweg.stack.way import way_of
+from thalweg.tasks.check import check, check_recipe
+from thalweg.tasks.groups import with_groups
+from thalweg.tasks.task import Task
+from thalweg.training.fingerprint import fingerprint, of_own_rules
+from thalweg.training.learn import Watch
+from thalweg.training.pretrain import offered, stages_for
+from thalweg.training.run import Run
+from thalweg.training.stages import Stage
+from thalweg.training.train import train_members
+
+
+@dataclass(frozen=True)
+class TaskSubject:
+    """See `Subject`."""
+
+    task: Task
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+    @property
+    def called(self) -> str:
+        return f"task '{self.name}'"
+
+    def pretrainings(self) -> Sequence[str]:
+        return offered(self.task)
+
+    def of_entrants(self, spaces: Spaces) -> Spaces:
+        return spaces
+
+    def entrants(self, field: Sequence[Entrant]) -> list[Entrant]:
+        return [replace(one, recipe=with_groups(self.task, one.recipe)) for one in field]
+
+    def settings(self, field: Sequence[Entrant]) -> dict[str, Any]:
+        task = self.task
+        check(task)
+        stages = self.stages(field).values()
+        others = [one.task for some in stages for one in some if one.task is not task]
+        for other in others:
+            check(other)
+        return {
+            "task": task.name,
+            "metric": task.metric_name,
+            "direction": task.better,
+            "target": task.target,
+            "steps": task.total_steps(length_of(task)),
+            "parameters": tuple(parameters_of(initial_model(task, seed=0))),
+            "fingerprint": {
+                **fingerprint([task, *others]),
+                **of_own_rules(one.recipe for one in field),
+            },
+        }
+
+    def stages(self, field: Sequence[Entrant]) -> dict[str | None, Sequence[Stage]]:
+        """The stages of each pre-training in the field."""
+        kinds = dict.fromkeys(one.recipe.pretrain for one in field)
+        return {kind: stages_for(self.task, kind) for kind in kinds}
+
+    def cooled(self, field: Sequence[Entrant]) -> Mapping[str | None, int]:
+        return {kind: some[-1].steps for kind, some in self.stages(field).items()}
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        check_recipe(self.task, recipe)
+
+    def notes(self, field: Sequence[Entrant], begun: bool) -> Iterator[str]:  # noqa: ARG002
+        steps = self.task.total_steps(length_of(self.task))
+        yield from pretraining_notes(self.stages(field), steps)
+        _, reason = way_of(self.task)
+        if reason:
+            yield reason[0].upper() + reason[1:]
+        yield from self.task.sharing
+        yield from one_start(self.task)
+
+    def plan(
+        self,
+        recipes: Sequence[Recipe],
+        settings: Settings,
+        rounds: Sequence[int],
+        timeout: float | None,
+    ) -> Plan:
+        return planned(self.task, recipes, settings, rounds, timeout)
+
+    def costs(self, recipes: Mapping[str, Recipe], timeout: float | None) -> list[Cost]:
+        return cost.costs(self.task, recipes, timeout)
+
+    def lanes(self, work: Work, plan: Plan, timeout: float | None) -> Lanes:
+        return Lanes(work, plan.lanes, timeout)
+
+    def trained(self, piece: Piece, plan: Plan, folder: Path, watch: Watch) -> list[Run]:  # noqa: ARG002
+        return train_members(
+            self.task,
+            piece.members,
+            width=plan.width,
+            way=plan.way,
+            test=piece.round == "final",
+            watch=watch,
+        )
+
+
+def one_start(task: Task) -> Iterator[str]:
+    """A line where seeds do not change the weights that a training begins with."""
+    first, second = (initial_model(task, seed).parameters() for seed in (0, 1))
+    if all(map(torch.equal, first, second)):
+        yield (
+            "Every seed begins with the same weights, so the verdict speaks of this start alone;"
+            " seeds change the order of the data, and what training draws at random."
+        )
+
+
+def pretraining_notes(stages: Mapping[str | None, Sequence[Stage]], steps: int) -> Iterator[str]:
+    """A line for each pre-training: what it does with the budget."""
+    for kind, some in stages.items():
+        if kind:
+            yield (
+                f"Pre-trained ({kind}): {steps} steps in {len(some)} equal stages, of which the"
+                " last trains the task itself; each is a training of its own, cooling included."
+            )
