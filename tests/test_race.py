@@ -463,7 +463,7 @@ def test_a_finished_race_trains_nothing_again(tmp_path: Path) -> None:
 
 def test_other_settings_are_refused_and_another_name_helps(tmp_path: Path) -> None:
     short(tmp_path)
-    with pytest.raises(UserError, match=r"trials 4 and not 3.*--name saddle-2"):
+    with pytest.raises(UserError, match=r"trials 4, not 3.*--name saddle-2"):
         short(tmp_path, trials=3)
     assert short(tmp_path, trials=3, name="saddle-2").folder == tmp_path / "saddle-2"
 

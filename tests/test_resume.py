@@ -207,7 +207,7 @@ def test_all_that_was_given_is_on_record(tmp_path: Path) -> None:
         ({"resume": "ten"}, r"there is no race in .*ten that could be resumed"),
         ({"resume": "../net"}, "name must be the name of one folder"),
         ({"task": replace(NET, batch_size=8)}, "another batch size under the same name"),
-        ({"task": replace(NET, name="ten")}, "task net and not ten"),
+        ({"task": replace(NET, name="ten")}, "task net, not ten"),
     ],
 )
 def test_what_cannot_be_resumed_gets_a_sentence_and_is_left_as_it_is(
@@ -224,5 +224,5 @@ def test_what_cannot_be_resumed_gets_a_sentence_and_is_left_as_it_is(
 def test_a_race_in_which_none_is_tuned_takes_no_trials(tmp_path: Path) -> None:
     entrants = [recipes.sgd(lr=0.01), recipes.adam(lr=0.01)]
     begun(tmp_path, entrants=entrants, seeds=2)
-    with pytest.raises(UserError, match=r"trials 9 and not 13.* only to entrants that are tuned"):
+    with pytest.raises(UserError, match=r"trials 9, not 13.* only to entrants that are tuned"):
         resumed(tmp_path)
