@@ -23,7 +23,7 @@ from torch.autograd.graph import increment_version
 
 from thalweg.errors import UserError
 from thalweg.fuse.choice import AnyKernel, kernel_on
-from thalweg.fuse.located import Located, asked
+from thalweg.fuse.located import Located, implementations_of
 from thalweg.fuse.passes import Part, places_of
 from thalweg.optim.rows import Group, Held, Launch
 from thalweg.optim.settings import is_plain
@@ -85,12 +85,12 @@ class Fused:
         states = self.here([each[name] for name in names for each in saved])
         references, numbers = self.known
         if not same(states, list(map(call, references))):
-            numbers = asked(states)
+            numbers = implementations_of(states)
             # They keep no memory alive. PyTorch swaps what lies behind two tensors, but not where
             # there are such references.
             self.known = list(map(ref, states)), numbers
         params, mine = self.here(self.params), [gradients[place] for place in self.places]
-        everything = np.concatenate([asked([*params, *mine]), numbers])
+        everything = np.concatenate([implementations_of([*params, *mine]), numbers])
         return Located(everything.reshape(-1, len(params)), (params, mine, states))
 
     def here(self, tensors: list[Tensor]) -> list[Tensor]:

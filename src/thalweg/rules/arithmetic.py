@@ -1,7 +1,7 @@
-"""The functions that rules use, on floats and tensors alike; `abs` is Python's own.
+"""The functions that rules use, on floats and on tensors. For `abs`, rules use Python's own.
 
-`minimum`, `maximum` and `clamp` let a not-a-number through, as PyTorch's do, and `sign` does too,
-where PyTorch's gives 0: a divergence must not be hidden by a clip.
+`minimum`, `maximum` and `clamp` keep a not-a-number, as in PyTorch. `sign` keeps it too, where
+PyTorch's gives 0: a clip must not hide a divergence.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from thalweg.rules.primitives import PRIMITIVES, SUMS, Scope
 from thalweg.rules.space import Space
 from thalweg.rules.value import Value
 
-NO_ELEMENTS = "a norm, dot, mean or largest goes over the elements of a tensor, not over a number."
+NO_ELEMENTS = "norm, dot, mean and largest need a tensor, and were given a number."
 
 NUMBER = torch.empty(0, dtype=torch.float64)
 
@@ -45,12 +45,12 @@ def log(x: float, high: float) -> Space: ...
 
 
 def log(x: Value, high: float | None = None) -> Value:
-    """The natural logarithm; of two ends, the space between them that is even in it."""
+    """The natural logarithm of x. With two arguments: `space.log(x, high)`, a search space."""
     return applied("log", x) if high is None else space.log(x, high)
 
 
 def nearest(x: Value) -> Value:
-    """The nearest whole number, of two the even one."""
+    """The nearest whole number; ties go to the even one."""
     return applied("nearest", x)
 
 
@@ -60,29 +60,29 @@ def sign(x: Value) -> Value:
 
 
 def clamp(x: Value, low: Value, high: Value) -> Value:
-    """x where it lies in [low, high], else the nearer end."""
+    """x where it lies in [low, high], else the end nearest to x."""
     return maximum(minimum(x, high), low)
 
 
 def minimum(x: Value, y: Value) -> Value:
-    """The smaller of each element and y."""
+    """The smaller of x and y, element by element."""
     return applied("minimum", x, y)
 
 
 def maximum(x: Value, y: Value) -> Value:
-    """The larger of each element and y."""
+    """The larger of x and y, element by element."""
     return applied("maximum", x, y)
 
 
 def where(condition: Value, x: Value, y: Value) -> Value:
-    """x where the condition holds, else y; a condition on the age is one answer for all."""
+    """x where the condition holds, else y. A condition that is a bool holds for all elements."""
     if isinstance(condition, bool):
         return x if condition else y
     return applied("where", condition, x, y)
 
 
 def word(x: Value) -> Value:
-    """The whole number below 2**32 that a number of the row is, for arithmetic on bits."""
+    """A number of the row as a word: a whole number below 2**32, for arithmetic on bits."""
     return int(x) if isinstance(x, int | float) else applied("word", x)
 
 
@@ -92,7 +92,7 @@ def bits(x: Value) -> Value:
 
 
 def number(word: Value) -> Value:
-    """The float32 of these bits."""
+    """The float32 that has these bits."""
     return applied("number", word)
 
 
@@ -102,10 +102,10 @@ def place(x: Value) -> Value:
 
 
 def dot(x: Value, y: Value, over: Scope) -> Value:
-    """The sum of the products of two tensors' elements, computed in float64.
+    """The sum of the products of the elements of x and y, a number computed in float64.
 
-    It is a number, as are all sums here. over: "tensor", the parameter that the rule steps, all of
-    it where it lies in several processes; or "model", all parameters that step at once.
+    over: "tensor" sums over the parameter that the rule steps, with all its shards; "model" sums
+    over all parameters that take a step.
     """
     return summed("dot", over, x, y)
 
@@ -121,21 +121,24 @@ def mean(x: Value, over: Scope) -> Value:
 
 
 def largest(x: Value, over: Scope) -> Value:
-    """The largest element of a tensor or the model, not-a-number where there is one; see `dot`."""
+    """The largest element of a tensor or the model, or not-a-number if there is one; see `dot`."""
     return summed("largest", over, x)
 
 
 def only_in_a_step(name: str, over: str, part: Tensor) -> Tensor:  # noqa: ARG001
     raise UserError(
-        "norm, dot, mean and largest are known while a step is taken, in a rule's update; what is"
-        " evaluated must keep them in a state."
+        "norm, dot, mean and largest can be used only in a rule's update; keep their result in a"
+        " state to use it in evaluated."
     )
 
 
 asking: ContextVar[Callable[[str, str, Tensor], Tensor]] = ContextVar(
     "asking", default=only_in_a_step
 )
-"""Who gives a sum over a tensor or the model, from its name, its scope and the part of it here."""
+"""The function that completes a sum over a tensor or the model.
+
+Its arguments are the sum's name, its scope, and the sum over the elements in this process.
+"""
 
 
 def summed(name: str, over: Scope, *arguments: Value) -> Value:
@@ -150,7 +153,7 @@ def summed(name: str, over: Scope, *arguments: Value) -> Value:
 
 
 def applied(name: str, *arguments: Value) -> Value:
-    """What a primitive gives: of numbers a number, computed in float64, of tensors a tensor."""
+    """The result of a primitive: a tensor if any argument is one, else a number in float64."""
     for x in arguments:
         if not isinstance(x, Tensor | Real):
             return x.made(name, *arguments)
@@ -163,6 +166,6 @@ def applied(name: str, *arguments: Value) -> Value:
 
 
 def replaced(ring: Tensor, slot: int, x: Tensor) -> Tensor:
-    """The ring with x in place of what its slot held."""
+    """Writes x into a slot of the ring, in place, and gives the ring."""
     ring[slot] = x
     return ring

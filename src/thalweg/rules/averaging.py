@@ -1,9 +1,9 @@
-"""Averages of the iterates: evaluation is at the average, training goes on undisturbed.
+"""Averages of the iterates. Evaluation uses the average; training does not.
 
 An average stands last in a chain. Polyak and Juditsky 1992.
 """
 
-# Most averages need no parameter to evaluate at.
+# Most averages do not use the parameter in `evaluated`.
 # ruff: noqa: ARG002
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from thalweg.rules.value import Value
 class TailAverage(Rule):
     """The exact mean of the last `last` iterates of a training of `steps` steps.
 
-    The end is known, so one accumulator is enough: memory of one parameter. Until the tail begins,
-    evaluation is at the iterate. With `last` above `steps` it is the mean of all.
+    The end of training is known, so one accumulator is enough. It needs the memory of one more
+    copy of the parameters. Until the tail begins, evaluation uses the iterate. With `last` above
+    `steps` the average is the mean of all iterates.
     """
 
     place = "last"
@@ -34,15 +35,15 @@ class TailAverage(Rule):
 
     @property
     def count(self) -> Value:
-        """How many iterates of the tail there have been; not above 0 until it begins."""
+        """The number of iterates in the tail so far; 0 or less before the tail begins."""
         return self.t - maximum(self.steps - self.last, 0)
 
 
 class WindowAverage(Rule):
     """The exact mean of the last `last` iterates at any moment.
 
-    The end is unknown, so each of them is kept: memory of `last` parameters, of which there may be
-    10,000.
+    The end of training is not known, so every iterate of the window is kept. It needs the memory of
+    `last` copies of the parameters; `last` is at most 10,000.
     """
 
     place = "last"
@@ -58,11 +59,12 @@ class WindowAverage(Rule):
 
 
 class BlockAverage(Rule):
-    """The mean of the last `last` to 2 `last` iterates at any moment.
+    """The mean of the last iterates at any moment, of between `last` and 2 `last` of them.
 
-    Two blocks of `last` iterates each, the block before and the one being filled: memory of two
-    parameters, for a window whose length varies. A block is kept as the sum of its iterates over
-    `last`, which no finite iterates make overflow.
+    Iterates are collected in blocks of `last`. The average is over the last full block and the one
+    that is being filled. It needs the memory of two copies of the parameters, but the length of the
+    window varies. A block is kept as the sum of its iterates divided by `last`, which does not
+    overflow while the iterates are finite.
     """
 
     place = "last"
@@ -83,10 +85,10 @@ class BlockAverage(Rule):
 
 
 class ExponentialAverage(Rule):
-    """a <- decay a + (1 - decay) theta; w <- decay w + 1 - decay; evaluated at a / w.
+    """a <- decay a + (1 - decay) theta; w <- decay w + 1 - decay; evaluation uses a / w.
 
-    Memory of one parameter. `weight` is w, one number, 1 - decay^t while `decay` is constant: the
-    division makes it a weighted mean of iterates alone.
+    `average` is a, of the parameter's shape. `weight` is w, one number, which is 1 - decay^t while
+    `decay` is constant. Without the division, the start of a at 0 would count in the mean.
     """
 
     place = "last"

@@ -1,4 +1,4 @@
-"""Clipping: a cliff's gradient must not throw the parameters away."""
+"""Clipping: one very large gradient must not move the parameters far away."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from thalweg.rules.value import Value
 class ClipValue(Rule):
     """g <- clamp(g, -clip_value, clip_value), element by element.
 
-    A bound from above alone, min(g, limit), would let a large negative component pass.
+    An upper bound alone, min(g, limit), would not change a large negative component.
     Pascanu, Mikolov and Bengio 2013.
     """
 
@@ -22,10 +22,10 @@ class ClipValue(Rule):
 
 
 class ClipNorm(Rule):
-    """g <- g min(1, max_norm / norm(g)), the norm taken over the whole model of a member.
+    """g <- g min(1, max_norm / norm(g)), where the norm is over the whole model of a member.
 
-    `thalweg.clip_norm` says what the whole model is where it is spread over processes.
-    The direction stays. PyTorch's `clip_grad_norm_` divides by norm(g) + 1e-6.
+    `thalweg.clip_norm` describes the case of a model that is spread over processes. The direction
+    of the gradient does not change. PyTorch's `clip_grad_norm_` divides by norm(g) + 1e-6.
     Pascanu, Mikolov and Bengio 2013.
     """
 
@@ -34,5 +34,5 @@ class ClipNorm(Rule):
 
     def update(self, g: Value) -> Value:
         size = norm(g, over="model")
-        # A gradient of zeros stays as it is, also where max_norm is 0.
+        # A gradient of zeros does not change, even if max_norm is 0.
         return g * where(size == 0, 1.0, minimum(self.max_norm / size, 1.0))

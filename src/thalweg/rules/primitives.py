@@ -1,7 +1,7 @@
-"""What a rule's arithmetic is made of: each function with its text for the compilers.
+"""The functions in a rule's arithmetic, each with its text for the compilers.
 
-An operator has Python's name for it (`add`, `lt`). In a text `{}` stands for the arguments in their
-order. `{real}` is the type of the numbers that a function works on.
+An operator has its name in Python (`add`, `lt`). In a text, each `{}` stands for an argument, in
+order. `{real}` stands for the type of the numbers that the printed function computes.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 LARGEST = 0xFFFFFFFF
-"""Of the words, which are whole numbers of 32 bits in an int64."""
+"""The largest word. A word is a whole number of 32 bits, held in an int64."""
 
 Scope = Literal["tensor", "model"]
-"""What a sum goes over: one tensor, or all that a model has."""
+"""What a sum goes over: one tensor, or all tensors of a model."""
 
 Kind = Literal["real", "word"]
 
@@ -28,9 +28,10 @@ Kind = Literal["real", "word"]
 class Primitive:
     """A function of numbers.
 
-    torch: it on tensors. numba, triton: its text. exact: Triton's text for float32, where its own
-    is a quick one. helper: what Triton's text calls. gives: a real number or a word; where it does
-    not say so, a word as soon as one argument is one.
+    torch: computes the function on tensors. numba, triton: its text for these compilers. exact: the
+    text for Triton in float32, where `triton` is only an approximation. helper: the source of the
+    function that Triton's text calls. gives: the kind of the result; None: the result is a word if
+    any argument is a word.
     """
 
     torch: Callable[..., Any]
@@ -46,7 +47,7 @@ def bits(x: Tensor) -> Tensor:
 
 
 def number(word: Tensor) -> Tensor:
-    # Above the largest int32 the sign is set: to there go the bits of negative numbers.
+    # A word above the largest int32 has the sign bit, and becomes a negative int32.
     signed = torch.where(word > LARGEST >> 1, word - LARGEST - 1, word)
     return signed.to(torch.int32).view(torch.float32)
 
@@ -70,7 +71,7 @@ def power(x, y):
 REMAINDER = '''\
 @triton.jit
 def remainder(x, y):
-    """What is left of x, with the sign of y."""
+    """The remainder of x / y, with the sign of y."""
     left = x % y
     return tl.where((left != 0) & ((left < 0) != (y < 0)), left + y, left)
 '''
@@ -78,7 +79,7 @@ def remainder(x, y):
 NEAREST = '''\
 @triton.jit
 def nearest(x):
-    """The nearest whole number, of two the even one."""
+    """The nearest whole number; ties go to the even one."""
     below = tl.floor(x)
     left, half = x - below, below * 0.5
     up = (left > 0.5) | ((left == 0.5) & (half != tl.floor(half)))
@@ -88,7 +89,7 @@ def nearest(x):
 SMALLER = '''\
 @triton.jit
 def smaller(x, y):
-    """The smaller number, and a not-a-number where either is one."""
+    """The smaller number, or not-a-number where x or y is one."""
     return tl.where(y < x, y, tl.where(y != y, y, x))
 '''
 
@@ -110,7 +111,7 @@ PRIMITIVES = {
     "exp": Primitive(torch.exp, "exp({})", "tl.exp({})"),
     "log": Primitive(torch.log, "log({})", "tl.log({})"),
     "nearest": Primitive(torch.round, "np.rint({})", "nearest({})", helper=NEAREST),
-    # Written so that a not-a-number on either side comes through, as PyTorch's does.
+    # Written so that the result is not-a-number where either argument is one, as in PyTorch.
     "minimum": Primitive(
         torch.minimum,
         "{1} if {1} < {0} or {1} != {1} else {0}",
@@ -143,10 +144,11 @@ PRIMITIVES = {
 
 @dataclass(frozen=True)
 class Sum:
-    """What makes one number, in float64, of all elements of a tensor or of a model.
+    """A function that makes one number, in float64, from all elements of a tensor or a model.
 
-    torch: it of tensors. numba: what each element does to `{0}`. triton: what it is of a tile.
-    fold: puts two parts together. start: it of nothing. helper: what Triton's text calls.
+    torch: computes the sum on tensors. numba: the text that adds an element to `{0}`. triton: the
+    text of the sum over a tile. fold: combines two sums. start: the sum over no elements. helper:
+    the source of the function that Triton's text calls.
     """
 
     torch: Callable[..., Tensor]

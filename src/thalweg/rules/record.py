@@ -1,7 +1,7 @@
-"""What is known of an optimizer: its name, the rules it is made of, and PyTorch's counterpart.
+"""The record of a named optimizer: its name, its rules, and PyTorch's counterpart.
 
-All that carries an optimizer's name follows from here: its recipe, its drop-in class, its entrant,
-its lines of PyTorch. `Named` stands in the file of the rule that takes the step.
+Everything with an optimizer's name is made from its record: its recipe, its drop-in class, its
+entrant, its lines of PyTorch. The record stands in the file of the rule that takes the step.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ Chain = tuple[type[Rule], ...]
 
 DECOUPLED = "decoupled_weight_decay"
 DROP_IN = ("params", "foreach", "maximize", "capturable", "differentiable", "fused")
-"""What a drop-in class takes and a recipe does not."""
+"""The arguments that a drop-in class takes and a recipe does not."""
 
 
 class Named:
-    """An optimizer by its name, with its rules in order at its defaults.
+    """A named optimizer with its rules in order. The rules hold its default settings.
 
         Named("AdamW", Adam(), DecoupledDecay())
 
-    PyTorch tells several rules apart by arguments of one class: those of one `Counterpart` are
-    variants of one optimizer, each for the arguments that are on.
+    In PyTorch, flags of one class may choose among several rules. Rules whose `Counterpart` names
+    the same class are variants of one optimizer, each for the flags that are on.
 
         Named("Muon", Muon(), DecoupledDecay(), to="hidden matrix", rest=[Adam(), DecoupledDecay()])
 
-    to: the parameters that the rules are for, where `rest` are the rules of all others. A setting
-    for which both have the same `Hyper` is one setting; the rest keeps its others.
+    to: the role of the parameters that the rules step. rest: the rules for all other parameters. A
+    setting for which both have the same `Hyper` object is one setting; the rest keeps its other
+    settings at their defaults.
     """
 
     def __init__(self, name: str, *rules: Rule, to: str = "", rest: Sequence[Rule] = ()) -> None:
@@ -48,14 +49,14 @@ class Named:
         self.to, self.rest = to, tuple(rest)
         self.stepping = next(rule for rule in rules if "lr" in rule.hypers)
         self.decoupled = any(isinstance(rule, DecoupledDecay) for rule in rules)
-        # What commands, files and reports call it, and the function that makes its recipe.
+        # The name in commands, files and reports, and the name of the function for its recipe.
         self.recipe = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "-", name).lower()
         self.function = self.recipe.replace("-", "_")
         self.chains: dict[tuple[str, ...], Chain] = {}
 
     @cached_property
     def variants(self) -> dict[frozenset[str], type[Rule]]:
-        """The rules that may take the step, by the arguments that are on."""
+        """The rules that may take the step, by the flags that are on."""
         own = type(self.stepping)
         found, kinds = {frozenset[str](): own}, [own]
         for kind in kinds:
@@ -66,19 +67,22 @@ class Named:
 
     @cached_property
     def hypers(self) -> dict[str, Hyper]:
-        """The hyperparameters of all that it may be made of, by name."""
+        """The hyperparameters of all rules that it may have, by name."""
         kinds = [*self.variants.values(), *(type(rule) for rule in self.rules)]
         return {name: it for kind in reversed(kinds) for name, it in kind.hypers.items()}
 
     @cached_property
     def flags(self) -> list[str]:
-        """The settings that choose the chain, by being on."""
+        """The names of the flags that choose the chain."""
         beside = set() if self.decoupled else {DECOUPLED}
         return sorted(beside.union(*self.variants))
 
     def chain(self, settings: Mapping[str, Any]) -> Chain:
-        """The rules that these settings choose; what is on beside too little does nothing."""
-        on = tuple([flag for flag in self.flags if settings.get(flag)])  # asked at every step
+        """The rules that these settings choose.
+
+        A flag does nothing while another flag that it needs is off.
+        """
+        on = tuple([flag for flag in self.flags if settings.get(flag)])  # a list: quick, each step
         if on not in self.chains:
             rule = self.variants[max((one for one in self.variants if one <= set(on)), key=len)]
             kinds = [rule if one is self.stepping else type(one) for one in self.rules]
@@ -88,7 +92,7 @@ class Named:
         return self.chains[on]
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """UserError for settings that choose a chain but cannot be, or are on beside too little."""
+        """UserError for a flag that has no valid value, or that needs another flag which is off."""
         for flag in settings.keys() & self.flags:
             if flag in self.hypers:
                 self.hypers[flag].accepted(flag, settings[flag])
@@ -101,7 +105,7 @@ class Named:
             raise UserError(f"{given} needs {needed} too.")
 
     def rules_with(self, settings: Mapping[str, Any]) -> tuple[Rule, ...]:
-        """The chain that these settings choose, at these settings."""
+        """The rules that these settings choose, with these settings."""
         self.check(settings)
         return tuple(
             kind(**{name: settings[name] for name in kind.known() if name in settings})
@@ -109,14 +113,14 @@ class Named:
         )
 
     def rest_with(self, settings: Mapping[str, Any]) -> tuple[Rule, ...]:
-        """The rules of the other parameters, with the settings that are theirs too."""
+        """The rules of the other parameters, with those of the settings that they share."""
         hypers = {name: it for rule in self.rest for name, it in rule.hypers.items()}
         theirs = [name for name, it in hypers.items() if it is self.hypers.get(name)]
         return with_settings(self.rest, {n: settings[n] for n in theirs if n in settings})
 
     @cached_property
     def signature(self) -> Signature:
-        """The arguments of its drop-in class: those of PyTorch's of that name, at our defaults."""
+        """The arguments of its drop-in class: those of PyTorch's class, with our defaults."""
         kind, taken = Parameter.POSITIONAL_OR_KEYWORD, []
         settings = {n: it for one in (self.stepping, *self.rules) for n, it in one.settings.items()}
         theirs = getattr(torch.optim, self.name, None)
@@ -147,7 +151,7 @@ class Named:
 
     @property
     def documentation(self) -> str:
-        """Its formula, what its flags choose, and where each setting may lie and is tuned."""
+        """Its formula, the rules that its flags choose, and each setting's range and space."""
         lines = [inspect.getdoc(type(self.stepping)) or "", ""]
         for on, kind in self.variants.items():
             if on:

@@ -1,4 +1,4 @@
-"""What a rule is: the arithmetic of one idea, on one number at a time.
+"""The base class of rules. A rule is the arithmetic of one idea, on one number at a time.
 
 A rule declares what it needs as class attributes and computes in `update`:
 
@@ -34,11 +34,11 @@ from thalweg.rules.space import Space
 from thalweg.rules.value import Value
 
 Place = Literal["anywhere", "before", "behind", "last"]
-"""Where a rule may stand in a chain: before or behind the rule that takes the step, or last."""
+"""The position of a rule in a chain: before or behind the rule that takes the step, or last."""
 
 
 class Declared:
-    """Something a rule declares; on an instance, the value of the same name stands before it."""
+    """Something that a rule declares as a class attribute; its instances hold values instead."""
 
     def __get__(self, rule: Rule | None, kind: type[Rule]) -> Any:
         return self
@@ -46,12 +46,12 @@ class Declared:
 
 @dataclass(frozen=True)
 class Hyper(Declared):
-    """A hyperparameter: a number or a schedule (or a pair of them), its own for every row.
+    """A hyperparameter: a number or a schedule, or a pair of them. Each row has its own value.
 
-    default: its value where none is given. space: where it is tuned; none for one that stays at its
-    value (for a pair, a space or none for each). low, high: the values it may take; `below` when
-    `high` itself is not one of them. absent: what None stands for, of the part of a pair that has
-    this default.
+    default: its value where none is given. space: the search space for tuning; None for a
+    hyperparameter that is not tuned. A pair has a space or None for each number. low, high: the
+    range of its values, both included; with `below`, `high` itself is not allowed. absent: in a
+    pair, a user may write None for the number whose default is this.
     """
 
     default: float | tuple[float, ...]
@@ -67,12 +67,12 @@ class Hyper(Declared):
         spaces = self.space if several and isinstance(self.space, tuple) else (self.space,)
         if not all(one is None or isinstance(one, Space) for one in spaces):
             raise UserError(
-                "the space of a Hyper is where it is tuned, such as log(1e-4, 0.1), not"
+                "the space of a Hyper must be a search space, such as log(1e-4, 0.1), not"
                 f" {short(self.space)}."
             )
 
     def accepted(self, name: str, value: Any) -> Any:
-        """The value, where this hyperparameter may take it; UserError where not."""
+        """The value as a float, a schedule or a tuple of them; UserError for one out of range."""
         if not isinstance(self.default, tuple):
             return self.one(name, value)
         if not isinstance(value, tuple | list) or len(value) != len(self.default):
@@ -84,7 +84,7 @@ class Hyper(Declared):
         return tuple(self.one(f"{name}[{i}]", part) for i, part in enumerate(parts))
 
     def one(self, name: str, value: Any) -> Any:
-        """A number or a schedule; a schedule's base, start and end are its extreme values."""
+        """A number or a schedule. A schedule is checked at its base, its start and its end."""
         if callable(value) and hasattr(value, "base"):
             self.check(name, value.base)
             for step in (0, FAR):
@@ -118,10 +118,11 @@ class Hyper(Declared):
 
 @dataclass(frozen=True)
 class Option(Declared):
-    """A positive whole number or a word, the same for all rows that run together.
+    """A setting that is a positive whole number, or a word or a flag; it cannot be scheduled.
 
-    default: its value where none is given; without one it must be given. high: the largest number.
-    among: the words or flags that it may be instead of a number; None stands for the default.
+    All rows that are stepped together have the same value. default: its value where none is given;
+    None: the user must give it. high: the largest number. among: the words or flags that it may be
+    instead of a number; a user may then write None for the default.
     """
 
     default: int | str | None = None
@@ -129,7 +130,7 @@ class Option(Declared):
     among: tuple[str | bool, ...] = ()
 
     def accepted(self, name: str, value: Any) -> int | str | None:
-        """The value, where this option may take it; UserError where not."""
+        """The value, or the default for None; UserError for a value that is not allowed."""
         if not self.among:
             return require_whole(name, value, 1, self.high)
         if value is None:
@@ -150,10 +151,10 @@ class Option(Declared):
 class State(Declared):
     """A tensor of the parameter's shape that a rule keeps from step to step.
 
-    init: what it starts at, a number or the name of the hyperparameter that says so.
-    copies: the name of the option that says how many such tensors are kept, in a leading dimension.
-    shape: the sizes of one that is kept for a matrix `[m, n]` and has another shape, in letters:
-    "m1" for `[m, 1]`, "nn" for `[n, n]`.
+    init: its value at the start: a number, or the name of the hyperparameter that holds it.
+    copies: the name of the option that is the number of such tensors; they lie in one tensor with
+    one more dimension in front. shape: for a matrix `[m, n]`, a shape that is not the parameter's,
+    in letters: "m1" for `[m, 1]`, "nn" for `[n, n]`.
     """
 
     init: float | str = 0.0
@@ -163,28 +164,29 @@ class State(Declared):
 
 @dataclass(frozen=True)
 class RowState(Declared):
-    """One number a row that a rule keeps from step to step, in float64."""
+    """One number that a rule keeps for each parameter from step to step, in float64."""
 
     init: float = 0.0
 
 
 @dataclass(frozen=True)
 class Next(Declared):
-    """A hyperparameter's value at the coming step."""
+    """The value that a hyperparameter has at the next step."""
 
     hyper: str
 
 
 class Counterpart:
-    """The class of `torch.optim` whose steps are those of a rule.
+    """The class of `torch.optim` that takes the same steps as a rule.
 
         Counterpart("SGD", "momentum", "nesterov")
 
-    A rule that takes no step has a function of `torch.nn.utils`, to be called before the step with
-    the parameters and the rule's settings.
+    For a rule that takes no step: the function of `torch.nn.utils` that is called before the step,
+    with the parameters and the rule's settings.
 
-    name: of the class or the function. on: its arguments that are not 0 or False there. counts:
-    whether its state counts the steps. note: a comment behind the function's line.
+    name: the name of the class or the function. on: the arguments of the class that are not 0 or
+    False. counts: whether the state of the class counts the steps. note: a comment at the end of
+    the function's line.
     """
 
     def __init__(self, name: str, *on: str, counts: bool = True, note: str = "") -> None:
@@ -195,21 +197,22 @@ class Counterpart:
 
     @property
     def arguments(self) -> Mapping[str, Parameter]:
-        """What the class takes."""
+        """The arguments of the class."""
         return signature(getattr(torch.optim, self.name)).parameters
 
 
 class Rule:
     """The arithmetic of one idea. See the module's docstring.
 
-    While a step is taken, a bound rule also has `param`, the parameter before the step, `t`, the
-    step's number from 1 in the age of the tensor, and `dtype`, in which the model holds it.
+    While a step is taken, a bound rule also has `param`, the parameter before the step; `t`, the
+    number of this step of the tensor, from 1; and `dtype`, the type of the model's parameter.
 
-    matrices: whether it works on a whole matrix, `[m, n]`, with any function of PyTorch: `update`
-    is given one, and returns one. The kernel of a convolution, `[out, in, height, width]`, is the
-    matrix `[out, in * height * width]`. Matrices of one shape are stepped at once, by `vmap`.
+    matrices: whether the rule works on a whole matrix, `[m, n]`, with any function of PyTorch:
+    `update` takes a matrix and returns one. The kernel of a convolution, `[out, in, height, width]`,
+    is the matrix `[out, in * height * width]`. Matrices of the same shape are stepped at once, by
+    `vmap`.
 
-    Raises UserError for a setting that the rule does not have, or outside its range.
+    Raises UserError for a setting that the rule does not have, or that is out of range.
     """
 
     hypers: ClassVar[Mapping[str, Hyper]] = {}
@@ -246,7 +249,7 @@ class Rule:
                 for name, it in cls.known().items()
             ]
         )
-        # What is known of a rule may not hold for one that changes it.
+        # A counterpart or an edge of the parent may be wrong for a rule that changes the formula.
         if "torch" not in vars(cls):
             cls.torch = None
         if "update" in vars(cls) and "edge" not in vars(cls):
@@ -287,7 +290,7 @@ class Rule:
 
     @classmethod
     def accepted(cls, name: str, value: Any) -> Any:
-        """The value of one setting, where the rule has it and it may be that; UserError where not.
+        """The value of one setting; UserError if the rule does not have it, or it is out of range.
 
         Numbers become floats; a list of two becomes a pair.
         """
@@ -298,12 +301,12 @@ class Rule:
 
     @classmethod
     def known(cls) -> dict[str, Hyper | Option]:
-        """Every setting that the rule has, by name."""
+        """The declaration of every setting, by name."""
         return {**cls.hypers, **cls.options}
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Every hyperparameter and option, by name."""
+        """The value of every hyperparameter and option, by name."""
         return {name: getattr(self, name) for name in self.known()}
 
     def __eq__(self, other: object) -> bool:
@@ -318,35 +321,35 @@ class Rule:
 
     @classmethod
     def bound(cls, values: Mapping[str, Value]) -> Self:
-        """A rule whose attributes are the values of one step."""
+        """A rule whose attributes hold the values of one step."""
         live = object.__new__(cls)
         live.__dict__.update(values)
         return live
 
     def update(self, g: Value) -> Value:
-        """What becomes of the gradient, or of the step, that the rules before have made."""
+        """Takes the gradient or the step that the rules before have made, and returns its own."""
         raise NotImplementedError
 
     def rate(self) -> Value:
-        """The learning rate of this step: `lr`, and what the age makes of it."""
+        """The learning rate of this step: `lr`, with corrections for the age."""
         return self.lr
 
     def divisor(self) -> Value:
-        """What divides the step, element by element; None where nothing does."""
+        """The tensor that divides the step, element by element; None where there is none."""
 
     def edge(self) -> Value:
-        """How much curvature is stable at a rate of 1, in the metric that `divisor` makes.
+        """The largest stable curvature at a rate of 1; None where it is not known.
 
-        Steps on a quadratic H grow where an eigenvalue of D^-1 H is above this over `lr`, with D
-        the `divisor`, slowed by what `rate` divides the rate by. None where nobody knows.
+        On a quadratic with the Hessian H, steps grow where an eigenvalue of D^-1 H is above
+        edge / `rate`. D is the diagonal matrix of the `divisor`.
         """
 
     def position(self, param: Value) -> Value:
-        """The parameter theta, from the point at which the gradient was taken."""
+        """The parameter theta, computed from the point at which the gradient was taken."""
         return param
 
     def stored(self, theta: Value) -> Value:
-        """The point at which the next gradient is to be taken, from the parameter theta."""
+        """The point at which the next gradient is taken, computed from the parameter theta."""
         return theta
 
     def evaluated(self, theta: Value) -> Value:
@@ -357,11 +360,11 @@ class Rule:
 RESERVED = {*dir(Rule), "params", "param", "grad", "t", "step", "maximize", "memory", "route"}
 RESERVED |= {"step_count", "foreach", "fused", "capturable", "differentiable"}
 RESERVED |= {"param_names", "initial_lr"}
-"""Names that a group, a state or a rule has for something of its own."""
+"""The names that settings and states cannot have, because groups, states or rules use them."""
 
 
 def settings_of(rules: Iterable[Rule]) -> dict[str, Any]:
-    """Every hyperparameter and option of every rule, by name."""
+    """The value of every hyperparameter and option of all rules, by name."""
     return {name: value for rule in rules for name, value in rule.settings.items()}
 
 
@@ -374,7 +377,7 @@ def with_settings(rules: Iterable[Rule], settings: Mapping[str, Any]) -> tuple[R
 
 
 def every_rule() -> list[type[Rule]]:
-    """All rules that there are, the user's own too."""
+    """All classes of rules in this process, with those of the user."""
     found: list[type[Rule]] = [Rule]
     for kind in found:
         found += kind.__subclasses__()

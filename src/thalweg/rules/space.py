@@ -1,4 +1,4 @@
-"""Search spaces as plain data: where a hyperparameter is looked for when it is tuned."""
+"""Search spaces: the interval in which a hyperparameter is tuned, as plain data."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Scale: TypeAlias = Literal["linear", "log", "log_one_minus"]
 
 @dataclass(frozen=True)
 class Space:
-    """An interval [low, high] and the scale on which it is even.
+    """An interval [low, high] and the scale on which values are drawn evenly.
 
-    "linear": in x itself. "log": in log x. "log_one_minus": in log(1 - x), for momentum and betas,
-    where 0.9, 0.99 and 0.999 are equal steps apart.
+    "linear" is even in x, "log" in log x, and "log_one_minus" in log(1 - x). The last one is for
+    momentum and betas: the distance from 0.9 to 0.99 is the same as from 0.99 to 0.999.
 
         Space(1e-4, 1e-1)    Space(0, 0.1, "linear")    Space(0.5, 0.99, "log_one_minus")
 
-    Raises UserError for ends that are no finite numbers from a low to a higher one, and for ends
-    that the scale does not have: "log" lies above 0, "log_one_minus" below 1.
+    Raises UserError for ends that are not finite numbers with low < high, and for ends outside the
+    scale: "log" needs low > 0, "log_one_minus" needs high < 1.
     """
 
     low: float
@@ -58,7 +58,7 @@ class Space:
         return f"from {self.low:g} to {self.high:g}"
 
     def has_a_width(self) -> bool:
-        """Whether float64 can tell the ends apart on the scale, and can tell how far."""
+        """Whether the distance between the ends on the scale is positive and finite in float64."""
         if self.scale == "log":
             return 1 < self.high / self.low < math.inf
         if self.scale == "log_one_minus":
@@ -71,7 +71,7 @@ class Space:
 
 
 def as_float(end: object) -> float:
-    """An end of a space; UserError where it is no finite number."""
+    """An end of a space as a float; UserError where it is not a finite number."""
     held = number(end)
     if not math.isfinite(held):
         raise UserError(
@@ -81,15 +81,15 @@ def as_float(end: object) -> float:
 
 
 def log(low: float, high: float) -> Space:
-    """Even in log x, for 0 < low < high."""
+    """A space that is even in log x, for 0 < low < high."""
     return Space(low, high, "log")
 
 
 def log_one_minus(low: float, high: float) -> Space:
-    """Even in log(1 - x), for low < high < 1."""
+    """A space that is even in log(1 - x), for low < high < 1."""
     return Space(low, high, "log_one_minus")
 
 
 def linear(low: float, high: float) -> Space:
-    """Even in x."""
+    """A space that is even in x."""
     return Space(low, high, "linear")

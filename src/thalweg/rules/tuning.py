@@ -1,4 +1,4 @@
-"""What of a chain can be tuned, and where its rules say that it is looked for."""
+"""The settings of a chain that can be tuned, and their search spaces."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from thalweg.rules.space import Space
 
 @dataclass(frozen=True)
 class Tunable:
-    """One number that can be tuned: its hyperparameter, its space where the rule documents one, and
-    its value now, a number or a schedule.
+    """One number that can be tuned.
+
+    hyper: its hyperparameter. space: the space that the rule documents, or None. value: its value
+    now, a number or a schedule.
     """
 
     hyper: Hyper
@@ -32,7 +34,7 @@ class Tunable:
 
 
 def tunables(chain: Iterable[Rule]) -> dict[str, Tunable]:
-    """All that can be tuned in a chain, by name, the parts of a pair as `betas[0]`, `betas[1]`."""
+    """The numbers of a chain that can be tuned, by name; a pair is `betas[0]` and `betas[1]`."""
     found = {}
     for rule in chain:
         for name, hyper in rule.hypers.items():
@@ -48,10 +50,11 @@ def tunables(chain: Iterable[Rule]) -> dict[str, Tunable]:
 
 
 def documented(known: Mapping[str, Tunable]) -> dict[str, Space]:
-    """The search space that is documented for what can be tuned, by the name of the setting.
+    """The documented search spaces, by the name of the setting.
 
-    A setting that follows a schedule is left out, so that the schedule is kept, but for `lr`, whose
-    schedule is the race's to give. So is one that is off, at 0, which no logarithmic space holds.
+    A setting with a schedule is left out, so that the schedule is kept. `lr` is not left out,
+    because the race chooses its schedule. A setting that is off (0 in a logarithmic space) is left
+    out too.
     """
     return {
         name: one.space
@@ -61,7 +64,7 @@ def documented(known: Mapping[str, Tunable]) -> dict[str, Space]:
 
 
 def is_rate(name: str) -> bool:
-    """Whether the setting is the `lr` of a chain, or of that of a route."""
+    """Whether a setting is the `lr` of a chain or of a route."""
     return name.rpartition(".")[2] == "lr"
 
 
@@ -71,11 +74,11 @@ def first_rate(names: Iterable[str]) -> str:
 
 
 def space_of(known: Mapping[str, Tunable], name: str, given: Any) -> Space:
-    """The space in which a person wants a setting tuned.
+    """The search space that a user gives for a setting.
 
-    given: a space, a pair of its ends, or a table of `low`, `high` and `scale`. Without a scale it
-    is that which the rule documents; where there is none, log above 0, else linear.
-    UserError for a setting that cannot be tuned, and for a space that it cannot be tuned in.
+    given: a space, a pair of its ends, or a table of `low`, `high` and `scale`. Without a scale,
+    the rule's documented scale is used; where there is none, log for a low end above 0, else linear.
+    UserError for a setting that cannot be tuned, and for a space that does not fit the setting.
     """
     if not isinstance(name, str) or name not in known:
         raise UserError(f"no setting {short(name)} can be tuned; {suggest(word(name), known)}")

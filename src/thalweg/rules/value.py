@@ -1,8 +1,8 @@
-"""What a rule's arithmetic works on."""
+"""The type of the values in a rule's arithmetic."""
 
 from __future__ import annotations
 
 from typing import Any
 
 Value = Any
-"""A number, which is the same for all elements of a tensor in a step, or a tensor of elements."""
+"""A tensor of elements, or a number that is the same for all elements of a tensor in a step."""
