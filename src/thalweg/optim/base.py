@@ -1,4 +1,4 @@
-"""What every drop-in optimizer shares: parameter groups, state, steps and evaluation."""
+"""The base class of the drop-in optimizers: parameter groups, state, steps and evaluation."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from thalweg.fuse.eager import Cell
 from thalweg.fuse.matrices import check_matrices
 from thalweg.fuse.passes import (
     BranchPart,
+    Combine,
     Part,
-    Whole,
     by_branches,
     eagerly,
     over_model,
-    places_of,
     shared_sums,
+    sum_places,
 )
 from thalweg.optim.description import Described, Description, kept_numbers, state_bytes
 from thalweg.optim.fused import (
@@ -48,10 +48,10 @@ from thalweg.optim.sharded import (
     check_by_shards,
     check_gathered,
     check_summable,
-    is_in_parts,
+    is_spread,
     local,
     local_gradient,
-    over_parts,
+    over_spread_model,
     received,
     step_sharded,
     zero_above,
@@ -73,21 +73,22 @@ from thalweg.rules.rule import settings_of
 
 
 class RuleOptimizer(UntracedOptimizer):
-    """A `torch.optim.Optimizer` whose steps are those of a chain of rules.
+    """A `torch.optim.Optimizer` that steps by a chain of rules.
 
-    Its groups hold a number for each hyperparameter, under PyTorch's name, and each may be changed
-    between steps. A tensor of one number stays that tensor. Where a schedule was given, the number
-    is the schedule's base, and the schedule is a factor beside it that counts the group's own steps
-    from 0. The first step of a parameter that had no gradient until then is its step 1.
+    Its groups hold a number for each hyperparameter, under PyTorch's name. Each may be changed
+    between steps. A tensor of one number is kept as that tensor. Where a schedule was given, the
+    group holds the schedule's base, and the schedule multiplies it by a factor; the schedule counts
+    the steps of the group from 0. A parameter counts its own steps from 1, without the steps in
+    which it had no gradient.
     """
 
     fixed: ClassVar[Mapping[str, Any]] = {}
-    """Settings that make the class what it is, whatever a loaded state says."""
+    """Settings that belong to the class; a loaded state cannot change them."""
 
     needs_closure = False
 
     recipe: Recipe | None = None
-    """What sends parameters by different routes; a group that takes several becomes several."""
+    """The recipe, where it has routes. A group whose parameters take different routes is split."""
 
     def __init__(self, params: ParamsT | nn.Module, defaults: Mapping[str, Any]) -> None:
         self.schedules: list[dict[str, Any]] = []
@@ -115,22 +116,22 @@ class RuleOptimizer(UntracedOptimizer):
         raise NotImplementedError
 
     def defaults_of(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings that a group has where its user gave it none of its own."""
+        """The settings that a group has where the user gave it none."""
         track = self.tracks.get(group.get("route", ""))
         return self.settings_on(track, {}) if track else self.defaults
 
     @property
-    def shared(self) -> int:
-        """How many rules all branches begin with, whose sums over the model are over all of it."""
+    def shared_rules(self) -> int:
+        """The number of rules with which all branches begin; their sums are over all branches."""
         return len(self.recipe.rules) if self.recipe and self.recipe.branches else 0
 
     def branch(self, group: Group) -> Branch:
-        """What a group's sums over the model are over, and its rules."""
+        """The branch of a group, and its chain. Sums over the model are over one branch."""
         track = self.tracks.get(group.get("route", ""))
         return track.branch if track else "", self.chain(group)
 
     def by_routes(self, group: Group) -> list[Group]:
-        """The groups that a group becomes, one for all parameters that take the same routes."""
+        """Splits a group into one for each track."""
         if self.recipe is None:
             return [{**self.defaults, **group}]
         entries = listed(group["params"])
@@ -145,7 +146,7 @@ class RuleOptimizer(UntracedOptimizer):
         return list(found.values())
 
     def settings_on(self, track: Track, group: Group) -> dict[str, Any]:
-        """The group of those parameters of a given group that have this track."""
+        """The settings of the parameters of a group that have this track."""
         assert self.recipe is not None, "tracks come from a recipe"
         known = track.settings()
         others = {name for rules in self.recipe.chains for name in settings_of(rules)}
@@ -155,7 +156,7 @@ class RuleOptimizer(UntracedOptimizer):
         return {**self.defaults, **given, **track.settings(own), "route": track.name}
 
     def accepted(self, group: Group) -> Group:
-        """A group with its settings as it is to hold them; UserError for one outside its range."""
+        """A group with its settings as it will hold them; UserError for one that is out of range."""
         held = dict(group)
         require_flag("maximize", group["maximize"])
         plain = {name: number(group[name]) for name in group if name != "params"}
@@ -165,13 +166,13 @@ class RuleOptimizer(UntracedOptimizer):
         return held
 
     def add_param_group(self, param_group: Group) -> None:
-        """Adds a group; UserError for a hyperparameter outside its range."""
+        """Adds a group; UserError for a hyperparameter that is out of range."""
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, not {short(param_group)}.")
         if "params" not in param_group:
             raise UserError("a parameter group needs its params, a tensor or several.")
         groups = list(map(self.accepted, self.by_routes(param_group)))
-        for group in groups:  # a whole one is the user's own dictionary, as in PyTorch
+        for group in groups:  # a group that is not split stays the user's dictionary, as in PyTorch
             self.add_one_group(param_group if len(groups) == 1 else {}, group)
 
     def add_one_group(self, param_group: Group, group: Group) -> None:
@@ -180,7 +181,7 @@ class RuleOptimizer(UntracedOptimizer):
         super().add_param_group(param_group)
         try:
             check_matrices(self.chain(group), param_group["params"])
-            if places_of(self.chain(group), torch.float32):
+            if sum_places(self.chain(group), torch.float32):
                 check_summable(param_group["params"])
         except UserError:
             self.param_groups.pop()
@@ -192,15 +193,15 @@ class RuleOptimizer(UntracedOptimizer):
         return Row(self.param_groups[index], self.scheduled(index))
 
     def scheduled(self, index: int) -> dict[str, Any]:
-        """The schedules of a group, by the hyperparameter that each is a factor of.
+        """The schedules of a group, by the hyperparameter that each multiplies.
 
-        UserError where groups were added or removed by hand beside groups with schedules.
+        UserError where the user has added or removed groups by hand, and some have schedules.
         """
         if len(self.schedules) != len(self.param_groups):
             if any(self.schedules):
                 raise UserError(
-                    "param_groups has other groups than the optimizer was given, and which schedule"
-                    " belongs to which of them is not known; add groups by add_param_group."
+                    "param_groups was changed by hand, so the optimizer does not know which schedule"
+                    " belongs to which group; add groups by add_param_group."
                 )
             self.schedules = [{} for _ in self.param_groups]
         return self.schedules[index]
@@ -212,31 +213,31 @@ class RuleOptimizer(UntracedOptimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step from the gradients that the parameters hold, after `closure` where given."""
+        """One step with the gradients of the parameters; `closure`, if given, is called first."""
         if self.training_point:
             raise UserError(
                 "step was called within evaluation(), where the model does not hold the parameters"
-                " that training goes on from."
+                " of training."
             )
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        params = self.stepping()
+        params = self.with_gradients()
         if found_infinite(self):
             return loss
         unscale(self, params)
         if self.backend == "eager":
-            parted = is_in_parts(self.parameters(), self.zero)
-            self.step_in_passes(self.eager_parts(params), parted)
+            spread = is_spread(self.parameters(), self.zero)
+            self.step_in_passes(self.eager_parts(params), spread)
         else:
             self.fusing.step(self, params)
         for index in range(len(self.param_groups)):
             self.row(index).advance()
         return loss
 
-    def stepping(self) -> list[ParamWithGrad]:
-        """The parameters that have a gradient, with what is here of it."""
+    def with_gradients(self) -> list[ParamWithGrad]:
+        """The parameters that have a gradient, with the local part of the gradient."""
         return [
             (param, grad if type(grad) is Tensor else local_gradient(grad, param), index)
             for index, group in enumerate(self.param_groups)
@@ -251,12 +252,12 @@ class RuleOptimizer(UntracedOptimizer):
 
     @property
     def averages(self) -> bool:
-        """Whether evaluation is at an average of the iterates."""
+        """Whether evaluation uses an average of the iterates."""
         return any(map(eager.averages, self.chains()))
 
     @property
     def cost(self) -> Cost:
-        """The numbers that are kept for each number of the parameters; a gradient a step."""
+        """What the optimizer keeps for each number of the parameters, and one gradient a step."""
         kept = numbers = 0
         for group in self.param_groups:
             chain = self.chain(group)
@@ -266,16 +267,17 @@ class RuleOptimizer(UntracedOptimizer):
         return Cost(kept / max(1, numbers), 1.0)
 
     def branches(self) -> list[Branch]:
-        """Those of all groups, each once."""
+        """The branches of all groups, without duplicates."""
         return list(dict.fromkeys(map(self.branch, self.param_groups)))
 
     def chains(self) -> list[Chain]:
-        """Those of all groups, each once."""
+        """The chains of all groups, without duplicates."""
         return list(dict.fromkeys(chain for _, chain in self.branches()))
 
     def describe(self) -> Description:
-        """Each parameter with its shape, its role, the routes that it takes, and the bytes of what
-        is kept for it; nothing is allocated for that, and a model on the device meta will do.
+        """A table with each parameter's shape, role and routes, and the bytes of its states.
+
+        No memory is allocated for it, so a model on the device meta is enough.
         """
         found = Description()
         for index, group in enumerate(self.param_groups):
@@ -291,11 +293,11 @@ class RuleOptimizer(UntracedOptimizer):
         return found
 
     def parameters(self) -> list[Tensor]:
-        """Those of all groups."""
+        """The parameters of all groups."""
         return [param for group in self.param_groups for param in group["params"]]
 
     def kernel_source(self) -> str:
-        """The printed kernels that step the parameters; empty where eager arithmetic does."""
+        """The text of the kernels that step the parameters; "" where no kernel does."""
         kernels = {
             kernel_for(self, self.chain(group), (param, local(param), index)): None
             for index, group in enumerate(self.param_groups)
@@ -303,33 +305,36 @@ class RuleOptimizer(UntracedOptimizer):
         }
         return "\n\n".join(kernel.source for kernel in kernels if kernel)
 
-    def step_in_passes(self, parts: Sequence[BranchPart], parted: bool) -> None:
-        """Steps all parts of each branch side by side; its sums are over all of them.
+    def step_in_passes(self, parts: Sequence[BranchPart], spread: bool) -> None:
+        """Runs all parts of a step, pass by pass; sums are over all parts of a branch.
 
-        parted: whether other processes have parts of the model.
+        spread: whether the model is spread over processes.
         """
         branches, there = self.branches(), {part.branch for part in parts}
-        if parted:
-            asking = [one for one in branches if places_of(one[1], torch.float32) != ()]
+        if spread:
+            asking = [one for one in branches if sum_places(one[1], torch.float32) != ()]
             parts = [*parts, *(self.standing_by(one) for one in asking if one not in there)]
         order: dict[Hashable, int] = {branch: place for place, branch in enumerate(branches)}
 
-        def whole(some: Sequence[BranchPart]) -> Whole:
-            if not parted:
+        def combine_for(some: Sequence[BranchPart]) -> Combine:
+            if not spread:
                 return over_model
             params = [param for each in some for param in each.params]
-            return partial(over_parts, params, self.parameters(), self.zero)
+            return partial(over_spread_model, params, self.parameters(), self.zero)
 
-        # All processes have them in one order.
-        by_branches(sorted(parts, key=lambda part: order[part.branch]), whole)
+        # All processes must run the branches in the same order.
+        by_branches(sorted(parts, key=lambda part: order[part.branch]), combine_for)
 
     def of_branch(self, branch: Branch, params: Sequence[Tensor], part: Part) -> BranchPart:
-        """A part of a branch, which steps these parameters."""
-        return BranchPart(branch, part, shared_sums(branch[1], self.shared), params)
+        """A part that steps these parameters, with its branch."""
+        return BranchPart(branch, part, shared_sums(branch[1], self.shared_rules), params)
 
     @torch.no_grad()
     def standing_by(self, branch: Branch) -> BranchPart:
-        """Takes part in the sums of a step for which this process has no gradient."""
+        """A part without elements, for a branch of which this process has no gradient.
+
+        The process must still join in the sums of the other processes.
+        """
         model, (_, chain) = self.parameters(), branch
         check_by_shards(model, chain)
         index = [self.branch(group) for group in self.param_groups].index(branch)
@@ -343,10 +348,9 @@ class RuleOptimizer(UntracedOptimizer):
         return self.of_branch(branch, model[:1], eagerly(chain, [cell]))
 
     def eager_parts(self, params: Sequence[ParamWithGrad]) -> list[BranchPart]:
-        """Who steps parameters that no kernel steps.
+        """The parts that step parameters by eager arithmetic, one for each branch.
 
-        Those on the device meta have no numbers: RuntimeError where their group is `fused`, as in
-        PyTorch.
+        RuntimeError for a parameter on the device meta in a group with `fused=True`, as in PyTorch.
         """
         if any(param.is_meta and self.param_groups[i].get("fused") for param, _, i in params):
             raise RuntimeError(
@@ -362,35 +366,38 @@ class RuleOptimizer(UntracedOptimizer):
         return parts
 
     def eagerly(self, chain: Chain, params: Sequence[ParamWithGrad]) -> Part:
-        """Steps parameters by their chain's arithmetic on whole tensors."""
+        """A part that steps parameters by the eager arithmetic of their chain."""
         held = [self.held(chain, *each) for each in params]
         return stepped(chain, held, partial(step_sharded, [param for param, _, _ in params]))
 
     def held(
         self, chain: Chain, param: Tensor, grad: Tensor, index: int, device: torch.device = CPU
     ) -> Held:
-        """A parameter before its coming step, with all that its chain keeps for it.
+        """A parameter before its next step, with its complete state.
 
-        device: where the count of its steps lies.
+        index: the index of its group. device: where its count of steps lies.
         """
         values, saved = self.values(index), self.state[param]
-        complete(saved, chain, param, values, device)
+        complete(saved, chain=chain, param=param, values=values, device=device)
         return Held(param, descending(grad, self.param_groups[index]["maximize"]), saved, values)
 
     def values(self, index: int) -> dict[str, Any]:
-        """The hyperparameters and options of a group at its coming step, schedules included."""
+        """The hyperparameters and options of a group at its next step, with schedules applied."""
         return self.row(index).values(self.chain(self.param_groups[index]))
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
-        """The model at the parameters that evaluation is meant to use, for the time of the block.
+        """Within the block, the model holds the parameters for evaluation.
 
-        Averages and look-ahead rules train at another point than they evaluate at; checkpoints
-        meant for use are saved in here. Training goes on as if nothing had happened. Within such a
-        block another one changes nothing, and no step can be taken. A model of `fully_shard` may
-        still hold the parameters that it has gathered for its last forward pass: call its
-        `reshard()` first within the block and behind it. Under a `ZeroRedundancyOptimizer`, call
-        its `optim.evaluation()`, in all processes: each gives the others what it has averaged.
+        Averages and look-ahead rules evaluate at another point than the one at which they train.
+        Save the checkpoints that you want to use later within the block. After the block, training
+        goes on as before. Within the block a second `evaluation()` does nothing, and `step` raises
+        UserError.
+
+        A model of `fully_shard` may still hold the parameters that it gathered for its last forward
+        pass: call its `reshard()` at the start of the block and after the block. Under a
+        `ZeroRedundancyOptimizer`, call its `optim.evaluation()` in all processes: each process
+        sends the others the averages of its parameters.
         """
         if self.training_point:
             yield
@@ -400,7 +407,7 @@ class RuleOptimizer(UntracedOptimizer):
         try:
             with torch.no_grad():
                 values = list(self.evaluated())
-                while values:  # parameters may share memory: all values come before any is put
+                while values:  # parameters may share memory: no value is set before all are known
                     param, value = values.pop()
                     self.training_point.append((param, param.clone()))
                     as_real(param).copy_(value)
@@ -412,7 +419,7 @@ class RuleOptimizer(UntracedOptimizer):
 
     @torch.no_grad()
     def put_back(self) -> None:
-        """Goes back to the training point, and all the way where a signal's handler raises."""
+        """Gives the model its parameters of training back, also if a signal's handler raises."""
         try:
             while self.training_point:
                 param, value = self.training_point[-1]
@@ -423,7 +430,7 @@ class RuleOptimizer(UntracedOptimizer):
             raise
 
     def evaluated(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """What is here of the parameters that evaluation uses at another value, and that value."""
+        """The local parameters that have another value in evaluation, each with that value."""
         for index, group in enumerate(self.param_groups):
             chain = self.chain(group)
             for param in group["params"]:
@@ -434,16 +441,17 @@ class RuleOptimizer(UntracedOptimizer):
                     yield local(param), value
 
     def observe(self, validation: float | None = None, training: float | None = None) -> None:
-        """Tells plateau schedules the metric that they watch; UserError for what is no number."""
+        """Gives plateau schedules the metric that they watch; UserError if it is not a number."""
         metrics = {"validation": metric("validation", validation)}
         metrics["training"] = metric("training", training)
         for index in range(len(self.param_groups)):
             self.row(index).observe(**metrics)
 
     def load_state_dict(self, state_dict: StateDict) -> None:
-        """Goes on from a saved state: one of ours, or PyTorch's of the optimizer of that name.
+        """Loads a saved state: one of this optimizer, or of PyTorch's optimizer of the same name.
 
-        The state is copied. UserError for one that does not fit, which changes nothing.
+        The state is copied. UserError for a state that does not fit; the optimizer then does not
+        change.
         """
         fitting: list[tuple[Tensor, dict[str, Any]]] = []
 
@@ -491,7 +499,7 @@ class RuleOptimizer(UntracedOptimizer):
         if self.training_point:
             raise UserError(
                 "an optimizer cannot be copied within evaluation(), where the model does not hold"
-                " the parameters that training goes on from."
+                " the parameters of training."
             )
         kept = ("schedules", "recipe", "tracks", "known", "backend")
         return {
@@ -504,7 +512,7 @@ class RuleOptimizer(UntracedOptimizer):
 
 
 def with_names(params: ParamsT | nn.Module) -> tuple[Any, dict[str, Parameter]]:
-    """What an optimizer is given, as PyTorch takes it, and what is known of it by name."""
+    """An optimizer's parameters in the form that PyTorch takes, and their roles by name."""
     if isinstance(params, nn.Module):
         named = list(params.named_parameters())
         return named, dict(zip([name for name, _ in named], parameters_of(params), strict=True))
@@ -520,13 +528,13 @@ def with_names(params: ParamsT | nn.Module) -> tuple[Any, dict[str, Parameter]]:
 
 
 def found_infinite(optimizer: Any) -> bool:
-    """Whether a GradScaler says, as it does to fused optimizers, that a gradient is not finite."""
+    """Whether a GradScaler has told the optimizer that some gradient is not finite."""
     found_inf = getattr(optimizer, "found_inf", None)
     return found_inf is not None and bool(found_inf.item())
 
 
 def unscale(optimizer: Any, params: Sequence[ParamWithGrad]) -> None:
-    """Divides the gradients by the scale that a GradScaler gives to fused optimizers."""
+    """Divides the gradients by the scale that a GradScaler has given to the optimizer."""
     scale = getattr(optimizer, "grad_scale", None)
     if scale is not None:
         for _, grad, _ in params:
@@ -534,6 +542,6 @@ def unscale(optimizer: Any, params: Sequence[ParamWithGrad]) -> None:
 
 
 def descending(grad: Tensor, maximize: bool) -> Tensor:
-    """A gradient, dense, of what is to be made small."""
+    """The dense gradient of the function to minimize."""
     dense = working((grad.to_dense() if grad.is_sparse else grad).resolve_conj())
     return -dense if maximize else dense
