@@ -346,11 +346,11 @@ class WhenEvaluated(rules.SGD):
     ("rule", "sentence"),
     [
         (InPlace(), "a rule changes a tensor in place before it asks for a sum"),
-        (Alternating(), "a rule asks for other sums of one tensor than of another"),
-        (Sometimes(), "a rule asks for other sums of one tensor than of another"),
+        (Alternating(), "a rule asks for different sums for different tensors"),
+        (Sometimes(), "a rule asks for different sums for different tensors"),
         (Elsewhere(), "no scope is called models; did you mean model?"),
-        (OfANumber(), "a norm, dot, mean or largest goes over the elements of a tensor, not"),
-        (WhenEvaluated(), "norm, dot, mean and largest are known while a step is taken"),
+        (OfANumber(), "norm, dot, mean and largest need a tensor, and were given a number"),
+        (WhenEvaluated(), "norm, dot, mean and largest can be used only in a rule's update"),
     ],
     ids=lambda part: type(part).__name__ if isinstance(part, Rule) else "",
 )

@@ -64,8 +64,8 @@ def printed(program: Program, dtype: str, title: str) -> str:
 
     States are float32 or wider. The module's functions:
 
-    `rows` computes the row's numbers of every tensor. Where `last` is true, the call is the last one
-    of a step and also updates the ages and the row states. `wide` says whose age is a float64.
+    `rows` computes the row's numbers of every tensor. The last call of a step has `last` true and
+    also updates the ages and the row states. `wide` says which tensors have a float64 as age.
     `tiles` steps the elements of the tiles from `first` to `last` - 1.
     `sums_1`, `sums_2` and so on are the passes before `tiles`. They compute sums over each tile,
     from which `rows` computes numbers.

@@ -62,7 +62,7 @@ class Program:
 
     def constant(self, value: float, kind: Kind) -> int:
         if not isinstance(value, Real):
-            raise TypeError(f"{type(value).__name__} has no place in a straight line")
+            raise TypeError(f"a straight-line program has no constant of {type(value).__name__}")
         written = repr(int(value) if kind == "word" else float(value))
         return self.add(Operation("constant", (), "row", label=written, kind=kind))
 

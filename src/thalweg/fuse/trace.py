@@ -54,10 +54,10 @@ class Symbol:
         return Symbol(program, program.asked[-1])
 
     def __getattr__(self, name: str) -> Any:
-        raise TypeError(f"{name} has no place in a straight line")
+        raise TypeError(f"a straight-line program has no {name}")
 
     def __bool__(self) -> bool:
-        raise TypeError("a rule that takes a Python decision on its numbers cannot be traced")
+        raise TypeError("a rule with a Python branch on its numbers cannot be traced")
 
 
 def operator(name: str, reflected: bool) -> Callable[..., Symbol]:
@@ -107,7 +107,7 @@ def trace(
         for name, following in rule.coming.items():
             values[name] = pair_or_one(row, name, defaults(chain)[following.hyper])
         if any(state.copies for state in rule.states.values()):
-            raise TypeError("a state of several copies has no place in a straight line")
+            raise TypeError("a straight-line program has no state of several copies")
         states |= {name: element(name) for name in rule.states}
         states |= {name: row(name) for name in rule.row_states}
     grad = -element("grad") if maximize else element("grad")

@@ -55,8 +55,8 @@ def printed(program: Program, dtype: str, title: str) -> str:
 
     States are float32 or wider. The module's functions:
 
-    `rows` computes the row's numbers of every tensor, with a Triton program for each tensor. Where
-    `LAST` is true, the call is the last one of a step and also updates the age and the row states.
+    `rows` computes the row's numbers of every tensor, with a Triton program for each tensor. The
+    last call of a step has `LAST` true and also updates the age and the row states.
     `tiles` steps the elements, with a Triton program for each tile of at most `BLOCK`.
     `sums_1`, `sums_2` and so on are the passes before `tiles`. They compute sums over each tile;
     `fold_add` and `fold_maximum` combine these for each tensor, and `rows` computes from them.

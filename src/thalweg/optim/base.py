@@ -156,7 +156,7 @@ class RuleOptimizer(UntracedOptimizer):
         return {**self.defaults, **given, **track.settings(own), "route": track.name}
 
     def accepted(self, group: Group) -> Group:
-        """A group with its settings as it will hold them; UserError for one that is out of range."""
+        """A group with its settings as it will hold them; UserError for one out of range."""
         held = dict(group)
         require_flag("maximize", group["maximize"])
         plain = {name: number(group[name]) for name in group if name != "params"}
@@ -200,8 +200,8 @@ class RuleOptimizer(UntracedOptimizer):
         if len(self.schedules) != len(self.param_groups):
             if any(self.schedules):
                 raise UserError(
-                    "param_groups was changed by hand, so the optimizer does not know which schedule"
-                    " belongs to which group; add groups by add_param_group."
+                    "param_groups was changed by hand, so it is not known which schedule belongs to"
+                    " which group; add groups by add_param_group."
                 )
             self.schedules = [{} for _ in self.param_groups]
         return self.schedules[index]

@@ -255,9 +255,9 @@ class Fusing:
         self.kinds = [kind(optimizer, index) for index in range(len(optimizer.param_groups))]
         if self.left and not self.warned:
             warnings.warn(
-                f"{len(self.left)} of {len(params)} tensors are stepped eagerly, without a kernel. A "
-                "kernel needs a chain that can be traced, and contiguous tensors of float32, float64 "
-                "or bfloat16 on a device of its compiler (numba: the CPU, triton: a GPU).",
+                f"{len(self.left)} of {len(params)} tensors are stepped eagerly, without a kernel."
+                " A kernel needs a chain that can be traced, and contiguous tensors of float32,"
+                " float64 or bfloat16 on a device of its compiler (numba: the CPU, triton: a GPU).",
                 stacklevel=5,
             )
             self.warned = True
@@ -277,7 +277,7 @@ def kind(optimizer: RuleOptimizer, index: int) -> tuple[Branch, bool]:
 def sorted_out(
     optimizer: RuleOptimizer, params: Sequence[ParamWithGrad]
 ) -> tuple[list[int], dict[tuple[Branch, AnyKernel], list[int]]]:
-    """The places of the parameters that no kernel can step, and of the parameters of each kernel."""
+    """The places of the parameters that no kernel can step, and those of each kernel."""
     left: list[int] = []
     taken: dict[tuple[Branch, AnyKernel], list[int]] = {}
     for branch, places in by_branch(optimizer, params).items():

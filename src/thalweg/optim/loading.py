@@ -101,7 +101,7 @@ def check_group(optimizer: RuleOptimizer, group: Any, where: str, saved: Any) ->
 
 
 def is_memory(kept: Any) -> bool:
-    """Whether this may be what a setting's schedules remember: numbers by name, or a list of such."""
+    """Whether a saved memory is numbers by name, or for a pair of schedules a list of such."""
     return all(
         isinstance(part, Mapping) and not any(math.isnan(plain(x)) for x in part.values())
         for part in (kept if isinstance(kept, list) else [kept])

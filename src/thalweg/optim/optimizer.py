@@ -38,10 +38,10 @@ class Optimizer(RuleOptimizer):
     parameter.
 
     backend: "auto" steps with compiled kernels where it can: contiguous float32, float64 and
-    bfloat16 tensors on the CPU (by Numba) and on a GPU (by Triton). It steps all others eagerly, and
-    warns once. "numba" and "triton" use only that compiler. "eager" computes every step with
-    PyTorch's functions on whole tensors. With TRITON_INTERPRET=1, Triton steps tensors on the CPU
-    by its interpreter, which is useful to test kernels.
+    bfloat16 tensors on the CPU (by Numba) and on a GPU (by Triton). It steps all others eagerly,
+    and warns once. "numba" and "triton" use only that compiler. "eager" computes every step with
+    PyTorch's functions on whole tensors. With TRITON_INTERPRET=1, Triton's interpreter steps
+    tensors on the CPU, which is useful to test kernels.
 
     Raises UserError for a setting that is out of range, for an unknown recipe or backend, and for
     parameters that no route takes.
@@ -81,7 +81,7 @@ class Optimizer(RuleOptimizer):
 
 
 def is_setting(name: object, own: Collection[str]) -> bool:
-    """Whether a key of a group is meant as a setting: a rule has it, or it resembles one of ours."""
+    """Whether a key of a group is meant as a setting: a rule has it, or it resembles one."""
     if not isinstance(name, str) or name == "params":
         return False
     flags = {flag for named in NAMED.values() for flag in named.flags}

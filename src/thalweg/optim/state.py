@@ -136,8 +136,9 @@ def check_shape(
     shape = shape_of(param, state, values)
     if local(kept).shape != shape:
         raise UserError(
-            f"{name} has the shape {tuple(local(kept).shape)} in the state, but {shape} here; load "
-            "a state of this model; for a sharded model, use torch.distributed.checkpoint.state_dict."
+            f"{name} has the shape {tuple(local(kept).shape)} in the state, but {shape} here; load"
+            " a state of this model, and for a sharded model use"
+            " torch.distributed.checkpoint.state_dict."
         )
 
 

@@ -88,7 +88,7 @@ def keep_out_of_methods(cls: type) -> None:
 
 
 def keep_out(function: Any, code: CodeType) -> None:
-    """Makes Dynamo run this code without tracing it; a traced graph ends at a call of `function`."""
+    """Makes Dynamo run the code of a function without tracing it; its graph ends at the call."""
     function._torchdynamo_disable = True
     function._torchdynamo_disable_msg = REASON
     skip = eval_frame._FrameAction.SKIP

@@ -208,8 +208,8 @@ class Rule:
     number of this step of the tensor, from 1; and `dtype`, the type of the model's parameter.
 
     matrices: whether the rule works on a whole matrix, `[m, n]`, with any function of PyTorch:
-    `update` takes a matrix and returns one. The kernel of a convolution, `[out, in, height, width]`,
-    is the matrix `[out, in * height * width]`. Matrices of the same shape are stepped at once, by
+    `update` takes a matrix and returns one. A convolution's kernel, `[out, in, height, width]`, is
+    the matrix `[out, in * height * width]`. Matrices of the same shape are stepped at once, by
     `vmap`.
 
     Raises UserError for a setting that the rule does not have, or that is out of range.
