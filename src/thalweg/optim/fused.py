@@ -120,7 +120,7 @@ class Fused:
         """Its parameters before their next step, without gradients: only the kernel reads those."""
         chain, device, unread = self.kernel.chain, self.kernel.device, torch.empty(0)
         return [
-            optimizer.held(chain, param, unread, index, device)
+            optimizer.held(chain, param, unread, index=index, device=device)
             for param, index in zip(self.params, self.indices, strict=True)
         ]
 

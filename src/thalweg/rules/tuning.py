@@ -77,7 +77,7 @@ def space_of(known: Mapping[str, Tunable], name: str, given: Any) -> Space:
     """The search space that a user gives for a setting.
 
     given: a space, a pair of its ends, or a table of `low`, `high` and `scale`. Without a scale, it
-    is the scale of the rule's own space. Where the rule has none, it is log if low > 0, else linear.
+    is the scale of the rule's own space. If the rule has none, it is log for low > 0, else linear.
     UserError for a setting that cannot be tuned, and for a space that does not fit the setting.
     """
     if not isinstance(name, str) or name not in known:
