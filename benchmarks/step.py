@@ -95,10 +95,10 @@ def blind(params: Params) -> Step:
     def step() -> None:
         optimizer.step()
         for part in optimizer.fusing.parts:
-            if "look" not in vars(part):
+            if "located" not in vars(part):
                 kept = list(optimizer.state.values())
-                last = part.look([param.grad for param in params], kept)
-                part.look = partial(look, part, last)
+                last = part.located([param.grad for param in params], kept)
+                part.located = partial(look, part, last)
 
     return step
 
