@@ -33,7 +33,7 @@ from thalweg import (
     optim,
     tail_average,
 )
-from thalweg.fuse.located import Located, asked
+from thalweg.fuse.located import Located, implementations_of
 from thalweg.optim.fused import Fused
 
 SMALL = [(29, 29), (29,)] * 30
@@ -88,17 +88,17 @@ def blind(params: Params) -> Step:
     optimizer = optim.Adam(params)
 
     def look(part: Fused, last: Located, gradients: Sequence[Tensor], _: Any) -> Located:
-        now = Located(asked(gradients).reshape(1, -1), gradients)
+        now = Located(implementations_of(gradients).reshape(1, -1), gradients)
         last.addresses[:, part.kernel.layout.column("grad")] = now.addresses[:, 0]
         return last
 
     def step() -> None:
         optimizer.step()
         for part in optimizer.fusing.parts:
-            if "look" not in vars(part):
+            if "located" not in vars(part):
                 kept = list(optimizer.state.values())
-                last = part.look([param.grad for param in params], kept)
-                part.look = partial(look, part, last)
+                last = part.located([param.grad for param in params], kept)
+                part.located = partial(look, part, last)
 
     return step
 

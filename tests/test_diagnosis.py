@@ -267,7 +267,7 @@ def test_a_branch_goes_on_as_the_training_itself_does(
     seen = whole.checkpoint(0)
     branch = way(LINE, [Member(recipe, 0)])
     branch.begin(seen)
-    branch.batches = Batches(LINE, [0], behind=20)
+    branch.batches = Batches(LINE, [0], skipped=20)
     for _ in range(20):
         whole.step()
         branch.step()

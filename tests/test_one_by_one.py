@@ -129,7 +129,7 @@ def test_a_member_of_a_stack_is_the_member_alone(rule: type[Rule]) -> None:
 
 
 def test_that_members_go_one_by_one_is_said_once() -> None:
-    rows.say_that_they_go_one_by_one.cache_clear()
+    rows.warn_of_single_steps.cache_clear()
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         for _ in range(2):
@@ -154,7 +154,9 @@ def test_shards_of_parameters_that_a_rule_may_need_whole_are_refused(rule: type[
     param = distribute_tensor(torch.ones(4, 4), mesh, [Shard(0)]).requires_grad_()
     param.grad = distribute_tensor(torch.ones(4, 4), mesh, [Shard(0)])
     optimizer = Optimizer([param], chain(rule()))
-    with pytest.raises(UserError, match=f"{rule.__name__} may need whole parameters"):
+    with pytest.raises(
+        UserError, match=f"{rule.__name__} cannot be traced, so it may need whole parameters"
+    ):
         optimizer.step()
     averaged = Optimizer([param], chain(recipes.sgd(), recipes.tail_average(last=3)))
     averaged.step()  # an average of copies goes element by element

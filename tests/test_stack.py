@@ -572,7 +572,7 @@ REASONS: dict[type[nn.Module], str] = {
     " parameters nor buffers",
     Marking: "a member's values are written into a tensor that all members share"
     " (test_stack.py, line NN)",
-    Custom: "an autograd.Function of its own has no rule for vmap (test_stack.py, line NN)",
+    Custom: "a custom autograd.Function has no rule for vmap (test_stack.py, line NN)",
     Shaping: "the shape of a tensor depends on the values of another (test_stack.py, line NN)",
     Selecting: "the shape of a tensor depends on the values of another (test_stack.py, line NN)",
     Normed: "a result is written into a tensor that was there before (test_stack.py, line NN)",
@@ -822,7 +822,7 @@ def test_nothing_of_a_step_is_kept_in_a_graph() -> None:
     held += [
         state
         for group in stack.groups
-        for own in group.parts[0].rows.states
+        for own in group.routed[0].rows.states
         for state in own.values()
     ]
     assert not any(x.requires_grad for x in held)

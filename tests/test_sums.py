@@ -346,8 +346,8 @@ class WhenEvaluated(rules.SGD):
     ("rule", "sentence"),
     [
         (InPlace(), "a rule changes a tensor in place before it asks for a sum"),
-        (Alternating(), "a rule asks for other sums of one tensor than of another"),
-        (Sometimes(), "a rule asks for other sums of one tensor than of another"),
+        (Alternating(), "a rule asks for different sums for different tensors"),
+        (Sometimes(), "a rule asks for different sums for different tensors"),
         (Elsewhere(), "no scope is called models; did you mean model?"),
         (OfANumber(), "a norm, dot, mean or largest goes over the elements of a tensor, not"),
         (WhenEvaluated(), "norm, dot, mean and largest can be used only in a rule"),

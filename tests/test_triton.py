@@ -226,7 +226,7 @@ from thalweg.fuse.triton_kernel import BLOCK, TritonKernel
 
 recipe = recipes.chain(recipes.clip_norm(1.0), recipes.nadam(), recipes.stochastic_rounding())
 chain = tuple(type(rule) for rule in recipe.rules)
-integers = "tensors tensor_of starts lengths group_of are_wide firsts counts".split()
+integers = "tensors tensor_of starts lengths row_of are_wide firsts counts".split()
 types = {f"{name}_ptr": "*i64" for name in integers} | {"width": "i32"}
 for dtype in (torch.float32, torch.float64, torch.bfloat16):
     kernel = TritonKernel(chain, dtype, False, torch.device("cuda"))

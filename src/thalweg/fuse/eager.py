@@ -1,4 +1,4 @@
-"""Runs a chain on torch tensors as its arithmetic stands: the reference for every other printer."""
+"""Runs the arithmetic of a chain on torch tensors. It is the reference for every kernel."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from thalweg.rules.rule import Rule
 
 @dataclass
 class Cell:
-    """One tensor on its way through a chain.
+    """One parameter tensor while its step is computed, with all that the rules read and keep.
 
-    param: the parameter that the model holds. grad: its gradient. values: the hyperparameters,
-    options, the age `t` of this step and, where it matters, the parameter's `dtype`. states: what
-    the rules keep, by name; a step puts new tensors in place of the old and changes none of them
-    (but a ring's slot).
+    param: the parameter that the model holds. grad: its gradient. values: the hyperparameters and
+    options by name, the age `t` of this step and, where it matters, the parameter's `dtype`.
+    states: the states of the rules by name. A step replaces these tensors and does not change them
+    in place; only `WindowAverage` writes into its tensor.
     """
 
     param: Tensor
@@ -33,7 +33,7 @@ class Cell:
         return [rule.bound(known) for rule in chain]
 
     def keep(self, rules: Sequence[Rule]) -> None:
-        """Takes over the states that the rules have come to."""
+        """Stores the states that the rules hold after the step."""
         for rule in rules:
             check_nothing_is_forgotten(rule, {**self.values, **self.states})
             for name in (*rule.states, *rule.row_states):
@@ -68,7 +68,7 @@ def check_one_number(rule: Rule, name: str) -> None:
 
 
 def step(chain: Sequence[type[Rule]], cell: Cell) -> tuple[Tensor, list[Rule]]:
-    """The parameter after a step, and the rules with what they keep from then on."""
+    """The parameter after a step, and the rules with their states after it."""
     rules = cell.bound(chain)
     theta = theta_of(rules, cell.param)
     made = cell.grad
@@ -81,12 +81,12 @@ def step(chain: Sequence[type[Rule]], cell: Cell) -> tuple[Tensor, list[Rule]]:
 
 
 def position(chain: Sequence[type[Rule]], cell: Cell) -> Tensor:
-    """theta, from the point at which the gradient was taken."""
+    """The parameter theta, computed from the point at which the gradient was taken."""
     return theta_of(cell.bound(chain), cell.param)
 
 
 def evaluated(chain: Sequence[type[Rule]], cell: Cell) -> Tensor:
-    """The parameter that evaluation uses; `cell.param` itself where that is the one."""
+    """The parameter that evaluation uses; `cell.param` itself where evaluation changes nothing."""
     rules = cell.bound(chain)
     theta = theta_of(rules, cell.param)
     for rule in rules:
@@ -95,7 +95,7 @@ def evaluated(chain: Sequence[type[Rule]], cell: Cell) -> Tensor:
 
 
 def elsewhere(chain: Sequence[type[Rule]]) -> bool:
-    """Whether a chain evaluates at another point than it trains at."""
+    """Whether a chain evaluates at another point than the one it trains at."""
     return averages(chain) or any(rule.position is not Rule.position for rule in chain)
 
 
@@ -111,7 +111,7 @@ def theta_of(rules: Sequence[Rule], param: Tensor) -> Tensor:
 
 
 def stored(rules: Sequence[Rule], theta: Tensor) -> Tensor:
-    """The point of the next gradient, from theta."""
+    """The point at which the next gradient is taken, computed from theta."""
     for rule in rules:
         theta = rule.stored(theta)
     return theta

@@ -1,4 +1,4 @@
-"""Compiles the kernels of a chain, once for each machine, and runs them over a table of tensors."""
+"""Compiles the kernels of a chain with Numba and runs them on many tensors on the CPU."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from torch import Tensor
 from thalweg.fuse.numba_printer import printed
 from thalweg.fuse.passes import Kinds, Part, Sums
 from thalweg.fuse.printed_module import load
-from thalweg.fuse.printing import Layout, layout, passes
+from thalweg.fuse.printing import Layout, layout_of, passes
 from thalweg.fuse.threads import share
 from thalweg.fuse.trace import trace
 from thalweg.rules.primitives import SUMS
 from thalweg.rules.rule import Rule
 
 TILE = 2**16
-"""Elements that one thread takes at a time; fewer are sooner done than shared."""
+"""The most elements of a tile. A step of fewer elements is quicker on one thread."""
 
 PIECES = 16
-"""A thread's share of a large step is in about so many pieces, of which a busy core takes fewer."""
+"""The number of pieces for each thread in a large step. A thread on a busy core takes fewer."""
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 
@@ -33,8 +33,8 @@ DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "b
 class Kernel:
     """The compiled step of a chain for parameters of one type.
 
-    source: the printed module. layout: where it finds what it works on. widths: the bytes of a
-    number of each tensor that it writes.
+    source: the text of the printed module. layout: the columns of its tables. widths: for each
+    tensor that the kernel writes, the number of bytes of one element.
     Raises TypeError for a chain that cannot be traced.
     """
 
@@ -43,11 +43,11 @@ class Kernel:
     def __init__(
         self, chain: tuple[type[Rule], ...], dtype: torch.dtype, maximize: bool = False
     ) -> None:
-        from thalweg.fuse.kernel_file import keep  # it imports Numba, which takes its time
+        from thalweg.fuse.kernel_file import keep  # this imports Numba, which is slow
 
         self.chain = chain
         program = trace(chain, dtype, maximize)
-        self.layout = layout(program)
+        self.layout = layout_of(program)
         self.source = printed(program, DTYPES[dtype], title(chain))
         state = torch.promote_types(dtype, torch.float32)
         self.widths = [
@@ -56,27 +56,27 @@ class Kernel:
         self.module = load(self.source)
         self.passes = passes(program, self.layout)
         keep(self.module, ["rows", *(each.name for each in self.passes)], self.source)
-        compiled(self.module, self.layout)
+        compile_now(self.module, self.layout)
 
-    def table(self, sizes: Sequence[int], group_of: Sequence[int], wide: Sequence[bool]) -> Table:
-        """The tensors that it is to step; see `Table`."""
-        return Table(self, sizes, group_of, wide)
+    def table(self, sizes: Sequence[int], row_of: Sequence[int], wide: Sequence[bool]) -> Table:
+        """The table of the tensors that the kernel steps; see `Table`."""
+        return Table(self, sizes, row_of, wide)
 
 
 def title(chain: Sequence[type[Rule]]) -> str:
-    """What a printed kernel says that it is."""
+    """The docstring of a printed kernel."""
     return "The step of " + ", ".join(rule.__name__ for rule in chain) + "."
 
 
 class Table:
-    """The tensors that a kernel steps, in tiles.
+    """The tensors that a kernel steps, cut into tiles.
 
-    sizes: how many elements each has. group_of: the row of the hyperparameters' table that each
-    belongs to. wide: whether the age of each is a float64, not a float32.
+    sizes: the number of elements of each tensor. row_of: for each tensor, its row in the table of
+    hyperparameters. wide: for each tensor, whether its age is a float64 and not a float32.
     """
 
     def __init__(
-        self, kernel: Kernel, sizes: Sequence[int], group_of: Sequence[int], wide: Sequence[bool]
+        self, kernel: Kernel, sizes: Sequence[int], row_of: Sequence[int], wide: Sequence[bool]
     ) -> None:
         self.kernel = kernel
         self.tiles = tiled(sizes, TILE)
@@ -84,22 +84,22 @@ class Table:
         self.bytes = np.outer(sizes, kernel.widths)
         self.written = np.zeros_like(self.bytes)
         self.columns = [kernel.layout.column(name) for name in kernel.layout.written]
-        self.group_of = np.array(group_of)
+        self.row_of = np.array(row_of)
         self.wide = np.array(wide, np.bool_)
         self.sums = np.full((len(sizes), len(kernel.layout.sums)), np.nan)
         self.tile_each = np.array_equal(self.tiles[0], np.arange(len(sizes)))
 
     def step(self, pointers: NDArray[np.int64], hypers: NDArray[np.float64]) -> Part:
-        """One step of every tensor in place, age and row states included.
+        """Steps every tensor in place, with its age and row states.
 
-        pointers: `[n, c]`, the addresses of the layout's columns. hypers: `[groups, h]`, in the
-        layout's order.
+        pointers: the addresses, `[n, c]`: a row for each tensor, with the layout's `columns`.
+        hypers: the hyperparameters, `[rows, h]`, with the layout's `hypers` as columns.
         """
         module = self.kernel.module
         if len(self.apart) > 1:
             self.keep_order(pointers[:, self.columns])
         scalars = np.empty((len(self.wide), len(self.kernel.layout.scalars)))
-        row_numbers = (hypers, self.group_of, pointers, self.wide, self.sums, scalars)
+        row_numbers = (hypers, self.row_of, pointers, self.wide, self.sums, scalars)
         known = 0
         # The last pass has no sums.
         for each, kinds in zip(self.kernel.passes, self.kernel.layout.kinds, strict=False):
@@ -115,18 +115,18 @@ class Table:
         self.share(module.tiles, pointers, scalars)
 
     def by_tensor(self, kinds: Kinds, of_tiles: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The sums over each tensor, from those over its tiles."""
+        """The sums over each tensor, computed from the sums over its tiles."""
         if self.tile_each:
             return of_tiles
         found = np.empty((len(self.wide), len(kinds)))
-        with np.errstate(all="ignore"):  # what is not a number comes through
+        with np.errstate(all="ignore"):  # not-a-numbers pass through without a warning
             for i, (name, _) in enumerate(kinds):
                 found[:, i] = SUMS[name].start
                 SUMS[name].fold.at(found[:, i], self.tiles[0], of_tiles[:, i])
         return found
 
     def keep_order(self, written: NDArray[np.int64]) -> None:
-        """Has one thread step all, one tensor after the other, where some share memory."""
+        """Gives all tiles to one thread, in order, where tensors that are written share memory."""
         if not np.array_equal(written, self.written):
             self.written = written
             together = [(0, len(self.tiles[0]))]
@@ -139,13 +139,13 @@ class Table:
         scalars: NDArray[np.float64],
         *arguments: Any,
     ) -> None:
-        """Calls a kernel's function for all tiles."""
+        """Calls a kernel's function for all tiles, on several threads."""
         known = (pointers, *self.tiles, scalars, *arguments)
         share(lambda first, last: function(*known, first, last), self.pieces)
 
 
 def overlap(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> bool:
-    """Whether any of the pieces of memory, which start at addresses and have lengths, overlap."""
+    """Whether any ranges of memory overlap, given their first addresses and lengths in bytes."""
     there = lengths > 0
     order = np.argsort(starts[there])
     firsts, ends = starts[there][order], (starts + lengths)[there][order]
@@ -153,7 +153,7 @@ def overlap(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> bool:
 
 
 def labelled(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A chain's values under the labels that kernels know: a pair's parts one by one."""
+    """A chain's values by the kernel's labels: a pair `betas` becomes `betas[0]`, `betas[1]`."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, tuple):
@@ -164,15 +164,18 @@ def labelled(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tiled(sizes: Sequence[int], tile: int) -> list[NDArray[np.int64]]:
-    """Tensors of these sizes in tiles: of each its tensor, where in it it starts, its length."""
+    """Cuts tensors of these sizes into tiles.
+
+    Gives three arrays: each tile's tensor, its first element in that tensor, and its length.
+    """
     cut = [(k, at, min(tile, n - at)) for k, n in enumerate(sizes) for at in range(0, n, tile)]
     return [np.ascontiguousarray(column) for column in np.array(cut, np.int64).reshape(-1, 3).T]
 
 
 def pieces(lengths: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Tiles of these lengths in pieces that are worth a thread, and several for each.
+    """Groups tiles of these lengths into pieces: several for each thread, but none too small.
 
-    Of each piece its first tile and the one behind its last.
+    Gives the range of tiles of each piece, `(first, last)`; `last` itself is not in the piece.
     """
     elements = max(TILE, int(lengths.sum()) // (PIECES * torch.get_num_threads()))
     piece_of = (np.cumsum(lengths) - 1) // elements
@@ -180,14 +183,14 @@ def pieces(lengths: NDArray[np.int64]) -> list[tuple[int, int]]:
     return list(pairwise(bounds.tolist()))
 
 
-def compiled(module: ModuleType, plan: Layout) -> None:
-    """Compiles a module's kernels by a run over nothing."""
+def compile_now(module: ModuleType, layout: Layout) -> None:
+    """Compiles a module's kernels: each is called once, with no tensors."""
     none = np.empty(0, np.int64)
-    pointers, scalars = np.empty((0, len(plan.columns)), np.int64), np.empty((0, len(plan.scalars)))
-    hypers = np.empty((0, len(plan.hypers)))
-    sums = np.empty((0, len(plan.sums)))
+    pointers = np.empty((0, len(layout.columns)), np.int64)
+    hypers, scalars = np.empty((0, len(layout.hypers))), np.empty((0, len(layout.scalars)))
+    sums = np.empty((0, len(layout.sums)))
     module.rows(hypers, none, pointers, np.empty(0, np.bool_), sums, scalars, True)
     module.tiles(pointers, none, none, none, scalars, 0, 0)
-    for number in range(len(plan.passes)):
+    for number in range(len(layout.passes)):
         function = getattr(module, f"sums_{number + 1}")
         function(pointers, none, none, none, scalars, np.empty((0, 1)), 0, 0)

@@ -1,6 +1,6 @@
-"""Keeps the machine code of kernels in files that only this user can have written.
+"""Keeps the machine code of kernels in files that only this user can write.
 
-Numba's own cache would follow environment variables to folders that others can write to.
+Numba's own cache follows environment variables, which may name folders that others can write to.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from thalweg.fuse import pointer
 
 
 def keep(module: ModuleType, functions: Iterable[str], source: str) -> None:
-    """Has Numba keep the machine code of a module's functions in files.
+    """Makes Numba keep the machine code of a module's functions in files.
 
-    source: the module's text, which says whether a file still holds.
+    source: the module's text. Another text has other files.
     """
     for name in functions:
         getattr(module, name)._cache = MachineCode(source, name)
 
 
 class MachineCode(NullCache):
-    """What Numba asks for the machine code of a function: a file for each signature.
+    """Numba's cache for the machine code of one function, with a file for each signature.
 
-    A file that is damaged, or that others could have written, is written anew.
+    A file that is damaged, or that another user could have written, is replaced.
     """
 
     def __init__(self, source: str, function: str) -> None:
@@ -66,7 +66,7 @@ class MachineCode(NullCache):
 
 
 def read(path: Path) -> bytes | None:
-    """What a file keeps, if it is whole and nobody else can have written it."""
+    """The content of a file; None if it is damaged or another user could have written it."""
     known = path.lstat()
     if not (stat.S_ISREG(known.st_mode) and known.st_nlink == 1 and is_own(known)):
         return None
@@ -75,7 +75,7 @@ def read(path: Path) -> bytes | None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Puts a whole file in place, for this user alone."""
+    """Writes a file that only this user can read; other processes never see half of it."""
     with TemporaryDirectory(dir=path.parent) as beside:
         unfinished = Path(beside, path.name)
         unfinished.touch(0o600)
@@ -84,5 +84,5 @@ def write(path: Path, content: bytes) -> None:
 
 
 def checksum_of(path: Path, content: bytes) -> bytes:
-    """It holds for one name: a file that was renamed is as good as damaged."""
+    """The checksum of a file's name and content; a renamed file counts as damaged."""
     return hashlib.sha256(path.name.encode() + content).hexdigest().encode()

@@ -1,4 +1,4 @@
-"""Where tensors lie at this moment, and whether they are still what a kernel was made for."""
+"""Reads where tensors lie in memory, and whether a kernel still fits them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 implementation = attrgetter("_cdata")
-"""The address of what PyTorch keeps of a tensor behind Python's object."""
+"""Gives the address of the C++ object that PyTorch has for a tensor."""
 
 
-def asked(tensors: Iterable[Tensor]) -> NDArray[np.int64]:
-    """The addresses of what PyTorch keeps of tensors; AttributeError for what is no tensor."""
+def implementations_of(tensors: Iterable[Tensor]) -> NDArray[np.int64]:
+    """The addresses of the C++ objects of tensors; AttributeError for what is not a tensor."""
     return np.fromiter(map(implementation, tensors), np.int64)
 
 
 class Located:
     """The addresses and the marks of tensors, `[n, c]` each; see `located_kernel.locate`.
 
-    implementations: what `asked` gives for them, `[c, n]`. tensors: all of them, which live as long
-    as this, whatever other threads do meanwhile.
+    implementations: the addresses of their C++ objects, `[c, n]`. tensors: the tensors themselves.
+    They are held here, so that no other thread can free them.
     """
 
     def __init__(self, implementations: NDArray[np.int64], tensors: Any) -> None:
@@ -42,7 +42,7 @@ class Located:
 
 @cache
 def compiled() -> ModuleType:
-    """The compiled kernel. Its compiler takes its time to be imported."""
+    """The compiled kernel. The import stands here because its compiler is slow to import."""
     from thalweg.fuse import located_kernel
     from thalweg.fuse.kernel_file import keep
 

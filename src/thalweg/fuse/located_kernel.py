@@ -1,11 +1,11 @@
-"""Looks at many tensors in one call: where each lies, and a mark of all that a kernel relies on.
+"""Reads the address of many tensors in one call, and a mark of all that a kernel relies on.
 
-A question to PyTorch's C functions takes a few nanoseconds, an attribute in Python some 60.
-`located.py` has this file compiled.
+A call of PyTorch's C functions takes a few nanoseconds; an attribute in Python takes about 60.
+`located.py` compiles this file.
 """
 
 # mypy: ignore-errors
-# (The types are the compiler's.)
+# (The compiler finds the types.)
 
 import numba
 import numpy as np
@@ -30,24 +30,25 @@ UNREADABLE = -1
 
 @numba.njit
 def mixed(mark, number):
-    """One number of both, in which their order counts."""
+    """A hash of two numbers, which depends on their order."""
     mark = (mark ^ number) * np.int64(-7046029254386353131)
     return mark ^ (mark >> 32)
 
 
 @numba.njit
 def locate(tensors, addresses, marks):
-    """Fills `addresses` and `marks`, both `[n, c]`, from the implementations' addresses `[c, n]`.
+    """Fills `addresses` and `marks`, both `[n, c]`, for the tensors whose C++ objects are given.
 
-    A mark stands for device, type, sizes and strides. It is `UNREADABLE` for a tensor that is not
-    strided, and for one whose storage does not hold all its elements.
+    tensors: the addresses of these objects, `[c, n]`. A mark is a hash of the device, the type, the
+    sizes and the strides. It is `UNREADABLE` for a tensor that is not strided, and for a tensor
+    whose storage does not hold all its elements.
     """
     small, large = np.zeros(1, np.int32), np.zeros(1, np.int64)
     answer, wide_answer = small.ctypes.data, large.ctypes.data
     handles, to = tensors.ctypes.data, addresses.ctypes.data
     columns, rows = tensors.shape
-    # A first round of short questions: most of its time is waiting for memory, and the shorter the
-    # way from one tensor to the next, the more of them are waited for at once.
+    # The first loop reads little of each tensor. Most of its time is waiting for memory; with short
+    # iterations the processor waits for several tensors at once.
     for i in range(columns):
         for k in range(rows):
             handle = handles + 8 * (i * rows + k)

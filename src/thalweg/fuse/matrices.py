@@ -1,8 +1,8 @@
-"""Rules that work on whole matrices, among neighbours that work on elements.
+"""Steps by rules on whole matrices, in chains that also have rules on elements.
 
-A chain is cut at such a rule into stages. A stage of elements in front of it ends with what the
-gradient has become so far, and the next one goes on from what the rule has made of that: each is a
-chain of its own, with a kernel of its own, and the parameter changes in the last of them.
+Such a chain is cut into stages: by turns a stage of rules on elements and one rule on matrices.
+Each stage works on what the stage before made of the gradient. A stage of elements is a chain of
+its own with its own kernel. Only the last stage changes the parameter.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Tensors = dict[str, Tensor]
 OnMatrices = Callable[[type[Rule], Sequence[Cell]], None]
 
 HANDED = "handed_on"
-"""What stages hand on, in the precision of states."""
+"""The name of the state that one stage hands on to the next, in the precision of states."""
 
 
 class HandsOn(Rule):
-    """Ends a stage: what the gradient has become is kept, and the parameter stays."""
+    """Ends a stage: it keeps what the stage made of the gradient. The parameter does not change."""
 
     handed_on = State()
 
@@ -43,17 +43,20 @@ class HandsOn(Rule):
 
 
 class TakesOver(Rule):
-    """Begins a stage: it goes on from what the stages before have made."""
+    """Begins a stage: it takes what the stage before has handed on."""
 
     handed_on = State()
 
-    def update(self, g: Value) -> Value:  # noqa: ARG002 (what the first stage has begun with)
+    def update(self, g: Value) -> Value:  # noqa: ARG002 (only the first stage uses the gradient)
         return self.handed_on
 
 
 @cache
 def stages_of(chain: tuple[type[Rule], ...]) -> tuple[tuple[type[Rule], ...], ...]:
-    """The stages of a chain: one of elements, and then by turns a rule on matrices and another."""
+    """The stages of a chain: by turns one of elements and one of a single rule on matrices.
+
+    The first and the last are stages of elements.
+    """
     on_whole = on_matrices(chain)
     if not on_whole:
         return (chain,)
@@ -63,7 +66,7 @@ def stages_of(chain: tuple[type[Rule], ...]) -> tuple[tuple[type[Rule], ...], ..
                 f"{rule.__name__} keeps the model at another point than theta, and cannot stand in"
                 f" one chain with {on_whole.__name__}, which works on matrices."
             )
-    # A rule may read the numbers of one in another stage, as decay reads the rate.
+    # A rule may read hyperparameters of a rule in another stage: decay reads `lr`.
     hypers = {name: hyper for rule in chain for name, hyper in rule.hypers.items()}
     ends, begins = (type(kind.__name__, (kind,), hypers) for kind in (HandsOn, TakesOver))
     stages: list[list[type[Rule]]] = [[]]
@@ -77,12 +80,12 @@ def stages_of(chain: tuple[type[Rule], ...]) -> tuple[tuple[type[Rule], ...], ..
 
 
 def on_matrices(chain: Sequence[type[Rule]]) -> type[Rule] | None:
-    """The first rule of a chain that works on whole matrices, where there is one."""
+    """The first rule of a chain that works on whole matrices; None where there is none."""
     return next((rule for rule in chain if rule.matrices), None)
 
 
 def check_matrices(chain: Sequence[type[Rule]], params: Sequence[Tensor]) -> None:
-    """UserError for a parameter that is no matrix, where a rule of the chain works on matrices."""
+    """UserError for a parameter that is not a matrix, where a rule of the chain needs matrices."""
     rule = on_matrices(chain)
     if rule is None:
         return
@@ -96,9 +99,9 @@ def check_matrices(chain: Sequence[type[Rule]], params: Sequence[Tensor]) -> Non
 
 
 def step_matrices(rule: type[Rule], cells: Sequence[Cell]) -> None:
-    """Takes what is handed on through a rule, matrices of one shape and age at once.
+    """Applies a rule on matrices to the handed-on state of each cell.
 
-    The states are changed where they are.
+    Cells of the same shape and age are stepped at once. The rule's states change in place.
     """
     alike: dict[Any, list[Cell]] = {}
     for cell in cells:
@@ -134,7 +137,7 @@ def stepped(rule: type[Rule], cells: Sequence[Cell]) -> list[Tensors]:
     try:
         found = vmap(step)({n: x.to(device) for n, x in columns.items()}, together(rule, cells))
         return [{name: x[i] for name, x in found.items()} for i in range(len(cells))]
-    except RuntimeError:  # such as a decision on numbers that differ: it may be taken one by one
+    except RuntimeError:  # such as a branch on numbers that differ: one by one it is possible
         tensors = together(rule, cells)
         return [step(own, {n: x[i] for n, x in tensors.items()}) for i, own in enumerate(each)]
     finally:
@@ -147,7 +150,10 @@ def numbers_of(cell: Cell) -> list[str]:
 
 
 def together(rule: type[Rule], cells: Sequence[Cell]) -> Tensors:
-    """Copies of what a rule works on, one matrix after the other; each may be changed in place."""
+    """Copies of the tensors that a rule works on, stacked over the cells.
+
+    A rule may change them in place.
+    """
     held = [{"param": cell.param, **cell.states} for cell in cells]
     flat = {"param": 1, HANDED: 1}
     flat |= {name: 1 + bool(s.copies) for name, s in rule.states.items() if s.shape is None}
@@ -159,7 +165,10 @@ def together(rule: type[Rule], cells: Sequence[Cell]) -> Tensors:
 
 
 def fitting(rule: type[Rule], name: str, made: Any, before: Tensor) -> Tensor:
-    """What a rule has made, in the precision of what was there; UserError for another shape."""
+    """A tensor that a rule has made, in the precision of the one before the step.
+
+    UserError where the shape differs from the one before.
+    """
     if isinstance(made, Tensor) and made.shape == before.shape:
         return made.to(before.dtype)
     found = f"the shape {tuple(made.shape)}" if isinstance(made, Tensor) else short(made)
@@ -170,7 +179,7 @@ def fitting(rule: type[Rule], name: str, made: Any, before: Tensor) -> Tensor:
 
 
 def of_matrix(name: str, over: str, part: Tensor) -> Tensor:  # noqa: ARG001
-    """A sum that a rule on matrices asks for: all of its tensor is here."""
+    """A sum that a rule on matrices asks for; the rule has its whole tensor."""
     if over == "model":
         raise UserError(
             'a rule on matrices has no sum over="model"; a rule on elements in front of it may.'

@@ -1,10 +1,10 @@
-"""Prints a program as Numba kernels for the CPU, one pass over memory for all tensors."""
+"""Prints a program as Numba kernels for the CPU. A kernel reads memory once for all tensors."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from thalweg.fuse.printing import Layout, Names, Pass, indented, layout, passes
+from thalweg.fuse.printing import Layout, Names, Pass, indented, layout_of, passes
 from thalweg.fuse.program import Operation, Program
 from thalweg.rules.primitives import PRIMITIVES, SUMS
 
@@ -26,7 +26,7 @@ one, zero = real(1), real(0)
 NUMBERS = '''\
 @numba.njit
 def read(address, wide):
-    """The float64, or float32, at an address."""
+    """The number at an address: a float64 where `wide`, else a float32."""
     if wide:
         return numba.carray(pointer(address), 1, np.float64)[0]
     return np.float64(numba.carray(pointer(address), 1, np.float32)[0])
@@ -45,13 +45,13 @@ def write(address, wide, number):
 BFLOAT16 = '''\
 @numba.njit
 def widened(half):
-    """The float32 that the bits of a bfloat16 stand for."""
+    """The float32 of a bfloat16, from its bits."""
     return np.uint32(np.uint32(half) << np.uint32(16)).view(np.float32)
 
 
 @numba.njit
 def narrowed(x):
-    """The bits of the bfloat16 nearest to a float32, of two the even one."""
+    """The bits of the bfloat16 nearest to a float32; ties go to the even one."""
     bits = np.int64(np.float32(x).view(np.uint32))
     return np.uint16(0x7FC0) if x != x else np.uint16((bits + 0x7FFF + (bits >> 16 & 1)) >> 16)
 
@@ -60,55 +60,58 @@ def narrowed(x):
 
 
 def printed(program: Program, dtype: str, title: str) -> str:
-    """The module of a program's kernels for parameters of a type; states are float32 at the least.
+    """The text of the module of a program's kernels, for parameters of a type.
 
-    `rows` computes the row's numbers of every tensor, and moves its age and row states on when it
-    is called for the last time in a step; `wide` says whose age is a float64, not a float32.
-    `tiles` runs over the elements of the tiles from `first` to before `last`; `sums_1`, `sums_2`
-    and so on are passes in front of it, for the sums of each tile that the row's numbers rest on.
+    States are float32 or wider. The module's functions:
+
+    `rows` computes the row's numbers of every tensor. The last call of a step has `last` true and
+    also updates the ages and the row states. `wide` says which tensors have a float64 as age.
+    `tiles` steps the elements of the tiles from `first` to `last` - 1.
+    `sums_1`, `sums_2` and so on are the passes before `tiles`. They compute sums over each tile,
+    from which `rows` computes numbers.
     """
-    plan = layout(program)
+    layout = layout_of(program)
     half = dtype == "bfloat16"
     parts = [HEADER.format(title=title, real="float32" if half else dtype)]
     parts.append(NUMBERS)
     parts += [BFLOAT16] if half else []
-    parts.append(row_function(program, plan))
-    parts += [tile_function(program, plan, dtype, each) for each in passes(program, plan)]
+    parts.append(row_function(program, layout))
+    parts += [tile_function(program, layout, dtype, each) for each in passes(program, layout)]
     return "\n\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
-def row_function(program: Program, plan: Layout) -> str:
+def row_function(program: Program, layout: Layout) -> str:
     names = NumbaNames(program, real=False)
-    ends = {label: names.of(program.results[label]) for label in plan.row_states}
-    wanted = [*plan.scalars, *(program.results[label] for label in plan.row_states)]
-    step, states = plan.column("step"), {name: plan.column(name) for name in plan.row_states}
+    ends = {label: names.of(program.results[label]) for label in layout.row_states}
+    wanted = [*layout.scalars, *(program.results[label] for label in layout.row_states)]
+    step, states = layout.column("step"), {name: layout.column(name) for name in layout.row_states}
     moved = [f"write(tensors[k, {states[label]}], True, {end})" for label, end in ends.items()]
-    if "param" in plan.written:
+    if "param" in layout.written:
         moved.insert(0, f"write(tensors[k, {step}], wide[k], t)")
     body = [
-        "hypers = groups[group_of[k]]",
+        "hypers = table[row_of[k]]",
         f"t = read(tensors[k, {step}], wide[k]) + 1.0",
-        *(f"{names.of(place)} = sums[k, {i}]" for i, place in enumerate(plan.sums)),
-        *(f"{names.input(label)} = hypers[{i}]" for i, label in enumerate(plan.hypers)),
+        *(f"{names.of(place)} = sums[k, {i}]" for i, place in enumerate(layout.sums)),
+        *(f"{names.input(label)} = hypers[{i}]" for i, label in enumerate(layout.hypers)),
         *(f"{names.input(label)} = read(tensors[k, {i}], True)" for label, i in states.items()),
         *names.lines(wanted),
-        *(f"scalars[k, {i}] = {names.of(place)}" for i, place in enumerate(plan.scalars)),
+        *(f"scalars[k, {i}] = {names.of(place)}" for i, place in enumerate(layout.scalars)),
         *(["if last:", *indented(moved)] if moved else []),
     ]
     return "\n".join(
         [
             '@numba.njit(error_model="numpy")',
-            "def rows(groups, group_of, tensors, wide, sums, scalars, last):",
+            "def rows(table, row_of, tensors, wide, sums, scalars, last):",
             *indented(["one, zero = 1.0, 0.0", "for k in range(len(tensors)):"]),
             *indented(body, 2),
         ]
     )
 
 
-def tile_function(program: Program, plan: Layout, dtype: str, each: Pass) -> str:
-    """A pass over elements: the sums that the others need, or the step itself."""
+def tile_function(program: Program, layout: Layout, dtype: str, each: Pass) -> str:
+    """The function of a pass over elements: it computes sums, or in the last pass steps."""
     names = NumbaNames(program, real=True)
-    arrays = [Array(label, plan.column(label), dtype) for label in each.tensors]
+    arrays = [Array(label, layout.column(label), dtype) for label in each.tensors]
     kind_of = {"real": "real", "word": "np.int64"}
     ends = [
         SUMS[one.name].numba.format(f"sum_{i}", *map(names.of, one.arguments))
@@ -116,7 +119,7 @@ def tile_function(program: Program, plan: Layout, dtype: str, each: Pass) -> str
     ] or [
         array.store(names.of(program.results[array.label]))
         for array in arrays
-        if array.label in plan.written
+        if array.label in layout.written
     ]
     body = [
         "k, start, n = tensor_of[tile], starts[tile], lengths[tile]",
@@ -132,7 +135,7 @@ def tile_function(program: Program, plan: Layout, dtype: str, each: Pass) -> str
         *(f"sums[tile, {i}] = sum_{i}" for i in range(len(each.sums))),
     ]
     sums = "sums, " if each.sums else ""
-    # A sum in strict order would take one element at a time.
+    # Without these flags the compiler adds one element at a time, in strict order.
     order = ', fastmath={"reassoc", "nsz"}' if each.sums else ""
     return "\n".join(
         [
@@ -146,9 +149,10 @@ def tile_function(program: Program, plan: Layout, dtype: str, each: Pass) -> str
 
 @dataclass(frozen=True)
 class Array:
-    """A tensor within a tile: its column in the table of pointers, and how its numbers are kept.
+    """A tensor in the printed loop over a tile.
 
-    dtype: of the parameters, which their gradients share.
+    label: its name in the program. column: its column in the table of pointers. dtype: the type of
+    the parameters and gradients.
     """
 
     label: str
@@ -174,7 +178,11 @@ class Array:
 
 
 class NumbaNames(Names):
-    """A constant among elements has their type; Python's own numbers would widen them."""
+    """Prints operations for Numba.
+
+    A constant in a loop over elements has the type of the elements; a Python number would turn
+    float32 into float64.
+    """
 
     def constant(self, label: str) -> str:
         number = f"({label})" if label[0] == "-" else label

@@ -1,4 +1,4 @@
-"""Addresses as Numba's pointers: the one thing that printed kernels need beyond Numba."""
+"""Turns an address into a pointer for Numba. Printed kernels need nothing else beyond Numba."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numba.extending import intrinsic
 
 @intrinsic
 def pointer(_typing: Any, _address: Any) -> Any:
-    """An int64 address as a pointer that `numba.carray` takes."""
+    """The pointer, as `numba.carray` takes it, to an int64 address."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], cgutils.voidptr_t)

@@ -1,4 +1,4 @@
-"""What the printers of kernels share: where a kernel finds what it works on, and its lines."""
+"""What the printers of kernels share: the layout of a kernel's tables, and its lines of code."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from thalweg.fuse.program import Level, Operation, Program
 from thalweg.rules.primitives import SUMS
 
 OWN_WORDS = re.compile(
-    "groups|group_of|wide|read|write|scalars|first|last|hypers|tensors|tensor_of|starts|"
+    "table|row_of|wide|read|write|scalars|first|last|hypers|tensors|tensor_of|starts|"
     "lengths|sums|tile|start|k|n|i|one|zero|real|sqrt|numba|np|rows|tiles|pointer|"
     r"widened|narrowed|float|range|len|abs|exp|log|inf|nan|[rx]\d+|sums?_\d+|new_.*|.*_array|.*_|"
     "age|tensor|lane|place|inside|tl|triton|power|remainder|nearest|smaller|larger|BLOCK|LAST|"
     "fold|.*_ptr"
 )
-"""What printed functions call their own things; a rule's value of such a name gets a `_`."""
+"""The names that printed functions use themselves; a rule's value of such a name gets a `_`."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a kernel finds what it works on, by label.
+    """The columns of the tables that a kernel reads and writes.
 
-    hypers: columns of the table of groups. scalars: columns of the table of the row's numbers that
-    elements need, by place. tensors, row_states: what the table of pointers leads to, with the age
-    `step` between them; parameters and gradients stand first. written: those of the tensors that
-    the kernel changes; where the parameter is none of them, the tensor gets no older. passes: for
-    each pass in front of the last the places of its sums, and of each sum the name and what it goes
-    over.
+    hypers: the labels of the columns of the table of hyperparameters. scalars: the places, in the
+    program, of the row's numbers that elements need; they are the columns of the table of scalars.
+    tensors, row_states: the labels of the columns of the table of pointers; the column of the age,
+    `step`, stands between them. The first two tensors are `param` and `grad`. written: the tensors
+    that the kernel changes; where `param` is not among them, the kernel does not change the age.
+    passes: for each pass before the last, the place of each of its sums, with name and scope.
     """
 
     hypers: tuple[str, ...]
@@ -41,24 +41,24 @@ class Layout:
 
     @property
     def sums(self) -> list[int]:
-        """Columns of the table of sums, by place."""
+        """The places of the sums in the program; they are the columns of the table of sums."""
         return [place for each in self.passes for place in each]
 
     @property
     def kinds(self) -> list[tuple[tuple[str, str], ...]]:
-        """The name of each sum of each pass, and what it goes over."""
+        """For each pass before the last, the name and the scope of each of its sums."""
         return [tuple(each.values()) for each in self.passes]
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Those of the table of pointers."""
+        """The labels of the columns of the table of pointers."""
         return (*self.tensors, "step", *self.row_states)
 
     def column(self, label: str) -> int:
         return self.columns.index(label)
 
 
-def layout(program: Program) -> Layout:
+def layout_of(program: Program) -> Layout:
     inputs = {label: program.operations[place] for label, place in program.inputs.items()}
     rows = [label for label, operation in inputs.items() if operation.level == "row"]
     elements = [label for label, operation in inputs.items() if operation.level == "element"]
@@ -87,11 +87,12 @@ def layout(program: Program) -> Layout:
 
 @dataclass(frozen=True)
 class Pass:
-    """A pass over elements.
+    """A pass over the elements of all tensors.
 
-    name: of its function. sums: the operations whose sums it takes; none in the last pass, which
-    writes. wanted: the places of what it computes. tensors: those that it reads or writes.
-    scalars: the row's numbers that it needs, with their columns.
+    name: the name of its function. sums: the sums that it computes; the last pass has none, and
+    writes the results. wanted: the places of the numbers that it computes. tensors: the labels of
+    the tensors that it reads or writes. scalars: the place of each of the row's numbers that it
+    needs, with its column.
     """
 
     name: str
@@ -101,18 +102,19 @@ class Pass:
     scalars: dict[int, int]
 
 
-def passes(program: Program, plan: Layout) -> list[Pass]:
+def passes(program: Program, layout: Layout) -> list[Pass]:
     """All passes of a step, in order."""
     found = []
-    for number, places in enumerate((*plan.passes, ()), 1):
+    for number, places in enumerate((*layout.passes, ()), 1):
         sums = [program.operations[place] for place in places]
         wanted = [place for one in sums for place in one.arguments]
-        wanted = wanted or [program.results[label] for label in plan.written]
+        wanted = wanted or [program.results[label] for label in layout.written]
         needed = program.needed(wanted, "element")
-        ends = () if sums else plan.written
-        tensors = [t for t in plan.tensors if t in ends or program.inputs[t] in needed]
-        scalars = {place: i for i, place in enumerate(plan.scalars) if place in needed}
-        found.append(Pass(f"sums_{number}" if sums else "tiles", sums, wanted, tensors, scalars))
+        ends = () if sums else layout.written
+        tensors = [t for t in layout.tensors if t in ends or program.inputs[t] in needed]
+        scalars = {place: i for i, place in enumerate(layout.scalars) if place in needed}
+        name = f"sums_{number}" if sums else "tiles"
+        found.append(Pass(name, sums=sums, wanted=wanted, tensors=tensors, scalars=scalars))
     return found
 
 
@@ -121,9 +123,10 @@ def is_row_number(operation: Operation) -> bool:
 
 
 class Names(ABC):
-    """What each operation of a program is called in a function, and the lines that compute them.
+    """The names of a program's operations in a printed function, and the lines that compute them.
 
-    real: whether the function's own numbers are elements; those of the row are then given.
+    real: whether the function computes elements, and is given the row's numbers; else it computes
+    the row's numbers.
     """
 
     def __init__(self, program: Program, real: bool) -> None:
@@ -133,17 +136,19 @@ class Names(ABC):
 
     @abstractmethod
     def constant(self, label: str) -> str:
-        """A real number as the compiler is to read it, from Python's words for it."""
+        """The text of a real constant for the compiler. label: Python's text of it."""
 
     @abstractmethod
     def result(self, operation: Operation) -> str:
-        """The expression of an operation."""
+        """The text of the expression that computes an operation."""
 
     def input(self, label: str) -> str:
+        """The name of an input."""
         name = label.replace("[", "_").replace("]", "")
         return f"{name}_" if OWN_WORDS.fullmatch(name) else name
 
     def of(self, place: int) -> str:
+        """The name of the operation at a place, or the text of a constant."""
         operation = self.program.operations[place]
         if operation.name == "constant":
             word = operation.kind == "word"
@@ -155,6 +160,7 @@ class Names(ABC):
         return f"{'r' if operation.level == 'row' else 'x'}{place}"
 
     def lines(self, wanted: Iterable[int]) -> list[str]:
+        """The lines that compute the operations at these places, and all that these need."""
         level: Level = "element" if self.real else "row"
         operations = (
             (place, self.program.operations[place]) for place in self.program.needed(wanted, level)

@@ -1,8 +1,9 @@
-"""A chain of rules as a straight-line program.
+"""A chain of rules as a straight-line program: operations without branches or loops.
 
-An operation works on numbers of one of two levels: those of a *row*, computed once for each tensor
-and step in float64 (`1 - beta1**t`), and those of its *elements*, computed for each of them in the
-parameter's precision. An operation is an element's as soon as one of its arguments is.
+An operation has one of two levels. An operation of the level *row* is computed once for each tensor
+and step, in float64 (`1 - beta1**t`). An operation of the level *element* is computed for each
+element, in the parameter's precision. An operation is of the level element as soon as one of its
+arguments is.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ Level = Literal["row", "element"]
 
 @dataclass(frozen=True)
 class Operation:
-    """One line of a program: a function of earlier lines, which `arguments` gives the places of.
+    """One line of a program: a function of earlier lines.
 
-    name: "input", "constant", or that of a primitive or of a sum, which is the row's whatever its
-    arguments are. label: an input's name, the constant as Python writes it, or what a sum goes
-    over.
+    name: "input", "constant", or the name of a primitive or a sum. arguments: the places of the
+    earlier lines. level: a sum is always of the level row. label: the name of an input, the text of
+    a constant in Python, or the scope of a sum.
     """
 
     name: str
@@ -35,11 +36,11 @@ class Operation:
 
 @dataclass
 class Program:
-    """Operations in order, each written once, and which of them are its results.
+    """Operations in order, without duplicates.
 
-    inputs: the places of the inputs, by label. results: the places of what the program gives, by
-    name: `param`, the states and the row states. asked: the places of the sums, each as often as
-    it is asked for.
+    inputs: the places of the inputs, by label. results: the places of the results, by name:
+    `param`, the states and the row states. places: the place of each operation. asked: the places
+    of the sums in the order in which the chain asks for them; a sum may occur several times.
     """
 
     operations: list[Operation] = field(default_factory=list)
@@ -49,7 +50,7 @@ class Program:
     asked: list[int] = field(default_factory=list)
 
     def add(self, operation: Operation) -> int:
-        """The place of an operation, which is a new one only if the program has none like it."""
+        """The place of an operation; an operation that the program has already is not repeated."""
         if operation not in self.places:
             self.places[operation] = len(self.operations)
             self.operations.append(operation)
@@ -61,12 +62,12 @@ class Program:
 
     def constant(self, value: float, kind: Kind) -> int:
         if not isinstance(value, Real):
-            raise TypeError(f"{type(value).__name__} has no place in a straight line")
+            raise TypeError(f"a straight-line program has no constant of {type(value).__name__}")
         written = repr(int(value) if kind == "word" else float(value))
-        return self.add(Operation("constant", (), "row", written, kind))
+        return self.add(Operation("constant", (), "row", label=written, kind=kind))
 
     def pass_numbers(self) -> list[int]:
-        """For each operation, after how many passes over the elements it can be computed."""
+        """For each operation, the number of passes over the elements that it needs before it."""
         numbers: list[int] = []
         for operation in self.operations:
             below = max((numbers[place] for place in operation.arguments), default=0)
@@ -74,7 +75,7 @@ class Program:
         return numbers
 
     def passes(self) -> tuple[dict[int, tuple[str, str]], ...]:
-        """The sums of each pass in front of the last: their places, names and what they go over."""
+        """For each pass before the last, the place of each of its sums, with name and scope."""
         numbers = self.pass_numbers()
         found: dict[int, dict[int, tuple[str, str]]] = {}
         for place in sorted(set(self.asked)):
@@ -83,9 +84,9 @@ class Program:
         return tuple(found[number] for number in sorted(found))
 
     def needed(self, wanted: Iterable[int], level: Level) -> list[int]:
-        """The places of all operations that the wanted ones rest on, in order.
+        """The places of all operations that a function needs for the wanted ones, in order.
 
-        level: that of the function that computes them, which is given sums and the other level.
+        level: the level that the function computes; it is given the sums and the other level.
         """
         found: set[int] = set()
         open_ = list(wanted)

@@ -1,4 +1,4 @@
-"""Steps tensors by a chain with rules on matrices: kernels for its stages of elements."""
+"""Steps tensors by a chain with rules on matrices; its stages of elements run as kernels."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from thalweg.rules.rule import Rule
 
 
 class StagedKernel:
-    """The kernels of a chain's stages of elements, between which rules on matrices stand.
+    """The kernels of a chain's stages of elements, and the rules on matrices between them.
 
-    source: the printed modules. layout: where all of them find what they work on, but for what they
-    hand on.
+    source: the text of all printed modules. layout: the columns of all kernels together, without
+    the column of the handed-on state.
     """
 
     def __init__(self, chain: tuple[type[Rule], ...], *kernels: Kernel | TritonKernel) -> None:
@@ -40,10 +40,10 @@ class StagedKernel:
         )
 
     def table(
-        self, sizes: Sequence[int], group_of: Sequence[int], wide: Sequence[bool]
+        self, sizes: Sequence[int], row_of: Sequence[int], wide: Sequence[bool]
     ) -> StagedTable:
-        """The tensors that it is to step; see `StagedTable`."""
-        return StagedTable(self, sizes, group_of, wide)
+        """The table of the tensors that the kernel steps; see `StagedTable`."""
+        return StagedTable(self, sizes, row_of, wide)
 
 
 class StagedTable:
@@ -53,11 +53,11 @@ class StagedTable:
         self,
         kernel: StagedKernel,
         sizes: Sequence[int],
-        group_of: Sequence[int],
+        row_of: Sequence[int],
         wide: Sequence[bool],
     ) -> None:
         self.kernel = kernel
-        self.tables = [one.table(sizes, group_of, wide) for one in kernel.kernels]
+        self.tables = [one.table(sizes, row_of, wide) for one in kernel.kernels]
 
     def step(
         self,
@@ -66,10 +66,10 @@ class StagedTable:
         cells: Sequence[Cell],
         on_whole: OnMatrices = step_matrices,
     ) -> Part:
-        """One step of every tensor in place, age and all states included.
+        """Steps every tensor in place, with its age and all its states.
 
-        pointers, hypers: as a table takes them. cells: the tensors on their way through the step,
-        with the states that rules on matrices change where they are. on_whole: what steps these.
+        pointers, hypers: as in `Table.step`. cells: a cell for each tensor; rules on matrices
+        change its states in place. on_whole: steps the cells by a rule on matrices.
         """
         own = self.kernel.layout
         for cell in cells:

@@ -1,7 +1,7 @@
-"""Shares the tiles of a step among threads that sleep in between.
+"""Shares the tiles of a step among threads that sleep between the steps.
 
-Python's own pools refuse work while the interpreter ends, and keep work that no thread could be
-started for: a step would fail, or be done in part when it returns.
+Python's own thread pools refuse work while the interpreter shuts down, so that a step would fail.
+They also keep work for which they could not start a thread, so that a step would return too early.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Job = tuple["Future[None]", Callable[[], None]]
 
 
 def share(work: Callable[[int, int], None], pieces: Sequence[tuple[int, int]]) -> None:
-    """Calls `work` with each piece, on as many threads as PyTorch uses, and ends when all are done.
+    """Calls `work` with each piece, on as many threads as PyTorch uses; returns when all are done.
 
-    A thread takes the next piece when it has done one, so that a busy core delays only its own.
+    A thread takes the next piece when it has finished one, so that a busy core does fewer pieces.
     """
     left = iter(pieces)
 
@@ -44,13 +44,14 @@ def share(work: Callable[[int, int], None], pieces: Sequence[tuple[int, int]]) -
 
 
 def wait_for(helpers: Sequence[Future[None]]) -> None:
-    """Waits until no helper works, since they write to memory.
+    """Waits until no helper works: a helper writes to memory that may be freed afterwards.
 
-    So it does through a Ctrl-C, and through whatever else the handler of a signal raises.
+    It also waits after a Ctrl-C, or any other error that a signal handler raises, and raises it
+    then.
     """
     try:
         for helper in helpers:
-            if not helper.cancel():  # one that has not begun has nothing left to do
+            if not helper.cancel():  # a helper that has not begun is cancelled
                 helper.exception()
     except BaseException:
         wait_for(helpers)
@@ -59,7 +60,10 @@ def wait_for(helpers: Sequence[Future[None]]) -> None:
 
 @cache
 def jobs() -> SimpleQueue[Job]:
-    """Where threads wait for work: one for each core, or fewer where the system has no more."""
+    """The queue at which threads wait for work.
+
+    There is a thread for each core, or fewer where the system cannot start more.
+    """
     waiting: SimpleQueue[Job] = SimpleQueue()
     with suppress(RuntimeError):
         for _ in range(os.cpu_count() or 1):
@@ -68,7 +72,7 @@ def jobs() -> SimpleQueue[Job]:
 
 
 def serve(waiting: SimpleQueue[Job]) -> None:
-    """Does the work that comes, for as long as the process lives."""
+    """Takes work from the queue and does it, until the process ends."""
     while True:
         future, work = waiting.get()
         if future.set_running_or_notify_cancel():
@@ -78,7 +82,7 @@ def serve(waiting: SimpleQueue[Job]) -> None:
                 future.set_exception(error)
             else:
                 future.set_result(None)
-        del future, work  # what they hold is not to live until the next comes
+        del future, work  # frees what they hold before the thread waits again
 
 
 if hasattr(os, "register_at_fork"):

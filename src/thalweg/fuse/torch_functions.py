@@ -1,7 +1,7 @@
-"""PyTorch's C functions that tell what a tensor is, for compiled code.
+"""PyTorch's C functions that describe a tensor, for compiled code.
 
-Its stable interface (`torch/csrc/inductor/aoti_torch/c/shim.h`). Each takes the address of a handle
-and the address that the answer is written to, and returns 0 where there is one.
+They belong to PyTorch's stable interface (`torch/csrc/inductor/aoti_torch/c/shim.h`). Each takes
+the address of a handle and the address to which it writes its answer. It returns 0 on success.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import torch
 from llvmlite import binding
 from numba import types
 
-# On Windows a library does not pass on the functions of the libraries that it needs.
+# On Windows, `torch._C` does not export the functions of the libraries that it loads.
 library = ctypes.CDLL(torch._C.__file__ if os.name == "posix" else "torch_cpu")
 
 
 def getter(what: str) -> Any:
-    """The function that gets this of a tensor."""
+    """The function that reads one property of a tensor."""
     name = f"aoti_torch_get_{what}"
     binding.add_symbol(name, ctypes.cast(getattr(library, name), ctypes.c_void_p).value)
     return types.ExternalFunction(name, types.int32(types.intp, types.intp))

@@ -1,4 +1,4 @@
-"""Follows a chain of rules once, on stand-ins that record what is done to them."""
+"""Runs a chain of rules once on symbols, which record the operations on them as a program."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RESERVED = {"param", "grad", "t", "step", "dtype"}
 
 
 class Symbol:
-    """Stands for a number in a rule's arithmetic, and records what becomes of it."""
+    """Stands for a number in a rule's arithmetic, and records the operations on it."""
 
     def __init__(self, program: Program, place: int) -> None:
         self.program = program
@@ -31,7 +31,7 @@ class Symbol:
         return self.program.operations[self.place].level
 
     def made(self, name: str, *arguments: Any) -> Symbol:
-        """What a primitive gives of these arguments."""
+        """The result of a primitive on these arguments."""
         program = self.program
         given = [program.operations[x.place] for x in arguments if isinstance(x, Symbol)]
         among: Kind = "word" if any(one.kind == "word" for one in given) else "real"
@@ -43,7 +43,7 @@ class Symbol:
         return Symbol(program, program.add(Operation(name, places, level, kind=kind)))
 
     def summed(self, name: str, over: str, *arguments: Any) -> Symbol:
-        """A number of the row, from all elements of a tensor or of a model."""
+        """The result of a sum over all elements of a tensor or a model, a number of the row."""
         if self.level == "row":
             raise UserError(NO_ELEMENTS)
         program = self.program
@@ -54,14 +54,14 @@ class Symbol:
         return Symbol(program, program.asked[-1])
 
     def __getattr__(self, name: str) -> Any:
-        raise TypeError(f"{name} has no place in a straight line")
+        raise TypeError(f"a straight-line program has no {name}")
 
     def __bool__(self) -> bool:
-        raise TypeError("a rule that takes a Python decision on its numbers cannot be traced")
+        raise TypeError("a rule with a Python branch on its numbers cannot be traced")
 
 
 def operator(name: str, reflected: bool) -> Callable[..., Symbol]:
-    """The method of an operator, or of the same with its arguments the other way round."""
+    """The method of an operator; `reflected`: the symbol is its right argument, as in `2 - x`."""
 
     def method(self: Symbol, *others: Any) -> Symbol:
         arguments = (*others, self) if reflected else (self, *others)
@@ -79,12 +79,12 @@ for name in PRIMITIVES:
 def trace(
     chain: Sequence[type[Rule]], dtype: torch.dtype = torch.float32, maximize: bool = False
 ) -> Program:
-    """The program of a chain's step, from `param`, `grad`, `t`, settings and states.
+    """The program of a chain's step. Its inputs are `param`, `grad`, `t`, settings and states.
 
-    dtype: in which the model holds its parameters. maximize: whether `grad` is the gradient of what
-    is to be made large. A pair's parts are the inputs `betas[0]` and `betas[1]`.
+    dtype: the type of the model's parameters. maximize: whether the step is to make the function of
+    `grad` larger. A pair `betas` becomes the inputs `betas[0]` and `betas[1]`.
 
-    Raises TypeError for a chain that no straight-line program can do.
+    Raises TypeError for a chain that is no straight-line program.
     """
     program = Program()
 
@@ -107,7 +107,7 @@ def trace(
         for name, following in rule.coming.items():
             values[name] = pair_or_one(row, name, defaults(chain)[following.hyper])
         if any(state.copies for state in rule.states.values()):
-            raise TypeError("a state of several copies has no place in a straight line")
+            raise TypeError("a straight-line program has no state of several copies")
         states |= {name: element(name) for name in rule.states}
         states |= {name: row(name) for name in rule.row_states}
     grad = -element("grad") if maximize else element("grad")
@@ -117,7 +117,7 @@ def trace(
     for name, value in {"param": param, **cell.states}.items():
         level = "row" if name in row_states else "element"
         if not isinstance(value, Symbol) or value.level != level:
-            raise TypeError(f"{name} does not end as what it began")
+            raise TypeError(f"{name} is not of the level {level} after the step")
         program.results[name] = value.place
     return program
 
@@ -127,6 +127,7 @@ def defaults(chain: Sequence[type[Rule]]) -> dict[str, Any]:
 
 
 def pair_or_one(row: Any, name: str, default: Any) -> Any:
+    """The input of a hyperparameter, or a tuple of inputs where it is a pair."""
     if isinstance(default, tuple):
         return tuple(row(f"{name}[{i}]") for i in range(len(default)))
     return row(name)

@@ -1,8 +1,7 @@
-"""Steps tensors on a GPU with printed Triton kernels, without waiting for it.
+"""Steps tensors on a GPU with printed Triton kernels. The host does not wait for the GPU.
 
-What a step depends on lies on the device: ages, the states of rows and sums never pass through the
-host. Triton itself is first needed when a kernel is made. It keeps machine code in a cache of
-its own, `~/.triton`.
+Ages, row states and sums stay on the device. Triton is imported when the first kernel is made. It
+keeps machine code in its own cache, `~/.triton`.
 """
 
 from __future__ import annotations
@@ -21,20 +20,20 @@ from torch import Tensor
 from thalweg.fuse.kernel import DTYPES, tiled, title
 from thalweg.fuse.passes import Kinds, Part, Sums
 from thalweg.fuse.printed_module import load
-from thalweg.fuse.printing import layout
+from thalweg.fuse.printing import layout_of
 from thalweg.fuse.trace import trace
 from thalweg.fuse.triton_printer import printed
 from thalweg.rules.primitives import SUMS
 from thalweg.rules.rule import Rule
 
 BLOCK = 1024
-"""Elements that one program takes."""
+"""The number of elements that one Triton program steps."""
 
 
 class TritonKernel:
     """The step of a chain for parameters of one type on one device.
 
-    source: the printed module. layout: where it finds what it works on.
+    source: the text of the printed module. layout: the columns of its tables.
     Raises TypeError for a chain that cannot be traced.
     """
 
@@ -47,19 +46,22 @@ class TritonKernel:
     ) -> None:
         self.chain, self.device = chain, device
         program = trace(chain, dtype, maximize)
-        self.layout = layout(program)
+        self.layout = layout_of(program)
         self.source = printed(program, DTYPES[dtype], title(chain))
         self.module = load(self.source)
 
     def table(
-        self, sizes: Sequence[int], group_of: Sequence[int], wide: Sequence[bool]
+        self, sizes: Sequence[int], row_of: Sequence[int], wide: Sequence[bool]
     ) -> TritonTable:
-        """The tensors that it is to step; see `TritonTable`."""
-        return TritonTable(self, sizes, group_of, wide)
+        """The table of the tensors that the kernel steps; see `TritonTable`."""
+        return TritonTable(self, sizes, row_of, wide)
 
 
 def runs_on(device: torch.device) -> bool:
-    """Whether Triton is installed, and steps tensors there: on a GPU, or interpreted on the CPU."""
+    """Whether Triton is installed and can step tensors on a device.
+
+    The device is a GPU, or the CPU where Triton is interpreted.
+    """
     interpreted = os.environ.get("TRITON_INTERPRET", "0") != "0"
     return device.type == ("cpu" if interpreted else "cuda") and installed()
 
@@ -70,23 +72,23 @@ def installed() -> bool:
 
 
 class TritonTable:
-    """The tensors that a kernel steps, in tiles.
+    """The tensors that a kernel steps, cut into tiles.
 
-    sizes: how many elements each has. group_of: the row of the hyperparameters' table that each
-    belongs to. wide: whether the age of each is a float64, not a float32.
+    sizes: the number of elements of each tensor. row_of: for each tensor, its row in the table of
+    hyperparameters. wide: for each tensor, whether its age is a float64 and not a float32.
     """
 
     def __init__(
         self,
         kernel: TritonKernel,
         sizes: Sequence[int],
-        group_of: Sequence[int],
+        row_of: Sequence[int],
         wide: Sequence[bool],
     ) -> None:
         self.kernel, self.device = kernel, kernel.device
         tiles = tiled(sizes, BLOCK)
         self.tiles = [torch.from_numpy(column).to(self.device) for column in tiles]
-        self.group_of = torch.tensor(group_of, device=self.device)
+        self.row_of = torch.tensor(row_of, device=self.device)
         self.wide = torch.tensor(wide, dtype=torch.int64, device=self.device)
         self.scalars = self.zeros(len(sizes), len(kernel.layout.scalars))
         self.sums = self.zeros(len(sizes), len(kernel.layout.sums)).fill_(torch.nan)
@@ -94,19 +96,20 @@ class TritonTable:
         self.counts = counts.to(self.device)
         self.firsts = (counts.cumsum(0) - counts).to(self.device)
         pointers = len(sizes) * len(kernel.layout.columns)
-        # Triton compiles anew for an address that is no multiple of 16.
+        # Triton compiles another kernel for an address that is not a multiple of 16.
         self.behind_pointers = pointers + pointers % 2
-        room = self.behind_pointers + (1 + max(group_of)) * len(kernel.layout.hypers)
+        room = self.behind_pointers + (1 + max(row_of)) * len(kernel.layout.hypers)
         self.given = torch.zeros(room, dtype=torch.int64, device=self.device)
 
     def zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=torch.float64, device=self.device)
 
     def step(self, pointers: NDArray[np.int64], hypers: NDArray[np.float64]) -> Part:
-        """One step of every tensor in place, age and row states included.
+        """Steps every tensor in place, with its age and row states.
 
-        pointers: `[n, c]`, the addresses of the layout's columns. hypers: `[groups, h]`, in the
-        layout's order. All lies on the device.
+        pointers: the addresses, `[n, c]`: a row for each tensor, with the layout's `columns`.
+        hypers: the hyperparameters, `[rows, h]`, with the layout's `hypers` as columns. All
+        addresses are on the device.
         """
         self.give(pointers, hypers)
         known = 0
@@ -132,19 +135,20 @@ class TritonTable:
         return found
 
     def give(self, pointers: NDArray[np.int64], hypers: NDArray[np.float64]) -> None:
-        """Copies what the host knows of a step to the device, at once."""
+        """Copies the addresses and the hyperparameters to the device, in one transfer."""
         given = np.zeros(len(self.given), np.int64)
         given[: pointers.size] = pointers.ravel()
         given[self.behind_pointers :] = hypers.reshape(-1).view(np.int64)
         host = torch.from_numpy(given)
-        # PyTorch does not hand out pinned memory again before it has been copied.
+        # PyTorch does not reuse pinned memory before it has been copied.
         pinned = host.pin_memory() if self.device.type == "cuda" else host
         self.given.copy_(pinned, non_blocking=True)
 
     def rows(self, last: bool) -> None:
+        """Computes the row's numbers of every tensor; last: also updates ages and row states."""
         self.kernel.module.rows[len(self.wide),](
             self.given[self.behind_pointers :].view(torch.float64),
-            self.group_of,
+            self.row_of,
             self.given,
             self.wide,
             self.sums,
@@ -167,5 +171,5 @@ class TritonTable:
 
 
 def on(device: torch.device) -> AbstractContextManager[object]:
-    """Triton launches on the current device."""
+    """Makes a device the current one, because Triton launches kernels on the current device."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from thalweg.errors import UserError
-from thalweg.stack.reasons import place, reason
+from thalweg.stack.reasons import line_of, reason
 from thalweg.user_file import first_words
 
 
@@ -17,4 +17,4 @@ def last_words(error: BaseException) -> str:
         return reason(error)
     line = first_words(error)
     text = line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
-    return text.rstrip(".: ") + place(error)
+    return text.rstrip(".: ") + line_of(error)

@@ -25,7 +25,7 @@ from thalweg.optim.settings import (
 )
 from thalweg.optim.sharded import (
     check_gathered,
-    is_in_parts,
+    is_spread,
     local,
     local_gradient,
     received,
@@ -34,9 +34,9 @@ from thalweg.optim.state import age_in, as_real
 
 
 class RuleOptimizer(GroupedOptimizer):
-    """A `torch.optim.Optimizer` whose steps are those of a chain of rules.
+    """A `torch.optim.Optimizer` that steps by a chain of rules.
 
-    The first step of a parameter that had no gradient until then is its step 1.
+    A parameter counts its own steps from 1, without the steps in which it had no gradient.
     """
 
     needs_closure = False
@@ -53,31 +53,31 @@ class RuleOptimizer(GroupedOptimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step from the gradients that the parameters hold, after `closure` where given."""
+        """One step with the gradients of the parameters; `closure`, if given, is called first."""
         if self.training_point:
             raise UserError(
                 "step was called within evaluation(), where the model does not hold the parameters"
-                " that training goes on from."
+                " of training."
             )
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        params = self.stepping()
+        params = self.with_gradients()
         if found_infinite(self):
             return loss
         unscale(self, params)
         if self.backend == "eager":
-            parted = is_in_parts(self.parameters(), self.zero)
-            step_in_passes(self, eager_parts(self, params), parted)
+            spread = is_spread(self.parameters(), self.zero)
+            step_in_passes(self, eager_parts(self, params), spread)
         else:
             self.fusing.step(self, params)
         for index in range(len(self.param_groups)):
             self.row(index).advance()
         return loss
 
-    def stepping(self) -> list[ParamWithGrad]:
-        """The parameters that have a gradient, with what is here of it."""
+    def with_gradients(self) -> list[ParamWithGrad]:
+        """The parameters that have a gradient, with the local part of the gradient."""
         return [
             (param, grad if type(grad) is Tensor else local_gradient(grad, param), index)
             for index, group in enumerate(self.param_groups)
@@ -86,7 +86,7 @@ class RuleOptimizer(GroupedOptimizer):
         ]
 
     def kernel_source(self) -> str:
-        """The printed kernels that step the parameters; empty where eager arithmetic does."""
+        """The text of the kernels that step the parameters; "" where no kernel does."""
         kernels = {
             kernel_for(self, self.chain(group), (param, local(param), index)): None
             for index, group in enumerate(self.param_groups)
@@ -96,14 +96,17 @@ class RuleOptimizer(GroupedOptimizer):
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
-        """The model at the parameters that evaluation is meant to use, for the time of the block.
+        """Within the block, the model holds the parameters for evaluation.
 
-        Averages and look-ahead rules train at another point than they evaluate at; checkpoints
-        meant for use are saved in here. Training goes on as if nothing had happened. Within such a
-        block another one changes nothing, and no step can be taken. A model of `fully_shard` may
-        still hold the parameters that it has gathered for its last forward pass: call its
-        `reshard()` first within the block and behind it. Under a `ZeroRedundancyOptimizer`, call
-        its `optim.evaluation()`, in all processes: each gives the others what it has averaged.
+        Averages and look-ahead rules evaluate at another point than the one at which they train.
+        Save the checkpoints that you want to use later within the block. After the block, training
+        goes on as before. Within the block a second `evaluation()` does nothing, and `step` raises
+        UserError.
+
+        A model of `fully_shard` may still hold the parameters that it gathered for its last forward
+        pass: call its `reshard()` at the start of the block and after the block. Under a
+        `ZeroRedundancyOptimizer`, call its `optim.evaluation()` in all processes: each process
+        sends the others the averages of its parameters.
         """
         if self.training_point:
             yield
@@ -113,7 +116,7 @@ class RuleOptimizer(GroupedOptimizer):
         try:
             with torch.no_grad():
                 values = list(self.evaluated())
-                while values:  # parameters may share memory: all values come before any is put
+                while values:  # parameters may share memory: no value is set before all are known
                     param, value = values.pop()
                     self.training_point.append((param, param.clone()))
                     as_real(param).copy_(value)
@@ -125,7 +128,7 @@ class RuleOptimizer(GroupedOptimizer):
 
     @torch.no_grad()
     def put_back(self) -> None:
-        """Goes back to the training point, and all the way where a signal's handler raises."""
+        """Gives the model its parameters of training back, also if a signal's handler raises."""
         try:
             while self.training_point:
                 param, value = self.training_point[-1]
@@ -136,7 +139,7 @@ class RuleOptimizer(GroupedOptimizer):
             raise
 
     def evaluated(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """What is here of the parameters that evaluation uses at another value, and that value."""
+        """The local parameters that have another value in evaluation, each with that value."""
         for index, group in enumerate(self.param_groups):
             chain = self.chain(group)
             for param in group["params"]:
@@ -147,16 +150,17 @@ class RuleOptimizer(GroupedOptimizer):
                     yield local(param), value
 
     def observe(self, validation: float | None = None, training: float | None = None) -> None:
-        """Tells plateau schedules the metric that they watch; UserError for what is no number."""
+        """Gives plateau schedules the metric that they watch; UserError if it is not a number."""
         metrics = {"validation": metric("validation", validation)}
         metrics["training"] = metric("training", training)
         for index in range(len(self.param_groups)):
             self.row(index).observe(**metrics)
 
     def load_state_dict(self, state_dict: StateDict) -> None:
-        """Goes on from a saved state: one of ours, or PyTorch's of the optimizer of that name.
+        """Loads a saved state: one of this optimizer, or of PyTorch's optimizer of the same name.
 
-        The state is copied. UserError for one that does not fit, which changes nothing.
+        The state is copied. UserError for a state that does not fit; the optimizer then does not
+        change.
         """
         fitting: list[tuple[Tensor, dict[str, Any]]] = []
 
@@ -204,7 +208,7 @@ class RuleOptimizer(GroupedOptimizer):
         if self.training_point:
             raise UserError(
                 "an optimizer cannot be copied within evaluation(), where the model does not hold"
-                " the parameters that training goes on from."
+                " the parameters of training."
             )
         kept = ("schedules", "recipe", "tracks", "known", "backend")
         return {
@@ -217,13 +221,13 @@ class RuleOptimizer(GroupedOptimizer):
 
 
 def found_infinite(optimizer: Any) -> bool:
-    """Whether a GradScaler says, as it does to fused optimizers, that a gradient is not finite."""
+    """Whether a GradScaler has told the optimizer that some gradient is not finite."""
     found_inf = getattr(optimizer, "found_inf", None)
     return found_inf is not None and bool(found_inf.item())
 
 
 def unscale(optimizer: Any, params: Sequence[ParamWithGrad]) -> None:
-    """Divides the gradients by the scale that a GradScaler gives to fused optimizers."""
+    """Divides the gradients by the scale that a GradScaler has given to the optimizer."""
     scale = getattr(optimizer, "grad_scale", None)
     if scale is not None:
         for _, grad, _ in params:

@@ -12,26 +12,26 @@ from torch import Tensor
 from thalweg.fuse.eager import Cell
 from thalweg.fuse.passes import (
     BranchPart,
+    Combine,
     Part,
-    Whole,
     by_branches,
     eagerly,
     over_model,
-    places_of,
     shared_sums,
+    sum_places,
 )
 from thalweg.optim.groups import Branch, GroupedOptimizer
 from thalweg.optim.rows import stepped
 from thalweg.optim.sharded import (
     check_by_shards,
     local,
-    over_parts,
+    over_spread_model,
     step_sharded,
 )
 from thalweg.optim.state import starting, working
 
 ParamWithGrad = tuple[Tensor, Tensor, int]
-"""A parameter, what is here of the gradient that it has, and its group's index."""
+"""A parameter, the local part of its gradient, and the index of its group."""
 
 
 def by_branch(
@@ -45,37 +45,40 @@ def by_branch(
     return found
 
 
-def step_in_passes(optimizer: GroupedOptimizer, parts: Sequence[BranchPart], parted: bool) -> None:
-    """Steps all parts of each branch side by side; its sums are over all of them.
+def step_in_passes(optimizer: GroupedOptimizer, parts: Sequence[BranchPart], spread: bool) -> None:
+    """Runs all parts of a step, pass by pass; sums are over all parts of a branch.
 
-    parted: whether other processes have parts of the model.
+    spread: whether the model is spread over processes.
     """
     branches, there = optimizer.branches(), {part.branch for part in parts}
-    if parted:
-        asking = [one for one in branches if places_of(one[1], torch.float32) != ()]
+    if spread:
+        asking = [one for one in branches if sum_places(one[1], torch.float32) != ()]
         parts = [*parts, *(standing_by(optimizer, one) for one in asking if one not in there)]
     order: dict[Hashable, int] = {branch: place for place, branch in enumerate(branches)}
 
-    def whole(some: Sequence[BranchPart]) -> Whole:
-        if not parted:
+    def combine_for(some: Sequence[BranchPart]) -> Combine:
+        if not spread:
             return over_model
         params = [param for each in some for param in each.params]
-        return partial(over_parts, params, optimizer.parameters(), optimizer.zero)
+        return partial(over_spread_model, params, optimizer.parameters(), optimizer.zero)
 
-    # All processes have them in one order.
-    by_branches(sorted(parts, key=lambda part: order[part.branch]), whole)
+    # All processes must run the branches in the same order.
+    by_branches(sorted(parts, key=lambda part: order[part.branch]), combine_for)
 
 
 def of_branch(
     optimizer: GroupedOptimizer, branch: Branch, params: Sequence[Tensor], part: Part
 ) -> BranchPart:
-    """A part of a branch, which steps these parameters."""
-    return BranchPart(branch, part, shared_sums(branch[1], optimizer.shared), params)
+    """A part that steps these parameters, with its branch."""
+    return BranchPart(branch, part, shared_sums(branch[1], optimizer.shared_rules), params)
 
 
 @torch.no_grad()
 def standing_by(optimizer: GroupedOptimizer, branch: Branch) -> BranchPart:
-    """Takes part in the sums of a step for which this process has no gradient."""
+    """A part without elements, for a branch of which this process has no gradient.
+
+    The process must still join in the sums of the other processes.
+    """
     model, (_, chain) = optimizer.parameters(), branch
     check_by_shards(model, chain)
     index = [optimizer.branch(group) for group in optimizer.param_groups].index(branch)
@@ -90,10 +93,9 @@ def standing_by(optimizer: GroupedOptimizer, branch: Branch) -> BranchPart:
 
 
 def eager_parts(optimizer: GroupedOptimizer, params: Sequence[ParamWithGrad]) -> list[BranchPart]:
-    """Who steps parameters that no kernel steps.
+    """The parts that step parameters by eager arithmetic, one for each branch.
 
-    Those on the device meta have no numbers: RuntimeError where their group is `fused`, as in
-    PyTorch.
+    RuntimeError for a parameter on the device meta in a group with `fused=True`, as in PyTorch.
     """
     if any(param.is_meta and optimizer.param_groups[i].get("fused") for param, _, i in params):
         raise RuntimeError(

@@ -1,4 +1,4 @@
-"""What an optimizer does with each parameter, and what it keeps for it."""
+"""A table of an optimizer's parameters: their roles, their routes and the size of their states."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from thalweg.optim.state import Chain, as_real, counting, precise, shape_of
 
 
 class Described(NamedTuple):
-    """One parameter: what is here of it, its role, the routes that it takes, and the bytes that
-    are kept for it from its first step on.
-    """
+    """One parameter: its name, shape, role and routes, and the bytes of its states."""
 
     parameter: str
     shape: tuple[int, ...]
@@ -25,7 +23,7 @@ class Described(NamedTuple):
 
 
 class Description(list[Described]):
-    """All parameters of an optimizer; printed, it is a table."""
+    """All parameters of an optimizer. It is printed as a table."""
 
     @property
     def state_bytes(self) -> int:
@@ -43,7 +41,7 @@ class Description(list[Described]):
 
 
 def state_bytes(chain: Chain, param: Tensor, values: Mapping[str, Any]) -> int:
-    """The bytes of what a chain keeps of a parameter, its count of steps included."""
+    """The bytes of a parameter's states in this process, with its count of steps."""
     if not param.requires_grad:
         return 0
     of_row = sum(len(rule.row_states) for rule in chain)
@@ -52,7 +50,7 @@ def state_bytes(chain: Chain, param: Tensor, values: Mapping[str, Any]) -> int:
 
 
 def kept_numbers(chain: Chain, param: Tensor, values: Mapping[str, Any]) -> int:
-    """How many numbers a chain keeps of what is here of a parameter."""
+    """How many numbers a chain keeps for the elements of a parameter in this process."""
     here = as_real(local(param))
     states = [state for rule in chain for state in rule.states.values()]
     return sum(prod(shape_of(here, state, values)) for state in states)

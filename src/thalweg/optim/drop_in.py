@@ -1,4 +1,4 @@
-"""The drop-in class of a named optimizer, made of its record."""
+"""Makes the drop-in class of a named optimizer from its record."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from thalweg.rules.record import DROP_IN, Named
 
 
 class NamedOptimizer(RuleOptimizer):
-    """Builds its chain from its group's settings, so that groups may differ in all of them."""
+    """An optimizer whose groups each choose their chain by their own settings."""
 
     named: ClassVar[Named]
 
@@ -52,7 +52,10 @@ class NamedOptimizer(RuleOptimizer):
 
 
 def classes_of(all_named: Iterable[Named], module: str) -> dict[str, type[NamedOptimizer]]:
-    """The drop-in classes by name, as of that module. AdamW is an Adam, as in PyTorch."""
+    """The drop-in classes by name. AdamW is a subclass of Adam, as in PyTorch.
+
+    module: the name of the module that the classes say they come from.
+    """
     made: dict[str, type[NamedOptimizer]] = {}
     for named in all_named:
         rule = named.stepping

@@ -1,4 +1,4 @@
-"""Somebody else's optimizer, as training takes one."""
+"""An adapter that lets training use any optimizer of PyTorch or of another package."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ COUNTS = "steps_and_evaluations"
 
 
 class Foreign:
-    """Any `torch.optim.Optimizer` as a `Stepper`: its steps are its own, to the bit.
+    """Any `torch.optim.Optimizer` as a `Stepper`. Its steps are the same to the bit.
 
-    It counts how often a step computes the gradients: an optimizer whose `step` has to be given a
-    closure, as L-BFGS, may do so several times. Evaluation is at the parameters as they are, and
-    no schedule follows a metric.
+    The adapter counts how often a step computes the gradients: an optimizer whose `step` needs a
+    closure, such as L-BFGS, may compute them several times. Evaluation uses the parameters of
+    training. No schedule follows a metric.
     """
 
     averages = False
@@ -47,7 +47,7 @@ class Foreign:
 
     @property
     def cost(self) -> Cost:
-        """What it has kept and computed so far."""
+        """The numbers that it keeps now, and the mean number of gradients for each step so far."""
         kept = tree_leaves(list(self.optimizer.state.values()))
         numbers = sum(x.numel() for x in kept if isinstance(x, Tensor) and x.ndim)
         params = sum(param.numel() for group in self.param_groups for param in group["params"])
@@ -62,12 +62,13 @@ class Foreign:
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         def counted() -> float:
             self.evaluations += 1
-            assert closure, "a step without one asks for no gradient"
+            assert closure, "the optimizer calls this only where it was given a closure"
             return closure()
 
         before = self.evaluations
         loss = self.optimizer.step(counted) if closure else self.optimizer.step()
-        self.evaluations = max(self.evaluations, before + 1)  # of one computed in front of the step
+        # Without a closure, the caller has computed the gradients once before the step.
+        self.evaluations = max(self.evaluations, before + 1)
         self.steps += 1
         return None if loss is None else float(loss)
 
@@ -83,4 +84,4 @@ class Foreign:
         return nullcontext()
 
     def observe(self, validation: float | None = None, training: float | None = None) -> None:
-        """There is nothing that follows a metric."""
+        """Does nothing: no schedule of another optimizer follows a metric."""

@@ -14,7 +14,7 @@ from thalweg.errors import UserError
 from thalweg.fuse import eager
 from thalweg.fuse.matrices import check_matrices
 from thalweg.fuse.passes import (
-    places_of,
+    sum_places,
 )
 from thalweg.optim.description import Described, Description, kept_numbers, state_bytes
 from thalweg.optim.rows import Group, Held, Row
@@ -42,16 +42,16 @@ from thalweg.routes import (
 from thalweg.rules.rule import settings_of
 
 Branch = tuple[str, Chain]
-"""The route to a chain of its own, none for the chain of all, and the chain."""
+"""The name of a branch, which is "" where a recipe has no branches, and its chain."""
 
 
 class GroupedOptimizer(UntracedOptimizer):
     """An optimizer whose parameter groups have a chain of rules each.
 
-    A group holds a number for each hyperparameter, under PyTorch's name, and each may be changed
-    between steps. A tensor of one number stays that tensor. Where a schedule was given, the number
-    is the schedule's base, and the schedule is a factor beside it that counts the group's own steps
-    from 0.
+    A group holds a number for each hyperparameter, under PyTorch's name. Each may be changed
+    between steps. A tensor of one number is kept as that tensor. Where a schedule was given, the
+    group holds the schedule's base, and the schedule multiplies it by a factor; the schedule counts
+    the steps of the group from 0.
     """
 
     fixed: ClassVar[Mapping[str, Any]] = {}
@@ -84,30 +84,30 @@ class GroupedOptimizer(UntracedOptimizer):
         raise NotImplementedError
 
     def defaults_of(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings that a group has where its user gave it none of its own."""
+        """The settings that a group has where the user gave it none."""
         track = self.tracks.get(group.get("route", ""))
         return self.settings_on(track, {}) if track else self.defaults
 
     @property
-    def shared(self) -> int:
-        """How many rules all branches begin with, whose sums over the model are over all of it."""
+    def shared_rules(self) -> int:
+        """The number of rules with which all branches begin; their sums are over all branches."""
         return len(self.recipe.rules) if self.recipe and self.recipe.branches else 0
 
     def branch(self, group: Group) -> Branch:
-        """What a group's sums over the model are over, and its rules."""
+        """The branch of a group, and its chain. Sums over the model are over one branch."""
         track = self.tracks.get(group.get("route", ""))
         return track.branch if track else "", self.chain(group)
 
     def branches(self) -> list[Branch]:
-        """Those of all groups, each once."""
+        """The branches of all groups, without duplicates."""
         return list(dict.fromkeys(map(self.branch, self.param_groups)))
 
     def chains(self) -> list[Chain]:
-        """Those of all groups, each once."""
+        """The chains of all groups, without duplicates."""
         return list(dict.fromkeys(chain for _, chain in self.branches()))
 
     def by_routes(self, group: Group) -> list[Group]:
-        """The groups that a group becomes, one for all parameters that take the same routes."""
+        """Splits a group into one for each track."""
         if self.recipe is None:
             return [{**self.defaults, **group}]
         entries = listed(group["params"])
@@ -122,7 +122,7 @@ class GroupedOptimizer(UntracedOptimizer):
         return list(found.values())
 
     def settings_on(self, track: Track, group: Group) -> dict[str, Any]:
-        """The group of those parameters of a given group that have this track."""
+        """The settings of the parameters of a group that have this track."""
         assert self.recipe is not None, "tracks come from a recipe"
         known = track.settings()
         others = {name for rules in self.recipe.chains for name in settings_of(rules)}
@@ -132,7 +132,7 @@ class GroupedOptimizer(UntracedOptimizer):
         return {**self.defaults, **given, **track.settings(own), "route": track.name}
 
     def accepted(self, group: Group) -> Group:
-        """A group with its settings as it is to hold them; UserError for one outside its range."""
+        """A group with its settings as it will hold them; UserError for one out of range."""
         held = dict(group)
         require_flag("maximize", group["maximize"])
         plain = {name: number(group[name]) for name in group if name != "params"}
@@ -142,13 +142,13 @@ class GroupedOptimizer(UntracedOptimizer):
         return held
 
     def add_param_group(self, param_group: Group) -> None:
-        """Adds a group; UserError for a hyperparameter outside its range."""
+        """Adds a group; UserError for a hyperparameter that is out of range."""
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, not {short(param_group)}.")
         if "params" not in param_group:
             raise UserError("a parameter group needs its params, a tensor or several.")
         groups = list(map(self.accepted, self.by_routes(param_group)))
-        for group in groups:  # a whole one is the user's own dictionary, as in PyTorch
+        for group in groups:  # a group that is not split stays the user's dictionary, as in PyTorch
             self.add_one_group(param_group if len(groups) == 1 else {}, group)
 
     def add_one_group(self, param_group: Group, group: Group) -> None:
@@ -157,7 +157,7 @@ class GroupedOptimizer(UntracedOptimizer):
         super().add_param_group(param_group)
         try:
             check_matrices(self.chain(group), param_group["params"])
-            if places_of(self.chain(group), torch.float32):
+            if sum_places(self.chain(group), torch.float32):
                 check_summable(param_group["params"])
         except UserError:
             self.param_groups.pop()
@@ -169,36 +169,36 @@ class GroupedOptimizer(UntracedOptimizer):
         return Row(self.param_groups[index], self.scheduled(index))
 
     def scheduled(self, index: int) -> dict[str, Any]:
-        """The schedules of a group, by the hyperparameter that each is a factor of.
+        """The schedules of a group, by the hyperparameter that each multiplies.
 
-        UserError where groups were added or removed by hand beside groups with schedules.
+        UserError where the user has added or removed groups by hand, and some have schedules.
         """
         if len(self.schedules) != len(self.param_groups):
             if any(self.schedules):
                 raise UserError(
-                    "param_groups has other groups than the optimizer was given, and which schedule"
-                    " belongs to which of them is not known; add groups by add_param_group."
+                    "param_groups was changed by hand, so it is not known which schedule belongs to"
+                    " which group; add groups by add_param_group."
                 )
             self.schedules = [{} for _ in self.param_groups]
         return self.schedules[index]
 
     def values(self, index: int) -> dict[str, Any]:
-        """The hyperparameters and options of a group at its coming step, schedules included."""
+        """The hyperparameters and options of a group at its next step, with schedules applied."""
         return self.row(index).values(self.chain(self.param_groups[index]))
 
     def held(
         self, chain: Chain, param: Tensor, grad: Tensor, index: int, device: torch.device = CPU
     ) -> Held:
-        """A parameter before its coming step, with all that its chain keeps for it.
+        """A parameter before its next step, with its complete state.
 
-        device: where the count of its steps lies.
+        index: the index of its group. device: where its count of steps lies.
         """
         values, saved = self.values(index), self.state[param]
-        complete(saved, chain, param, values, device)
+        complete(saved, chain=chain, param=param, values=values, device=device)
         return Held(param, descending(grad, self.param_groups[index]["maximize"]), saved, values)
 
     def parameters(self) -> list[Tensor]:
-        """Those of all groups."""
+        """The parameters of all groups."""
         return [param for group in self.param_groups for param in group["params"]]
 
     @property
@@ -208,12 +208,12 @@ class GroupedOptimizer(UntracedOptimizer):
 
     @property
     def averages(self) -> bool:
-        """Whether evaluation is at an average of the iterates."""
+        """Whether evaluation uses an average of the iterates."""
         return any(map(eager.averages, self.chains()))
 
     @property
     def cost(self) -> Cost:
-        """The numbers that are kept for each number of the parameters; a gradient a step."""
+        """What the optimizer keeps for each number of the parameters, and one gradient a step."""
         kept = numbers = 0
         for group in self.param_groups:
             chain = self.chain(group)
@@ -223,8 +223,9 @@ class GroupedOptimizer(UntracedOptimizer):
         return Cost(kept / max(1, numbers), 1.0)
 
     def describe(self) -> Description:
-        """Each parameter with its shape, its role, the routes that it takes, and the bytes of what
-        is kept for it; nothing is allocated for that, and a model on the device meta will do.
+        """A table with each parameter's shape, role and routes, and the bytes of its states.
+
+        No memory is allocated for it, so a model on the device meta is enough.
         """
         found = Description()
         for index, group in enumerate(self.param_groups):
@@ -241,7 +242,7 @@ class GroupedOptimizer(UntracedOptimizer):
 
 
 def with_names(params: ParamsT | nn.Module) -> tuple[Any, dict[str, Parameter]]:
-    """What an optimizer is given, as PyTorch takes it, and what is known of it by name."""
+    """An optimizer's parameters in the form that PyTorch takes, and their roles by name."""
     if isinstance(params, nn.Module):
         named = list(params.named_parameters())
         return named, dict(zip([name for name, _ in named], parameters_of(params), strict=True))
@@ -257,6 +258,6 @@ def with_names(params: ParamsT | nn.Module) -> tuple[Any, dict[str, Parameter]]:
 
 
 def descending(grad: Tensor, maximize: bool) -> Tensor:
-    """A gradient, dense, of what is to be made small."""
+    """The dense gradient of the function to minimize."""
     dense = working((grad.to_dense() if grad.is_sparse else grad).resolve_conj())
     return -dense if maximize else dense

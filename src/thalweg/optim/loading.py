@@ -1,4 +1,4 @@
-"""Whether a saved state fits an optimizer, and what becomes of it there."""
+"""Checks whether a saved state fits an optimizer, and copies it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ A_STATE = "the state of an optimizer is a dictionary with the keys state and par
 
 
 def dictionary(given: Any) -> Any:
-    """What is given as a state, where it is a dictionary; UserError where not."""
+    """The given state; UserError where it is not a dictionary."""
     if not isinstance(given, Mapping):
         raise UserError(f"{A_STATE}, not {brief(given)}.")
     return given
@@ -30,9 +30,9 @@ def dictionary(given: Any) -> Any:
 def fitted(
     optimizer: GroupedOptimizer, given: Mapping[str, Any]
 ) -> list[tuple[Tensor, dict[str, Any]]]:
-    """The parameters that a saved state is for, each with a copy of what its chain keeps.
+    """The parameters that have a saved state, each with a copy of its states.
 
-    UserError for a state that the optimizer cannot go on from.
+    UserError for a saved state that does not fit the optimizer.
     """
     if not {"state", "param_groups"} <= set(given):
         raise UserError(f"{A_STATE}; this one has {', '.join(map(str, given)) or 'none'}.")
@@ -56,17 +56,18 @@ def fitted(
         for param, key in zip(group["params"], saved["params"], strict=True):
             if key in given["state"]:
                 kept = given["state"][key]
-                check_kept(chain, param, kept, settings, f"parameter {key}")
+                where = f"parameter {key}"
+                check_kept(chain, param, kept, settings=settings, where=where)
                 found.append((param, restored(chain, param, kept)))
     return found
 
 
 def check_group(optimizer: GroupedOptimizer, group: Any, where: str, saved: Any) -> None:
-    """UserError for a group of another optimizer's, or with a setting outside its range.
+    """UserError for a saved group of another optimizer, or with a setting that is out of range.
 
-    Flags may be missing, since older versions of PyTorch do not know all of them, and so may
-    settings that do nothing at 0, and those that a wrapper has added to the defaults. What
-    schedulers and users have put in a group stays there.
+    A saved group may lack flags, because older versions of PyTorch do not have all of them. It may
+    also lack settings that are 0, which do nothing, and settings that a wrapper has added to the
+    defaults. Keys that schedulers and users have put in a group are kept.
     """
     if not isinstance(saved, Mapping) or not isinstance(saved.get("params"), Sequence):
         raise UserError(f"{where} has to be a dictionary with a list params, not {brief(saved)}.")
@@ -98,7 +99,7 @@ def check_group(optimizer: GroupedOptimizer, group: Any, where: str, saved: Any)
 
 
 def is_memory(kept: Any) -> bool:
-    """Whether it is numbers by name, or such for each of a pair, as schedules remember them."""
+    """Whether a saved memory is numbers by name, or for a pair of schedules a list of such."""
     return all(
         isinstance(part, Mapping) and not any(math.isnan(plain(x)) for x in part.values())
         for part in (kept if isinstance(kept, list) else [kept])
@@ -106,7 +107,7 @@ def is_memory(kept: Any) -> bool:
 
 
 def effective(settings: Mapping[str, Any]) -> set[str]:
-    """The settings that are no flags and do something: momentum or decay of 0 does nothing."""
+    """The settings that have an effect, without flags: a momentum or a decay of 0 has none."""
     numbers = {n: number(x) for n, x in settings.items() if not isinstance(x, bool | None)}
     return {name for name, value in numbers.items() if value != 0}
 
@@ -114,7 +115,7 @@ def effective(settings: Mapping[str, Any]) -> set[str]:
 def check_kept(
     chain: Chain, param: Tensor, kept: Any, settings: Mapping[str, Any], where: str
 ) -> None:
-    """UserError for a parameter's state that is not what its chain keeps."""
+    """UserError for a saved state of a parameter that does not fit its chain."""
     if not isinstance(kept, Mapping):
         raise UserError(f"the state of {where} has to be a dictionary, not {brief(kept)}.")
     if kept.get("step") is not None:
@@ -122,7 +123,7 @@ def check_kept(
     states = {name: state for rule in chain for name, state in rule.states.items()}
     there = [name for name in states if kept.get(name) is not None]
     if not there and not others(states, kept):
-        return  # its first step with this chain is yet to come
+        return  # the parameter has taken no step with this chain
     row_states = [name for rule in chain for name in rule.row_states]
     needed = [*states, *row_states]
     if all(rule.torch is None or rule.torch.counts for rule in chain):
@@ -134,13 +135,14 @@ def check_kept(
         )
     for name, state in states.items():
         check_tensor(f"{name} of {where}", kept[name], param)
-        check_shape(f"{name} of {where}", kept[name], param, state, settings)
+        label = f"{name} of {where}"
+        check_shape(label, kept[name], param=param, state=state, values=settings)
     for name in row_states:
         check_number(f"{name} of {where}", kept[name])
 
 
 def others(states: Mapping[str, Any], kept: Mapping[str, Any]) -> set[str]:
-    """What another chain has kept for a parameter; a wrapper may keep what it likes."""
+    """The states of other chains in a saved state; other keys may belong to a wrapper."""
     known = {name for rule in every_rule() for name in rule.states}
     return known.intersection(kept).difference(states)
 
@@ -162,7 +164,7 @@ def check_number(name: str, kept: Any) -> None:
 
 
 def brief(value: Any) -> str:
-    """A value in few words."""
+    """A short text that describes a value."""
     if isinstance(value, Tensor):
         return f"a tensor of {value.dtype} of the shape {tuple(value.shape)}"
     text = short(value)
@@ -170,9 +172,9 @@ def brief(value: Any) -> str:
 
 
 def restored(chain: Chain, param: Tensor, saved: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of what a chain keeps, from a parameter's saved state, in a precision of its own.
+    """A copy of a parameter's states, in the precision that states have.
 
-    PyTorch would round it to the parameter's.
+    PyTorch would round them to the precision of the parameter.
     """
     states = {name for rule in chain for name in rule.states}
     row_states = {name for rule in chain for name in rule.row_states}
@@ -188,5 +190,8 @@ def restored(chain: Chain, param: Tensor, saved: Mapping[str, Any]) -> dict[str,
 
 
 def copied(loaded: Mapping[str, Any]) -> dict[str, Any]:
-    """A parameter's state as PyTorch has loaded it, which may share tensors with the saved one."""
+    """A copy of a parameter's state after PyTorch has loaded it.
+
+    Without the copy it may share tensors with the saved state.
+    """
     return {n: x.detach().clone() if isinstance(x, Tensor) else x for n, x in loaded.items()}

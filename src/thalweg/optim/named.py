@@ -1,8 +1,8 @@
 """The named optimizers, with PyTorch's arguments, defaults and group keys.
 
-Made of their records; `named.pyi` says what each takes. `foreach` and `fused` choose among
-PyTorch's own implementations of one formula: they are taken, so that a script need not change, and
-choose nothing here.
+The classes are made from their records; `named.pyi` lists their arguments. In PyTorch, `foreach`
+and `fused` choose among implementations of one formula. These classes accept them, so that a script
+need not change, and ignore them.
 """
 
 from thalweg.optim.drop_in import classes_of

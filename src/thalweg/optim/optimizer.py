@@ -27,21 +27,23 @@ class Optimizer(RuleOptimizer):
         recipe = chain(clip_value(1.0), adam(lr=3e-3), tail_average(last=500))
         optimizer = Optimizer(model.parameters(), recipe)
 
-    recipe: a recipe, a rule, the name of an optimizer, or the path of a recipe file, `*.toml`, or
-    of a rule in a file, `rules.py:Mine`. Each of its settings is a key of the parameter groups.
-    Where it has routes, a group becomes one for all of its parameters that take the same routes,
-    whose names are its "route": give the model, which tells the role of each parameter, or
-    `model.named_parameters()`, whose names let it be guessed. A setting that a group of yours has
-    takes the place of its chain's; what routes change, they change in your groups too.
-    `optimizer.describe()` shows what goes where.
+    recipe: a recipe, a rule, the name of an optimizer, the path of a recipe file (`*.toml`), or a
+    rule in a file (`rules.py:Mine`). Each of its settings is a key of the parameter groups. A
+    setting in a group of yours replaces the recipe's setting.
 
-    backend: "auto" steps with compiled kernels what these can, which is contiguous float32, float64
-    and bfloat16 on the CPU (by Numba) and on a GPU (by Triton); the rest is stepped eagerly, which
-    is said once. "numba" and "triton" take that compiler alone. "eager" steps everything by the
-    rules' arithmetic on whole tensors. Triton steps tensors on the CPU only in its interpreter,
-    which serves to test kernels: where TRITON_INTERPRET=1 is set.
+    A recipe with routes splits each group, so that all parameters of a group take the same routes;
+    the group's key "route" names them. Give the model itself, from which the role of each parameter
+    is known, or `model.named_parameters()`, from whose names it is guessed. A setting that a route
+    changes is changed in your groups too. `optimizer.describe()` shows the routes of each
+    parameter.
 
-    Raises UserError for a setting outside its range, for an unknown recipe or backend, and for
+    backend: "auto" steps with compiled kernels where it can: contiguous float32, float64 and
+    bfloat16 tensors on the CPU (by Numba) and on a GPU (by Triton). It steps all others eagerly,
+    and warns once. "numba" and "triton" use only that compiler. "eager" computes every step with
+    PyTorch's functions on whole tensors. With TRITON_INTERPRET=1, Triton's interpreter steps
+    tensors on the CPU, which is useful to test kernels.
+
+    Raises UserError for a setting that is out of range, for an unknown recipe or backend, and for
     parameters that no route takes.
     """
 
@@ -58,7 +60,7 @@ class Optimizer(RuleOptimizer):
     def add_param_group(self, param_group: Group) -> None:
         """Adds a group; UserError for a setting that the recipe does not have.
 
-        What is no setting of any optimizer stays in the group, as in PyTorch.
+        A key that is not a setting of any optimizer stays in the group, as in PyTorch.
         """
         known = list(self.defaults)
         for rules in self.recipe.chains if self.recipe else ():
@@ -79,7 +81,7 @@ class Optimizer(RuleOptimizer):
 
 
 def is_setting(name: object, own: Collection[str]) -> bool:
-    """Whether a key of a group is meant to be a setting: some rule has it, or it is nearly ours."""
+    """Whether a key of a group is meant as a setting: a rule has it, or it resembles one."""
     if not isinstance(name, str) or name == "params":
         return False
     flags = {flag for named in NAMED.values() for flag in named.flags}

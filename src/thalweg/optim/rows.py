@@ -1,7 +1,7 @@
-"""Rows and what stands in them: what a drop-in optimizer and a stack are made of alike.
+"""Rows and the tensors in them. Drop-in optimizers and stacks are both built from these classes.
 
-A row is a parameter group of a member, with a number of its own for each setting. A drop-in
-optimizer is one member, and has a row for each of its groups; a stack has the rows of many members.
+A row is a parameter group of a member, with its own value for each setting. A drop-in optimizer is
+one member and has a row for each of its groups. A stack has the rows of many members.
 """
 
 from __future__ import annotations
@@ -26,7 +26,15 @@ from thalweg.fuse.kernel import labelled
 from thalweg.fuse.matrices import OnMatrices, step_matrices
 from thalweg.fuse.passes import Part, eagerly
 from thalweg.fuse.staged_kernel import StagedTable
-from thalweg.optim.settings import at, base, holds_schedule, is_numeric, memory, number, observed
+from thalweg.optim.settings import (
+    at_step,
+    base,
+    holds_schedule,
+    is_numeric,
+    memory,
+    number,
+    observed,
+)
 from thalweg.optim.sharded import local
 from thalweg.optim.state import Chain, age, age_in, as_real, working
 
@@ -37,9 +45,9 @@ Group = dict[str, Any]
 class Row:
     """A parameter group of a member.
 
-    group: its settings by name, as plain numbers, and, where some follow schedules, `step_count`,
-    the steps that it has taken, and `memory`, what the schedules remember. schedules: by setting,
-    factors of its number.
+    group: its settings by name, as plain numbers. Where some settings have schedules, it also has
+    `step_count`, the number of steps so far, and `memory`, what the schedules remember. schedules:
+    the schedules by setting; each gives a factor of the setting's number.
     """
 
     group: Group
@@ -56,7 +64,10 @@ class Row:
         return cls(group, schedules)
 
     def begin(self, steps: int, memory: Mapping[str, Any]) -> None:
-        """Goes on with the schedules behind so many steps, with what they remember from there."""
+        """Sets the schedules to a number of steps and to what they remember.
+
+        memory: what another row's schedules remember, by setting.
+        """
         if self.schedules:
             self.group["step_count"] = steps
             self.group["memory"] |= {n: memory[n] for n in self.group["memory"] if n in memory}
@@ -66,15 +77,15 @@ class Row:
             self.group["step_count"] += 1
 
     def observe(self, **metrics: float | None) -> None:
-        """Tells plateau schedules the metrics that they watch."""
+        """Gives plateau schedules the metrics that they watch."""
         for name, schedule in self.schedules.items():
             kept = self.group["memory"][name]
             self.group["memory"][name] = observed(schedule, kept, **metrics)
 
     def now(self, name: str, ahead: int = 0) -> Any:
-        """A setting at the coming step, or `ahead` steps after it (before it, below 0).
+        """A setting at the next step, or `ahead` steps after it; before it where `ahead` < 0.
 
-        UserError for one that has been changed to what is no number.
+        UserError for a setting that the user has changed to something that is not a number.
         """
         value = number(self.group[name])
         if not is_numeric(value):
@@ -85,31 +96,31 @@ class Row:
         if name not in self.schedules:
             return value
         step = self.group["step_count"] + ahead
-        return at(value, self.schedules[name], step, self.group["memory"][name])
+        return at_step(value, self.schedules[name], step, self.group["memory"][name])
 
     def values(self, chain: Chain) -> dict[str, Any]:
-        """The hyperparameters and options of a chain at the coming step."""
+        """The hyperparameters and options of a chain at the next step."""
         options = {name: self.group[name] for rule in chain for name in rule.options}
         return options | {name: self.now(*read) for name, read in read_by(chain).items()}
 
     def scheduled(self, chain: Chain) -> dict[str, Any]:
-        """Those of the values that follow schedules."""
+        """The values at the next step that have schedules."""
         own = self.schedules
         return {name: self.now(*read) for name, read in read_by(chain).items() if read[0] in own}
 
 
 @cache
 def read_by(chain: Chain) -> dict[str, tuple[str, int]]:
-    """What a chain reads: by name, a hyperparameter, and how many steps after the coming one."""
+    """The values that a chain reads, by name: the hyperparameter, and the number of steps ahead."""
     hypers = {name: (name, 0) for rule in chain for name in rule.hypers}
     return hypers | {n: (after.hyper, 1) for rule in chain for n, after in rule.coming.items()}
 
 
 class Held(NamedTuple):
-    """A tensor that stands in a row, before its coming step.
+    """A parameter tensor of a row, before its next step.
 
-    grad: what is here of the gradient of what is to be made small. saved: what is kept for the
-    tensor, all that its chain needs. values: its row's.
+    grad: the local part of the gradient of the function to minimize. saved: the states of the
+    tensor by name, complete for its chain. values: the values of its row.
     """
 
     param: Tensor
@@ -118,7 +129,7 @@ class Held(NamedTuple):
     values: Mapping[str, Any]
 
     def cell(self, chain: Chain) -> Cell:
-        """The tensor on its way through the step."""
+        """The cell that computes the step."""
         states: dict[str, Any] = {
             name: as_real(local(self.saved[name])) for rule in chain for name in rule.states
         }
@@ -127,7 +138,7 @@ class Held(NamedTuple):
         return Cell(working(local(self.param)), working(self.grad), values, states)
 
     def keep(self, cell: Cell) -> None:
-        """Changes the tensor, and what is kept for it, to what the step has made of them."""
+        """Copies the result of the step into the tensor and its states."""
         as_real(local(self.param)).copy_(cell.param)
         increment_version(self.param)
         self.saved["step"].fill_(cell.values["t"])
@@ -138,7 +149,7 @@ class Held(NamedTuple):
                 self.saved[name].fill_(value)
 
     def evaluated(self, chain: Chain) -> Tensor | None:
-        """The value of the tensor that evaluation uses; none where it is the one that it has."""
+        """The value of the tensor for evaluation; None where it is the present value."""
         if age_in(chain, self.saved) == 0:
             return None
         cell = self.cell(chain)
@@ -149,7 +160,7 @@ class Held(NamedTuple):
 
 @torch.no_grad()
 def stepped(chain: Chain, held: Sequence[Held], on_whole: OnMatrices = step_matrices) -> Part:
-    """Steps tensors by their chain's arithmetic. on_whole: what steps matrices."""
+    """A part that steps tensors eagerly. on_whole: steps cells by a rule on matrices."""
     cells = [one.cell(chain) for one in held]
     yield from eagerly(chain, cells, on_whole)
     for one, cell in zip(held, cells, strict=True):
@@ -157,10 +168,10 @@ def stepped(chain: Chain, held: Sequence[Held], on_whole: OnMatrices = step_matr
 
 
 class Launch:
-    """Tensors that one kernel steps together, and the numbers of the rows in which they stand.
+    """The table of the tensors that one kernel steps together, and the values of their rows.
 
-    sizes: how many elements each has. row_of: the place of its row. wide: whether its count of
-    steps is a float64, not a float32.
+    sizes: the number of elements of each tensor. row_of: for each tensor, the place of its row.
+    wide: for each tensor, whether its count of steps is a float64 and not a float32.
     """
 
     def __init__(
@@ -176,7 +187,7 @@ class Launch:
         self.table = kernel.table(sizes, row_of, wide)
 
     def renew(self, place: int, values: Mapping[str, Any]) -> None:
-        """Takes values of a row, all of them at first."""
+        """Stores values of a row; the first call for a row must have all of them."""
         for label, value in labelled(values).items():
             if label in self.columns:
                 self.numbers[place, self.columns[label]] = value
@@ -187,7 +198,11 @@ class Launch:
         held: Callable[[], Iterable[Held]],
         on_whole: OnMatrices = step_matrices,
     ) -> Part:
-        """Steps them all where they lie; `held` gives those whose chain has rules on matrices."""
+        """A part that steps all tensors in place.
+
+        addresses: the addresses of the tensors, `[n, c]`, with the kernel's columns. held: gives
+        the tensors; only called where the chain has rules on matrices.
+        """
         if isinstance(self.table, StagedTable):
             cells = [one.cell(self.kernel.chain) for one in held()]
             yield from self.table.step(addresses, self.numbers, cells, on_whole)

@@ -1,11 +1,12 @@
-"""Models in parts: each process steps the part that it has, and sums are over all parts.
+"""Models that are spread over processes: each process steps its own part of the model.
 
-The parts are shards of each parameter (DTensor), or whole parameters, of which each process steps
-some. The latter are the work of PyTorch's `ZeroRedundancyOptimizer`, called ZeRO here.
+Either each process has a shard of each parameter (DTensor), or each process steps some whole
+parameters, as under PyTorch's `ZeroRedundancyOptimizer`, called ZeRO here. In both cases sums are
+over the whole model.
 """
 
-# `torch.distributed.tensor` takes half a second to import, and who has a DTensor has done so: it is
-# imported where there is one.
+# `torch.distributed.tensor` takes half a second to import. It is imported only where there is a
+# DTensor, for which the user has imported it already.
 
 from __future__ import annotations
 
@@ -32,24 +33,27 @@ def is_sharded(x: Tensor) -> bool:
 
 
 def local(x: Tensor) -> Tensor:
-    """The part of a DTensor that lies in this process; any other tensor as it is.
+    """The local part of a tensor: for a DTensor its shard in this process, else the tensor.
 
-    The DTensor's `to_local` would make another tensor every time, and a node of autograd's graph.
+    DTensor's `to_local` would make a new tensor and a node of autograd's graph at every call.
     """
     part: Tensor = getattr(x, "_local_tensor", x)
     return part
 
 
 def local_gradient(grad: Any, param: Any) -> Tensor:
-    """The part of a gradient that belongs to what is here of its parameter.
+    """The local part of a gradient, for the local part of its parameter.
 
-    The gradient of a DTensor may lie otherwise than it does, or be parts that have yet to be added.
+    The gradient of a DTensor may have another placement, or may still have to be summed.
     """
     return local(grad.redistribute(placements=param.placements) if is_sharded(grad) else grad)
 
 
 def placed_as(param: Any, part: Tensor) -> Tensor:
-    """The state of a parameter, from what is here of it; with dimensions of its own in front."""
+    """The state of a parameter as a DTensor where the parameter is one, from its local part.
+
+    A state may have more dimensions than the parameter, in front.
+    """
     if not is_sharded(param):
         return part
     from torch.distributed.tensor import DTensor
@@ -58,7 +62,7 @@ def placed_as(param: Any, part: Tensor) -> Tensor:
     return DTensor.from_local(
         part,
         param.device_mesh,
-        [moved(placement, len(own)) for placement in param.placements],
+        [shifted(placement, len(own)) for placement in param.placements],
         run_check=False,
         shape=own + param.shape,
         stride=(*(param.numel() for _ in own), *param.stride()),
@@ -66,10 +70,10 @@ def placed_as(param: Any, part: Tensor) -> Tensor:
 
 
 def step_sharded(params: Sequence[Tensor], rule: type[Rule], cells: Sequence[Cell]) -> None:
-    """Takes what is handed on of parameters through a rule on matrices; see `step_matrices`.
+    """Steps cells by a rule on matrices, where parameters may be sharded; see `step_matrices`.
 
-    A sharded one is put together in all processes. Each of them steps its share of these, and then
-    gives all what the rule has made.
+    Every process puts the whole matrices together. Each process steps some of them, and then
+    sends the results to all processes.
     """
     both = list(zip(params, cells, strict=True))
     step_matrices(rule, [cell for param, cell in both if not is_sharded(param)])
@@ -81,7 +85,7 @@ def step_sharded(params: Sequence[Tensor], rule: type[Rule], cells: Sequence[Cel
     step_matrices(rule, list(compress(whole, mine)))
     for (param, cell), made, mesh, at in zip(sharded, whole, meshes, owners, strict=True):
         for name in (HANDED, *rule.states):
-            given_by(at, mesh, made.states[name])
+            broadcast_from(at, mesh, made.states[name])
         cell.states[HANDED] = part_of(param, made.states[HANDED])
         for name, state in rule.states.items():
             if state.shape is None:
@@ -89,7 +93,10 @@ def step_sharded(params: Sequence[Tensor], rule: type[Rule], cells: Sequence[Cel
 
 
 def put_together(param: Any, rule: type[Rule], cell: Cell) -> Cell:
-    """All of a sharded matrix; a state of a shape of its own is whole already."""
+    """A cell with the whole matrix, from a cell with a shard of it.
+
+    A state whose shape is not the parameter's is whole in every process already.
+    """
 
     def whole(part: Tensor) -> Tensor:
         placed: Any = placed_as(param, part)
@@ -103,25 +110,28 @@ def put_together(param: Any, rule: type[Rule], cell: Cell) -> Cell:
     return Cell(whole(cell.param), cell.grad, cell.values, states)
 
 
-def given_by(owner: int, mesh: Any, x: Tensor) -> None:
-    """Gives all processes of a mesh what the one has that is at this place in each dimension."""
+def broadcast_from(owner: int, mesh: Any, x: Tensor) -> None:
+    """Copies x from one process of a mesh to all others.
+
+    owner: the process's coordinate, the same in each dimension of the mesh.
+    """
     for group in mesh.get_all_groups():
         source = torch.distributed.get_global_rank(group, owner)
         torch.distributed.broadcast(x, source, group=group)
 
 
 def part_of(param: Any, x: Tensor) -> Tensor:
-    """The part of a tensor that is to be here where it lies as a parameter does."""
+    """The local part of a whole tensor, when it is placed like a parameter."""
     from torch.distributed.tensor import DTensor, Replicate
 
     mesh, by = param.device_mesh, x.ndim - param.ndim
     everywhere = DTensor.from_local(x, mesh, [Replicate()] * mesh.ndim, run_check=False)
-    spread = everywhere.redistribute(placements=[moved(each, by) for each in param.placements])
-    return local(spread).contiguous()
+    placements = [shifted(each, by) for each in param.placements]
+    return local(everywhere.redistribute(placements=placements)).contiguous()
 
 
-def moved(placement: Any, by: int) -> Any:
-    """How a tensor lies that has so many more dimensions in front."""
+def shifted(placement: Any, by: int) -> Any:
+    """The same placement for a tensor with `by` more dimensions in front."""
     if placement.is_replicate():
         return placement
     strides = {"split_factor": placement.split_factor} if hasattr(placement, "split_factor") else {}
@@ -129,10 +139,10 @@ def moved(placement: Any, by: int) -> Any:
 
 
 def zero_above() -> Any:
-    """The ZeRO that is making an optimizer of ours at this moment; none where none does.
+    """The ZeRO that is creating this optimizer at the moment; None where there is none.
 
-    It tells the optimizer nothing of the other processes, so it is looked for among the callers.
-    It holds the optimizer: the reference back is weak, so that both are freed at once.
+    ZeRO tells the optimizer nothing about the other processes, so it is searched for among the
+    callers. ZeRO holds the optimizer, so the reference back is weak, and both are freed together.
     """
     module = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
     frame = sys._getframe() if module else None
@@ -141,40 +151,40 @@ def zero_above() -> Any:
     return weakref.proxy(frame.f_locals["self"]) if frame else None
 
 
-def is_in_parts(model: Sequence[Tensor], zero: Any) -> bool:
-    """Whether other processes have parts of a model of which these parameters are here."""
+def is_spread(model: Sequence[Tensor], zero: Any) -> bool:
+    """Whether a model is spread over processes. model: its parameters in this process."""
     return zero is not None or flattened(model) or any(map(is_sharded, model))
 
 
 def flattened(params: Iterable[Tensor]) -> bool:
-    """Whether any of them belongs to a model of FullyShardedDataParallel."""
+    """Whether any parameter belongs to a model of FullyShardedDataParallel."""
     return any(getattr(param, "_fsdp_flattened", False) for param in params)
 
 
 def check_summable(params: Iterable[Tensor]) -> None:
-    """UserError for parameters that may be parts and do not tell of what."""
+    """UserError for shards of FullyShardedDataParallel, over which no sums can be computed."""
     if flattened(params):
         raise UserError(
-            "the parameters of FullyShardedDataParallel do not tell which part of the model they"
-            " are, so no rule can have a norm over the whole model or a whole parameter: shard the"
-            " model with fully_shard, or leave clip_norm out and call the model's own"
-            " clip_grad_norm_ before each step."
+            "the parameters of FullyShardedDataParallel do not say which part of the model they"
+            " are, so no norm over the model or over a parameter can be computed: shard the model"
+            " with fully_shard, or leave clip_norm out and call the model's own clip_grad_norm_"
+            " before each step."
         )
 
 
 def check_by_shards(params: Sequence[Tensor], chain: tuple[type[Rule], ...]) -> None:
-    """UserError for a chain that may look at whole parameters, where each process has a part."""
-    if is_in_parts(params, None) and not goes_by_shards(chain):
+    """UserError for a chain that may need whole parameters, where the parameters are sharded."""
+    if is_spread(params, None) and not goes_by_shards(chain):
         raise UserError(
-            f"{', '.join(rule.__name__ for rule in chain)} may need whole parameters, of which each"
-            " process has a part: it cannot be traced. Write its rules in arithmetic and with"
-            ' functions such as norm(g, over="tensor"), without decisions of Python\'s own on'
-            " numbers, or do not shard the model."
+            f"{', '.join(rule.__name__ for rule in chain)} cannot be traced, so it may need whole"
+            " parameters, and each process has only a shard of them. Write its rules as arithmetic,"
+            ' with functions such as norm(g, over="tensor") and without Python\'s if on numbers, or'
+            " do not shard the model."
         )
 
 
 def check_gathered(params: Iterable[Tensor]) -> None:
-    """UserError for parameters of a model that may go on with others that it has gathered."""
+    """UserError for parameters of FullyShardedDataParallel, which may use gathered copies."""
     if flattened(params):
         raise UserError(
             "a model of FullyShardedDataParallel may hold gathered parameters that evaluation()"
@@ -183,18 +193,19 @@ def check_gathered(params: Iterable[Tensor]) -> None:
         )
 
 
-def over_parts(
-    params: Sequence[Tensor], model: Sequence[Tensor], zero: Any, kinds: Kinds, parts: Numbers
+def over_spread_model(
+    params: Sequence[Tensor], model: Sequence[Tensor], zero: Any, kinds: Kinds, local_sums: Numbers
 ) -> Numbers:
-    """The sums over whole tensors and the whole model, from those of what is here of `params`.
+    """The sums over whole tensors and the whole model, from the sums over local parts of `params`.
 
-    Shards are summed over the processes that they lie in, with one all-reduce for all that have
-    one placement; what each process has all of counts once. Under ZeRO, the sums of all processes
-    are added. model: all parameters that are here, sharded ones in an order that is the same
-    everywhere: every process takes part, whatever it has gradients of.
+    Sums over shards are added over the processes that have the shards, with one all-reduce for all
+    parameters of the same placement. A tensor that every process has as a whole counts once. Under
+    ZeRO, the sums of all processes are added. model: all parameters in this process, also those
+    without gradients. Sharded ones are in the same order in all processes, because every process
+    must join in every all-reduce.
     """
     check_summable(model)
-    sums = torch.as_tensor(parts)
+    sums = torch.as_tensor(local_sums)
     if zero is not None:
         of_model = tuple((name, "model") for name, _ in kinds)
         here = torch.as_tensor(over_model(of_model, sums.clone()))[:1]
@@ -213,48 +224,53 @@ def over_parts(
 
 
 def placement(param: Any) -> Any:
-    """The processes that a parameter lies in, and how; None for one that is not sharded."""
+    """The mesh of a sharded parameter, and for each of its dimensions whether it has whole copies.
+
+    None for a parameter that is not sharded.
+    """
     if not is_sharded(param):
         return None
     return param.device_mesh, tuple(each.is_replicate() for each in param.placements)
 
 
-def over_processes(kinds: Kinds, parts: Tensor, reduce: Callable[[Tensor, str], Tensor]) -> Tensor:
-    """The sums over all processes, from what each has.
+def over_processes(kinds: Kinds, sums: Tensor, reduce: Callable[[Tensor, str], Tensor]) -> Tensor:
+    """The sums over all processes, from the sums of this process.
 
-    reduce: adds what all processes have, or takes the largest, which may lose a not-a-number.
+    reduce: reduces a tensor over all processes, by "sum" or "max". With "max", a not-a-number may
+    be lost, so it is counted by a sum.
     """
-    of_largest = torch.tensor([name == "largest" for name, _ in kinds], device=parts.device)
+    of_largest = torch.tensor([name == "largest" for name, _ in kinds], device=sums.device)
     if not of_largest.any():
-        return reduce(parts, "sum")
-    lost = parts.isnan()
-    added = reduce(torch.where(of_largest, lost.to(parts), parts), "sum")
-    largest = reduce(parts.masked_fill(lost, -torch.inf), "max")
+        return reduce(sums, "sum")
+    nan = sums.isnan()
+    added = reduce(torch.where(of_largest, nan.to(sums), sums), "sum")
+    largest = reduce(sums.masked_fill(nan, -torch.inf), "max")
     return torch.where(of_largest, largest.masked_fill(added > 0, torch.nan), added)
 
 
-def reduced(lying: Any, parts: Tensor, operation: str) -> Tensor:
-    """Over the processes that parameters of one placement lie in."""
+def reduced(placement: Any, sums: Tensor, operation: str) -> Tensor:
+    """Sums reduced over the processes of one placement."""
     from torch.distributed.tensor import DTensor, Partial, Replicate
 
-    mesh, whole = lying
+    mesh, whole = placement
     placements = [Replicate() if each else Partial(operation) for each in whole]
-    found = DTensor.from_local(parts, mesh, placements, run_check=False).full_tensor()
-    return found.to(parts.device)
+    found = DTensor.from_local(sums, mesh, placements, run_check=False).full_tensor()
+    return found.to(sums.device)
 
 
-def reduced_under_zero(zero: Any, parts: Tensor, operation: str) -> Tensor:
-    """Over the processes of a ZeRO."""
-    whole = parts.to(zero.join_device, copy=True)
+def reduced_under_zero(zero: Any, sums: Tensor, operation: str) -> Tensor:
+    """Sums reduced over the processes of a ZeRO."""
+    whole = sums.to(zero.join_device, copy=True)
     kind = {"sum": torch.distributed.ReduceOp.SUM, "max": torch.distributed.ReduceOp.MAX}
     torch.distributed.all_reduce(whole, kind[operation], group=zero.join_process_group)
-    return whole.to(parts.device)
+    return whole.to(sums.device)
 
 
 def received(zero: Any, mine: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Gives every process all parameters as they are now in the process that steps them.
+    """Copies all parameters from the processes that step them to all other processes.
 
-    mine: those that this process steps. Gives the others, each with what it was here before.
+    mine: the parameters that this process steps. Returns the other parameters, each with its value
+    before the copy.
     """
     known = set(mine)
     every = [param for group in zero.param_groups for param in group["params"]]

@@ -1,4 +1,4 @@
-"""What an optimizer keeps for a parameter from step to step, where `state_dict` finds it."""
+"""The state that an optimizer keeps for a parameter from step to step, as in `state_dict`."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from thalweg.rules.rule import State
 
 CPU = torch.device("cpu")
 COUNTING = (torch.float32, torch.float64)
-"""The types of a count of steps; PyTorch's is float64 where that is the default type."""
+"""The types that a count of steps may have: in PyTorch it has the default type."""
 
 
 def age(saved: Mapping[str, Any]) -> int:
-    """The steps a parameter has taken; PyTorch does not count them for every optimizer."""
+    """The number of steps of a parameter; 1 where PyTorch keeps a state but does not count."""
     if "step" in saved:
         return int(saved["step"])
     return int(any(value is not None for value in saved.values()))
 
 
 def age_in(chain: Chain, saved: Mapping[str, Any]) -> int:
-    """The steps a parameter has taken with what a chain keeps.
+    """The number of steps of a parameter with this chain.
 
-    It is 0 where the chain keeps something and nothing of it is there yet: the momentum of an SGD
-    begins when it is first used, whatever plain steps have gone before.
+    It is 0 where the chain has states and none of them exists yet: the momentum of SGD begins when
+    it is first used, even after steps without momentum.
     """
     names = [name for rule in chain for name in rule.states]
     begun = not names or any(saved.get(name) is not None for name in names)
@@ -43,18 +43,19 @@ def complete(
     values: Mapping[str, Any],
     device: torch.device = CPU,
 ) -> None:
-    """Gives a parameter what its chain keeps, as tensors that steps change in place.
+    """Adds the states that a parameter's chain needs and that it does not have yet.
 
-    What is there and fits stays the same tensor, so that whoever else has it sees every step.
-    values: the hyperparameters, which may say where a state starts. device: where the count of
-    steps and the numbers of a row lie. UserError for a kept state of another shape.
+    Steps change these tensors in place. A state that is there and fits stays the same tensor, so
+    that other holders of the tensor see every step. saved: the parameter's states by name. values:
+    the hyperparameters; a state may start at one of them. device: where the count of steps and the
+    row states lie. UserError for a state of another shape.
     """
     here = local(param)
     states = {name: state for rule in chain for name, state in rule.states.items()}
     for name, state in states.items():
         kept = saved.get(name)
         if kept is not None:
-            check_shape(name, kept, param, state, values)
+            check_shape(name, kept, param=param, state=state, values=values)
     steps = age_in(chain, saved)
     if not is_number(saved.get("step"), COUNTING, device):
         saved["step"] = torch.tensor(float(steps), dtype=counting(), device=device)
@@ -81,7 +82,7 @@ def counting() -> torch.dtype:
 
 
 def is_number(kept: Any, dtypes: tuple[torch.dtype, ...], device: torch.device) -> bool:
-    """Whether it is a tensor of one number, of one of these types, on a device."""
+    """Whether a state is a tensor of one number, of one of these types, on this device."""
     return (
         isinstance(kept, Tensor)
         and kept.numel() == 1
@@ -91,12 +92,12 @@ def is_number(kept: Any, dtypes: tuple[torch.dtype, ...], device: torch.device) 
 
 
 def precise(dtype: torch.dtype) -> torch.dtype:
-    """The type of the states of parameters of a type: float32 for half precision."""
+    """The type of the states of a parameter: the parameter's type, or float32 if that is wider."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def can_be_stepped(param: Tensor, kept: Tensor) -> bool:
-    """Whether a step can change a kept state where it is."""
+    """Whether a step can change a state in place."""
     return (
         kept.device == param.device
         and kept.dtype == precise(param.dtype)
@@ -106,7 +107,7 @@ def can_be_stepped(param: Tensor, kept: Tensor) -> bool:
 
 
 def starting(param: Tensor, state: State, values: Mapping[str, Any]) -> Tensor:
-    """A state before its first step, of real numbers."""
+    """The value of a state before the first step, as real numbers."""
     real = as_real(local(param))
     init = values[state.init] if isinstance(state.init, str) else state.init
     shape = shape_of(param, state, values) + (2,) * param.is_complex()
@@ -115,12 +116,12 @@ def starting(param: Tensor, state: State, values: Mapping[str, Any]) -> Tensor:
 
 
 def placed(param: Tensor, state: State, here: Tensor) -> Tensor:
-    """A state as a parameter lies; one of a shape of its own is whole in every process."""
+    """A state with the placement of its parameter; a state of another shape is in every process."""
     return placed_as(param, here) if state.shape is None else here
 
 
 def shape_of(param: Tensor, state: State, values: Mapping[str, Any]) -> tuple[int, ...]:
-    """The shape of what is here of a state, where a parameter may be sharded."""
+    """The shape of the local part of a state."""
     if state.shape is not None:
         m, n = param.shape[0], param.shape[1:].numel()
         return tuple({"m": m, "n": n, "1": 1}[letter] for letter in state.shape)
@@ -131,26 +132,30 @@ def shape_of(param: Tensor, state: State, values: Mapping[str, Any]) -> tuple[in
 def check_shape(
     name: str, kept: Tensor, param: Tensor, state: State, values: Mapping[str, Any]
 ) -> None:
-    """UserError for a kept state that does not have the shape of its parameter."""
+    """UserError for a state that does not have the shape that its parameter needs."""
     shape = shape_of(param, state, values)
     if local(kept).shape != shape:
         raise UserError(
-            f"{name} has the shape {tuple(local(kept).shape)} in the state, but {shape} here; load "
-            "the state of this model, of a sharded one by torch.distributed.checkpoint.state_dict."
+            f"{name} has the shape {tuple(local(kept).shape)} in the state, but {shape} here; load"
+            " a state of this model, and for a sharded model use"
+            " torch.distributed.checkpoint.state_dict."
         )
 
 
 def as_real(x: Tensor) -> Tensor:
-    """Complex numbers as pairs of real ones, which rules treat as two."""
+    """Complex numbers as pairs of real numbers, because rules work on real numbers."""
     return torch.view_as_real(x) if x.is_complex() else x
 
 
 def as_kind_of(param: Tensor, x: Tensor) -> Tensor:
-    """Pairs of real numbers as complex ones, where the parameter has such."""
+    """Pairs of real numbers as complex numbers, where the parameter is complex."""
     return torch.view_as_complex(x) if param.is_complex() else x
 
 
 def working(x: Tensor) -> Tensor:
-    """As rules take it: real, and half precision in float32, to be rounded once a step."""
+    """A tensor for the arithmetic of rules: real, and in float32 or wider.
+
+    Parameters of half precision are thus rounded only once a step.
+    """
     real = as_real(x)
     return real.to(precise(real.dtype))

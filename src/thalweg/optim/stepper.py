@@ -1,4 +1,4 @@
-"""What training, the race and the doctor need of an optimizer, whoever wrote it."""
+"""The protocol of an optimizer that training, the race and the doctor can use."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, Protocol, overload
 
 
 class Cost(NamedTuple):
-    """What an optimizer costs beside its arithmetic.
+    """The cost of an optimizer, without its arithmetic.
 
-    numbers: how many it keeps for each number of the parameters. evaluations: of the gradient, for
-    each step.
+    numbers: how many numbers it keeps for each number of the parameters. evaluations: how often it
+    needs the gradient in a step.
     """
 
     numbers: float
@@ -19,7 +19,10 @@ class Cost(NamedTuple):
 
 
 class Stepper(Protocol):
-    """The optimizers of this package are such; `Foreign` makes one of any other."""
+    """An optimizer that can be trained with.
+
+    The optimizers of this package meet this protocol; `Foreign` adapts all others.
+    """
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -27,19 +30,19 @@ class Stepper(Protocol):
 
     @property
     def state(self) -> Mapping[Any, Any]:
-        """What is kept for each parameter, by name, as in PyTorch."""
+        """The states of each parameter, by name, as in PyTorch."""
 
     @property
     def needs_closure(self) -> bool:
-        """Whether a step computes the gradients itself, as often as it needs them."""
+        """Whether `step` needs a closure, with which it computes the gradients itself."""
 
     @property
     def averages(self) -> bool:
-        """Whether evaluation is at an average of the iterates."""
+        """Whether evaluation uses an average of the iterates."""
 
     @property
     def last_lr(self) -> float:
-        """The highest rate of all groups in the last step."""
+        """The highest learning rate of all groups in the last step."""
 
     @property
     def cost(self) -> Cost: ...
@@ -49,14 +52,14 @@ class Stepper(Protocol):
 
     @overload
     def step(self, closure: Callable[[], float]) -> float:
-        """One step; `closure` computes the gradients, and gives the loss."""
+        """Takes one step; `closure` computes the gradients and returns the loss."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
 
     def evaluation(self) -> AbstractContextManager[None]:
-        """The model at the parameters that evaluation uses, for the time of the block."""
+        """Within the block, the model holds the parameters for evaluation."""
 
     def observe(self, validation: float | None = None, training: float | None = None) -> None:
-        """Tells schedules that follow a metric what it is."""
+        """Gives the metrics to the schedules that follow one."""

@@ -1,8 +1,9 @@
-"""Optimizers that `torch.compile` runs as they are, and that never import PyTorch's compiler.
+"""A base class for optimizers that `torch.compile` does not trace.
 
 Dynamo, which traces Python code for `torch.compile`, must not trace a step: a kernel finds tensors
-by their addresses, and a traced address is the one of an earlier step. `torch.compiler.disable`
-keeps Dynamo out, but imports it, which takes seconds; this keeps it out without importing it.
+by their addresses, and a traced address would be that of an earlier step.
+`torch.compiler.disable` keeps Dynamo out, but imports Dynamo, which takes seconds. This module
+keeps Dynamo out without importing it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class UntracedOptimizer(torch.optim.Optimizer):
         super().__init_subclass__()
         keep_out_of_methods(cls)
 
-    # PyTorch's wrappers of these four import Dynamo at the first call, to keep it out.
+    # PyTorch wraps these four methods, and its wrappers import Dynamo at the first call.
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         unwrap(torch.optim.Optimizer.add_param_group)(self, param_group)
@@ -53,10 +54,10 @@ class UntracedOptimizer(torch.optim.Optimizer):
 
     @staticmethod
     def profile_hook_step(func: Step) -> Step:
-        """A step with its hooks around it; PyTorch calls this once for each class.
+        """Wraps `step` to call its hooks; PyTorch calls this once for each class.
 
-        PyTorch's own wrapper takes a fifth of the step of a small model. It is left out where
-        nobody has hooks and nobody profiles.
+        PyTorch's own wrapper takes a fifth of the time of a small model's step. It is used only
+        where there are hooks or a profiler.
         """
         watched = torch.optim.Optimizer.profile_hook_step(func)
 
@@ -68,7 +69,7 @@ class UntracedOptimizer(torch.optim.Optimizer):
 
 
 def is_watched(optimizer: Any) -> bool:
-    """Whether there are hooks on an optimizer's steps, or a profiler runs."""
+    """Whether an optimizer's steps have hooks, or a profiler runs."""
     return bool(
         optimizer._optimizer_step_pre_hooks
         or optimizer._optimizer_step_post_hooks
@@ -87,7 +88,7 @@ def keep_out_of_methods(cls: type) -> None:
 
 
 def keep_out(function: Any, code: CodeType) -> None:
-    """Makes Dynamo end its graph at a call of the function, and run the code without tracing it."""
+    """Makes Dynamo run the code of a function without tracing it; its graph ends at the call."""
     function._torchdynamo_disable = True
     function._torchdynamo_disable_msg = REASON
     skip = eval_frame._FrameAction.SKIP

@@ -1,7 +1,7 @@
-"""The update mathematics, one idea a file.
+"""The update rules of optimizers, one idea in each file.
 
-RULES: every rule, by name. NAMED: every optimizer, by name. Both are found in the files of this
-folder; `__init__.pyi`, which tests/stubs.py prints, lists them for type checkers.
+RULES: every rule, by name. NAMED: every optimizer, by name. Both are read from the files of this
+folder. `__init__.pyi`, which tests/stubs.py prints, lists them for type checkers.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Adadelta: steps in the parameter's own units."""
+"""Adadelta: steps that have the units of the parameters."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from thalweg.rules.value import Value
 
 
 class Adadelta(Rule):
-    """The gradient over its running size, times the running size of the steps.
+    """The gradient divided by its running size, times the running size of the steps.
 
         q <- rho q + (1 - rho) g g
         d = sqrt(s + eps) / sqrt(q + eps) g
         s <- rho s + (1 - rho) d d
         theta <- theta - lr d
 
-    `square_avg` is q and `acc_delta` is s, of the parameter's shape, 0 at the start: the first
-    steps have the size of sqrt(eps), so `eps` is tuned too. Zeiler 2012, where lr is 1.
+    `square_avg` is q and `acc_delta` is s. Both have the parameter's shape and begin at 0, so the
+    first steps have the size of sqrt(eps), and `eps` is tuned too. Zeiler 2012, where lr is 1.
     """
 
     lr = Hyper(1.0, log(1e-2, 1e2))

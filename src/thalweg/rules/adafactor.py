@@ -1,4 +1,4 @@
-"""Adafactor: the second moments of a matrix from those of its rows and its columns."""
+"""Adafactor: the second moments of a matrix, estimated from its row means and column means."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from thalweg.rules.value import Value
 
 
 class AdafactorVectors(Rule):
-    """Adafactor for vectors and numbers, whose second moments are kept one by one.
+    """Adafactor for vectors and numbers. It keeps a second moment for each element.
 
         v <- (1 - t^beta2_decay) v + t^beta2_decay g g
         u = g / sqrt(max(v, eps1^2))
         theta <- theta - max(eps2, rms(theta)) min(lr, 1 / sqrt(t)) u / max(1, rms(u) / d)
 
-    rms is the root of the mean square over the tensor. `eps` is the pair of eps1 and eps2; an eps1
-    of 0, PyTorch's None, stands for the resolution of the parameter's type. The paper adds eps1^2
-    to g g, and its `lr` is 0.01. `variance` is v. Shazeer and Stern 2018.
+    rms is the root of the mean square over the tensor. `eps` is the pair of eps1 and eps2. An eps1
+    of 0 (None in PyTorch) means the resolution of the parameter's type. The paper adds eps1^2 to
+    g g, and its `lr` is 0.01. `variance` is v. Shazeer and Stern 2018.
     """
 
     lr = Hyper(1e-2, log(1e-4, 1.0))
@@ -59,8 +59,9 @@ class Adafactor(AdafactorVectors):
         C <- (1 - t^beta2_decay) C + t^beta2_decay (mean of g g over each column)
         v = R C / max(mean(R), eps1)
 
-    With this v the step is that of `AdafactorVectors`. `row_var` is R, `[m, 1]`, and `col_var` is
-    C, `[1, n]`. PyTorch factors the last two dimensions of a convolution's kernel instead.
+    The step is then computed from v as in `AdafactorVectors`. `row_var` is R, `[m, 1]`, and
+    `col_var` is C, `[1, n]`. A convolution's kernel is the matrix that `Rule` describes; PyTorch
+    takes its last two dimensions instead.
     """
 
     matrices = True

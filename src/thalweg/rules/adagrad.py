@@ -1,4 +1,4 @@
-"""AdaGrad: each parameter's rate falls with the gradients it has seen."""
+"""AdaGrad: the rate of each parameter falls as its squared gradients add up."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from thalweg.rules.value import Value
 class Adagrad(Rule):
     """r <- r + g g; theta <- theta - lr g / (eps + sqrt(r))
 
-    `sum` is r, of the parameter's shape, `initial_accumulator_value` at the start. It never falls,
-    so no rate ever rises; the rate of a parameter with small gradients falls less. `eps` is the
-    lecture's delta: 1e-6 there, 1e-10 in PyTorch and here. `lr_decay` divides the rate by
-    1 + (t - 1) lr_decay, as in PyTorch; the formula has none. Duchi, Hazan and Singer 2011.
+    `sum` is r. It has the parameter's shape and begins at `initial_accumulator_value`. It never
+    falls, so no rate ever rises; the rate of a parameter with small gradients falls less. `eps` is
+    the lecture's delta: 1e-6 there, 1e-10 in PyTorch and here. `lr_decay` divides the rate by
+    1 + (t - 1) lr_decay, as in PyTorch; it is not part of the published formula.
+    Duchi, Hazan and Singer 2011.
     """
 
     lr = Hyper(1e-2, log(1e-3, 1.0))

@@ -1,4 +1,4 @@
-"""Adam, with decay in the gradient or beside the step, and AMSGrad."""
+"""Adam, AdamW and AMSGrad."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from thalweg.rules.value import Value
 
 
 class Adam(Rule):
-    """Momentum over RMSProp, both corrected for their start at zero.
+    """Momentum divided by RMSProp's divisor, both corrected for their start at zero.
 
         v <- beta1 v + (1 - beta1) g
         r <- beta2 r + (1 - beta2) g g
         theta <- theta - lr / (1 - beta1^t) v / (eps + sqrt(r) / sqrt(1 - beta2^t))
 
-    The root comes before the correction, as r / (1 - beta2^t) may overflow where its root does not.
-    `betas` are the lecture's rho1 and rho2, `eps` its delta (1e-6 there, 1e-8 here and in PyTorch).
-    `exp_avg` is v and `exp_avg_sq` is r, of the parameter's shape. Kingma and Ba 2015.
+    The root is taken before the correction, because r / (1 - beta2^t) may overflow where its root
+    does not. `betas` are the lecture's rho1 and rho2. `eps` is its delta: 1e-6 there, 1e-8 in
+    PyTorch and here. `exp_avg` is v and `exp_avg_sq` is r; both have the parameter's shape.
+    Kingma and Ba 2015.
     """
 
     lr = Hyper(1e-3, log(1e-5, 1.0))
@@ -55,8 +56,8 @@ class Adam(Rule):
 class AMSGrad(Adam):
     """Adam with the largest r so far in place of r.
 
-    The maximum is taken before the correction, as PyTorch does; the paper corrects nothing.
-    `max_exp_avg_sq` has the parameter's shape. Reddi, Kale and Kumar 2018.
+    The maximum is taken before the correction, as in PyTorch; the paper has no correction.
+    `max_exp_avg_sq` is this maximum and has the parameter's shape. Reddi, Kale and Kumar 2018.
     """
 
     max_exp_avg_sq = State()

@@ -21,7 +21,7 @@ from thalweg.rules.primitives import PRIMITIVES, SUMS, Scope
 from thalweg.rules.space import Space
 from thalweg.rules.value import Value
 
-NO_ELEMENTS = "a norm, dot, mean or largest goes over the elements of a tensor, not over a number."
+NO_ELEMENTS = "norm, dot, mean and largest need a tensor, and were given a number."
 
 NUMBER = torch.empty(0, dtype=torch.float64)
 
@@ -65,12 +65,12 @@ def clamp(x: Value, low: Value, high: Value) -> Value:
 
 
 def minimum(x: Value, y: Value) -> Value:
-    """The smaller of each element and y."""
+    """The smaller of x and y, element by element."""
     return applied("minimum", x, y)
 
 
 def maximum(x: Value, y: Value) -> Value:
-    """The larger of each element and y."""
+    """The larger of x and y, element by element."""
     return applied("maximum", x, y)
 
 
@@ -92,7 +92,7 @@ def bits(x: Value) -> Value:
 
 
 def number(word: Value) -> Value:
-    """The float32 of these bits."""
+    """The float32 that has these bits."""
     return applied("number", word)
 
 
@@ -102,7 +102,7 @@ def place(x: Value) -> Value:
 
 
 def dot(x: Value, y: Value, over: Scope) -> Value:
-    """The sum of the products of two tensors' elements, computed in float64.
+    """The sum of the products of the elements of x and y, a number computed in float64.
 
     The result is one number, as for all sums here. over: "tensor" for the parameter that the rule
     steps, with its parts in all processes; or "model" for all parameters that step at once.

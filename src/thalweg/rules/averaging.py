@@ -59,7 +59,7 @@ class WindowAverage(Rule):
 
 
 class BlockAverage(Rule):
-    """The mean of the last `last` to 2 `last` iterates at any moment.
+    """The mean of the last iterates at any moment, of between `last` and 2 `last` of them.
 
     There are two blocks of `last` iterates: a full one and the next one, which is being filled.
     They need the memory of two copies of the parameters, and the length of the window varies. A
@@ -84,7 +84,7 @@ class BlockAverage(Rule):
 
 
 class ExponentialAverage(Rule):
-    """a <- decay a + (1 - decay) theta; w <- decay w + 1 - decay; evaluated at a / w.
+    """a <- decay a + (1 - decay) theta; w <- decay w + 1 - decay; evaluation uses a / w.
 
     It needs the memory of one copy of the parameters. `weight` is w, one number, which is
     1 - decay^t if `decay` is constant. The division by w makes the result a weighted mean.

@@ -10,7 +10,7 @@ from thalweg.rules.value import Value
 class ClipValue(Rule):
     """g <- clamp(g, -clip_value, clip_value), element by element.
 
-    A bound from above alone, min(g, limit), would let a large negative component pass.
+    An upper bound alone, min(g, limit), would not change a large negative component.
     Pascanu, Mikolov and Bengio 2013.
     """
 
@@ -22,7 +22,7 @@ class ClipValue(Rule):
 
 
 class ClipNorm(Rule):
-    """g <- g min(1, max_norm / norm(g)), the norm taken over the whole model of a member.
+    """g <- g min(1, max_norm / norm(g)), where the norm is over the whole model of a member.
 
     `thalweg.clip_norm` says what the whole model is if it is spread over processes.
     The direction does not change. PyTorch's `clip_grad_norm_` divides by norm(g) + 1e-6.

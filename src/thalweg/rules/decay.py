@@ -1,4 +1,4 @@
-"""Weight decay, inside the gradient or beside the step."""
+"""Weight decay: added to the gradient (L2), or to the step (decoupled)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from thalweg.rules.value import Value
 class L2Decay(Rule):
     """g <- g + weight_decay theta, the gradient of a penalty weight_decay |theta|^2 / 2.
 
-    It stands in front of the rule that takes the step, and adaptive rules rescale it with the rest.
+    It stands before the rule that takes the step. An adaptive rule rescales it with the gradient.
     """
 
     place = "before"
@@ -21,10 +21,10 @@ class L2Decay(Rule):
 
 
 class DecoupledDecay(Rule):
-    """theta <- theta (1 - lr weight_decay), beside the step.
+    """theta <- theta (1 - lr weight_decay), in addition to the step.
 
-    It stands behind the rule that takes the step and reads that rule's `lr`, as PyTorch's AdamW
-    does: changing the rate changes the decay. Loshchilov and Hutter 2019.
+    It stands behind the rule that takes the step and reads that rule's `lr`, as in PyTorch's AdamW:
+    a change of the rate changes the decay too. Loshchilov and Hutter 2019.
     """
 
     place = "behind"

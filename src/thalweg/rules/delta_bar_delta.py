@@ -1,4 +1,4 @@
-"""Delta-bar-delta: each parameter learns its own rate from the signs of its gradients."""
+"""Delta-bar-delta: each parameter adapts its own rate by the signs of its gradients."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from thalweg.rules.value import Value
 
 
 class DeltaBarDelta(Rule):
-    """Each rate grows while the gradient agrees with its past, and shrinks when it does not.
+    """A rate grows while the gradient has the sign of its average, and shrinks when it has not.
 
         gain <- gain + increase          where g * grad_avg > 0
         gain <- gain * (1 - decrease)    where g * grad_avg < 0
         grad_avg <- smoothing grad_avg + (1 - smoothing) g
         theta <- theta - lr gain g
 
-    The rate of a parameter is lr * gain, and gain is 1 at the start; `increase` is Jacobs' kappa in
-    units of `lr`, so that cooling acts on every rate; `decrease` is his phi, `smoothing` his theta.
-    With `smoothing` 0 the gradient is compared with the last one alone. `gain` and `grad_avg` have
-    the parameter's shape. Jacobs 1988.
+    The rate of a parameter is lr * gain, and gain is 1 at the start. `increase` is Jacobs' kappa in
+    units of `lr`, so that a schedule of `lr` acts on every rate. `decrease` is his phi and
+    `smoothing` his theta. With `smoothing` 0 the gradient is compared with the last one only.
+    `gain` and `grad_avg` have the parameter's shape. Jacobs 1988.
     """
 
     lr = Hyper(1e-2, log(1e-3, 10.0))

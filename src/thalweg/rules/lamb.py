@@ -1,4 +1,4 @@
-"""LAMB: Adam for large batches, whose step is as long in each tensor as the tensor is."""
+"""LAMB: Adam for large batches. The length of a tensor's step is proportional to the tensor's."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from thalweg.rules.value import Value
 
 
 class Lamb(Adam):
-    """Adam whose steps have a length of lr |theta| in each tensor.
+    """Adam with steps of the length lr |theta| in each tensor.
 
         v <- beta1 v + (1 - beta1) g
         r <- beta2 r + (1 - beta2) g g
         u = v / (1 - beta1^t) / (eps + sqrt(r) / sqrt(1 - beta2^t)) + weight_decay theta
         theta <- theta - lr |theta| / |u| u
 
-    The norms are over one tensor; where one of them is 0, the step is lr u. The decay is a part of
-    u, and neither norm is bounded. Packages that clip the gradient by its norm first do what
-    `chain(clip_norm(1.0), lamb())` does. `exp_avg` is v and `exp_avg_sq` is r, of the parameter's
-    shape. You et al. 2020.
+    The norms are over one tensor and are not bounded. Where one of them is 0, the step is lr u. The
+    decay is a part of u. Some packages clip the gradient by its norm first:
+    `chain(clip_norm(1.0), lamb())` does the same. `exp_avg` is v and `exp_avg_sq` is r; both have
+    the parameter's shape. You et al. 2020.
     """
 
     eps = Hyper(1e-6)

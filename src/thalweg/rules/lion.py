@@ -1,4 +1,4 @@
-"""Lion: the sign of a momentum."""
+"""Lion: steps by the sign of a momentum."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from thalweg.rules.value import Value
 class Lion(Rule):
     """theta <- theta - lr sign(beta1 m + (1 - beta1) g); m <- beta2 m + (1 - beta2) g
 
-    `exp_avg` is m, of the parameter's shape. Every element moves by `lr` at every step, so `lr` is
-    3 to 10 times smaller than Adam's. Chen et al. 2023.
+    `exp_avg` is m and has the parameter's shape. Every element moves by `lr` at every step, so a
+    good `lr` is 3 to 10 times smaller than for Adam. Chen et al. 2023.
     """
 
     lr = Hyper(1e-4, log(1e-6, 1e-1))

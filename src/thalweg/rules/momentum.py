@@ -12,11 +12,10 @@ from thalweg.rules.value import Value
 class Momentum(Rule):
     """v <- momentum v - lr g; theta <- theta + v
 
-    `momentum` is gamma in [0, 1): 0 is plain descent, near 1 the whole history of gradients counts;
-    0.5, 0.9 and 0.99 are typical. It is gamma that makes plain descent at 0, not the rate alpha.
-    `velocity` is v, of the parameter's shape, 0 at the start. It has the learning rate inside,
-    unlike the buffer of `torch.optim.SGD`: when `lr` cools, past gradients keep the rate of their
-    own time. Polyak 1964.
+    `momentum` is gamma in [0, 1). At 0 the rule is plain gradient descent; near 1 the whole history
+    of gradients counts; 0.5, 0.9 and 0.99 are typical. `velocity` is v. It has the parameter's
+    shape and begins at 0. It contains the learning rate, unlike the buffer of `torch.optim.SGD`:
+    when `lr` falls, past gradients keep the rate at which they were added. Polyak 1964.
     """
 
     lr = Hyper(1e-2, log(1e-4, 1.0))

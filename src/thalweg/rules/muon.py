@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrix moves equally far in every direction."""
+"""Muon: momentum of a matrix, changed so that the step has the same size in every direction."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Muon(Rule):
         u = (1 - momentum) g + momentum v;  without nesterov u = v
         theta <- theta - lr s orthogonal(u)
 
-    s is sqrt(max(1, m / n)) for a matrix of m rows and n columns; with `adjust_lr_fn` at
-    "match_rms_adamw" it is 0.2 sqrt(max(m, n)), which keeps AdamW's `lr`. PyTorch rounds u to
-    bfloat16 before it is made orthogonal, ours keeps its precision: they agree to about 4e-3.
-    `momentum_buffer` is v, of the parameter's shape. For hidden matrices alone; give embeddings,
-    the last layer and vectors to another rule. Jordan et al. 2024.
+    s is sqrt(max(1, m / n)) for a matrix of m rows and n columns. With `adjust_lr_fn` at
+    "match_rms_adamw" it is 0.2 sqrt(max(m, n)), so that an `lr` for AdamW fits. PyTorch rounds u to
+    bfloat16 before making it orthogonal and thalweg does not: they agree to about 4e-3.
+    `momentum_buffer` is v and has the parameter's shape. Use this rule for hidden matrices only,
+    and another rule for embeddings, the last layer and vectors. Jordan et al. 2024.
     """
 
     matrices = True
@@ -44,8 +44,10 @@ class Muon(Rule):
         return -self.lr * self.size(*g.shape) * self.orthogonal(u)
 
     def orthogonal(self, u: Value) -> Value:
-        """Nearly U V^T for u = U S V^T: singular values go to about 0.7 to 1.2 by steps of
-        a X + b X X^T X + c X X^T X X^T X from u over its norm.
+        """Approximately U V^T for u = U S V^T.
+
+        The iteration X <- a X + b X X^T X + c X X^T X X^T X begins at u / |u|. It moves the
+        singular values to between about 0.7 and 1.2.
         """
         a, b, c = self.ns_coefficients
         tall = u.shape[0] > u.shape[1]

@@ -1,4 +1,4 @@
-"""NAdam: Nesterov's look-ahead in Adam."""
+"""NAdam: Adam with Nesterov's look-ahead."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from thalweg.rules.value import Value
 
 
 class NAdam(Adam):
-    """Adam whose momentum is warmed, and already counts the coming step's.
+    """Adam whose momentum is warmed up and includes the momentum of the next step.
 
         mu(t) = beta1 (1 - 0.96^(t momentum_decay) / 2);  P <- P mu(t)
         v <- beta1 v + (1 - beta1) g
@@ -19,8 +19,8 @@ class NAdam(Adam):
         theta <- theta - lr [(1 - mu(t)) / (1 - P) g + mu(t+1) / (1 - P mu(t+1)) v]
                             / (eps + sqrt(r) / sqrt(1 - beta2^t))
 
-    `exp_avg` is v and `exp_avg_sq` is r, of the parameter's shape; `mu_product` is P, one number.
-    Dozat 2016.
+    `exp_avg` is v and `exp_avg_sq` is r; both have the parameter's shape. `mu_product` is P, one
+    number. Dozat 2016.
     """
 
     lr = Hyper(2e-3, log(1e-5, 1.0))

@@ -1,4 +1,4 @@
-"""Nesterov's momentum, with the gradient taken ahead."""
+"""Nesterov's momentum, with the gradient taken at the look-ahead point."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from thalweg.rules.value import Value
 class Nesterov(Momentum):
     """v <- momentum v - lr grad L(theta + momentum v); theta <- theta + v
 
-    The model holds the look-ahead point phi = theta + momentum v, so that its gradient is the one
-    the formula asks for; evaluation is at theta. `ahead` is the momentum that phi was made with:
-    the coming step's, which a schedule tells in advance. Its rate O(1/i^2) is for convex,
-    full-batch problems with the right momentum at each step, not for mini-batches.
+    The model holds the look-ahead point phi = theta + momentum v, so that the gradient of the loss
+    is the one in the formula. Evaluation uses theta. `ahead` is the momentum with which phi was
+    computed, which is the momentum of the next step. The convergence rate O(1/i^2) holds for
+    convex, full-batch problems with the right momentum at each step, and not for mini-batches.
     Nesterov 1983; Sutskever et al. 2013.
     """
 

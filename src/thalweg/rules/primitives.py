@@ -70,7 +70,7 @@ def power(x, y):
 REMAINDER = '''\
 @triton.jit
 def remainder(x, y):
-    """What is left of x, with the sign of y."""
+    """The remainder of x / y, with the sign of y."""
     left = x % y
     return tl.where((left != 0) & ((left < 0) != (y < 0)), left + y, left)
 '''
@@ -78,7 +78,7 @@ def remainder(x, y):
 NEAREST = '''\
 @triton.jit
 def nearest(x):
-    """The nearest whole number, of two the even one."""
+    """The nearest whole number; ties go to the even one."""
     below = tl.floor(x)
     left, half = x - below, below * 0.5
     up = (left > 0.5) | ((left == 0.5) & (half != tl.floor(half)))
@@ -88,7 +88,7 @@ def nearest(x):
 SMALLER = '''\
 @triton.jit
 def smaller(x, y):
-    """The smaller number, and a not-a-number where either is one."""
+    """The smaller number, or not-a-number where x or y is one."""
     return tl.where(y < x, y, tl.where(y != y, y, x))
 '''
 

@@ -1,4 +1,4 @@
-"""RAdam: Adam that divides by its second moment only when that has seen enough gradients."""
+"""RAdam: Adam that divides by its second moment only when it has seen enough gradients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from thalweg.rules.value import Value
 
 
 class RAdam(Adam):
-    """Adam with a warm-up that follows from beta2.
+    """Adam with a warm-up whose length depends on beta2.
 
         n_inf = 2 / (1 - beta2) - 1;  n = n_inf - 2 t beta2^t / (1 - beta2^t)
         v <- beta1 v + (1 - beta1) g
@@ -22,15 +22,16 @@ class RAdam(Adam):
         else:
             theta <- theta - lr / (1 - beta1^t) v
 
-    n is how many gradients r is the mean of. With the default beta2 the first five steps divide by
-    nothing. As in PyTorch, n is compared with 5, where the paper says 4, and `eps` is added before
-    the correction. `exp_avg` is v and `exp_avg_sq` is r, of the parameter's shape. Liu et al. 2020.
+    n is the effective number of gradients in the mean r. With the default beta2 the first five
+    steps do not divide by r. As in PyTorch, n is compared with 5 (the paper: 4), and `eps` is added
+    before the correction. `exp_avg` is v and `exp_avg_sq` is r; both have the parameter's shape.
+    Liu et al. 2020.
     """
 
     torch = Counterpart("RAdam")
 
     def rate(self) -> Value:
-        # Up to 5 the factor is not used; there it could be the root of a negative number.
+        # Below 5 the factor is not used, and could be the root of a negative number.
         most, n = maximum(self.most_seen(), 5.0), maximum(self.seen(), 5.0)
         slowed = sqrt((n - 4) * (n - 2) * most / ((most - 4) * (most - 2) * n))
         return super().rate() * where(self.seen() > 5, slowed, 1.0)

@@ -55,7 +55,7 @@ class Named:
 
     @cached_property
     def variants(self) -> dict[frozenset[str], type[Rule]]:
-        """The rules that may take the step, by the arguments that are on."""
+        """The rules that may take the step, by the flags that are on."""
         own = type(self.stepping)
         found, kinds = {frozenset[str](): own}, [own]
         for kind in kinds:
@@ -66,13 +66,13 @@ class Named:
 
     @cached_property
     def hypers(self) -> dict[str, Hyper]:
-        """The hyperparameters of all that it may be made of, by name."""
+        """The hyperparameters of all rules that it may have, by name."""
         kinds = [*self.variants.values(), *(type(rule) for rule in self.rules)]
         return {name: it for kind in reversed(kinds) for name, it in kind.hypers.items()}
 
     @cached_property
     def flags(self) -> list[str]:
-        """The settings that choose the chain, by being on."""
+        """The names of the flags that choose the chain."""
         beside = set() if self.decoupled else {DECOUPLED}
         return sorted(beside.union(*self.variants))
 
@@ -101,7 +101,7 @@ class Named:
             raise UserError(f"{given} needs {needed} too.")
 
     def rules_with(self, settings: Mapping[str, Any]) -> tuple[Rule, ...]:
-        """The chain that these settings choose, at these settings."""
+        """The rules that these settings choose, with these settings."""
         self.check(settings)
         return tuple(
             kind(**{name: settings[name] for name in kind.known() if name in settings})
@@ -109,14 +109,14 @@ class Named:
         )
 
     def rest_with(self, settings: Mapping[str, Any]) -> tuple[Rule, ...]:
-        """The rules of the other parameters, with the settings that are theirs too."""
+        """The rules of the other parameters, with those of the settings that they share."""
         hypers = {name: it for rule in self.rest for name, it in rule.hypers.items()}
         theirs = [name for name, it in hypers.items() if it is self.hypers.get(name)]
         return with_settings(self.rest, {n: settings[n] for n in theirs if n in settings})
 
     @cached_property
     def signature(self) -> Signature:
-        """The arguments of its drop-in class: those of PyTorch's of that name, at our defaults."""
+        """The arguments of its drop-in class: those of PyTorch's class, with our defaults."""
         kind, taken = Parameter.POSITIONAL_OR_KEYWORD, []
         settings = {n: it for one in (self.stepping, *self.rules) for n, it in one.settings.items()}
         theirs = getattr(torch.optim, self.name, None)
@@ -147,7 +147,7 @@ class Named:
 
     @property
     def documentation(self) -> str:
-        """Its formula, what its flags choose, and where each setting may lie and is tuned."""
+        """Its formula, the rules that its flags choose, and each setting's range and space."""
         lines = [inspect.getdoc(type(self.stepping)) or "", ""]
         for on, kind in self.variants.items():
             if on:

@@ -1,4 +1,4 @@
-"""RMSProp: AdaGrad that forgets."""
+"""RMSProp: AdaGrad with a running mean in place of the sum."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from thalweg.rules.value import Value
 class RMSprop(Rule):
     """r <- alpha r + (1 - alpha) g g; theta <- theta - lr g / (eps + sqrt(r))
 
-    `alpha` is the lecture's rho, `eps` its delta, outside the root as in PyTorch. `square_avg` is
-    r, of the parameter's shape, 0 at the start and not corrected for it.
-    Hinton, Coursera lecture 6e, 2012.
+    `alpha` is the lecture's rho. `eps` is its delta, and is added outside the root as in PyTorch.
+    `square_avg` is r. It has the parameter's shape, begins at 0, and is not corrected for this
+    start. Hinton, Coursera lecture 6e, 2012.
     """
 
     lr = Hyper(1e-2, log(1e-5, 1.0))
@@ -29,7 +29,7 @@ class RMSprop(Rule):
         return -self.lr * g / self.divisor()
 
     def follow(self, g: Value) -> None:
-        """Takes the gradient into its running moments."""
+        """Updates the running moments with a gradient."""
         self.square_avg = self.alpha * self.square_avg + (1 - self.alpha) * g * g
 
     def divisor(self) -> Value:
@@ -40,11 +40,13 @@ class RMSprop(Rule):
 
 
 class CenteredRMSprop(RMSprop):
-    """RMSProp with the variance in place of the mean square: r - m m, m the mean gradient.
+    """RMSProp with the variance r - m m in place of r, where m is the mean gradient.
 
-    m <- alpha m + (1 - alpha) g is `grad_avg`, of the parameter's shape. The variance is computed
-    as (sqrt(r) - m)(sqrt(r) + m), as r and m m may both overflow. Where round-off takes it below 0
-    it counts as 0; PyTorch's root is not a number there. Graves 2013.
+        m <- alpha m + (1 - alpha) g
+
+    `grad_avg` is m and has the parameter's shape. The variance is computed as
+    (sqrt(r) - m)(sqrt(r) + m), because r and m m may overflow. Where round-off makes it negative,
+    it counts as 0; PyTorch's root is not-a-number there. Graves 2013.
     """
 
     grad_avg = State()
@@ -63,7 +65,7 @@ class CenteredRMSprop(RMSprop):
 class RMSpropMomentum(RMSprop):
     """b <- momentum b + g / (eps + sqrt(r)); theta <- theta - lr b
 
-    `momentum_buffer` is b, of the parameter's shape, 0 at the start.
+    `momentum_buffer` is b. It has the parameter's shape and begins at 0.
     """
 
     momentum = Hyper(0.9, log_one_minus(0.5, 0.99), high=1.0, below=True)
@@ -80,7 +82,7 @@ class RMSpropMomentum(RMSprop):
 
 
 class CenteredRMSpropMomentum(RMSpropMomentum, CenteredRMSprop):
-    """RMSProp by the variance, with momentum."""
+    """RMSProp with the variance in place of r, and with momentum."""
 
     torch = Counterpart("RMSprop", "momentum", "centered")
 

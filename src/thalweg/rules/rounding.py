@@ -12,16 +12,16 @@ from thalweg.rules.rule import Option, Rule
 from thalweg.rules.value import Value
 
 LOW, HIGH = 0xFFFF, 0xFFFF0000
-"""The half of a float32's bits that a bfloat16 does not have, and the half that it has."""
+"""The bits of a float32 that a bfloat16 does not have, and the bits that it has."""
 
 
 class StochasticRounding(Rule):
-    """theta <- one of the two bfloat16 numbers beside it, the nearer the likelier.
+    """theta <- one of the two bfloat16 numbers next to it, chosen at random.
 
-    What is stored is theta on average: a step far below the last digit still moves the parameter,
-    where rounding to the nearest loses it. The random bits follow from `seed`, the age, the
-    element's place and its leading bits, so that a run can be repeated and resumed. Parameters of
-    other types are left as they are.
+    The nearer number is more likely, so that the stored number is theta on average. A step far
+    below the last digit still moves the parameter, where rounding to the nearest number loses it.
+    The random bits depend on `seed`, the age, the element's place and its leading bits, so that a
+    run can be repeated and resumed. Parameters of other types are not rounded.
 
     Zamirai et al. 2020 (Revisiting bfloat16 training).
     """
@@ -37,14 +37,14 @@ class StochasticRounding(Rule):
 
 
 def rounded(x: Value, seed: Value, t: Value) -> Value:
-    """Each float32 at a bfloat16 beside it; numbers that are not finite as they are."""
+    """Each float32 rounded to a bfloat16 next to it; numbers that are not finite do not change."""
     old = bits(x)
     noise = mixed(old >> 16 ^ mixed(place(x) ^ mixed(word(t) ^ mixed(word(seed))))) & LOW
     return where(abs(x) < math.inf, number((old + noise) & HIGH), x)
 
 
 def mixed(x: Value) -> Value:
-    """A word in which every bit depends on every bit of another."""
+    """A hash of a word: every bit of the result depends on every bit of x."""
     x = x ^ (x >> 16)
     x = x * 0x21F0AAAD & LARGEST
     x = x ^ (x >> 15)

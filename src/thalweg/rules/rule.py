@@ -34,7 +34,7 @@ from thalweg.rules.space import Space
 from thalweg.rules.value import Value
 
 Place = Literal["anywhere", "before", "behind", "last"]
-"""Where a rule may stand in a chain: before or behind the rule that takes the step, or last."""
+"""The position of a rule in a chain: before or behind the rule that takes the step, or last."""
 
 
 class Declared:
@@ -67,7 +67,7 @@ class Hyper(Declared):
         spaces = self.space if several and isinstance(self.space, tuple) else (self.space,)
         if not all(one is None or isinstance(one, Space) for one in spaces):
             raise UserError(
-                "the space of a Hyper is where it is tuned, such as log(1e-4, 0.1), not"
+                "the space of a Hyper must be a search space, such as log(1e-4, 0.1), not"
                 f" {short(self.space)}."
             )
 
@@ -118,7 +118,7 @@ class Hyper(Declared):
 
 @dataclass(frozen=True)
 class Option(Declared):
-    """A positive whole number or a word, the same for all rows that run together.
+    """A setting that is a positive whole number, or a word or a flag; it cannot be scheduled.
 
     default: its value if none is given; without a default it must be given. high: the largest
     number. among: the words or flags that it can be instead of a number; None means the default.
@@ -176,7 +176,7 @@ class Next(Declared):
 
 
 class Counterpart:
-    """The class of `torch.optim` whose steps are those of a rule.
+    """The class of `torch.optim` that takes the same steps as a rule.
 
         Counterpart("SGD", "momentum", "nesterov")
 
@@ -210,7 +210,7 @@ class Rule:
     width]`, counts as the matrix `[out, in * height * width]`. `vmap` steps all matrices of one
     shape at once.
 
-    Raises UserError for a setting that the rule does not have, or outside its range.
+    Raises UserError for a setting that the rule does not have, or that is out of range.
     """
 
     hypers: ClassVar[Mapping[str, Hyper]] = {}
@@ -309,7 +309,7 @@ class Rule:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Every hyperparameter and option, by name."""
+        """The value of every hyperparameter and option, by name."""
         return {name: getattr(self, name) for name in self.known()}
 
     def __eq__(self, other: object) -> bool:
@@ -324,7 +324,7 @@ class Rule:
 
     @classmethod
     def bound(cls, values: Mapping[str, Value]) -> Self:
-        """A rule whose attributes are the values of one step."""
+        """A rule whose attributes hold the values of one step."""
         live = object.__new__(cls)
         live.__dict__.update(values)
         return live
@@ -368,7 +368,7 @@ RESERVED |= {"param_names", "initial_lr"}
 
 
 def settings_of(rules: Iterable[Rule]) -> dict[str, Any]:
-    """Every hyperparameter and option of every rule, by name."""
+    """The value of every hyperparameter and option of all rules, by name."""
     return {name: value for rule in rules for name, value in rule.settings.items()}
 
 

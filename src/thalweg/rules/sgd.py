@@ -15,7 +15,7 @@ from thalweg.rules.value import Value
 class SGD(Rule):
     """theta <- theta - lr g
 
-    `lr` is the learning rate alpha, `g` the gradient of the mini-batch's mean loss.
+    `lr` is the learning rate alpha, and g is the gradient of the mean loss of the mini-batch.
     Robbins and Monro 1951.
     """
 
@@ -32,8 +32,8 @@ class SGD(Rule):
 class SGDMomentum(SGD):
     """PyTorch's momentum: b <- momentum b + (1 - dampening) g; theta <- theta - lr b
 
-    The first step takes b = g. The velocity of `Momentum` has the learning rate inside, this
-    buffer has not: the two are the same path only while `lr` is constant.
+    At the first step, b is g. `momentum_buffer` is b. It does not contain the learning rate, unlike
+    the velocity of `Momentum`: the two rules take the same steps only while `lr` is constant.
     """
 
     momentum = Hyper(0.9, log_one_minus(0.5, 0.99), below=True, high=1.0)
@@ -54,8 +54,9 @@ class SGDMomentum(SGD):
 class SGDNesterov(SGDMomentum):
     """PyTorch's Nesterov momentum: b <- momentum b + g; theta <- theta - lr (g + momentum b)
 
-    It steps from the look-ahead point to the look-ahead point; with a constant `lr` and `momentum`
-    the gradients are those of `Nesterov`, and theta is never formed. Sutskever et al. 2013.
+    It steps from one look-ahead point to the next and never computes the theta of `Nesterov`. With
+    a constant `lr` and `momentum`, its gradients are the same as those of `Nesterov`.
+    Sutskever et al. 2013.
     """
 
     dampening = Hyper(0.0, high=0.0)

@@ -90,15 +90,15 @@ def as_float(end: object) -> float:
 
 
 def log(low: float, high: float) -> Space:
-    """Even in log x, for 0 < low < high."""
+    """A space that is even in log x, for 0 < low < high."""
     return Space(low, high, "log")
 
 
 def log_one_minus(low: float, high: float) -> Space:
-    """Even in log(1 - x), for low < high < 1."""
+    """A space that is even in log(1 - x), for low < high < 1."""
     return Space(low, high, "log_one_minus")
 
 
 def linear(low: float, high: float) -> Space:
-    """Even in x."""
+    """A space that is even in x."""
     return Space(low, high, "linear")

@@ -34,7 +34,7 @@ class Tunable:
 
 
 def tunables(chain: Iterable[Rule]) -> dict[str, Tunable]:
-    """All that can be tuned in a chain, by name, the parts of a pair as `betas[0]`, `betas[1]`."""
+    """The numbers of a chain that can be tuned, by name; a pair is `betas[0]` and `betas[1]`."""
     found = {}
     for rule in chain:
         for name, hyper in rule.hypers.items():
@@ -50,7 +50,7 @@ def tunables(chain: Iterable[Rule]) -> dict[str, Tunable]:
 
 
 def documented(known: Mapping[str, Tunable]) -> dict[str, Space]:
-    """The search space that is documented for what can be tuned, by the name of the setting.
+    """The documented search spaces, by the name of the setting.
 
     A setting that follows a schedule is left out, so that it keeps the schedule; except `lr`, whose
     schedule a race chooses. A setting that is off, at 0, is left out too, because no logarithmic
@@ -74,7 +74,7 @@ def first_rate(names: Iterable[str]) -> str:
 
 
 def space_of(known: Mapping[str, Tunable], name: str, given: Any) -> Space:
-    """The space in which a person wants a setting tuned.
+    """The search space that a user gives for a setting.
 
     given: a space, a pair of its ends, or a table of `low`, `high` and `scale`. Without a scale,
     the scale is the one that the rule documents; if it documents none, log above 0, otherwise

@@ -5,4 +5,4 @@ from __future__ import annotations
 from typing import Any
 
 Value = Any
-"""A number, which is the same for all elements of a tensor in a step, or a tensor of elements."""
+"""A tensor of elements, or a number that is the same for all elements of a tensor in a step."""

@@ -1,1 +1,1 @@
-"""How K members take a step: stacked under `torch.func`, or one by one."""
+"""How members are stepped: together in a stack under `torch.func`, or one by one."""

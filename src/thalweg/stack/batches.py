@@ -1,4 +1,4 @@
-"""Mini-batches: which samples a seed sees at which step, and how they are fetched."""
+"""Mini-batches: chooses the samples of each step for a seed, and fetches them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ from thalweg.tasks.held import is_held
 from thalweg.tasks.task import Task
 
 EVALUATED = 8
-"""Training batches that may be evaluated at once."""
+"""The most training batches that are evaluated as one batch."""
 
 
 def epochs(length: int, batch_size: int, seed: int) -> Iterator[Int64[Tensor, "steps B"]]:
-    """The sample numbers of each epoch's batches, without end: a fresh shuffle, its last part
-    dropped.
+    """The sample numbers of the batches of each epoch, for endless epochs.
 
-    A data set smaller than a batch is one batch. The same seed gives the same batches to every
-    recipe.
+    Each epoch shuffles all samples and drops the last incomplete batch. A data set smaller than a
+    batch is one batch. The same seed gives the same batches to every recipe.
     """
     generator = torch.Generator().manual_seed(stream_seed(seed, ORDER))
     size = min(batch_size, length)
@@ -37,22 +36,22 @@ def epochs(length: int, batch_size: int, seed: int) -> Iterator[Int64[Tensor, "s
 
 
 def order(length: int, batch_size: int, seed: int) -> Iterator[Int64[Tensor, " B"]]:
-    """The batches of a seed's epochs, one after the other."""
+    """The sample numbers of each batch of a seed, over all epochs."""
     return chain.from_iterable(epochs(length, batch_size, seed))
 
 
 def training_order(task: Task, seed: int) -> Iterator[Int64[Tensor, " B"]]:
-    """The batches of a task's training data that a seed sees, step by step."""
+    """The sample numbers of each training batch of a task, for a seed."""
     return order(length_of(task), task.batch_size, seed)
 
 
 def length_of(task: Task) -> int:
-    """Training samples."""
+    """The number of training samples."""
     return len(task.splits.train)  # type: ignore[arg-type]  # Data has made sure of one
 
 
 def fetch(dataset: Dataset[Any], indices: Int64[Tensor, "*many B"]) -> Batch:
-    """The samples of these numbers; `indices` may be `[B]`, or any shape for a held data set."""
+    """The samples with these numbers; `indices` is `[B]`, or any shape for a held data set."""
     if is_held(dataset):
         batch: Batch = tree_map(lambda tensor: gathered(tensor, indices), dataset.tensors)
         return batch
@@ -66,18 +65,18 @@ def gathered(tensor: Tensor, indices: Int64[Tensor, "*many B"]) -> Tensor:
 
 
 class Batches(Iterator[list[Batch]]):
-    """The training batches of members, step by step; members of one seed see the same samples.
+    """The training batches of members, step by step. Members of the same seed see the same samples.
 
-    Each member's batch is its own, since a model may write into what it gets. What samples draw at
-    random (augmentation) belongs to the seed and the step, so that it is the same for every recipe.
-    seeds: of the members. behind: the number of steps whose batches are left out.
+    Each member gets a copy of the batch, because a model may write into its input. Random draws of
+    samples (augmentation) depend on the seed and the step only, so they are the same for every
+    recipe. seeds: the seed of each member. skipped: the number of steps to skip at the start.
     """
 
-    def __init__(self, task: Task, seeds: Sequence[int], behind: int = 0) -> None:
+    def __init__(self, task: Task, seeds: Sequence[int], skipped: int = 0) -> None:
         self.data = task.splits.train
         self.seeds = list(dict.fromkeys(seeds))
         self.places = torch.tensor([self.seeds.index(seed) for seed in seeds])
-        self.numbers = islice(enumerate(numbers_of(task, self.seeds)), behind, None)
+        self.numbers = islice(enumerate(numbers_of(task, self.seeds)), skipped, None)
         self.read = read(self.data, wanted_of(self.seeds, self.numbers))
 
     def __next__(self) -> list[Batch]:
@@ -88,7 +87,7 @@ class Batches(Iterator[list[Batch]]):
         return [copied(by_seed[place]) for place in self.places]
 
     def together(self) -> Batch:
-        """The members' next batches in one, each `[members, B, ...]`."""
+        """The next batches of all members as one batch, whose tensors are `[members, B, ...]`."""
         if is_held(self.data):
             _, numbers = next(self.numbers)
             return fetch(self.data, numbers[self.places])
@@ -97,7 +96,7 @@ class Batches(Iterator[list[Batch]]):
 
 
 def numbers_of(task: Task, seeds: Sequence[int]) -> Iterator[Int64[Tensor, "seeds B"]]:
-    """The sample numbers of every seed, drawn and put together an epoch at a time."""
+    """The sample numbers of each step for all seeds."""
     each = [epochs(length_of(task), task.batch_size, seed) for seed in seeds]
     while True:
         yield from torch.stack([next(own) for own in each], dim=1)
@@ -106,14 +105,14 @@ def numbers_of(task: Task, seeds: Sequence[int]) -> Iterator[Int64[Tensor, "seed
 def wanted_of(
     seeds: Sequence[int], numbers: Iterable[tuple[int, Int64[Tensor, "seeds B"]]]
 ) -> Iterator[Wanted]:
-    """Every seed's batch of a step, by the step and the samples' numbers."""
+    """The batch of every seed at every step, from the steps and the sample numbers."""
     for step, each in numbers:
         for seed, own in zip(seeds, each.tolist(), strict=True):
             yield Wanted(own, stream_seed(seed, SAMPLES, step))
 
 
 def in_order(dataset: Dataset[Any], size: int) -> Iterator[Batch]:
-    """Every sample once, in batches of at most `size`; what samples draw is always the same."""
+    """Every sample once, in batches of at most `size`. Random draws are the same at every call."""
     length = len(dataset)  # type: ignore[arg-type]  # Data has made sure of one
     parts = torch.split(torch.arange(length), size)
     if is_held(dataset):
@@ -123,18 +122,18 @@ def in_order(dataset: Dataset[Any], size: int) -> Iterator[Batch]:
 
 
 def evaluation_batches(task: Task, dataset: Dataset[Any]) -> Iterator[Batch]:
-    """Every sample once, in few parts that may be larger than in training: no graph is kept."""
+    """Every sample once, in a few large batches: evaluation needs no memory for gradients."""
     length = len(dataset)  # type: ignore[arg-type]  # Data has made sure of one
     parts = math.ceil(length / (EVALUATED * task.batch_size))
     return in_order(dataset, math.ceil(length / parts))
 
 
 def copied(batch: Batch) -> Batch:
-    """The batch in tensors of its own."""
+    """A copy of the batch with new tensors."""
     copy: Batch = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, batch)
     return copy
 
 
 def joined(parts: Sequence[Any], dim: int = 0) -> Any:
-    """What was made of consecutive batches as that of one; it may be nested."""
+    """Joins the (nested) outputs of consecutive batches along a dimension."""
     return tree_map(lambda *tensors: torch.cat(tensors, dim), *parts)

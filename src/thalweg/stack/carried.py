@@ -1,4 +1,7 @@
-"""What a model carries from call to call in Python, which a stack would freeze, or share."""
+"""Finds values that a model keeps in Python from call to call.
+
+In a stack all members would share such values, or they would never change.
+"""
 
 from __future__ import annotations
 
@@ -22,22 +25,22 @@ from thalweg.tasks.reachable import CONTAINERS, PLAIN, Named, reachable
 from thalweg.tasks.task import Task
 
 LARGE = 2**20
-"""Numbers; of a tensor of more, it counts how often it was written to."""
+"""The number of elements above which a tensor is compared by its version, not by its sum."""
 
 TOLERANCE = 1e-5
-"""Of round-off, relative to the norm."""
+"""The tolerance for round-off, relative to the norm."""
 
 Made = Sequence[Any]
-"""What comes of a batch: the outputs in training, the loss, the outputs in evaluation."""
+"""The results of a batch: the outputs in training, the loss, and the outputs in evaluation."""
 
 
 def carried(task: Task) -> str:
-    """What members would share in a stack, or not have at all, in words; "" for nothing.
+    """A sentence about what a model keeps in Python from call to call; "" for nothing.
 
-    A fresh model is run, with its loss, twice on one batch and then on another, and a second model
-    on that one alone. Something is carried where NumPy or Python draw random numbers, where there
-    is an iterator, where an attribute or variable is another after the second run than after the
-    first, and where outputs differ that should not.
+    A new model and its loss are run on one batch twice, and then on another batch. A second new
+    model is run on the other batch only. The model keeps something where NumPy or Python draw
+    random numbers, where it can reach an iterator, where an attribute or a variable changes from
+    the first run to the second, and where outputs differ that must be equal.
     """
     batches = Batches(task, seeds=[0])
     (one,), (other,) = next(batches), next(batches)
@@ -51,20 +54,20 @@ def carried(task: Task) -> str:
     again, _ = run(task, model, one)
     if shared := changed(elsewhere, variables(task, fresh)):
         return (
-            f"the model or its loss changes {shared} at every call, which all members share, so"
-            " that one may depend on those before it; keep it in the model"
+            f"the model or its loss changes {shared} at every call, and all members share it, so a"
+            " member may depend on the members before it; keep it in the model"
         )
     if own := changed(before, variables(task, model)):
         return f"the model or its loss changes {own} at every call"
     if not alike(once, again):
-        return "the model or its loss gives something else when it is called again"
+        return "the model or its loss gives another result when it is called again"
     if not alike(run(task, model, other)[0], run(task, fresh, other)[0]):
         return "the model keeps something of the first batch that it was called with"
     return ""
 
 
 def run(task: Task, model: nn.Module, batch: Batch) -> tuple[Made, list[str]]:
-    """What comes of a batch, in training and in evaluation, and what drew beside torch."""
+    """The results of a batch, and the generators beside PyTorch's that random numbers came from."""
     *inputs, targets = batch
     with drawing(0), kept_buffers(model):
         before = states(("NumPy", "Python"))
@@ -76,22 +79,22 @@ def run(task: Task, model: nn.Module, batch: Batch) -> tuple[Made, list[str]]:
 
 
 def reached(task: Task, model: nn.Module) -> list[Named]:
-    """What the model and the loss can reach, beside parameters and buffers."""
+    """The objects that the model and the loss can reach, without parameters and buffers."""
     return [*reachable(model, "the model"), *reachable(task.loss, "the loss")]
 
 
 def is_iterator(value: Any) -> bool:
-    """Whether what it gives cannot be known without taking it; a file is seldom read."""
+    """Whether a value is an iterator; an open file is not counted, because it is seldom read."""
     return isinstance(value, Iterator) and not isinstance(value, IOBase)
 
 
 def variables(task: Task, model: nn.Module) -> list[Named]:
-    """What is reached, as it stands."""
+    """The objects that the model and the loss can reach, with their present values."""
     return [(name, value_of(value)) for name, value in reached(task, model)]
 
 
 def changed(before: Sequence[Named], after: Sequence[Named]) -> str:
-    """The first variable that is another; "" for none."""
+    """The name of the first variable that has changed; "" for none."""
     for old, new in zip_longest(before, after, fillvalue=("", "")):
         if old != new:
             return (new[0] or old[0]).split("[")[0]
@@ -99,7 +102,7 @@ def changed(before: Sequence[Named], after: Sequence[Named]) -> str:
 
 
 def value_of(value: Any) -> Any:
-    """Something that is equal as long as the value is."""
+    """A key that stays equal while the value does not change."""
     for kind, (state, *_) in OWN.items():
         if isinstance(value, kind):
             return plain(state(value))
@@ -114,7 +117,7 @@ def value_of(value: Any) -> Any:
 
 
 def contents(value: Tensor | np.ndarray[Any, Any]) -> Any:
-    """The sum of a tensor or an array; of a large one, how often it was written to."""
+    """The shape and the sum of a tensor or an array; for a large one, its version."""
     try:
         tensor = torch.as_tensor(value).detach()
     except TypeError:  # an array of texts or other objects
@@ -125,13 +128,16 @@ def contents(value: Tensor | np.ndarray[Any, Any]) -> Any:
 
 
 def alike(some: Made, others: Made) -> bool:
-    """Whether all tensors are the same but for round-off."""
+    """Whether all tensors are equal up to round-off."""
     pairs = zip(tree_leaves(some), tree_leaves(others), strict=True)
     return all(torch.equal(x, y) or not differ(x, y, TOLERANCE) for x, y in pairs)
 
 
 def differ(x: Tensor, y: Tensor, tolerance: float) -> bool:
-    """Whether two tensors differ by more than this, relative to the norm of what is finite."""
+    """Whether two tensors differ by more than a tolerance, relative to the norm of y.
+
+    Only finite elements are compared; the same elements must be finite in both.
+    """
     finite = x.isfinite()
     if not torch.equal(finite, y.isfinite()):
         return True

@@ -1,4 +1,4 @@
-"""What a member in training is saved as, and goes on from."""
+"""The saved state of a member in training."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from thalweg.stack.rows import Tensors
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """All that the coming steps of a member depend on, beside its batches.
+    """All that the next steps of a member depend on, without its batches.
 
-    steps: the number of steps that it has taken. weights: parameters and buffers, by the model's
-    names. optimizer: the optimizer's `state_dict`, with the names of the parameters in its groups.
-    random: the state of each generator that the model draws from.
+    steps: the number of steps so far. weights: the parameters and buffers, by their names in the
+    model. optimizer: the optimizer's `state_dict`; its groups have the names of the parameters.
+    random: the state of each generator from which the model draws.
     """
 
     steps: int
@@ -30,7 +30,7 @@ class Checkpoint:
 
     @property
     def states(self) -> Tensors:
-        """The tensors that the optimizer keeps for each parameter, by `state.parameter`."""
+        """The tensors that the optimizer keeps for each parameter, by the key `state.parameter`."""
         kept = self.optimizer["state"]
         return {
             f"{state}.{name}": x
@@ -42,7 +42,10 @@ class Checkpoint:
 
     @property
     def memory(self) -> dict[str, Any]:
-        """What the schedules remember, by setting; the first group's where several have one."""
+        """What the schedules remember, by setting.
+
+        Where several groups have a setting, it is the first group's.
+        """
         memory: dict[str, Any] = {}
         for group in reversed(self.optimizer["param_groups"]):
             memory |= group.get("memory", {})
@@ -50,13 +53,13 @@ class Checkpoint:
 
 
 def model_state(model: nn.Module) -> Tensors:
-    """Copies of the parameters and buffers, by name; a model may save what is no tensor too."""
+    """Copies of the parameters and buffers, by name. Values that are not tensors are left out."""
     saved = model.state_dict()
     return {name: x.detach().clone() for name, x in saved.items() if isinstance(x, Tensor)}
 
 
 def optimizer_state(model: nn.Module, optimizer: Stepper | torch.optim.Optimizer) -> dict[str, Any]:
-    """A copy of an optimizer's `state_dict`, with the names that the model has for parameters."""
+    """A copy of an optimizer's `state_dict`, with the names of the parameters in its groups."""
     names = {id(param): name for name, param in model.named_parameters()}
     saved = deepcopy(optimizer.state_dict())
     for group, own in zip(saved["param_groups"], optimizer.param_groups, strict=True):
@@ -65,7 +68,10 @@ def optimizer_state(model: nn.Module, optimizer: Stepper | torch.optim.Optimizer
 
 
 def put_states(states: Mapping[str, Tensor], model: nn.Module, optimizer: Stepper) -> None:
-    """Gives an optimizer copies of states, by `state.parameter`, for the parameters it trains."""
+    """Copies states into an optimizer, for the parameters that it trains.
+
+    states: tensors by the key `state.parameter`.
+    """
     params = {name: param for name, param in model.named_parameters() if param.requires_grad}
     for key, x in states.items():
         state, name = key.split(".", 1)

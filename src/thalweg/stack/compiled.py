@@ -1,4 +1,4 @@
-"""Members stepped together, their forward and backward pass as one compiled graph."""
+"""A stack whose forward and backward pass run as one compiled graph."""
 
 from __future__ import annotations
 
@@ -17,17 +17,15 @@ from thalweg.tasks.task import Task
 Graph = Callable[..., Any]
 
 MOST_OPERATIONS = 2000
-"""A graph of more takes minutes to compile: a tenth of a second for each, on two cores."""
+"""The most operations of a graph: on two cores, each takes a tenth of a second to compile."""
 
 
 class TooLongError(Exception):
-    """A graph of too many operations to compile."""
+    """A graph has more operations than `MOST_OPERATIONS`."""
 
 
 class Compiled(Stacked):
-    """A stack whose blocks are differentiated and evaluated by graphs, compiled once for all
-    recipes.
-    """
+    """A stack that computes gradients and outputs by compiled graphs, the same for all recipes."""
 
     def differentiated(self, *inputs: Any) -> Any:
         return self.graph(super().differentiated, inputs)(*inputs)
@@ -36,7 +34,7 @@ class Compiled(Stacked):
         return self.graph(super().predicted, inputs)(*inputs)
 
     def graph(self, function: Graph, inputs: tuple[Any, ...]) -> Graph:
-        """The function for inputs of this kind, compiled at the first."""
+        """The compiled function for inputs of this kind; the first call compiles it."""
         known = graphs(self.task)
         kind = function.__name__, kind_of(inputs)
         if kind not in known:
@@ -44,24 +42,25 @@ class Compiled(Stacked):
         return known[kind]
 
 
-# Of the last task only: a longer memory would keep the data of all tasks before.
+# Only for the last task: a larger cache would keep the data of earlier tasks in memory.
 @lru_cache(maxsize=1)
-def graphs(task: Task) -> dict[Any, Graph]:  # noqa: ARG001 (it is what the cache goes by)
-    """The graphs of a task that there are in this process, by the kind of their inputs."""
+def graphs(task: Task) -> dict[Any, Graph]:  # noqa: ARG001 (the cache's key)
+    """The graphs of a task that this process has compiled, by the kind of their inputs."""
     return {}
 
 
 def kind_of(inputs: Any) -> Any:
-    """What a graph is compiled for: the shapes, and the threads that its loops are cut for."""
+    """All that a graph is compiled for: the number of threads, and each input's shape and type."""
     kinds = ((x.shape, x.stride(), x.dtype, x.device) for x in tree_leaves(inputs))
     return torch.get_num_threads(), *kinds
 
 
 def compiled(function: Graph, inputs: tuple[Any, ...]) -> Graph:
-    """The function as a graph of tensor operations, compiled for inputs of this kind.
+    """The function, compiled for inputs of this kind.
 
-    Traced through vmap and autograd first: `torch.compile` follows neither through every model.
-    Raises TooLongError for a graph of more than `MOST_OPERATIONS`.
+    It is first traced into a graph of tensor operations, through vmap and autograd, because
+    `torch.compile` cannot trace these two for every model. Raises TooLongError for a graph of more
+    than `MOST_OPERATIONS`.
     """
     leaves, given = tree_flatten(inputs)
     made: Any = None
@@ -74,7 +73,7 @@ def compiled(function: Graph, inputs: tuple[Any, ...]) -> Graph:
     graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
     if len(graph.graph.nodes) > MOST_OPERATIONS:
         raise TooLongError
-    # Random numbers are then the ones that vmap draws.
+    # With this option the graph draws the same random numbers as vmap.
     options = {"config_patches": {"fallback_random": True}}
     run = torch._inductor.standalone_compile(
         graph, leaves, dynamic_shapes="from_example_inputs", options=options

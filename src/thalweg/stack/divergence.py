@@ -1,4 +1,4 @@
-"""What decides that a member diverged: a number that is not finite, which ends its training."""
+"""Decides whether a member diverged. A member diverges when a number of it is not finite."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Divergence:
-    """The step, counted from 1, that left the finite numbers, and what was not finite first."""
+    """The first step with a number that is not finite, counted from 1, and which number it was."""
 
     step: int
     reason: str
 
 
 def sound(loss: float, gradients: Sequence[Tensor], stepped: Sequence[Tensor]) -> bool:
-    """Whether a step may stand: a finite loss, no not-a-number on the way, finite parameters."""
+    """Whether a step is valid: the loss and the parameters are finite, no gradient has a nan.
+
+    stepped: the parameters after the step.
+    """
     return bool(
         isfinite(loss)
         and not any(gradient.isnan().any() for gradient in gradients)
@@ -27,7 +30,7 @@ def sound(loss: float, gradients: Sequence[Tensor], stepped: Sequence[Tensor]) -
 
 
 def divergence(step: int, loss: float, gradients: Iterable[Tensor]) -> Divergence:
-    """The step, counted from 1, and what was not finite first."""
+    """The divergence of a step, counted from 1: the first of its numbers that was not finite."""
     if not isfinite(loss):
         return Divergence(step, f"the loss was {loss}")
     if not all(gradient.isfinite().all() for gradient in gradients):

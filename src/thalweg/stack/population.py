@@ -1,4 +1,4 @@
-"""What every way of stepping members offers to the training loop."""
+"""The interface of a population: what the training loop needs of every way of stepping."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from thalweg.stack.reading import Batch
 from thalweg.tasks.task import Task
 
 ESTIMATION_BATCHES = 20
-"""Training batches from which batch-norm statistics are estimated again."""
+"""The number of training batches from which batch-norm statistics are estimated again."""
 
 
 class Population(ABC):
-    """Members in training together, each in a place from 0.
+    """Members that train together. Each has a place, counted from 0.
 
-    task: what they train on. members: by place. diverged: by place, none for those that are finite.
-    steps: that were taken. accumulate: batches a step, which is taken from their mean gradient.
+    task: the task that they train on. members: the members by place. diverged: by place, the
+    divergence of a member, or None. steps: the number of steps so far. accumulate: the number of
+    batches in a step; the step uses the mean of their gradients.
     """
 
     task: Task
@@ -40,58 +41,59 @@ class Population(ABC):
 
     @abstractmethod
     def step(self) -> list[float]:
-        """One step of every member that has not diverged; the losses by place, before the step.
+        """Steps every member that has not diverged; gives the losses by place, before the step.
 
-        A member whose loss or parameters are not finite, or whose gradient holds a not-a-number,
-        keeps the parameters that it had before, is marked in `diverged`, and steps no more. Its
-        losses from then on mean nothing.
+        If the loss or the parameters of a member are not finite, or its gradient has a
+        not-a-number, the member keeps the parameters from before the step, is marked in `diverged`,
+        and takes no more steps. Its later losses have no meaning.
         """
 
     @abstractmethod
     def begin(self, checkpoint: Checkpoint) -> None:
-        """Takes every member to where another training of this model stood, on batches of its own.
+        """Starts every member from a checkpoint of another training of this model.
 
-        Its optimizer takes over the states by name, and what its schedules remember. A recipe whose
-        rule of stepping has states that are not among them begins with fresh ones.
+        A member keeps its own batches. Its optimizer takes over the states by name, and what the
+        schedules remember. If the rule that takes the step needs states that the checkpoint does
+        not have, all states of the member begin fresh.
         """
 
     @abstractmethod
     def observe(self, training: Sequence[float], validation: Sequence[float]) -> None:
-        """Tells each member's plateau schedules its metrics."""
+        """Gives each member's metrics to its plateau schedules. The metrics are by place."""
 
     @abstractmethod
     def evaluation(self) -> AbstractContextManager[None]:
-        """Every member at the parameters that evaluation uses, training undisturbed.
+        """Within the block, every member holds the parameters for evaluation.
 
-        Where a recipe averages, the batch-norm statistics within are those of the average,
-        estimated from training data. Whatever the model does to its buffers within is undone.
+        Where a recipe averages, the batch-norm statistics are estimated for the average from
+        training data. After the block, parameters and buffers are the same as before.
         """
 
     @abstractmethod
     def outputs(self, dataset: Dataset[Any]) -> Iterator[tuple[Any, Any]]:
-        """Each member's outputs over a whole data set, in evaluation mode, and the targets."""
+        """Each member's outputs over a whole data set in evaluation mode, with the targets."""
 
     def scores(self, dataset: Dataset[Any]) -> list[dict[str, float]]:
-        """Each member's metrics over a whole data set, by name, in evaluation mode."""
+        """For each member, its metrics over a whole data set in evaluation mode, by name."""
         return [self.task.metrics(*made) for made in self.outputs(dataset)]
 
     @abstractmethod
     def state_dict(self, place: int) -> dict[str, Tensor]:
-        """A member's parameters and buffers, by the model's names."""
+        """A member's parameters and buffers, by their names in the model."""
 
     @abstractmethod
     def load_state_dict(self, place: int, tensors: Mapping[str, Tensor]) -> None:
-        """Puts some of a member's parameters and buffers in their places, by the model's names."""
+        """Sets some of a member's parameters and buffers, by their names in the model."""
 
 
 def initial_model(task: Task, seed: int) -> nn.Module:
-    """The task's model with the weights that a seed draws; what others draw stays as it is."""
+    """The task's model with weights drawn from a seed; other random generators do not change."""
     with drawing(seed):
         return task.fresh_model()
 
 
 def trained_names(task: Task) -> set[str]:
-    """The parameters that a loss gives a gradient to; a lone optimizer skips all others."""
+    """The names of the parameters that have a gradient; a drop-in optimizer skips all others."""
     model = initial_model(task, seed=0)
     with drawing(0):
         *inputs, targets = next(in_order(task.splits.train, task.batch_size))
@@ -105,9 +107,9 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
 
 
 def estimate_batch_norm(model: nn.Module, task: Task, forward: Callable[[Batch], object]) -> None:
-    """Sets the running statistics to the mean over some training batches, the same for all members.
+    """Sets the running statistics to the mean over some training batches.
 
-    forward: as `estimate_over` says.
+    The batches are the same for all members. forward: see `estimate_over`.
     """
     batches = islice(Batches(task, seeds=[0]), ESTIMATION_BATCHES)
     estimate_over((batch for (batch,) in batches), model, forward)
@@ -118,8 +120,8 @@ def estimate_over(
 ) -> None:
     """Sets the running statistics to the mean over these batches.
 
-    Statistics that training leaves as they are stay so. forward: runs a batch through the model,
-    which is in evaluation mode but for these layers.
+    Layers whose statistics do not change in training keep them. forward: runs the model on a batch;
+    the model is in evaluation mode, except for the other batch-norm layers.
     """
     model.train()
     layers = [layer for layer in batch_norms(model) if layer.training]

@@ -1,4 +1,4 @@
-"""Batches of data sets that are read sample by sample: here, or by workers ahead of time."""
+"""Reads data sets sample by sample into batches, in this process or ahead of time by workers."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from thalweg.random_numbers import drawing
 from thalweg.tasks.sharing import InOneProcess, Reopened
 
 Batch = tuple[Any, ...]
-"""The model's arguments, and the target last; each `[B, ...]`, or nested of such."""
+"""The model's arguments, and then the target; each is `[B, ...]` or a nest of such tensors."""
 
 PATIENCE = 1.0
-"""Seconds that are spent on reading here before there are workers."""
+"""The seconds of reading in this process before workers are started."""
 
 SLOW = 0.005
-"""Seconds for a batch, below which handing it over (1 to 2 ms) would save little or nothing."""
+"""The seconds for a batch below which workers save little: handing over takes 1 to 2 ms."""
 
 
 class Wanted(NamedTuple):
-    """A batch: the numbers of its samples, and the seed of what they draw at random."""
+    """A batch to read: the numbers of its samples, and the seed of their random draws."""
 
     samples: list[int]
     seed: int
 
 
 class Reader(Dataset[Batch]):
-    """The batches of a data set, the same to the bit in whichever process they are read."""
+    """The batches of a data set; they are the same to the bit in every process."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
@@ -47,11 +47,11 @@ class Reader(Dataset[Batch]):
 
 
 def read(dataset: Dataset[Any], wanted: Iterable[Wanted]) -> Iterator[Batch]:
-    """The batches that are wanted, one after the other.
+    """Reads the wanted batches, in order.
 
-    They are read when they are asked for. Where that takes long, workers read ahead from then on,
-    one for each of PyTorch's threads; if they fail, whatever it is, the rest is read here, as is
-    all of a data set that only one process may read.
+    At first each batch is read in this process when it is needed. If that is slow, workers read
+    ahead from then on, one for each of PyTorch's threads. If the workers fail for any reason, or if
+    only one process may read the data set, this process reads the rest.
     """
     reader, coming = Reader(dataset), iter(wanted)
     spent = 0.0
@@ -76,7 +76,10 @@ def read(dataset: Dataset[Any], wanted: Iterable[Wanted]) -> Iterator[Batch]:
 def read_ahead(
     reader: Reader, coming: Iterator[Wanted], given: Iterator[Wanted]
 ) -> Iterator[Batch]:
-    """The coming batches, which are `given` to workers, as long as these bring them."""
+    """The next batches, read by workers; it ends after the first batch that the workers fail at.
+
+    coming, given: the same wanted batches twice; the workers read `given`.
+    """
     ahead = workers(reader, given)
     for one in coming:
         try:
@@ -90,13 +93,13 @@ def read_ahead(
 def workers(reader: Reader, given: Iterator[Wanted]) -> Iterator[Batch]:
     loader = DataLoader(
         reader,
-        batch_size=None,  # an item of the reader is a batch already
+        batch_size=None,  # the reader's items are batches already
         sampler=given,
         num_workers=torch.get_num_threads(),
         collate_fn=packed,
         worker_init_fn=lambda _: begin(),
         multiprocessing_context="fork",
-        generator=torch.Generator(),  # it would draw from the global one
+        generator=torch.Generator(),  # without it, the loader draws from the global generator
     )
     with forking():
         packages = iter(loader)
@@ -104,7 +107,9 @@ def workers(reader: Reader, given: Iterator[Wanted]) -> Iterator[Batch]:
 
 
 def packed(batch: Any) -> bytes:
-    """A batch on its way to another process. What cannot be pickled fails here, where it is told,
-    and not in the queue's thread, which would leave the other waiting.
+    """A pickled batch, to be sent to another process.
+
+    A batch that cannot be pickled raises here, where the error is reported. In the queue's thread
+    it would be lost, and the other process would wait forever.
     """
     return bytes(ForkingPickler.dumps(batch))

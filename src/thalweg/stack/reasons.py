@@ -1,4 +1,4 @@
-"""Why a model does not stack, in words, where PyTorch's vmap says it in its own."""
+"""Says in plain words why a model cannot be stacked, from the error of PyTorch's vmap."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from thalweg.tasks.reachable import is_own
 
 
 class UnstackableError(Exception):
-    """Members have to go one by one; why, in words."""
+    """Members cannot be stacked; the message says why."""
 
 
 REASONS = {
@@ -26,27 +26,27 @@ REASONS = {
     "requires_grad_()": "gradients are taken within the forward pass or the loss",
     "does not require grad": "gradients are taken within the forward pass or the loss",
     "not have been used in the graph": "the loss does not reach the same parameters at every step",
-    "setup_context": "an autograd.Function of its own has no rule for vmap",
-    "have vmap support": "an autograd.Function of its own has no rule for vmap",
+    "setup_context": "a custom autograd.Function has no rule for vmap",
+    "have vmap support": "a custom autograd.Function has no rule for vmap",
     "Jitted modules": "a scripted module cannot be given the parameters of others",
     "nn.DataParallel": "nn.DataParallel cannot be given the parameters of others",
 }
-"""By what stands in the error."""
+"""Why members cannot be stacked, by a text that the error contains."""
 
 
 def reason(error: BaseException) -> str:
-    """What the model or the loss does that cannot be done for many members at once, and where."""
+    """What the model or the loss does that vmap cannot do, and the line of code."""
     text = str(error)
     if isinstance(error, UnstackableError):
         return text
     told = next((words for part, words in REASONS.items() if part in text), None)
     operation = re.search(r"aten::(\w+)", text)
     named = f"the operation {operation[1]}" if operation else "an operation"
-    return (told or f"{named} cannot be done for many members at once") + place(error)
+    return (told or f"{named} cannot be done for many members at once") + line_of(error)
 
 
-def place(error: BaseException) -> str:
-    """The last line of the task's own code on the way to the error, if there is one."""
+def line_of(error: BaseException) -> str:
+    """The innermost line of the task's own code in the traceback, in brackets; "" for none."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         file = frame.f_code.co_filename
         if is_own(frame.f_globals.get("__name__", "")) and not file.startswith("<"):

@@ -1,4 +1,4 @@
-"""Rows of a stack that share a chain: what is kept for them, and their step."""
+"""Rows of a stack that share a chain: their states and their step."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ Tensors = dict[str, Tensor]
 
 
 class Rows:
-    """The members of a stack in the places `[start, stop)`, which run one chain with one shape.
+    """Members at the places `[start, stop)` of a stack, whose recipes have the same chain.
 
-    states: of each parameter, what is kept by name, a row of the tensor for each member.
+    rows: a row for each member. states: for each parameter, its states by name; each tensor has a
+    row for each member.
     """
 
     def __init__(self, recipes: Sequence[Recipe], start: int) -> None:
@@ -45,9 +46,12 @@ class Rows:
     def members(self) -> slice:
         return slice(self.start, self.start + len(self.rows))
 
-    def stepping(self, kernel: AnyKernel, params: Tensors, gradients: Tensors) -> Part:
-        """Moves its rows of each parameter, `[R, *shape]`, where they are."""
-        launch = self.launch or self.laid_out(kernel, params)
+    def step(self, kernel: AnyKernel, params: Tensors, gradients: Tensors) -> Part:
+        """A part that steps the members in place with a kernel.
+
+        params, gradients: `[R, *shape]`, with the rows of the whole stack.
+        """
+        launch = self.launch or self.new_launch(kernel, params)
         for place, row in enumerate(self.rows):
             if row.schedules:
                 launch.renew(place, row.scheduled(self.chain))
@@ -61,48 +65,54 @@ class Rows:
         for row in self.rows:
             row.advance()
 
-    def stepping_one(self, i: int, params: Tensors, gradients: Tensors) -> Part:
-        """Steps a member as it is stepped alone, by its chain's arithmetic."""
+    def step_one(self, i: int, params: Tensors, gradients: Tensors) -> Part:
+        """A part that steps one member eagerly, as a drop-in optimizer does."""
         yield from stepped(self.chain, self.held(i, params, gradients))
         self.rows[i].advance()
 
     def begin(
         self, params: Tensors, steps: int, states: Mapping[str, Tensor], memory: dict[str, Any]
     ) -> None:
-        """Goes on from what a training has left behind after so many steps, as far as it fits."""
+        """Begins with the states and the schedules of another training, as far as they fit.
+
+        steps: the number of steps of that training. memory: what its schedules remember.
+        """
         self.start_states(params, fitting_states(self.chain, states))
         for row in self.rows:
             row.begin(steps, memory)
 
     def start_states(self, params: Tensors, states: Mapping[str, Tensor]) -> None:
-        """What is kept for the rows of each parameter: what there is of it, the rest at its start.
+        """Creates the states of all parameters; given states are copied to every member.
 
-        states: by `state.parameter`.
+        states: tensors by the key `state.parameter`.
         """
-        mine = part(params, self.members)
+        mine = rows_of(params, self.members)
         check_matrices(self.chain, [rows[0] for rows in mine.values()])
         values = [row.values(self.chain) for row in self.rows]
         self.states = []
         for name, rows in mine.items():
-            known = {key.split(".", 1)[0]: x for key, x in of(states, [name]).items()}
+            known = {key.split(".", 1)[0]: x for key, x in states_of([name], states).items()}
             each = [{state: x.clone() for state, x in known.items()} for _ in rows]
             for saved, row, own in zip(each, rows, values, strict=True):
-                complete(saved, self.chain, row, own, row.device)
+                complete(saved, chain=self.chain, param=row, values=own, device=row.device)
             kept = names_of(self.chain)
             self.states.append({n: torch.stack([saved[n] for saved in each]) for n in kept})
 
     def addresses(self, gradients: Tensors) -> NDArray[np.int64]:
-        """Where each of its rows of each gradient is, whose numbers lie one after the other."""
+        """The address of each member's row of each gradient; the rows are contiguous."""
         firsts = np.array([[x.data_ptr()] for x in gradients.values()])
         strides = np.array([[x.stride(0) * x.element_size()] for x in gradients.values()])
         addresses: NDArray[np.int64] = firsts + strides * np.arange(self.start, self.members.stop)
         return addresses.ravel()
 
-    def laid_out(self, kernel: AnyKernel, params: Tensors) -> Launch:
-        """What steps the rows, which stay where they are, as does what is kept for them."""
+    def new_launch(self, kernel: AnyKernel, params: Tensors) -> Launch:
+        """The launch for these members, and the addresses of their parameters and states.
+
+        The addresses are read once, because these tensors stay in place.
+        """
         if not self.states:
             self.start_states(params, {})
-        mine = part(params, self.members)
+        mine = rows_of(params, self.members)
         held = [
             {"param": param, "grad": param, **states}
             for param, states in zip(mine.values(), self.states, strict=True)
@@ -122,8 +132,8 @@ class Rows:
         return self.launch
 
     def evaluated(self, params: Tensors) -> Tensors:
-        """Its rows of each parameter as evaluation uses them."""
-        mine = part(params, self.members)
+        """The members' rows of each parameter for evaluation."""
+        mine = rows_of(params, self.members)
         if not self.states or not eager.elsewhere(self.chain):
             return mine
         members = [self.held(i, params, params) for i in range(len(self.rows))]
@@ -136,7 +146,7 @@ class Rows:
         return found
 
     def held(self, i: int, params: Tensors, gradients: Tensors) -> list[Held]:
-        """The parameters of a member before their coming step."""
+        """The parameters of a member before their next step."""
         if not self.states:
             self.start_states(params, {})
         values, place = self.rows[i].values(self.chain), self.start + i
@@ -152,26 +162,27 @@ class Rows:
             row.observe(training=training[place], validation=validation[place])
 
 
-def part(tensors: Tensors, rows: slice | int | Tensor) -> Tensors:
+def rows_of(tensors: Tensors, rows: slice | int | Tensor) -> Tensors:
     return {name: tensor[rows] for name, tensor in tensors.items()}
 
 
 def names_of(chain: Sequence[type[Rule]]) -> set[str]:
-    """What a chain keeps for a tensor, by name."""
+    """The names of the states that a chain keeps for a tensor."""
     return {"step"}.union(*(rule.states for rule in chain), *(rule.row_states for rule in chain))
 
 
-def of(states: Mapping[str, Tensor], names: Collection[str]) -> Tensors:
-    """The states of these parameters, of all by `state.parameter`."""
+def states_of(names: Collection[str], states: Mapping[str, Tensor]) -> Tensors:
+    """The states of the parameters with these names. states: by the key `state.parameter`."""
     return {key: x for key, x in states.items() if key.split(".", 1)[1] in names}
 
 
 @cache
-def say_that_they_go_one_by_one(chain: tuple[type[Rule], ...]) -> None:
+def warn_of_single_steps(chain: tuple[type[Rule], ...]) -> None:
+    """Warns, once for a chain, that it has no kernel for a stack."""
     warnings.warn(
         f"no kernel can be made of {', '.join(rule.__name__ for rule in chain)} here, so the"
-        " members of a stack are stepped one after the other: kernels take float32, float64 and"
-        " bfloat16, and chains that can be traced.",
+        " members of a stack are stepped one after the other. A kernel needs parameters of float32,"
+        " float64 or bfloat16, and a chain that can be traced.",
         stacklevel=2,
     )
 
@@ -179,9 +190,9 @@ def say_that_they_go_one_by_one(chain: tuple[type[Rule], ...]) -> None:
 def fitting_states(
     chain: Sequence[type[Rule]], states: Mapping[str, Tensor]
 ) -> Mapping[str, Tensor]:
-    """The states that another training has left, where the rule that steps finds its own there.
+    """The states of another training, if they have all states of the rule that takes the step.
 
-    Without them it is as young as its states, and so is all that stands with it in a chain.
+    Otherwise none of them: this rule then begins fresh, and the rules beside it must do so too.
     """
     (stepping,) = (rule for rule in chain if "lr" in rule.hypers)
     return states if {key.split(".")[0] for key in states} >= set(stepping.states) else {}

@@ -1,4 +1,4 @@
-"""Members stepped one by one, each a model of its own with the drop-in optimizer."""
+"""Steps members one by one; each has its own model and its own drop-in optimizer."""
 
 from __future__ import annotations
 
@@ -24,22 +24,24 @@ from thalweg.stack.population import (
     initial_model,
 )
 from thalweg.stack.reading import Batch
-from thalweg.stack.rows import fitting_states, of
+from thalweg.stack.rows import fitting_states, states_of
 from thalweg.tasks.task import Task
 
 PRECISIONS = ("full", "bfloat16")
-"""Of what gradients are taken of: the parameters' own, or bfloat16 for matrix products and
-convolutions (`torch.autocast`). Parameters, states and evaluation keep their own.
+"""The precisions of forward and backward passes in training.
+
+"full" is the parameters' own precision. "bfloat16" uses bfloat16 for matrix products and
+convolutions (`torch.autocast`). Parameters, states and evaluation always keep their own precision.
 """
 
 
 class Single(Population):
-    """The plain loop: what every other way of stepping must agree with.
+    """The plain loop. Every other way of stepping must agree with it.
 
-    A member's numbers do not depend on the others, random draws on the CPU (dropout) included. What
-    it draws in evaluation is the same at each, and for all members.
-    precision: see `PRECISIONS`. batches: the members' next ones, step by step; another source may
-    take their place.
+    A member's results do not depend on other members, also where its model draws random numbers on
+    the CPU (dropout). Random draws in evaluation are the same at every evaluation and for all
+    members. precision: see `PRECISIONS`. batches: gives the members' next batches; it may be
+    replaced by another source of batches.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class Single(Population):
         losses: list[float] = []
 
         def closure() -> float:
-            # The optimizer's would import PyTorch's compiler, which takes seconds.
+            # The optimizer's `zero_grad` may import PyTorch's compiler, which takes seconds.
             model.zero_grad()
             losses.append(sum(self.backward(place, batch) for batch in batches) / self.accumulate)
             return losses[-1]
@@ -96,7 +98,7 @@ class Single(Population):
         return losses[0]
 
     def backward(self, place: int, batch: Batch) -> float:
-        """A member's loss on a batch, whose share of a step's gradient is added to it."""
+        """A member's loss on a batch; adds the batch's share to the gradients of the step."""
         model = self.models[place].train()
         *inputs, targets = batch
         with self.streams[place].used():
@@ -106,7 +108,7 @@ class Single(Population):
         return loss.item()
 
     def checkpoint(self, place: int) -> Checkpoint:
-        """What a member goes on from, by `begin` or `resume`."""
+        """A member's checkpoint, for `begin` or `resume`."""
         model, optimizer = self.models[place], self.optimizers[place]
         random = dict(self.streams[place].states)
         return Checkpoint(self.steps, model_state(model), optimizer_state(model, optimizer), random)
@@ -117,17 +119,17 @@ class Single(Population):
             model.load_state_dict(checkpoint.weights, strict=False)
             assert isinstance(optimizer, Optimizer), "members begin with recipes"
             for index, group in enumerate(optimizer.param_groups):
-                states = of(checkpoint.states, group["param_names"])
+                states = states_of(group["param_names"], checkpoint.states)
                 put_states(fitting_states(optimizer.chain(group), states), model, optimizer)
                 optimizer.row(index).begin(checkpoint.steps, checkpoint.memory)
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Takes a lone member to where its own training stood, and to the batches that follow."""
+        """Continues the training of a population's only member from its checkpoint."""
         ((member,), (model,), (optimizer,)) = self.members, self.models, self.optimizers
         model.load_state_dict(checkpoint.weights, strict=False)
         optimizer.load_state_dict(checkpoint.optimizer)
         self.steps, self.streams[0].states = checkpoint.steps, dict(checkpoint.random)
-        self.batches = Batches(self.task, [member.seed], behind=self.steps * self.accumulate)
+        self.batches = Batches(self.task, [member.seed], skipped=self.steps * self.accumulate)
 
     def observe(self, training: Sequence[float], validation: Sequence[float]) -> None:
         for optimizer, seen, unseen in zip(self.optimizers, training, validation, strict=True):
@@ -159,7 +161,7 @@ class Single(Population):
 
 
 def casting(model: nn.Module, precision: str) -> AbstractContextManager[object]:
-    """A forward pass within is in this precision, on the device of the model's parameters."""
+    """A context in which forward passes of the model have this precision."""
     if precision == "full":
         return nullcontext()
     return torch.autocast(next(model.parameters()).device.type, torch.bfloat16)
@@ -167,7 +169,7 @@ def casting(model: nn.Module, precision: str) -> AbstractContextManager[object]:
 
 @torch.no_grad()
 def outputs_over(task: Task, model: nn.Module, dataset: Dataset[Any]) -> tuple[Any, Any]:
-    """A model's outputs over a whole data set, in the mode that it is in, and the targets."""
+    """A model's outputs over a whole data set, in its present mode, and the targets."""
     batches = evaluation_batches(task, dataset)
     with task.evaluation_numbers.used():
         parts = [(model(*batch[:-1]), batch[-1]) for batch in batches]
@@ -177,7 +179,7 @@ def outputs_over(task: Task, model: nn.Module, dataset: Dataset[Any]) -> tuple[A
 
 @contextmanager
 def kept_buffers(model: nn.Module) -> Iterator[None]:
-    """Gives the model its buffers back when the block ends, also those that it has replaced."""
+    """Restores the model's buffers after the block, also buffers that the model has replaced."""
     buffers = dict(model.named_buffers(remove_duplicate=False))
     kept = [buffer.clone() for buffer in buffers.values()]
     try:

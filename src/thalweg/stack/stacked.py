@@ -1,4 +1,4 @@
-"""Members stepped together: their parameters in one tensor, a row for each."""
+"""Steps members together. Their parameters lie in one tensor, with a row for each member."""
 
 from __future__ import annotations
 
@@ -29,26 +29,25 @@ from thalweg.stack.population import (
 )
 from thalweg.stack.reading import Batch
 from thalweg.stack.reasons import UnstackableError
-from thalweg.stack.rows import Tensors, part
+from thalweg.stack.rows import Tensors, rows_of
 from thalweg.tasks.task import Task
 
 ALIGNED = 16
-"""Numbers; a parameter begins at a multiple of so many in its row, which matrix products like."""
+"""Each parameter begins at a multiple of this in its row: matrix products are quicker then."""
 
-# What an operation costs that vmap runs member by member is measured; PyTorch's words for it ask
-# whoever reads them to report it.
+# This warning says that vmap runs an operation member by member, and asks the reader to report it.
+# The race measures what such a stack costs, so users do not need the warning.
 warnings.filterwarnings("ignore", message="There is a performance drop")
 
 
 class Stacked(Population):
-    """K members in rows `[R, P]`, R being K rounded up to whole blocks of one width.
+    """K members in a tensor of rows `[R, P]`; R is K rounded up to a multiple of the width.
 
-    A row holds all parameters of a member, one after the other; a model's parameter is a view
-    `[R, *shape]` of some columns. Forward and backward run block by block under `torch.func.vmap`,
-    in blocks of one width, so that a member's arithmetic is the same whatever else fills its block;
-    rows that no member has are copies of the first and are never stepped. The optimizer steps
-    neighbours that share a chain together, with their hyperparameters as columns: order members by
-    recipe.
+    A row holds all parameters of a member, one after the other. A parameter of the model is a view
+    `[R, *shape]` of some columns. Forward and backward pass run under `torch.func.vmap` in blocks
+    of `width` rows. All blocks have the same width, so a member's arithmetic does not depend on the
+    other members of its block. Extra rows are copies of the first row and are never stepped.
+    Neighbours whose recipes have the same rules are stepped at once: order the members by recipe.
     """
 
     def __init__(self, task: Task, members: Sequence[Member], width: int) -> None:
@@ -61,8 +60,8 @@ class Stacked(Population):
         seeds += seeds[:1] * (-len(members) % width)
         models = {seed: initial_model(task, seed) for seed in set(seeds)}
         self.batches = Batches(task, seeds)
-        # Only its structure is used; the members' numbers are put in its place. What a model does
-        # when training begins is left for the first step.
+        # Only the structure of this model is used; it runs with the members' parameters. It is put
+        # into training mode at the first step, because a model may do something at that moment.
         self.model = initial_model(task, seeds[0]).eval()
         gradient_reaches = trained_names(task)
         params = dict(self.model.named_parameters())
@@ -82,18 +81,19 @@ class Stacked(Population):
         self.before = torch.empty_like(self.rows)
 
     def hold(self, rows: Float[Tensor, "R P"], buffers: Tensors) -> None:
-        """Takes these rows for the members' parameters, and these buffers."""
+        """Makes these rows the members' parameters, and these tensors their buffers."""
         self.rows, self.buffers = rows, buffers
         self.params = {
             name: rows[:, columns].view(len(rows), *self.shapes[name])
             for name, columns in self.columns.items()
         }
-        self.parts = [
-            (part(self.params, rows), part(self.constants, rows), part(self.buffers, rows))
+        self.views = [
+            (rows_of(self.params, rows), rows_of(self.constants, rows), rows_of(self.buffers, rows))
             for rows in self.blocks()
         ]
 
     def blocks(self) -> Iterator[slice]:
+        """The rows of each block."""
         for start in range(0, len(self.rows), self.width):
             yield slice(start, start + self.width)
 
@@ -110,7 +110,7 @@ class Stacked(Population):
     def gradients(self) -> tuple[Float[Tensor, " R"], Tensors, Float[Tensor, " R"]]:
         """The losses of all rows on their next batches, their gradients, and the sum of both.
 
-        A sum that is finite has finite terms, and is much cheaper to ask.
+        The sum shows quickly whether all of them are finite: if it is finite, so are its terms.
         """
         batch = self.batches.together()
         if not self.model.training:
@@ -124,17 +124,18 @@ class Stacked(Population):
     def block_gradients(
         self, place: int, rows: slice, batch: Batch
     ) -> tuple[Tensor, Tensors, Tensor]:
-        # Each row has its batch, though one be the same for all: a batch without a dimension of
-        # rows would be multiplied in another order, and a member's bits depend on the others.
+        # Each row has its own batch, even where all rows have the same samples. With one batch for
+        # all rows, products are computed in another order, so that a member's bits would depend on
+        # the other members.
         own = tree_map(lambda x: x[rows], batch)
-        losses, gradients, totals, buffers = self.differentiated(*self.parts[place], own)
+        losses, gradients, totals, buffers = self.differentiated(*self.views[place], own)
         self.put_buffers(place, buffers)
         return losses, gradients, totals
 
     def differentiated(
         self, params: Tensors, constants: Tensors, buffers: Tensors, batch: Batch
     ) -> tuple[Float[Tensor, " W"], Tensors, Float[Tensor, " W"], Tensors]:
-        """A block's losses, gradients, the sums of both, and the buffers after the forward pass."""
+        """A block's losses, its gradients, their sums, and its buffers after the forward pass."""
         params = {name: x.detach().requires_grad_() for name, x in params.items()}
         losses, buffers = vmap(self.loss, randomness="different")(params, constants, buffers, batch)
         found = torch.autograd.grad(losses.sum(), list(params.values()))
@@ -148,27 +149,30 @@ class Stacked(Population):
         return self.task.loss(outputs, batch[-1]), buffers
 
     def forward(self, params: Tensors, constants: Tensors, buffers: Tensors, batch: Batch) -> Any:
-        """One member's outputs, and its buffers after them."""
+        """One member's outputs, and its buffers after the forward pass."""
         state = {**params, **constants, **buffers}
         outputs = functional_call(self.model, state, batch[:-1])
         return outputs, {name: state[name] for name in buffers}
 
     def put_buffers(self, place: int, buffers: Tensors) -> None:
-        copy(buffers, self.parts[place][2])
+        copy(buffers, self.views[place][2])
 
     def take_back(self, losses: Tensor, gradients: Tensors, totals: Tensor) -> None:
-        """Undoes the step of members that are not finite, or were not before."""
+        """Undoes the step of the members that diverge now or have diverged before."""
         finite = (totals + self.rows.sum(1)).isfinite().tolist()
         for i, diverged in enumerate(self.diverged):
             if diverged is None and not finite[i]:
-                self.diverged[i] = self.divergence(losses[i].item(), part(gradients, i), i)
+                self.diverged[i] = self.divergence(losses[i].item(), rows_of(gradients, i), i)
             if self.diverged[i]:
                 self.rows[i] = self.before[i]
 
     def divergence(self, loss: float, gradients: Tensors, i: int) -> Divergence | None:
-        """That of a member's step; none where it may stand: a sum may overflow of finite terms."""
+        """The divergence of a member's step; None where the step is valid.
+
+        It may be valid although the sum is not finite: a sum of finite terms may overflow.
+        """
         own = list(gradients.values())
-        if sound(loss, own, list(part(self.params, i).values())):
+        if sound(loss, own, list(rows_of(self.params, i).values())):
             return None
         return divergence(self.steps + 1, loss, own)
 
@@ -189,7 +193,7 @@ class Stacked(Population):
         rows, params, buffers = self.rows, self.params, self.buffers
         self.hold(rows.clone(), {name: x.clone() for name, x in buffers.items()})
         for group in self.groups:
-            copy(group.evaluated(params), part(self.params, group.members))
+            copy(group.evaluated(params), rows_of(self.params, group.members))
         if batch_norms(self.model) and any(group.averages for group in self.groups):
             self.estimate_buffers(buffers)
         try:
@@ -198,21 +202,25 @@ class Stacked(Population):
             self.hold(rows, buffers)
 
     def estimate_buffers(self, kept: Tensors) -> None:
-        """Estimates buffers again; members whose recipe does not average keep the given ones."""
+        """Estimates the batch-norm statistics of the members whose recipe averages.
+
+        kept: the buffers of all members; the other members keep them.
+        """
         estimate_batch_norm(self.model, self.task, self.run_blocks)
         for group in self.groups:
             if not group.averages:
-                copy(part(kept, group.members), part(self.buffers, group.members))
+                copy(rows_of(kept, group.members), rows_of(self.buffers, group.members))
 
     def run_blocks(self, batch: Batch) -> None:
-        for place, held in enumerate(self.parts):
+        for place, held in enumerate(self.views):
             self.put_buffers(place, self.run(*held, batch)[1])
 
     @torch.no_grad()
     def run(self, params: Tensors, constants: Tensors, buffers: Tensors, batch: Batch) -> Any:
-        """A block's outputs on one batch for all, and its buffers after them.
+        """A block's outputs on one batch for all members, and its buffers afterwards.
 
-        Members draw the same random numbers, as alone, where vmap can do so.
+        All members draw the same random numbers, as members stepped one by one do. Where vmap
+        cannot do so, they draw different ones.
         """
         randomness = "same" if self.draws_as_alone else "different"
         over_rows = vmap(self.forward, (0, 0, 0, None), randomness=randomness)
@@ -225,7 +233,7 @@ class Stacked(Population):
             return self.run(params, constants, buffers, batch)
 
     def predicted(self, params: Tensors, constants: Tensors, buffers: Tensors, batch: Batch) -> Any:
-        """A block's outputs on one batch for all, in evaluation mode."""
+        """A block's outputs on one batch for all members, in evaluation mode."""
         return self.run(params, constants, buffers, batch)[0]
 
     def outputs(self, dataset: Dataset[Any]) -> Iterator[tuple[Any, Any]]:
@@ -239,8 +247,8 @@ class Stacked(Population):
         self.model.eval()
         batches = evaluation_batches(self.task, dataset)
         with self.task.evaluation_numbers.used():
-            parts = [(self.predicted(*self.parts[place], batch), batch[-1]) for batch in batches]
-        outputs, targets = zip(*parts, strict=True)
+            made = [(self.predicted(*self.views[place], batch), batch[-1]) for batch in batches]
+        outputs, targets = zip(*made, strict=True)
         return joined(outputs, dim=1), joined(targets)
 
     @torch.no_grad()
@@ -257,7 +265,7 @@ class Stacked(Population):
                 rows[place] = tensors[name]
 
     def held(self) -> Tensors:
-        """What each row holds, by the model's names; one of two names for the same once."""
+        """The tensors of all rows, by their names in the model; a shared tensor has one name."""
         return {**self.params, **self.constants, **self.buffers}
 
 
@@ -286,7 +294,7 @@ def row_sums(tensors: Tensors) -> Float[Tensor, " W"]:
 
 
 def require_one_kind(params: Sequence[Tensor]) -> None:
-    """Only real numbers of one precision on one device fit in one tensor."""
+    """UnstackableError unless all parameters are real, of one precision, and on one device."""
     kinds = {f"{param.dtype} on {param.device}" for param in params}
     if len(kinds) > 1 or params[0].is_complex():
         raise UnstackableError(f"the parameters are {' and '.join(sorted(kinds))}")

@@ -1,4 +1,4 @@
-"""How members are stepped: one by one, stacked, or stacked and compiled."""
+"""Chooses the way in which members are stepped: one by one, stacked, or stacked and compiled."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ Way = Literal["single", "stacked", "compiled"]
 WAYS: tuple[Way, ...] = get_args(Way)
 
 TRIED = 8
-"""Samples on which a stack's outputs are compared with those alone."""
+"""The number of samples on which the outputs of a stack and of single members are compared."""
 
 
-# Of the last task only: a longer memory would keep the data of all tasks before.
+# Only for the last task: a larger cache would keep the data of earlier tasks in memory.
 @lru_cache(maxsize=1)
 def way_of(task: Task) -> tuple[Way, str]:
-    """Whether this task's members can be stacked or have to go one by one, and then why.
+    """The way for a task's members, "stacked" where that is possible, else "single" with a reason.
 
-    Tried for one step, on two members that share their batches and two that do not; all random
-    numbers stay as they are.
+    It is found by a trial: a stack of four members, of which three have the same seed, takes one
+    step. The states of random generators do not change.
     """
     try:
         require_stackable(task)
-    except Exception as error:  # whatever a model does that vmap cannot take
+    except Exception as error:  # a model may do anything that vmap cannot
         why = reason(error)
     else:
         return "stacked", ""
@@ -59,14 +59,14 @@ def require_stackable(task: Task) -> None:
 
 
 def first(data: Dataset[Any]) -> Dataset[Any]:
-    """A few samples, which tell outputs apart as well as all do."""
+    """The first samples of a data set; a few are enough to compare outputs."""
     return Subset(data, range(min(TRIED, len(data))))  # type: ignore[arg-type]
 
 
 def require_equal(stacked: Stacked, single: Single, data: Dataset[Any]) -> None:
-    """UnstackableError where members of a stack give other outputs than alone.
+    """UnstackableError where members give other outputs in a stack than one by one.
 
-    Where these are drawn at random, and others than alone, there is nothing to compare.
+    Nothing is compared where the outputs of the stack draw different random numbers.
     """
     for (made, _), (alone, _) in zip(stacked.outputs(data), single.outputs(data), strict=True):
         for one, other in zip(tree_leaves(made), tree_leaves(alone), strict=True):
@@ -80,9 +80,9 @@ def require_equal(stacked: Stacked, single: Single, data: Dataset[Any]) -> None:
 def populate(
     task: Task, members: Sequence[Member], width: int, way: Way | None = None
 ) -> Population:
-    """The members, ready to be trained from their initial weights; a lone one as a plain model.
+    """The members as a population with initial weights. A single member is a plain model.
 
-    way: stacked where that is possible, if not given.
+    way: the way to step them; None: stacked where that is possible.
     """
     chosen = "single" if len(members) == 1 else way or way_of(task)[0]
     if chosen == "single":
