@@ -194,6 +194,19 @@ def test_two_commits_are_run_each_in_a_clean_folder(thalweg: Callable[..., Outco
     assert "The commit 'nowhere' cannot be checked out: there is no such commit." in told.err
 
 
+def test_the_readme_compares_as_it_says(thalweg: Callable[..., Outcome]) -> None:  # noqa: F811
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    _, _, code = readme.partition("```python\n# change.py\n")
+    Path("change.py").write_text(code.partition("```")[0])
+    command = "thalweg compare change.py:old change.py:new"
+    assert f"$ {command}\n" in readme
+    told = thalweg(*command.split()[1:])
+    assert told.status == 0
+    sentence = told.out.splitlines()[-1].partition("(")[0]
+    assert sentence.startswith("change.py:new is better than change.py:old: score differs by -0.08")
+    assert sentence in readme
+
+
 # Results that are there already
 
 
@@ -205,6 +218,7 @@ def test_two_commits_are_run_each_in_a_clean_folder(thalweg: Callable[..., Outco
         ("1,2\n", [], 4, "A single run cannot show"),
         ("1,2\n2,3\n3,5\n4,6\n5,8\n", [], 4, "5 pairs cannot show it with a risk of 0.05"),
         ("a,b\n" + "1,9\n2,9.5\n3,8\n" * 3 + ",8\n", [], 1, "The runs share no seeds"),
+        ("a,b\n" + "1,2\n1,3\n1,2.5\n" * 3, [], 4, "Every run of a has the same score"),
         ("a,b,c\n" + "1,0,2\n2,0,3.5\n3,0,4\n" * 3, ["--columns", "a, c"], 1, "c is worse than a"),
         ("a,b\n" + "1,1.5\n2,2\n3,2.9\n" * 4, [], 4, "The sign of the difference is open"),
         ("a,b\n" + "1,nan\n2,2.1\n3,nan\n4,4.1\n" * 4, [], 1, "runs of b diverge more"),
