@@ -87,3 +87,14 @@ def test_a_program_that_fails_is_told_before_the_race(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unrecognized arguments: --rate"):
         tw.race(command("--rate {lr}"), "sgd,adam", runs=tmp_path)
     assert not list(tmp_path.rglob("*.sqlite"))
+
+
+def test_the_loop_of_the_readme_races(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, found, rest = (EXAMPLES.parent / "README.md").read_text().partition("# train.py\n")
+    Path("train.py").write_text(found + rest.partition("```")[0])
+    raced = tw.race("train.py:train", "sgd,adam", trials=1, tuning_seeds=1, seeds=2)
+    assert raced.winner and raced.best and 0 <= raced.best.params["dropout"] <= 0.5
+    loop = find("train.py:train")
+    assert isinstance(loop, tw.Loop)
+    assert loop.run(raced.winner, seed=0).curve[-1].step == 200
