@@ -412,6 +412,39 @@ def test_a_ledger_with_other_settings_is_left_alone(thalweg) -> None:
     assert Path("runs/saddle/ledger.sqlite").read_bytes() == before
 
 
+def test_a_program_races_from_the_command_line(thalweg) -> None:
+    Path("mine.py").write_text(
+        "import sys\n"
+        "optimizer, lr, seed = sys.argv[1:]\n"
+        "print('loss', abs(float(lr) - 0.01) + int(seed) % 7)\n"
+    )
+    program = f"{sys.executable} mine.py {{optimizer}} {{lr}} {{seed}}"
+    race = ["race", "--command", program, "--metric", "loss (.*)", "--direction", "min"]
+    few = ["--entrants", "sgd,adam", "--trials", "2", "--tuning-seeds", "1", "--seeds", "2"]
+    outcome = thalweg(*race, *few, "--name", "mine")
+    assert outcome.status == 0, outcome.err
+    assert "by loss (lower is better)" in " ".join(outcome.out.split())
+    more = thalweg(*race, "--resume", "mine", "--trials", "3")
+    assert more.status == 0, more.err
+    assert "tuning round" in more.out
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ([], "race takes a TASK, or else --command with --metric and --direction"),
+        (["digits", "--command", "true"], "race takes a TASK, or else --command"),
+        (["digits", "--metric", "loss"], "race takes a TASK, or else --command"),
+        (["--command", "true"], "--command needs --metric"),
+        (["--command", "true", "--metric", "x", "--direction", "up"], "no direction is called up"),
+    ],
+)
+def test_what_neither_is_a_task_nor_a_program_is_told(thalweg, given, told) -> None:
+    outcome = thalweg("race", *given)
+    assert (outcome.status, outcome.out) == (2, "")
+    assert told in outcome.err
+
+
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "thalweg", "race", "digits", "--entrants", "sgd,adam"]
     command += ["--step", "stacked"]

@@ -80,10 +80,21 @@ def test_a_program_is_told_its_settings_in_its_environment_too(tmp_path: Path) -
     found = tw.race(program, [low, "adam"], trials=1, tuning_seeds=1, seeds=2, runs=tmp_path)
     assert {one.score for one in found.record.runs if one.entrant == "low"} == {0.25}
     assert {one.score for one in found.record.runs if one.entrant == "adam"} == {2.0}
-    assert "unless the program reads THALWEG_OPTIMIZER" in str(found.verdict)
+    assert "unless the program reads THALWEG_OPTIMIZER" in " ".join(found.record.notes)
 
 
 def test_a_program_that_fails_is_told_before_the_race(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unrecognized arguments: --rate"):
         tw.race(command("--rate {lr}"), "sgd,adam", runs=tmp_path)
     assert not list(tmp_path.rglob("*.sqlite"))
+
+
+def test_the_loop_of_the_readme_races(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, found, rest = (EXAMPLES.parent / "README.md").read_text().partition("# train.py\n")
+    Path("train.py").write_text(found + rest.partition("```")[0])
+    raced = tw.race("train.py:train", "sgd,adam", trials=1, tuning_seeds=1, seeds=2)
+    assert raced.winner and raced.best and 0 <= raced.best.params["dropout"] <= 0.5
+    loop = find("train.py:train")
+    assert isinstance(loop, tw.Loop)
+    assert loop.run(raced.winner, seed=0).curve[-1].step == 200

@@ -16,6 +16,7 @@ from stubs import STUBS
 ROOT = Path(__file__).parents[1]
 MODULES = {
     "doctor": "thalweg.doctor",
+    "loops": "thalweg.loops",
     "nn": "thalweg.nn",
     "optim": "thalweg.optim",
     "pretrain": "thalweg.training.pretrain",

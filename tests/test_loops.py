@@ -54,6 +54,10 @@ def race(loop: tw.Loop, folder: Path, **given: Any) -> tw.Race:
     return tw.race(loop, **{"entrants": ["sgd", "adam"], **small, **given})
 
 
+def notes(found: tw.Race) -> str:
+    return " ".join(found.record.notes)
+
+
 class Stopping(Silent):
     """Stops a race after so many members."""
 
@@ -220,6 +224,23 @@ def test_a_run_that_was_interrupted_ends_as_if_it_was_not(tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
+def test_a_trainer_that_goes_by_itself_counts_on_from_what_was_saved(tmp_path: Path) -> None:
+    def train(run: tw.loops.Run) -> float:
+        optimizer = run.optimizer([nn.Parameter(torch.zeros(1))])
+        begun = 0 if run.load() is None else 4
+        for step in range(begun, 10):
+            if step == 4 and not begun:
+                run.save({})
+                raise ConnectionError
+            optimizer.step()
+        return 1.0
+
+    given = Given(tw.sgd(), 0, 10, tmp_path / "state")
+    with pytest.raises(ConnectionError):
+        loop_of(train).trained(given)
+    assert loop_of(train).trained(given).curve[-1].step == 10
+
+
 def test_a_state_that_could_not_be_read_again_is_told(tmp_path: Path) -> None:
     def train(run: tw.loops.Run) -> None:
         run.save(nn.Linear(1, 1))
@@ -377,9 +398,7 @@ def test_a_loop_races_with_settings_of_its_own_and_no_run_is_repeated(tmp_path: 
     before = len(lines)
     assert str(race(loop, tmp_path).verdict) == str(found.verdict)
     assert len(log.read_text().splitlines()) == before
-    assert "shift (0 to 1) is a setting of loop 'train', tuned with each entrant." in str(
-        found.verdict
-    )
+    assert "shift (0 to 1) is a setting of loop 'train', tuned with each entrant." in notes(found)
 
 
 def test_a_loop_that_changes_is_another_race(tmp_path: Path) -> None:
@@ -436,7 +455,22 @@ def test_runs_that_do_not_agree_are_said_not_to_be_paired(tmp_path: Path) -> Non
         return plain(run) + int.from_bytes(os.urandom(4)) / 2**32
 
     found = race(loop_of(train), tmp_path, trials=1, seeds=2)
-    assert "with one seed do not come to the same, so pairs are not paired" in str(found.verdict)
+    assert "with one seed do not come to the same, so pairs are not paired" in notes(found)
+
+
+def test_evaluation_at_the_wrong_point_is_told(tmp_path: Path) -> None:
+    def train(run: tw.loops.Run) -> float:
+        param = nn.Parameter(torch.randn(2))
+        optimizer = run.optimizer([param])
+        for _ in run.steps():
+            descend(optimizer, param)
+        with optimizer.evaluation():
+            return distance(param)
+
+    few = {"entrants": ["sgd", "nesterov"], "trials": 1, "seeds": 2}
+    told = "nesterov evaluates at another point than gradients are taken at"
+    assert told in notes(race(loop_of(plain), tmp_path, **few))
+    assert told not in notes(race(loop_of(train), tmp_path, **few))
 
 
 def test_each_role_is_tuned_for_itself(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ class Run:
 
     def __init__(self, loop: Loop, given: Given) -> None:
         self.loop, self.given, self.seed = loop, given, given.seed
-        self.rounds = self.extra = 0
+        self.rounds = self.extra = self.before = 0
         self.taken: Counter[int] = Counter()
         self.stepped: dict[int, AnyOptimizer] = {}
         self.optimizers: dict[str, list[optim.Optimizer]] = {}
@@ -86,7 +86,7 @@ class Run:
         """
         if self.rounds:
             return self.rounds + self.extra
-        return max(self.taken.values(), default=0)
+        return self.before + max(self.taken.values(), default=0)
 
     def steps(self) -> Iterator[int]:
         """The numbers of the steps, from 1 to the end of the budget.

@@ -27,6 +27,7 @@ def put(place: Path, run: Run, state: Any) -> None:
         "state": state,
         "rounds": run.rounds,
         "extra": run.extra,
+        "step": run.step,
         "curve": [(point.step, point.train_loss, point.metric) for point in run.curve],
         "random": random_numbers_now(),
     }
@@ -47,6 +48,7 @@ def get(place: Path, run: Run) -> Any:
         return None
     kept = torch.load(place, weights_only=True)
     run.rounds, run.extra = kept["rounds"], kept["extra"]
+    run.before = kept["step"]  # counts where the loop does not go by `steps()`
     run.curve = [Point(*point) for point in kept["curve"]]
     go_on_with(kept["random"])
     return kept["state"]

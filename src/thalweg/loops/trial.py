@@ -147,9 +147,19 @@ def check_recipe(loop: Loop, recipe: Recipe) -> None:
 
 
 def reports(loop: Loop) -> bool:
-    """Whether its code calls something named report, as far as can be told without running it."""
+    """Whether it reports its metric, as far as can be told without running it."""
+    return "report" in names_in(loop)
+
+
+def evaluates_aside(loop: Loop) -> bool:
+    """Whether it evaluates where averages and look-ahead rules do, as far as can be told."""
+    return "evaluation" in names_in(loop)
+
+
+def names_in(loop: Loop) -> set[str]:
+    """The names in the code of a loop, and in that of a person's own which it goes to."""
     functions = [x for _, x in reachable(loop.function, "") if isinstance(x, FunctionType)]
-    return any("report" in names(one.__code__) for one in functions if is_own(one))
+    return set().union(*(names(one.__code__) for one in functions if is_own(one)))
 
 
 def names(code: CodeType) -> set[str]:

@@ -22,7 +22,7 @@ from thalweg.loops.loop import Loop
 from thalweg.loops.program import OPTIMIZER, Program
 from thalweg.loops.roles import for_roles
 from thalweg.loops.run import Given
-from thalweg.loops.trial import STEPS, Trial, check_recipe, tried
+from thalweg.loops.trial import STEPS, Trial, check_recipe, evaluates_aside, tried
 from thalweg.racing import wording
 from thalweg.racing.entrants import Entrant
 from thalweg.racing.piece import Piece
@@ -30,6 +30,7 @@ from thalweg.racing.plan import MEASURED
 from thalweg.racing.record import Cost, Plan, Settings
 from thalweg.racing.spaces import Spaces
 from thalweg.recipe import Recipe
+from thalweg.stack.population import averages
 from thalweg.tasks.code_of import code_of
 from thalweg.training.fingerprint import Fingerprint, of_own_rules, unchanged
 from thalweg.training.learn import Watch
@@ -149,6 +150,13 @@ class LoopSubject:
             ]
             verb = "is a setting" if len(spaces) == 1 else "are settings"
             yield f"{wording.listed(spaces)} {verb} of {self.called}, tuned with each entrant."
+        aside = [one.name for one in field if elsewhere(one.recipe)]
+        if aside and self.loop.declared is None and not evaluates_aside(self.loop):
+            verb = "evaluates" if len(aside) == 1 else "evaluate"
+            yield (
+                f"{wording.listed(aside)} {verb} at another point than gradients are taken at, and"
+                f" {self.called} does not: evaluate within optimizer.evaluation()."
+            )
         if not trial.agrees:
             yield (
                 f"Two runs of {self.called} with one seed do not come to the same, so pairs are not"
@@ -212,6 +220,11 @@ class LoopSubject:
         (member,) = piece.members
         place = folder / UNFINISHED / f"{checksum([piece.round, *piece.block])}.pt"
         return [self.loop.trained(Given(member.recipe, member.seed, self.loop.steps, place, watch))]
+
+
+def elsewhere(recipe: Recipe) -> bool:
+    """Whether it evaluates at another point than gradients are taken at."""
+    return any(averages([type(rule) for rule in rules]) for rules in recipe.chains)
 
 
 def untold(command: Command) -> Iterator[str]:
