@@ -268,7 +268,7 @@ def test_a_param_has_its_default_the_middle_of_its_space_or_what_the_recipe_says
     ("name", "space", "default", "told"),
     [
         ("drop out", (0, 1), None, "a param has a name of letters"),
-        ("dropout", (1, 0), None, "param dropout: a space goes from a low to a higher value"),
+        ("dropout", (1, 0), None, "param dropout: a space must go from a low to a higher value"),
         ("dropout", 3, None, "param dropout: it needs a low and a high end"),
         ("dropout", (0, 1), "much", "the default of param dropout must be a number"),
     ],
@@ -392,7 +392,7 @@ def test_a_loop_races_with_settings_of_its_own_and_no_run_is_repeated(tmp_path: 
     assert {one.seed for one in found.record.runs} == {int(seed) for _, seed, *_ in lines}
     final = [one for one in found.record.runs if one.round == "final"]
     assert Counter(one.entrant for one in final) == {"sgd": 3, "adam": 3}
-    best = found.verdict.rows[0]
+    best = found.verdict.summaries[0]
     assert found.best is not None
     assert found.best.params == {"shift": best.values["shift"]}
     before = len(lines)

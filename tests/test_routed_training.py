@@ -187,7 +187,10 @@ def test_the_rate_of_a_group_comes_under_the_schedule_of_the_recipe() -> None:
     [
         (lambda model: [{"params": model[0].parameters()}], r"no group of task tiny has 1.bias"),
         (lambda _: [{"lr": 0.1}], "group 0 of task tiny must be a dictionary such as"),
-        (lambda _: [{"params": [nn.Parameter(torch.ones(2))]}], "what is no parameter of the mod"),
+        (
+            lambda _: [{"params": [nn.Parameter(torch.ones(2))]}],
+            "something that is no parameter of the mod",
+        ),
         (lambda model: [{"params": model.parameters(), "momentum": 0.1}], "no chain has momentum"),
         (lambda model: model.parameters(), "group 0 of task tiny must be a dictionary such as"),
         (lambda _: 1 / 0, "Task 'tiny' failed in training"),

@@ -501,7 +501,7 @@ def test_tuning_alone_that_gains_nothing_is_given_no_part() -> None:
     judged = verdict(credited({"used": 0.9, "adam": 0.9, "nadam": 0.1, "sgd": 0.5}))
     assert re.match(
         r"Changing from used to nadam lowers loss by [^:]*, and tuning alone gains nothing that can"
-        r" be seen: used differs from adam by \S+ \(-.* to \+",
+        r" be measured: used differs from adam by \S+ \(-.* to \+",
         judged.sentence,
     )
     assert judged.advice[0].startswith("Use nadam (lr ")

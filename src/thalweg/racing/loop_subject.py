@@ -17,6 +17,7 @@ import torch
 from thalweg.checksum import checksum
 from thalweg.command import RECIPE, Command, variable
 from thalweg.errors import UserError
+from thalweg.fuse import eager
 from thalweg.lanes.lanes import Lanes, Made, Work, most_lanes
 from thalweg.loops.loop import Loop
 from thalweg.loops.program import OPTIMIZER, Program
@@ -30,7 +31,6 @@ from thalweg.racing.plan import MEASURED
 from thalweg.racing.record import Cost, Plan, Settings
 from thalweg.racing.spaces import Spaces
 from thalweg.recipe import Recipe
-from thalweg.stack.population import averages
 from thalweg.tasks.code_of import code_of
 from thalweg.training.fingerprint import Fingerprint, of_own_rules, unchanged
 from thalweg.training.learn import Watch
@@ -224,7 +224,7 @@ class LoopSubject:
 
 def elsewhere(recipe: Recipe) -> bool:
     """Whether it evaluates at another point than gradients are taken at."""
-    return any(averages([type(rule) for rule in rules]) for rules in recipe.chains)
+    return any(eager.elsewhere([type(rule) for rule in rules]) for rules in recipe.chains)
 
 
 def untold(command: Command) -> Iterator[str]:

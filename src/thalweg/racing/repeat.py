@@ -134,7 +134,7 @@ def at_command_line(command: str) -> bool:
 def subject_of(command: str) -> list[str]:
     """What is trained and where it is tuned, as a command that begins a race has it."""
     words = shlex.split(command)
-    return words[2 : words.index("--entrants")]
+    return words[2 : words.index("--entrants") if "--entrants" in words else None]
 
 
 def task_of(command: str) -> str:

@@ -42,6 +42,6 @@ def recipe_in_use(optimizer: torch.optim.Optimizer, model: nn.Module) -> Recipe:
     (to, rules), *others = branches.values()
     if not others:
         return Recipe(rules, kind.lower(), routes=tuple(changes))
-    shared = getattr(optimizer, "shared", 0)
+    shared = optimizer.shared_rules if isinstance(optimizer, RuleOptimizer) else 0
     routes = [Route(tuple(to), own[shared:]) for to, own in branches.values() if to]
     return Recipe(rules[:shared], kind.lower(), routes=(*routes, *changes))
