@@ -30,7 +30,7 @@ from thalweg.racing.plan import MEASURED
 from thalweg.racing.record import Cost, Plan, Settings
 from thalweg.racing.spaces import Spaces
 from thalweg.recipe import Recipe
-from thalweg.stack.population import averages
+from thalweg.rules.rule import Rule
 from thalweg.tasks.code_of import code_of
 from thalweg.training.fingerprint import Fingerprint, of_own_rules, unchanged
 from thalweg.training.learn import Watch
@@ -224,7 +224,10 @@ class LoopSubject:
 
 def elsewhere(recipe: Recipe) -> bool:
     """Whether it evaluates at another point than gradients are taken at."""
-    return any(averages([type(rule) for rule in rules]) for rules in recipe.chains)
+    kinds = {type(rule) for rules in recipe.chains for rule in rules}
+    return any(
+        kind.evaluated is not Rule.evaluated or kind.position is not Rule.position for kind in kinds
+    )
 
 
 def untold(command: Command) -> Iterator[str]:
