@@ -153,7 +153,7 @@ CARRIED: dict[str, tuple[Task, str]] = {
     "an iterator": (task_of(Generated), "read from Generated.numbers"),
     "a function within": (
         task_of(lambda: Stateful(lambda *_: (lambda: count_call())())),
-        "changes calls at every call, which all members share",
+        "changes calls at every call, and all members share it",
     ),
     "in train()": (task_of(InTrain), "changes InTrain.passes"),
     "the first batch": (task_of(ByTheFirst), "keeps something of the first batch"),

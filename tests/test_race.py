@@ -869,7 +869,7 @@ def test_a_task_may_tell_numpy_to_raise(tmp_path: Path) -> None:
         ("<script>", "script"),
         ("../x", "x"),
         ("a b/c", "a-b-c"),
-        ("...", "race"),
+        ("...", "run"),
         ("é_1", "é_1"),
         ("\U00020000" * 90, "\U00020000" * 20),
     ],

@@ -189,7 +189,7 @@ def test_the_rate_of_a_group_comes_under_the_schedule_of_the_recipe() -> None:
         (lambda _: [{"lr": 0.1}], "group 0 of task tiny must be a dictionary such as"),
         (
             lambda _: [{"params": [nn.Parameter(torch.ones(2))]}],
-            "something that is no parameter of the mod",
+            "something that is no parameter of",
         ),
         (lambda model: [{"params": model.parameters(), "momentum": 0.1}], "no chain has momentum"),
         (lambda model: model.parameters(), "group 0 of task tiny must be a dictionary such as"),

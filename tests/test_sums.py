@@ -349,7 +349,7 @@ class WhenEvaluated(rules.SGD):
         (Alternating(), "a rule asks for different sums for different tensors"),
         (Sometimes(), "a rule asks for different sums for different tensors"),
         (Elsewhere(), "no scope is called models; did you mean model?"),
-        (OfANumber(), "a norm, dot, mean or largest goes over the elements of a tensor, not"),
+        (OfANumber(), "norm, dot, mean and largest need a tensor, and were given a number"),
         (WhenEvaluated(), "norm, dot, mean and largest can be used only in a rule"),
     ],
     ids=lambda part: type(part).__name__ if isinstance(part, Rule) else "",
