@@ -59,7 +59,7 @@ from thalweg.stack.batches import length_of
 from thalweg.stack.member import Member
 from thalweg.stack.way import Way
 from thalweg.tasks import Task
-from thalweg.training.learn import Watch
+from thalweg.training.learn import AfterStep
 from thalweg.training.train import train_members
 
 FOLDER = Path.home() / ".cache" / "thalweg" / "regret"
@@ -149,7 +149,7 @@ class Bench:
         return with_cooling(one.configured(values), "linear", steps).to_toml()
 
     def trained(
-        self, pairs: Sequence[Pair], watch: Watch | None = None, way: Way = "compiled"
+        self, pairs: Sequence[Pair], watch: AfterStep | None = None, way: Way = "compiled"
     ) -> list[float]:
         """The losses of these trainings, in one block."""
         members = [Member(Recipe.from_toml(recipe), seed) for recipe, seed in pairs]

@@ -28,7 +28,7 @@ from thalweg.recipes import RECIPES, Recipe
 from thalweg.rules.space import log
 from thalweg.schedules import linear
 from thalweg.statistics import level_at, looks, shortlist
-from thalweg.training.run import Point
+from thalweg.training.run import Evaluation
 
 STEPS = 400
 FAILS = "loss is not finite"
@@ -91,7 +91,7 @@ def made_record(
         path = loss + (0.7 - loss) * np.exp(-steps / 60)
         scores = path if direction == "min" else 1 - path
         curve = tuple(
-            Point(int(s), float(p) * 0.9, float(v), {"accuracy": 1 - float(v)})
+            Evaluation(int(s), float(p) * 0.9, float(v), {"accuracy": 1 - float(v)})
             for s, p, v in zip(steps, path, scores, strict=True)
         )
         if fails:

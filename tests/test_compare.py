@@ -24,7 +24,7 @@ from thalweg.errors import UserError
 from thalweg.recipe import Recipe
 from thalweg.stack.member import Member
 from thalweg.tasks import find
-from thalweg.training.run import Point, Run
+from thalweg.training.run import Evaluation, Run
 
 PRINTING = """
 import random, sys
@@ -141,7 +141,7 @@ class Loop:
     def run(self, recipe: Recipe, seed: int) -> Run:
         lr = float(recipe.settings["lr"])
         top = lr + 0.01 * random.Random(seed).random()
-        curve = tuple(Point(step, 0.0, top * step / 10) for step in range(1, 11))
+        curve = tuple(Evaluation(step, 0.0, top * step / 10) for step in range(1, 11))
         return Run(Member(recipe, seed), curve)
 
 

@@ -32,7 +32,7 @@ from thalweg.racing.record import (
     Stop,
 )
 from thalweg.rules.space import log
-from thalweg.training.run import Point
+from thalweg.training.run import Evaluation
 
 SETTINGS = replace(
     MADE,
@@ -53,7 +53,7 @@ PLAN = Plan("stacked", 2, 32, 0.125, "Members are stepped stacked in 2 lanes.")
 
 
 def run(entrant: str = "sgd", seed: int = 1, score: float = 0.1 + 0.2) -> RunRecord:
-    curve = (Point(5, 1 / 3, 0.5, {"accuracy": 0.25}), Point(10, 0.2, score))
+    curve = (Evaluation(5, 1 / 3, 0.5, {"accuracy": 0.25}), Evaluation(10, 0.2, score))
     return RunRecord("final", entrant, 0, seed, score, None, None, curve, {"loss": 0.75})
 
 
@@ -112,7 +112,7 @@ def test_what_is_written_is_read_by_the_next_process(tmp_path: Path) -> None:
 
 
 def test_numbers_that_are_not_finite_come_back_as_they_were(ledger: Ledger) -> None:
-    odd = (Point(1, math.inf, -math.inf, {"accuracy": math.nan}), Point(2, math.nan, 0.0))
+    odd = (Evaluation(1, math.inf, -math.inf, {"accuracy": math.nan}), Evaluation(2, math.nan, 0.0))
     ledger.add_runs([replace(run(), score=math.nan, curve=odd)])
     (back,) = ledger.read().runs
     assert math.isnan(back.score)

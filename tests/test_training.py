@@ -29,7 +29,7 @@ from thalweg.stack.member import Member
 from thalweg.tasks import Data, Task, find
 from thalweg.training.learn import EVALUATIONS
 from thalweg.training.progress import Silent
-from thalweg.training.run import Point
+from thalweg.training.run import Evaluation
 from thalweg.training.train import train, train_members
 
 
@@ -559,7 +559,7 @@ class Told(Silent):
         if told[0] == self.last:
             raise KeyboardInterrupt
 
-    def evaluated(self, point: Point) -> None:
+    def evaluated(self, point: Evaluation) -> None:
         self.points.append(point)
 
 
@@ -611,7 +611,7 @@ def test_a_run_stopped_after_its_last_evaluation_is_not_trained_again(
     last = 5 if patience else 15
 
     class Stopping(Silent):
-        def evaluated(self, point: Point) -> None:
+        def evaluated(self, point: Evaluation) -> None:
             if point.step == last:
                 raise KeyboardInterrupt
 

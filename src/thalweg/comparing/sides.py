@@ -30,7 +30,7 @@ from thalweg.tasks.groups import with_groups
 from thalweg.tasks.task import Task
 from thalweg.tasks.user_code import is_number
 from thalweg.training.fingerprint import fingerprint, of_own_rules
-from thalweg.training.learn import Watch
+from thalweg.training.learn import AfterStep
 from thalweg.training.run import Run
 from thalweg.training.train import train_members
 from thalweg.user_file import load
@@ -75,14 +75,14 @@ class Side(Protocol):
     def about(self) -> About:
         """UserError where it cannot be run at all."""
 
-    def outcomes(self, seeds: Sequence[int], watch: Watch) -> list[Outcome]:
+    def outcomes(self, seeds: Sequence[int], watch: AfterStep) -> list[Outcome]:
         """What becomes of a run with each of these seeds."""
 
 
 def work_of(side: Side) -> Work:
     """What a lane does for a side: tells about it where it is given no seeds, or else runs it."""
 
-    def work(seeds: Sequence[int] | None, watch: Watch) -> About | list[Outcome]:
+    def work(seeds: Sequence[int] | None, watch: AfterStep) -> About | list[Outcome]:
         return side.about() if seeds is None else side.outcomes(seeds, watch)
 
     return work
@@ -102,7 +102,7 @@ class Scored:
             self.metric, self.direction, traits={f"other code of {self.name}": code_of(self.score)}
         )
 
-    def outcomes(self, seeds: Sequence[int], _: Watch) -> list[Outcome]:
+    def outcomes(self, seeds: Sequence[int], _: AfterStep) -> list[Outcome]:
         return [self.outcome(seed) for seed in seeds]
 
     def outcome(self, seed: int) -> Outcome:
@@ -129,7 +129,7 @@ class Program:
         traits = {changed: [self.command.template, self.command.metric, files]}
         return About(self.command.metric_name, self.command.direction, traits=traits)
 
-    def outcomes(self, seeds: Sequence[int], _: Watch) -> list[Outcome]:
+    def outcomes(self, seeds: Sequence[int], _: AfterStep) -> list[Outcome]:
         return [Outcome(self.command.run({"seed": seed}, self.timeout)) for seed in seeds]
 
 
@@ -165,7 +165,7 @@ class Training:
             {f"{words} of {self.name}": value for words, value in traits.items()},
         )
 
-    def outcomes(self, seeds: Sequence[int], watch: Watch) -> list[Outcome]:
+    def outcomes(self, seeds: Sequence[int], watch: AfterStep) -> list[Outcome]:
         members = [Member(self.used, seed) for seed in seeds]
         runs = train_members(self.found, members, width=STACKED, watch=watch)
         return list(map(outcome_of, runs))
@@ -201,7 +201,7 @@ class Looped:
         }
         return About(self.loop.metric, self.loop.direction, traits=traits)
 
-    def outcomes(self, seeds: Sequence[int], _: Watch) -> list[Outcome]:
+    def outcomes(self, seeds: Sequence[int], _: AfterStep) -> list[Outcome]:
         return [outcome_of(self.loop.run(self.recipe, seed)) for seed in seeds]
 
 
@@ -245,7 +245,7 @@ class InFile:
         code = {str(file.relative_to(folder)): content(file) for file in files}
         return replace(about, traits={**about.traits, f"other code of {self.name}": code})
 
-    def outcomes(self, seeds: Sequence[int], watch: Watch) -> list[Outcome]:
+    def outcomes(self, seeds: Sequence[int], watch: AfterStep) -> list[Outcome]:
         return self.found.outcomes(seeds, watch)
 
 
@@ -300,7 +300,7 @@ class At:
             about = self.side.about()
         return replace(about, traits={f"another commit as {self.name}": self.commit})
 
-    def outcomes(self, seeds: Sequence[int], watch: Watch) -> list[Outcome]:
+    def outcomes(self, seeds: Sequence[int], watch: AfterStep) -> list[Outcome]:
         with self.there():
             return self.side.outcomes(seeds, watch)
 

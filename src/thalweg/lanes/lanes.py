@@ -24,9 +24,9 @@ from thalweg import forked
 from thalweg.forked import forking
 from thalweg.lanes.alarm import Alarm, too_long
 from thalweg.lanes.failure import last_words
-from thalweg.training.learn import Watch
+from thalweg.training.learn import AfterStep
 
-Work = Callable[[Any, Watch], Any]
+Work = Callable[[Any, AfterStep], Any]
 """`work(piece, watch)`: what a lane does with a piece, telling how far it is."""
 
 GRACE = 1.0
@@ -244,7 +244,7 @@ def serve(
             connection.send(made(work, connection.recv(), seldom(connection.send), timeout))
 
 
-def seldom(tell: Callable[[tuple[int, ...]], None]) -> Watch:
+def seldom(tell: Callable[[tuple[int, ...]], None]) -> AfterStep:
     """Tells what it is told, but no more often than `TOLD_EVERY`."""
     told = time.monotonic()
 

@@ -24,7 +24,7 @@ from thalweg.routes import Parameter
 from thalweg.schedules import Plateau
 from thalweg.stack.divergence import Divergence
 from thalweg.tasks.user_code import is_number
-from thalweg.training.run import Point
+from thalweg.training.run import Evaluation
 
 if TYPE_CHECKING:
     from thalweg.loops.loop import Loop
@@ -67,7 +67,7 @@ class Run:
         self.stepped: dict[int, AnyOptimizer] = {}
         self.optimizers: dict[str, list[optim.Optimizer]] = {}
         self.params: dict[str, Param] = {}
-        self.curve: list[Point] = []
+        self.curve: list[Evaluation] = []
         self.diverged: Divergence | None = None
 
     # What a loop calls
@@ -204,7 +204,7 @@ class Run:
             raise LeftError
         if self.curve and self.curve[-1].step == self.step:
             self.curve.pop()
-        self.curve.append(Point(self.step, loss, metric))
+        self.curve.append(Evaluation(self.step, loss, metric))
 
     def observe(self, validation: float, training: float | None) -> None:
         """Tells the schedules that watch a metric; UserError for one that is not reported."""

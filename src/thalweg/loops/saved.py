@@ -14,7 +14,7 @@ import torch
 from thalweg import random_numbers
 from thalweg.arguments import short
 from thalweg.errors import UserError
-from thalweg.training.run import Point
+from thalweg.training.run import Evaluation
 from thalweg.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def get(place: Path, run: Run) -> Any:
     kept = torch.load(place, weights_only=True)
     run.rounds, run.extra = kept["rounds"], kept["extra"]
     run.before = kept["step"]  # counts where the loop does not go by `steps()`
-    run.curve = [Point(*point) for point in kept["curve"]]
+    run.curve = [Evaluation(*point) for point in kept["curve"]]
     go_on_with(kept["random"])
     return kept["state"]
 

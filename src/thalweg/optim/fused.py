@@ -120,7 +120,7 @@ class Fused:
         ]
 
 
-class Watch:
+class ChangedSettings:
     """Finds the groups whose settings have changed since the last step.
 
     varying: the groups whose hyperparameters may change while their settings stay the same objects.
@@ -160,7 +160,7 @@ class Fusing:
     """
 
     def __init__(self) -> None:
-        self.watch = Watch()
+        self.watch = ChangedSettings()
         self.forget()
         self.warned = False
 

@@ -28,7 +28,7 @@ from thalweg.stack.way import Way, first, populate
 from thalweg.statistics import median_interval
 from thalweg.tasks.task import Task
 from thalweg.tasks.user_code import failure_in_training
-from thalweg.training.learn import Watch, evaluation_steps, scores
+from thalweg.training.learn import AfterStep, evaluation_steps, scores
 
 WARM_UP, TIMED = 3, 15
 """Lone steps of each entrant before the clock starts, and those that it times."""
@@ -58,7 +58,7 @@ class Pace:
         return self.start + (1 + BLOCK_STEPS) * self.step + self.evaluation
 
 
-def pace(task: Task, members: Sequence[Member], width: int, way: Way, watch: Watch) -> Pace:
+def pace(task: Task, members: Sequence[Member], width: int, way: Way, watch: AfterStep) -> Pace:
     """How fast a block of these members is trained; `watch` is told of each step.
 
     A few steps are timed and an evaluation, each after a first one, so that what only the first

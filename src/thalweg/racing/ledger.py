@@ -36,7 +36,7 @@ from thalweg.racing.repeat import whole_call
 from thalweg.routes import Parameter
 from thalweg.rules.space import Space
 from thalweg.training.fingerprint import difference
-from thalweg.training.run import Point
+from thalweg.training.run import Evaluation
 
 FILE = "ledger.sqlite"
 VERSION = 7
@@ -391,13 +391,13 @@ class Ledger(CheckedFile):
             for run, round, entrant, index, seed, score, step, reason in rows
         )
 
-    def curves(self) -> dict[int, list[Point]]:
+    def curves(self) -> dict[int, list[Evaluation]]:
         further: dict[tuple[int, int], dict[str, float]] = {}
         for run, step, name, value in self.in_order("further"):
             further.setdefault((run, step), {})[name] = number(value)
-        curves: dict[int, list[Point]] = {}
+        curves: dict[int, list[Evaluation]] = {}
         for run, step, loss, metric in self.rows("SELECT * FROM points ORDER BY run, step"):
-            point = Point(step, number(loss), number(metric), further.get((run, step), {}))
+            point = Evaluation(step, number(loss), number(metric), further.get((run, step), {}))
             curves.setdefault(run, []).append(point)
         return curves
 

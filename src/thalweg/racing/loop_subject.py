@@ -33,7 +33,7 @@ from thalweg.racing.spaces import Spaces
 from thalweg.recipe import Recipe
 from thalweg.tasks.code_of import code_of
 from thalweg.training.fingerprint import Fingerprint, of_own_rules, unchanged
-from thalweg.training.learn import Watch
+from thalweg.training.learn import AfterStep
 from thalweg.training.run import Run
 
 UNFINISHED = "unfinished"
@@ -123,7 +123,7 @@ class LoopSubject:
         return self.trial
 
     def tried_with(self, recipe: Recipe) -> Trial:
-        def work(_: None, watch: Watch) -> Trial:
+        def work(_: None, watch: AfterStep) -> Trial:
             return tried(self.loop, recipe, watch)
 
         (made,) = self.made_apart(work, [None])
@@ -167,7 +167,7 @@ class LoopSubject:
     def run_twice(self, recipe: Recipe, known: Trial) -> Trial:
         """What two whole runs with one seed tell of a program; UserError where they fail."""
 
-        def work(_: None, watch: Watch) -> tuple[float, float]:
+        def work(_: None, watch: AfterStep) -> tuple[float, float]:
             began = perf_counter()
             score = self.loop.trained(Given(recipe, 0, self.loop.steps, watch=watch)).score
             return score, perf_counter() - began
@@ -216,7 +216,7 @@ class LoopSubject:
         begin = partial(begin_lane, threads, self.gpus)
         return Lanes(work, plan.lanes, timeout, begin, apart=True)
 
-    def trained(self, piece: Piece, plan: Plan, folder: Path, watch: Watch) -> list[Run]:  # noqa: ARG002
+    def trained(self, piece: Piece, plan: Plan, folder: Path, watch: AfterStep) -> list[Run]:  # noqa: ARG002
         (member,) = piece.members
         place = folder / UNFINISHED / f"{checksum([piece.round, *piece.block])}.pt"
         return [self.loop.trained(Given(member.recipe, member.seed, self.loop.steps, place, watch))]

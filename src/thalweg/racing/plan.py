@@ -20,7 +20,7 @@ from thalweg.recipe import Recipe
 from thalweg.stack.member import Member
 from thalweg.stack.way import WAYS, Way, way_of
 from thalweg.tasks.task import Task
-from thalweg.training.learn import Watch
+from thalweg.training.learn import AfterStep
 
 MEASURED = "measured"
 
@@ -156,7 +156,7 @@ def side_by_side(
 ) -> Pace:
     """How fast a block is trained while all lanes are busy; one by one, a block is a member."""
 
-    def measured(_: object, watch: Watch) -> Pace:
+    def measured(_: object, watch: AfterStep) -> Pace:
         if way == "single":
             return pace_alone(task, members, watch)
         return pace(task, members, settings.width, way, watch)
@@ -182,7 +182,7 @@ def side_by_side(
     return slowest
 
 
-def pace_alone(task: Task, members: Sequence[Member], watch: Watch) -> Pace:
+def pace_alone(task: Task, members: Sequence[Member], watch: AfterStep) -> Pace:
     """The mean pace of those that can be trained, one by one; where none can, the first's error."""
     paces: list[Pace] = []
     errors: list[BaseException] = []

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 from thalweg.routes import Parameter
 from thalweg.rules.space import Space
 from thalweg.stack.way import Way
-from thalweg.training.run import Point
+from thalweg.training.run import Evaluation
 
 Round = Literal["tuning", "final"]
 
@@ -124,7 +124,7 @@ class RunRecord:
     score: float
     diverged_step: int | None
     reason: str | None
-    curve: tuple[Point, ...]
+    curve: tuple[Evaluation, ...]
     test: dict[str, float] = field(default_factory=dict)
 
     @property

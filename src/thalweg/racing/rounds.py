@@ -35,7 +35,7 @@ from thalweg.racing.record import (
 from thalweg.racing.search import Search, seeds_from
 from thalweg.racing.sentences import stopped
 from thalweg.racing.subject import Subject
-from thalweg.training.learn import Watch
+from thalweg.training.learn import AfterStep
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ class Rounds:
             for block in wanted
         ]
 
-    def trained(self, piece: Piece, watch: Watch) -> list[RunRecord]:
+    def trained(self, piece: Piece, watch: AfterStep) -> list[RunRecord]:
         """What becomes of a block of members; in a lane."""
         return piece.records(self.subject.trained(piece, self.plan, self.ledger.folder, watch))
 

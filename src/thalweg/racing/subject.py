@@ -12,7 +12,7 @@ from thalweg.racing.piece import Piece
 from thalweg.racing.record import Cost, Plan, Settings
 from thalweg.racing.spaces import Spaces
 from thalweg.recipe import Recipe
-from thalweg.training.learn import Watch
+from thalweg.training.learn import AfterStep
 from thalweg.training.run import Run
 
 
@@ -66,5 +66,5 @@ class Subject(Protocol):
     def lanes(self, work: Work, plan: Plan, timeout: float | None) -> Lanes:
         """The processes that train its members."""
 
-    def trained(self, piece: Piece, plan: Plan, folder: Path, watch: Watch) -> list[Run]:
+    def trained(self, piece: Piece, plan: Plan, folder: Path, watch: AfterStep) -> list[Run]:
         """What becomes of the members of a piece; in a lane. folder: the race's."""

@@ -25,7 +25,7 @@ from thalweg.tasks.check import check, check_recipe
 from thalweg.tasks.groups import with_groups
 from thalweg.tasks.task import Task
 from thalweg.training.fingerprint import fingerprint, of_own_rules
-from thalweg.training.learn import Watch
+from thalweg.training.learn import AfterStep
 from thalweg.training.pretrain import offered, stages_for
 from thalweg.training.run import Run
 from thalweg.training.stages import Stage
@@ -110,7 +110,7 @@ class TaskSubject:
     def lanes(self, work: Work, plan: Plan, timeout: float | None) -> Lanes:
         return Lanes(work, plan.lanes, timeout)
 
-    def trained(self, piece: Piece, plan: Plan, folder: Path, watch: Watch) -> list[Run]:  # noqa: ARG002
+    def trained(self, piece: Piece, plan: Plan, folder: Path, watch: AfterStep) -> list[Run]:  # noqa: ARG002
         return train_members(
             self.task,
             piece.members,

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from thalweg.training.progress import Silent
-from thalweg.training.run import Point
+from thalweg.training.run import Evaluation
 
 
 class Points(Silent):
@@ -23,7 +23,7 @@ class Points(Silent):
         self.metric, self.steps, self.epochs = metric, steps, epochs
         self.last = step, time.monotonic()
 
-    def evaluated(self, point: Point) -> None:
+    def evaluated(self, point: Evaluation) -> None:
         (step, then), now = self.last, time.monotonic()
         left = (now - then) / (point.step - step) * (self.steps - point.step)
         self.last = point.step, now
@@ -68,7 +68,7 @@ class Bar(Silent):
         told = f"{where(step, self.steps, self.epochs)}: training loss {training:.4g}"
         self.live.update(self.bar, completed=step, description=told + self.validation)
 
-    def evaluated(self, point: Point) -> None:
+    def evaluated(self, point: Evaluation) -> None:
         self.losses = []
         self.validation = f", validation {self.metric} {point.metric:.4g}"
 

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from thalweg.stack.single import Single, outputs_over
 from thalweg.tasks.task import Task
-from thalweg.training.run import Point
+from thalweg.training.run import Evaluation
 
 KEEP = ("end", "best")
 
@@ -43,20 +43,20 @@ class Candidates:
         self.best: Candidate | None = None
         self.waited = 0
 
-    def add(self, point: Point) -> None:
+    def add(self, point: Evaluation) -> None:
         """Adds the evaluation that was just made."""
         self.waited += 1
         found = self.goodness(self.validation(point))
         if self.best is None or found > self.goodness(self.best.validation):
             self.best, self.waited = self.evaluated(point), 0
 
-    def evaluated(self, point: Point) -> Candidate:
+    def evaluated(self, point: Evaluation) -> Candidate:
         """The parameters and buffers of the evaluation that was just made."""
         with self.alone.evaluation():
             weights = self.alone.state_dict(0)
         return Candidate(f"step {point.step}", weights, self.validation(point))
 
-    def validation(self, point: Point) -> dict[str, float]:
+    def validation(self, point: Evaluation) -> dict[str, float]:
         return {self.task.metric_name: point.metric, **point.also}
 
     def chosen(self, last: Candidate) -> Candidate:

@@ -22,7 +22,7 @@ from thalweg.whole_file import unwritable, whole_file
 CHECKSUM = "checksum"
 FINGERPRINT = "fingerprint"
 
-Plan = Sequence[Mapping[str, Any]]
+Identity = Sequence[Mapping[str, Any]]
 """The descriptions of a training's stages, by `described`. Another plan means another training."""
 
 
@@ -42,7 +42,7 @@ def write_state(path: Path, groups: Mapping[str, Tensors], record: Mapping[str, 
     save(tensors, path, texts | {CHECKSUM: checksum(all_of(tensors, texts))})
 
 
-def read_state(path: Path, plan: Plan) -> tuple[dict[str, Tensors], dict[str, Any]]:
+def read_state(path: Path, plan: Identity) -> tuple[dict[str, Tensors], dict[str, Any]]:
     """The groups and the record of a file.
 
     Raises UserError for a file that is damaged, and for a file with another `plan`.
@@ -86,7 +86,7 @@ def described(task: Task, recipe: Recipe, seed: int) -> dict[str, Any]:
     }
 
 
-def another(before: Plan, now: Plan) -> str:
+def another(before: Identity, now: Identity) -> str:
     """How two plans differ, in words; empty if they do not."""
     if len(before) != len(now):
         return "another number of stages"

@@ -14,12 +14,12 @@ from thalweg.errors import UserError
 from thalweg.stack.batches import length_of
 from thalweg.stack.population import Population
 from thalweg.tasks.task import Task
-from thalweg.training.run import Point
+from thalweg.training.run import Evaluation
 
 EVALUATIONS = 15
 """The number of evaluations in a run. They are spread evenly, and the last is at the end."""
 
-Watch = Callable[[int, int], None]
+AfterStep = Callable[[int, int], None]
 """`watch(step, alive)` is called after every step; alive: the members that have not diverged."""
 
 
@@ -27,10 +27,10 @@ def learn(
     task: Task,
     population: Population,
     stepped: Callable[[int, Sequence[float]], None] = lambda *_: None,
-    enough: Callable[[list[list[Point]]], bool] | None = None,
-    begun: list[list[Point]] | None = None,
+    enough: Callable[[list[list[Evaluation]]], bool] | None = None,
+    begun: list[list[Evaluation]] | None = None,
     before: int = 0,
-) -> list[list[Point]]:
+) -> list[list[Evaluation]]:
     """Trains a population through the budget. Returns each member's learning curve, by place.
 
     stepped: is called after every step with its number and the losses by place. enough: is called
@@ -78,7 +78,7 @@ def evaluate(
     population: Population,
     step: int,
     losses: list[list[float]],
-    curves: list[list[Point]],
+    curves: list[list[Evaluation]],
 ) -> None:
     """Adds a point to the curve of every member that has not diverged."""
     training = [sum(column) / len(column) for column in zip(*losses, strict=True)]
@@ -88,7 +88,7 @@ def evaluate(
     for place, scored in enumerate(validation):
         if scored:
             also = {name: scored[name] for name in task.also}
-            curves[place].append(Point(step, training[place], metrics[place], also))
+            curves[place].append(Evaluation(step, training[place], metrics[place], also))
 
 
 def scores(population: Population, dataset: Dataset[Any]) -> list[Mapping[str, float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Protocol, runtime_checkable
 
-from thalweg.training.run import Point
+from thalweg.training.run import Evaluation
 
 
 @runtime_checkable
@@ -26,7 +26,7 @@ class Progress(Protocol):
     def stepped(self, step: int, loss: float, lr: float) -> None:
         """A step was taken. loss: the training loss before it. lr: its learning rate."""
 
-    def evaluated(self, point: Point) -> None:
+    def evaluated(self, point: Evaluation) -> None:
         """An evaluation was made after the last step."""
 
 
@@ -44,7 +44,7 @@ class Together:
         for one in self.told:
             one.stepped(step, loss, lr)
 
-    def evaluated(self, point: Point) -> None:
+    def evaluated(self, point: Evaluation) -> None:
         for one in self.told:
             one.evaluated(point)
 
@@ -56,4 +56,4 @@ class Silent:
 
     def stepped(self, step: int, loss: float, lr: float) -> None: ...
 
-    def evaluated(self, point: Point) -> None: ...
+    def evaluated(self, point: Evaluation) -> None: ...

@@ -11,7 +11,7 @@ from thalweg.stack.member import Member
 
 
 @dataclass(frozen=True)
-class Point:
+class Evaluation:
     """A point of a learning curve: one evaluation, after `step` steps.
 
     train_loss: the mean training loss since the evaluation before. metric: the task's metric on
@@ -33,7 +33,7 @@ class Run:
     """
 
     member: Member
-    curve: tuple[Point, ...]
+    curve: tuple[Evaluation, ...]
     diverged: Divergence | None = None
     test: Mapping[str, float] = field(default_factory=dict)
 

@@ -32,7 +32,7 @@ from thalweg.training.files import (
     write_state,
 )
 from thalweg.training.learn import learn, require_finite
-from thalweg.training.run import Point, Run
+from thalweg.training.run import Evaluation, Run
 from thalweg.whole_file import require_writable
 
 
@@ -155,7 +155,7 @@ def through(
             train_stage(stage, Member(recipe, seed), before=handed, path=path, plan=plan)
         groups, record = read_state(path, plan)
         handed = Handed(groups["last"], groups["evaluated"], groups.get("states", {}))
-        points = [Point(**point) for point in record["curve"]]
+        points = [Evaluation(**point) for point in record["curve"]]
         yield Done(Run(Member(recipe, seed), tuple(points)), tuple(record["fresh"]), handed, plan)
 
 

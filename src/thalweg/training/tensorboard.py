@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from thalweg.errors import UserError
-from thalweg.training.run import Point
+from thalweg.training.run import Evaluation
 
 
 class TensorBoard:
@@ -39,7 +39,7 @@ class TensorBoard:
         self.writer.add_scalar("training/loss", loss, step)
         self.writer.add_scalar("training/lr", lr, step)
 
-    def evaluated(self, point: Point) -> None:
+    def evaluated(self, point: Evaluation) -> None:
         for name, value in {self.metric: point.metric, **point.also}.items():
             self.writer.add_scalar(f"validation/{name}", value, point.step)
         self.writer.flush()

@@ -32,9 +32,9 @@ from thalweg.tasks.groups import with_groups
 from thalweg.tasks.task import Task
 from thalweg.tasks.user_code import failure_in_training
 from thalweg.training.choice import KEEP, Candidates
-from thalweg.training.files import Plan, described, save
+from thalweg.training.files import Identity, described, save
 from thalweg.training.learn import (
-    Watch,
+    AfterStep,
     epochs_of,
     learn,
     require_finite,
@@ -43,7 +43,7 @@ from thalweg.training.learn import (
 )
 from thalweg.training.pretrain import pretrained, stages_for
 from thalweg.training.progress import Progress, Silent, Together
-from thalweg.training.run import Point, Run
+from thalweg.training.run import Evaluation, Run
 from thalweg.training.stages import Stage, hand_on, start_from, through
 from thalweg.training.tensorboard import TensorBoard
 from thalweg.training.unfinished import read_unfinished, write_unfinished
@@ -71,7 +71,7 @@ def train_members(
     width: int,
     way: Way | None = None,
     test: bool = False,
-    watch: Watch | None = None,
+    watch: AfterStep | None = None,
 ) -> list[Run]:
     """Trains members through the task's whole budget. Returns their runs, in the same order.
 
@@ -104,7 +104,7 @@ def train_members(
     ]
 
 
-def tell(watch: Watch, population: Population, step: int, _: Sequence[float]) -> None:
+def tell(watch: AfterStep, population: Population, step: int, _: Sequence[float]) -> None:
     watch(step, population.diverged.count(None))
 
 
@@ -233,11 +233,11 @@ def train(
 def learn_alone(
     candidates: Candidates,
     unfinished: Path,
-    plan: Plan,
+    plan: Identity,
     patience: int | None,
     before: int,
     progress: Progress,
-) -> list[Point]:
+) -> list[Evaluation]:
     """Trains one member, which goes on from its file if it was stopped. Returns its learning curve.
 
     Training ends early after `patience` evaluations without an improvement.
@@ -248,7 +248,7 @@ def learn_alone(
     def stepped(step: int, losses: Sequence[float]) -> None:
         progress.stepped(step, losses[0], alone.optimizers[0].last_lr)
 
-    def enough(curves: list[list[Point]]) -> bool:
+    def enough(curves: list[list[Evaluation]]) -> bool:
         candidates.add(curves[0][-1])
         write_unfinished(unfinished, plan, candidates, curves[0])
         progress.evaluated(curves[0][-1])

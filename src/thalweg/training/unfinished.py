@@ -13,12 +13,12 @@ from torch.utils._pytree import tree_flatten, tree_unflatten, treespec_dumps, tr
 from thalweg.random_numbers import from_plain, plain, put, states
 from thalweg.stack.checkpoint import Checkpoint
 from thalweg.training.choice import Candidate, Candidates
-from thalweg.training.files import Plan, read_state, write_state
-from thalweg.training.run import Point
+from thalweg.training.files import Identity, read_state, write_state
+from thalweg.training.run import Evaluation
 
 
 def write_unfinished(
-    path: Path, plan: Plan, candidates: Candidates, curve: Sequence[Point]
+    path: Path, plan: Identity, candidates: Candidates, curve: Sequence[Evaluation]
 ) -> None:
     """Writes all that the coming steps depend on, and what was found so far."""
     now, best = candidates.alone.checkpoint(0), candidates.best
@@ -45,7 +45,7 @@ def write_unfinished(
     write_state(path, groups, record)
 
 
-def read_unfinished(path: Path, plan: Plan, candidates: Candidates) -> list[Point]:
+def read_unfinished(path: Path, plan: Identity, candidates: Candidates) -> list[Evaluation]:
     """Takes a fresh run to where the file's was, and gives its curve.
 
     UserError for a file that is damaged or whose plan is another.
@@ -63,7 +63,7 @@ def read_unfinished(path: Path, plan: Plan, candidates: Candidates) -> list[Poin
         when, validation = record["best"]
         candidates.best = Candidate(when, groups["best"], validation)
     candidates.waited = record["waited"]
-    return [Point(**point) for point in record["curve"]]
+    return [Evaluation(**point) for point in record["curve"]]
 
 
 def apart(nested: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
