@@ -20,7 +20,7 @@ from thalweg.stack.population import initial_model
 from thalweg.stack.single import Single
 from thalweg.tasks import Data, Task, find
 from thalweg.training.learn import learn
-from thalweg.training.unfinished import apart, together
+from thalweg.training.resume import apart, together
 
 STEPS, SEED = 12, 3
 

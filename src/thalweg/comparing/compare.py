@@ -36,8 +36,8 @@ from thalweg.comparing.pairs import Pairs, about
 from thalweg.comparing.scores import Scores
 from thalweg.comparing.sides import About, Side, work_of
 from thalweg.errors import UserError
-from thalweg.lanes.alarm import require_timeout
 from thalweg.lanes.lanes import Lanes, most_lanes
+from thalweg.lanes.time_limit import require_timeout
 from thalweg.recipes import AnyRecipe
 from thalweg.run_folder import require_folder_name, usual_folder
 from thalweg.statistics import Direction

@@ -22,8 +22,8 @@ import torch
 
 from thalweg import forked
 from thalweg.forked import forking
-from thalweg.lanes.alarm import Alarm, too_long
 from thalweg.lanes.failure import last_words
+from thalweg.lanes.time_limit import TimeLimit, too_long
 from thalweg.training.learn import AfterStep
 
 Work = Callable[[Any, AfterStep], Any]
@@ -261,11 +261,11 @@ def made(work: Work, piece: Any, watch: Callable[..., None], timeout: float | No
     """What becomes of a piece in this process; its work fails where it is silent for too long."""
 
     def told(*words: int) -> None:
-        alarm.put_off()
+        limit.put_off()
         watch(*words)
 
     try:
-        with Alarm(timeout) as alarm:
+        with TimeLimit(timeout) as limit:
             return Made(work(piece, told))
     except (Exception, SystemExit) as error:
         return Made(failure=last_words(error))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from thalweg import statistics
 from thalweg.doctor.watch.stopwatch import wait
 from thalweg.errors import UserError
-from thalweg.lanes.alarm import Alarm
+from thalweg.lanes.time_limit import TimeLimit
 from thalweg.optim import Optimizer
 from thalweg.racing.record import Cost, Settings
 from thalweg.random_numbers import drawing
@@ -125,7 +125,7 @@ def lone_steps(
     alike. They step one model from the same weights.
     """
     with drawing(0):
-        with failure_in_training(task), Alarm(timeout):
+        with failure_in_training(task), TimeLimit(timeout):
             model = initial_model(task, seed=0).train()
         # What is expanded cannot be written to, by training neither.
         tensors = [*model.parameters(), *(x for x in model.buffers() if x.is_contiguous())]
@@ -144,7 +144,7 @@ def lone_steps(
             for name in turns.sample(list(taken), len(taken)):
                 set_to(start, tensors)
                 try:
-                    with failure_in_training(task), Alarm(timeout):
+                    with failure_in_training(task), TimeLimit(timeout):
                         taken[name].append(lone_step(task, model, optimizers[name], indices))
                 except Exception:  # of one that fails, nothing is known
                     del taken[name]

@@ -10,9 +10,9 @@ from statistics import mean
 from thalweg import statistics
 from thalweg.arguments import require_known, require_whole
 from thalweg.errors import FailedError, UserError
-from thalweg.lanes.alarm import Alarm, SilentError
 from thalweg.lanes.failure import last_words
 from thalweg.lanes.lanes import Lanes, most_lanes, one_thread
+from thalweg.lanes.time_limit import SilentError, TimeLimit
 from thalweg.racing import timings
 from thalweg.racing.cost import Pace, duration, pace
 from thalweg.racing.record import Plan, Settings
@@ -163,8 +163,8 @@ def side_by_side(
 
     def measured_here() -> Pace:
         try:
-            with Alarm(timeout) as alarm:
-                return measured(None, lambda *_: alarm.put_off())
+            with TimeLimit(timeout) as limit:
+                return measured(None, lambda *_: limit.put_off())
         except FailedError as error:
             failed = f"Task '{task.name}' failed in training"
             raise FailedError(f"{failed}: {last_words(error)}.") from error

@@ -19,7 +19,7 @@ from thalweg.arguments import (
 )
 from thalweg.command import Command
 from thalweg.errors import UserError
-from thalweg.lanes.alarm import require_timeout
+from thalweg.lanes.time_limit import require_timeout
 from thalweg.loops.find import find
 from thalweg.loops.loop import Loop
 from thalweg.loops.program import program

@@ -1,4 +1,4 @@
-"""The saved state of a member in training."""
+"""The saved state of a member in training. `Single.checkpoint` makes one of a member."""
 
 from __future__ import annotations
 

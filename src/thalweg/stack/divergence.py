@@ -1,4 +1,4 @@
-"""Decides whether a member diverged. A member diverges when a number of it is not finite."""
+"""Decides whether a member diverged: a number of its loss or its step is not finite."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Divergence:
     reason: str
 
 
-def sound(loss: float, gradients: Sequence[Tensor], stepped: Sequence[Tensor]) -> bool:
+def may_stand(loss: float, gradients: Sequence[Tensor], stepped: Sequence[Tensor]) -> bool:
     """Whether a step is valid: the loss and the parameters are finite, no gradient has a nan.
 
     stepped: the parameters after the step.
@@ -29,7 +29,7 @@ def sound(loss: float, gradients: Sequence[Tensor], stepped: Sequence[Tensor]) -
     )
 
 
-def divergence(step: int, loss: float, gradients: Iterable[Tensor]) -> Divergence:
+def divergence_of(step: int, loss: float, gradients: Iterable[Tensor]) -> Divergence:
     """The divergence of a step, counted from 1: the first of its numbers that was not finite."""
     if not isfinite(loss):
         return Divergence(step, f"the loss was {loss}")

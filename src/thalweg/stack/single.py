@@ -15,7 +15,7 @@ from thalweg.optim.stepper import Stepper
 from thalweg.random_numbers import MODEL, RandomStream, stream_seed
 from thalweg.stack.batches import Batches, evaluation_batches, joined
 from thalweg.stack.checkpoint import Checkpoint, model_state, optimizer_state, put_states
-from thalweg.stack.divergence import Divergence, divergence, sound
+from thalweg.stack.divergence import Divergence, divergence_of, may_stand
 from thalweg.stack.member import Member
 from thalweg.stack.population import (
     Population,
@@ -90,8 +90,8 @@ class Single(Population):
             optimizer.step()
         stepped = [param for param in params if param.grad is not None]
         gradients = [param.grad.to_dense() for param in stepped if param.grad is not None]
-        if not sound(losses[0], gradients, stepped):
-            self.diverged[place] = divergence(self.steps + 1, losses[0], gradients)
+        if not may_stand(losses[0], gradients, stepped):
+            self.diverged[place] = divergence_of(self.steps + 1, losses[0], gradients)
             with torch.no_grad():
                 for param, value in zip(params, before, strict=True):
                     param.copy_(value)

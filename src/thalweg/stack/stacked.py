@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from thalweg.routes import parameters_of
 from thalweg.stack.batches import Batches, evaluation_batches, joined
 from thalweg.stack.checkpoint import Checkpoint, model_state
-from thalweg.stack.divergence import Divergence, divergence, sound
+from thalweg.stack.divergence import Divergence, divergence_of, may_stand
 from thalweg.stack.member import Member
 from thalweg.stack.neighbours import neighbours_of
 from thalweg.stack.population import (
@@ -162,19 +162,19 @@ class Stacked(Population):
         finite = (totals + self.rows.sum(1)).isfinite().tolist()
         for i, diverged in enumerate(self.diverged):
             if diverged is None and not finite[i]:
-                self.diverged[i] = self.divergence(losses[i].item(), rows_of(gradients, i), i)
+                self.diverged[i] = self.found_divergence(losses[i].item(), rows_of(gradients, i), i)
             if self.diverged[i]:
                 self.rows[i] = self.before[i]
 
-    def divergence(self, loss: float, gradients: Tensors, i: int) -> Divergence | None:
+    def found_divergence(self, loss: float, gradients: Tensors, i: int) -> Divergence | None:
         """The divergence of a member's step; None where the step is valid.
 
         It may be valid although the sum is not finite: a sum of finite terms may overflow.
         """
         own = list(gradients.values())
-        if sound(loss, own, list(rows_of(self.params, i).values())):
+        if may_stand(loss, own, list(rows_of(self.params, i).values())):
             return None
-        return divergence(self.steps + 1, loss, own)
+        return divergence_of(self.steps + 1, loss, own)
 
     def begin(self, checkpoint: Checkpoint) -> None:
         self.steps = checkpoint.steps

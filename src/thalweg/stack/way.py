@@ -12,8 +12,8 @@ from torch.utils.data import Dataset, Subset
 
 from thalweg import recipes
 from thalweg.random_numbers import drawing
-from thalweg.stack.carried import carried, differ
 from thalweg.stack.compiled import Compiled
+from thalweg.stack.hidden_state import differ, hidden_state
 from thalweg.stack.member import Member
 from thalweg.stack.population import Population, initial_model
 from thalweg.stack.reasons import UnstackableError, reason
@@ -49,7 +49,7 @@ def require_stackable(task: Task) -> None:
     for module in initial_model(task, seed=0).modules():
         if isinstance(module, nn.RNNBase):
             raise UnstackableError(f"nn.{type(module).__name__} takes one member at a time")
-    if found := carried(task):
+    if found := hidden_state(task):
         raise UnstackableError(found)
     with drawing(0):
         members = [Member(recipes.sgd(), seed) for seed in (0, 0, 0, 1)]

@@ -43,10 +43,10 @@ from thalweg.training.learn import (
 )
 from thalweg.training.pretrain import pretrained, stages_for
 from thalweg.training.progress import Progress, Silent, Together
+from thalweg.training.resume import read_unfinished, write_unfinished
 from thalweg.training.run import Evaluation, Run
 from thalweg.training.stages import Stage, hand_on, start_from, through
 from thalweg.training.tensorboard import TensorBoard
-from thalweg.training.unfinished import read_unfinished, write_unfinished
 from thalweg.whole_file import require_writable
 
 

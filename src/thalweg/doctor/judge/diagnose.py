@@ -173,7 +173,7 @@ def untried(suspicion: Suspicion, before: Sequence[Suspicion]) -> str:
     for cause in before:
         if cause.proven and suspicion.name in cause.explains and not suspicion.proven:
             return f"{cause.name} may explain it"
-    return "" if suspicion.remedies else "no remedy can be tried on this training"
+    return "" if suspicion.remedies else "it has no remedy to try"
 
 
 def judged(

@@ -18,8 +18,8 @@ class SilentError(BaseException):
     """Work was silent for too long. No `except Exception` in the work takes it for its own."""
 
 
-class Alarm:
-    """FailedError where the block goes on for `seconds` after the alarm was last put off.
+class TimeLimit:
+    """FailedError where the block goes on for `seconds` after the limit was last put off.
 
     Where no seconds are given there is no limit. The main thread alone can have one.
     """

@@ -34,7 +34,7 @@ Made = Sequence[Any]
 """The results of a batch: the outputs in training, the loss, and the outputs in evaluation."""
 
 
-def carried(task: Task) -> str:
+def hidden_state(task: Task) -> str:
     """A sentence about what a model keeps in Python from call to call; "" for nothing.
 
     A new model and its loss are run on one batch twice, and then on another batch. A second new
