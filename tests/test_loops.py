@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 import os
 import random
+import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -517,3 +520,44 @@ def test_the_doctor_watches_a_loop() -> None:
     assert "learning rate too low" in str(found)
     with pytest.raises(UserError, match="does not say what the doctor is to watch"):
         tw.diagnose(loop_of(plain), "sgd")
+
+
+KILLED = """
+import os, signal
+from pathlib import Path
+import torch
+import thalweg as tw
+
+@tw.loop(metric="distance", direction="min", steps=20)
+def train(run):
+    param = torch.nn.Parameter(torch.randn(2))
+    optimizer = run.optimizer([param])
+    for _ in run.steps():
+        optimizer.zero_grad()
+        (param - 1).norm().backward()
+        optimizer.step()
+    counted = Path(__file__).with_name("counted")
+    counted.write_text(counted.read_text() + "." if counted.exists() else ".")
+    if KILL and len(counted.read_text()) == 9:
+        os.killpg(0, signal.SIGKILL)
+    return float((param.detach() - 1).norm())
+"""
+
+
+def test_a_race_of_a_loop_that_is_killed_goes_on_to_the_same_winner(tmp_path: Path) -> None:
+    def winner(folder: str, kill: bool, calls: int) -> str:
+        place = tmp_path / folder
+        place.mkdir()
+        (place / "mine.py").write_text(KILLED.replace("KILL ", f"{kill} "))
+        words = "race mine.py:train --entrants sgd,adam --trials 2 --tuning-seeds 2 --seeds 3"
+        command = [sys.executable, "-m", "thalweg", *words.split()]
+        ends = [
+            subprocess.run(
+                command, cwd=place, capture_output=True, check=False, start_new_session=True
+            ).returncode
+            for _ in range(calls)
+        ]
+        assert ends == [-signal.SIGKILL] * kill + [0]
+        return (place / "runs" / "train" / "winner.toml").read_text()
+
+    assert winner("killed", kill=True, calls=2) == winner("whole", kill=False, calls=1)
