@@ -17,6 +17,7 @@ from thalweg.optim.branches import ParamWithGrad, eager_parts, step_in_passes
 from thalweg.optim.fused import Fusing, kernel_for
 from thalweg.optim.groups import GroupedOptimizer
 from thalweg.optim.loading import A_STATE, copied, dictionary, fitted
+from thalweg.optim.rows import advance
 from thalweg.optim.settings import (
     base,
     memory,
@@ -72,8 +73,7 @@ class RuleOptimizer(GroupedOptimizer):
             step_in_passes(self, eager_parts(self, params), spread)
         else:
             self.fusing.step(self, params)
-        for index in range(len(self.param_groups)):
-            self.row(index).advance()
+        advance(self.param_groups)
         return loss
 
     def with_gradients(self) -> list[ParamWithGrad]:

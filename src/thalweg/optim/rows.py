@@ -72,10 +72,6 @@ class Row:
             self.group["step_count"] = steps
             self.group["memory"] |= {n: memory[n] for n in self.group["memory"] if n in memory}
 
-    def advance(self) -> None:
-        if "step_count" in self.group:
-            self.group["step_count"] += 1
-
     def observe(self, **metrics: float | None) -> None:
         """Gives plateau schedules the metrics that they watch."""
         for name, schedule in self.schedules.items():
@@ -114,6 +110,13 @@ def read_by(chain: Chain) -> dict[str, tuple[str, int]]:
     """The values that a chain reads, by name: the hyperparameter, and the number of steps ahead."""
     hypers = {name: (name, 0) for rule in chain for name in rule.hypers}
     return hypers | {n: (after.hyper, 1) for rule in chain for n, after in rule.coming.items()}
+
+
+def advance(groups: Iterable[Group]) -> None:
+    """Counts a step in those groups whose schedules go by it."""
+    for group in groups:
+        if "step_count" in group:
+            group["step_count"] += 1
 
 
 class Held(NamedTuple):

@@ -16,7 +16,7 @@ from thalweg.fuse import eager
 from thalweg.fuse.choice import AnyKernel
 from thalweg.fuse.matrices import check_matrices
 from thalweg.fuse.passes import Part
-from thalweg.optim.rows import Held, Launch, Row, stepped
+from thalweg.optim.rows import Held, Launch, Row, advance, stepped
 from thalweg.optim.state import complete
 from thalweg.recipes import Recipe
 from thalweg.rules.rule import Rule
@@ -62,13 +62,12 @@ class Rows:
             return (one for of_param in zip(*members, strict=True) for one in of_param)
 
         yield from launch.step(self.pointers, held)
-        for row in self.rows:
-            row.advance()
+        advance(row.group for row in self.rows)
 
     def step_one(self, i: int, params: Tensors, gradients: Tensors) -> Part:
         """A part that steps one member eagerly, as a drop-in optimizer does."""
         yield from stepped(self.chain, self.held(i, params, gradients))
-        self.rows[i].advance()
+        advance([self.rows[i].group])
 
     def begin(
         self, params: Tensors, steps: int, states: Mapping[str, Tensor], memory: dict[str, Any]
