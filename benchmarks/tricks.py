@@ -4,8 +4,8 @@
 
 Both sides of a comparison are tuned in one race: the same number of configurations, each in its own
 search space, first at the same quasi-random points. The best of each is trained over fresh seeds,
-the same for all, and their metrics on test data are compared seed by seed. Nobody leaves such a race
-early, so that every comparison has all seeds. The table goes into the README.
+the same for all, and their metrics on test data are compared seed by seed. Nobody leaves such a
+race early, so that every comparison has all seeds. The table goes into the README.
 """
 
 from __future__ import annotations
