@@ -125,8 +125,8 @@ def compare(
         silence = None if timeout is None or all(programs) else require_timeout(timeout)
         deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
         with (
-            Lanes(work_of(sides[0]), count, silence) as first,
-            Lanes(work_of(sides[1]), count, silence) as second,
+            Lanes(work_of(sides[0]), count, silence, apart=True) as first,
+            Lanes(work_of(sides[1]), count, silence, apart=True) as second,
         ):
             known = require_alike(sides, (about(sides[0], first), about(sides[1], second)))
             settings = {

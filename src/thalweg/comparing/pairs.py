@@ -13,7 +13,7 @@ from thalweg.comparing.looks import Looks
 from thalweg.comparing.scores import Scores
 from thalweg.comparing.sides import About, Outcome, Side
 from thalweg.errors import UserError
-from thalweg.lanes.lanes import Lanes, Made, forks
+from thalweg.lanes.lanes import Lanes, Made, in_blocks
 
 HOPELESS = 3
 """Failed runs of a side, none having ended well, after which it is the side that is at fault."""
@@ -64,7 +64,7 @@ class Pairs:
         has the same score whatever its seed.
         """
         seeds = range(self.first + len(self.done()), self.first + due)
-        for some in cut(seeds, self.lanes[0].count * self.about.width):
+        for some in in_blocks(seeds, self.lanes[0].count * self.about.width):
             if time.monotonic() > self.deadline or self.scores(self.done()).alike:
                 return
             for side in (0, 1):
@@ -80,7 +80,7 @@ class Pairs:
         missing = [seed for seed in seeds if seed not in known]
         width = min(self.about.width, math.ceil(len(missing) / self.lanes[side].count))
         again: list[Sequence[int]] = []
-        for block, made in self.made(side, list(cut(missing, width))):
+        for block, made in self.made(side, list(in_blocks(missing, width))):
             if made.failure:
                 again += [(seed,) for seed in block]
             else:
@@ -92,7 +92,7 @@ class Pairs:
     def made(
         self, side: int, blocks: Sequence[Sequence[int]]
     ) -> Iterator[tuple[Sequence[int], Made]]:
-        for place, made in run_in(self.lanes[side], blocks):
+        for place, made in self.lanes[side].run(blocks):
             yield blocks[place], made
 
     def add(self, side: int, outcomes: list[tuple[int, Outcome]]) -> None:
@@ -123,25 +123,9 @@ class Pairs:
         return Scores(names, self.about.metric, self.about.direction, old, new)
 
 
-def cut(seeds: Sequence[int], width: int) -> Iterator[Sequence[int]]:
-    """The seeds in order, `width` at a time."""
-    for start in range(0, len(seeds), max(1, width)):
-        yield list(seeds[start : start + width])
-
-
-def run_in(lanes: Lanes, pieces: Sequence[object]) -> Iterator[tuple[int, Made]]:
-    """What lanes make of pieces; always in processes of their own where Python forks.
-
-    Two files may import different modules of one name, which one process cannot hold.
-    """
-    if lanes.count == 1 and forks():
-        return lanes.shared(pieces, lambda *_: None)
-    return lanes.run(pieces)
-
-
 def about(side: Side, lanes: Lanes) -> About:
     """What a side says of itself; UserError where it cannot be run."""
-    ((_, made),) = run_in(lanes, [None])
+    ((_, made),) = lanes.run([None])
     if made.failure:
         raise UserError(f"{side.name}: {made.failure}")
     found: About = made.value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shlex
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from thalweg.arguments import short, word
+from thalweg.checksum import checksum
 from thalweg.command import Command
 from thalweg.errors import UserError
 from thalweg.lanes.lanes import Work
@@ -322,4 +322,4 @@ class At:
 
 def content(path: Path) -> str:
     """A checksum of what a file holds."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return checksum([path.read_bytes()])

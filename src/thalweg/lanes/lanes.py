@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import current_process, get_context
 from multiprocessing.connection import Connection, wait
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 
@@ -26,6 +26,7 @@ from thalweg.lanes.failure import last_words
 from thalweg.lanes.time_limit import TimeLimit, too_long
 from thalweg.training.learn import AfterStep
 
+T = TypeVar("T")
 Work = Callable[[Any, AfterStep], Any]
 """`work(piece, watch)`: what a lane does with a piece, telling how far it is."""
 
@@ -60,6 +61,12 @@ def one_thread() -> Iterator[None]:
 def with_one_thread(_: int) -> None:
     """What a lane begins with, by its number from 0."""
     torch.set_num_threads(1)
+
+
+def in_blocks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """The items in order, in blocks of `size`; the last block may be smaller."""
+    for start in range(0, len(items), max(1, size)):
+        yield items[start : start + size]
 
 
 @dataclass(frozen=True)

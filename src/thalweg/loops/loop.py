@@ -82,7 +82,7 @@ class Loop:
 
     def finished(self, run: Run) -> training.Run:
         """Runs the function to its end. All random numbers begin at the seed of the run."""
-        with drawing(run.seed), counting(run):
+        with drawing(run.seed), counting(run.stepping, run.evaluating):
             torch.manual_seed(run.seed)  # devices that are used later begin at it too
             with suppress(LeftError):
                 run.end(self.function(run))

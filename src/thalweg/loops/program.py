@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -63,13 +62,7 @@ def program(
     """
     params = {key: param_of(key, given, None) for key, given in (space or {}).items()}
     body = Program(command, params, timeout)
-    metric = metric_name(command)
-    return Loop(body, name, metric, command.direction, steps, declared=params)
-
-
-def metric_name(command: Command) -> str:
-    """What stands in front of the number that is looked for: "val_loss" of `val_loss: (.*)`."""
-    return re.sub(r"\(.*|\\.", "", command.metric).strip(" :=\t") or command.metric
+    return Loop(body, name, command.metric_name, command.direction, steps, declared=params)
 
 
 def settings(named: Mapping[str, Any]) -> dict[str, Value]:

@@ -150,7 +150,7 @@ class Run:
         Raises UserError for what `torch.load(weights_only=True)` does not read.
         """
         if self.given.place is not None:
-            saved.put(self.given.place, self, state)
+            saved.put(self.given.place, state, self.progress())
         self.given.watch(self.step, 1)
 
     def load(self) -> Any:
@@ -158,7 +158,18 @@ class Run:
 
         The steps, the reports and the random numbers go on from there.
         """
-        return None if self.given.place is None else saved.get(self.given.place, self)
+        kept = saved.get(self.given.place) if self.given.place else {}
+        if not kept:
+            return None
+        self.rounds, self.extra = kept["rounds"], kept["extra"]
+        self.before = kept["step"]  # counts if the loop does not use `steps()`
+        self.curve = [Evaluation(*numbers) for numbers in kept["curve"]]
+        return kept["state"]
+
+    def progress(self) -> dict[str, Any]:
+        """The steps and the evaluations so far, as plain data."""
+        curve = [(one.step, one.train_loss, one.metric) for one in self.curve]
+        return {"rounds": self.rounds, "extra": self.extra, "step": self.step, "curve": curve}
 
     def watch(
         self, batches: Iterable[Any], model: nn.Module, loss: Any, optimizer: AnyOptimizer

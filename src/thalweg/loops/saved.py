@@ -6,31 +6,24 @@ It is read by `torch.load(weights_only=True)`, which makes tensors and plain dat
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from thalweg import random_numbers
 from thalweg.arguments import short
 from thalweg.errors import UserError
-from thalweg.training.run import Evaluation
 from thalweg.whole_file import whole_file
 
-if TYPE_CHECKING:
-    from thalweg.loops.run import Run
 
+def put(place: Path, state: Any, progress: Mapping[str, Any]) -> None:
+    """Saves a state of a run, and its progress, in place of those before.
 
-def put(place: Path, run: Run, state: Any) -> None:
-    """Keeps a state of a run in place of an earlier one; UserError for one that cannot be read."""
-    kept = {
-        "state": state,
-        "rounds": run.rounds,
-        "extra": run.extra,
-        "step": run.step,
-        "curve": [(point.step, point.train_loss, point.metric) for point in run.curve],
-        "random": random_numbers_now(),
-    }
+    UserError for a state that cannot be read again.
+    """
+    kept = {"state": state, "random": random_numbers_now(), **progress}
     with whole_file(place) as unfinished:
         torch.save(kept, unfinished)
         try:
@@ -42,16 +35,16 @@ def put(place: Path, run: Run, state: Any) -> None:
             ) from None
 
 
-def get(place: Path, run: Run) -> Any:
-    """The state that is kept, from which the run goes on; None where there is none."""
+def get(place: Path) -> dict[str, Any]:
+    """The saved state and progress of a run; empty if there are none.
+
+    Random numbers then go on from where the state was saved.
+    """
     if not place.is_file():
-        return None
-    kept = torch.load(place, weights_only=True)
-    run.rounds, run.extra = kept["rounds"], kept["extra"]
-    run.before = kept["step"]  # counts where the loop does not go by `steps()`
-    run.curve = [Evaluation(*point) for point in kept["curve"]]
-    go_on_with(kept["random"])
-    return kept["state"]
+        return {}
+    kept: dict[str, Any] = torch.load(place, weights_only=True)
+    go_on_with(kept.pop("random"))
+    return kept
 
 
 def random_numbers_now() -> dict[str, Any]:

@@ -7,13 +7,13 @@ last finished block, and does what it would have done.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 
 from thalweg import statistics
 from thalweg.errors import FailedError
-from thalweg.lanes.lanes import Lanes
+from thalweg.lanes.lanes import Lanes, in_blocks
 from thalweg.racing import wording
 from thalweg.racing.certainty import certainties
 from thalweg.racing.entrants import Entrant
@@ -156,7 +156,7 @@ class Rounds:
         size = block_of(self.plan.way, self.plan.width)
         pretrained = {one.name: one.recipe.pretrain for one in self.entrants}
         alike = groupby(wanted, lambda key: pretrained[key[0]])
-        cut = chain.from_iterable(blocks(list(keys), size) for _, keys in alike)
+        cut = chain.from_iterable(in_blocks(list(keys), size) for _, keys in alike)
         missing = [[key for key in block if key not in done] for block in cut]
         failed = self.attempt(round, [block for block in missing if block], places, lanes)
         if not failed:
@@ -262,12 +262,6 @@ class Rounds:
             name: better((x for x in values if math.isfinite(x)), default=math.nan)
             for name, values in own.items()
         }
-
-
-def blocks(members: Sequence[Key], size: int) -> Iterator[Block]:
-    """The members in order, `size` at a time."""
-    for start in range(0, len(members), size):
-        yield members[start : start + size]
 
 
 def failed_record(round: Round, key: Key, failure: str) -> RunRecord:
