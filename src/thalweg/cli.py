@@ -78,10 +78,10 @@ def race(
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option(help="Where it prints its result: 'loss: (.*)', or a key of a line of JSON."),
+        typer.Option(help="How its result is found: 'loss: (.*)', or a key in a line of JSON."),
     ] = None,
     direction: Annotated[
-        str | None, typer.Option(help="Whether min or max of its result is better.")
+        str | None, typer.Option(help="Whether min or max of the result is better.")
     ] = None,
     space: Annotated[
         Path | None,
@@ -200,7 +200,7 @@ def race(
 def what_races(
     task: str | None, command: str | None, metric: str | None, direction: str | None
 ) -> str | Command:
-    """The task or the program that is to race; UserError unless it is one of the two."""
+    """The task or the program that races. Raises UserError unless exactly one of them is given."""
     if command is None and task is not None and (metric, direction) == (None, None):
         return task
     if command is None or task is not None:
@@ -231,7 +231,7 @@ def compare(
         str | None, typer.Option(help="The task that both recipes, OLD and NEW, train.")
     ] = None,
     recipe: Annotated[
-        str, typer.Option(help="What trains OLD and NEW where they are tasks.")
+        str, typer.Option(help="The recipe that trains OLD and NEW if they are tasks or loops.")
     ] = "adam",
     metric: Annotated[
         str | None,
@@ -241,34 +241,41 @@ def compare(
         ),
     ] = None,
     direction: Annotated[
-        str, typer.Option(help="Which is better, of commands, functions and files: min or max.")
+        str, typer.Option(help="Whether min or max is better, for commands, functions and files.")
     ] = "min",
     at: Annotated[
-        list[str] | None, typer.Option(help="A commit; given twice, OLD is run as it is in both.")
+        list[str] | None,
+        typer.Option(help="A commit. Give it twice: OLD is run as it is in each commit."),
     ] = None,
     columns: Annotated[
         str | None, typer.Option(help="Two names in a CSV file's first row, with a comma.")
     ] = None,
     unpaired: Annotated[
-        bool, typer.Option("--unpaired", help="The rows of a CSV file are no pairs.")
+        bool,
+        typer.Option("--unpaired", help="Says that the rows of a CSV file do not share a seed."),
     ] = False,
-    seeds: Annotated[int, typer.Option(help="Pairs at most; more, later, are added.")] = 40,
+    seeds: Annotated[
+        int, typer.Option(help="The most pairs of runs; a later call may add more.")
+    ] = 40,
     alpha: Annotated[
-        float, typer.Option(help="Risk that two that are equally good are called different.")
+        float, typer.Option(help="Risk that two equally good sides are called different.")
     ] = 0.05,
     minutes: Annotated[
-        float | None, typer.Option(help="After which no further pair is begun; default: none.")
+        float | None,
+        typer.Option(help="No further pair begins after so many minutes; default: no limit."),
     ] = None,
     margin: Annotated[
-        float | None, typer.Option(help="What a difference must be to be worth having.")
+        float | None, typer.Option(help="The smallest difference that is worth having.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the first pair; each further has the next.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="The seed of the first pair; each further pair has the next seed.")
+    ] = 0,
     lanes: Annotated[
         int | None,
-        typer.Option(help="Processes that run side by side; default: 1 of commands, else all."),
+        typer.Option(help="Processes that run side by side; default: 1 for commands, else all."),
     ] = None,
     timeout: Annotated[
-        float | None, typer.Option(help="Seconds after which a run is given up; default: none.")
+        float | None, typer.Option(help="Seconds after which a run is given up; default: no limit.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The answer as JSON.")] = False,
     name: Annotated[
@@ -315,7 +322,7 @@ def compare(
 
 
 def require_two(sides: list[str]) -> list[str]:
-    """The sides; UserError for more than old and new."""
+    """The sides. Raises UserError for more than two."""
     if len(sides) > 2:
         raise UserError(
             f"compare takes two, old and new, and here are {len(sides)}: put a command in quotes,"

@@ -1,4 +1,4 @@
-"""The answer of a comparison, with all that it rests on."""
+"""The answer of a comparison, with its evidence."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ STATUS: dict[Answer, int] = {
 class Compared:
     """A comparison, finished or stopped.
 
-    answer: what may be said of new against old. sentence: the same with its size. advice: what
-        would decide it, where it cannot be told. limits: where the evidence stops.
-    scores: those that it rests on. found: the gain of new, in units of the metric, positive where
-        new is better; none before the first look. saved: the steps that new saves, where both sides
-        report curves. folder: where it is kept; none for scores that were given.
+    answer: whether new is better or worse than old. sentence: the answer with its size. advice:
+        what would decide an open comparison. limits: what the evidence cannot show.
+    scores: the scores of both sides. found: the gain of new, in units of the metric, positive if
+        new is better; None before the first look. saved: the steps that new saves, if both sides
+        report curves. folder: the folder that keeps the comparison; None for given scores.
     """
 
     answer: Answer
@@ -56,7 +56,7 @@ class Compared:
         return "\n".join([*lines, *(f"- {limit}" for limit in self.limits)])
 
     def to_json(self) -> str:
-        """All that is said and measured, as JSON; a number that is not finite is null."""
+        """The answer and the scores as JSON. A number that is not finite is null."""
         told = {
             "answer": self.answer,
             "status": self.status,
@@ -84,7 +84,7 @@ def of_pairs(
     margin: float | None,
     folder: Path,
 ) -> Compared:
-    """The answer of the runs of a last look; of no look, where the level is 0."""
+    """The answer after the last look. level: the level of that look, 0 if there was none."""
     limits = tuple(words.failed(dict(zip(scores.names, outcomes, strict=True))))
     if level == 0 and not scores.alike:
         done = counted(len(scores.old), "pair")
@@ -97,7 +97,7 @@ def of_pairs(
 
 
 def of_scores(scores: Scores, alpha: float, margin: float | None) -> Compared:
-    """What scores that are there already can and cannot show: one look at all of them."""
+    """The answer from given scores, by one look at all of them."""
     plan = Looks(alpha, (len(scores.old),))
     limits = () if scores.paired else (words.UNPAIRED,)
     answer = judged(scores, alpha / 2, plan, margin, limits)
@@ -114,7 +114,7 @@ def judged(
     saved: Comparison | None = None,
     folder: Path | None = None,
 ) -> Compared:
-    """The answer at a level, in words."""
+    """The answer at a one-sided level, with its sentences."""
     answer, found = scores.answer(level, margin), scores.compared(level)
     sentence = words.said(scores, answer, found, margin)
     if saved and answer in ("better", "worse") and math.isfinite(saved.estimate):

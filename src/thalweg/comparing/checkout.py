@@ -1,4 +1,4 @@
-"""A commit of a repository in a clean folder of its own."""
+"""Copies a commit of a repository into a clean folder."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from thalweg.errors import UserError
 
 
 def check_out(commit: str, folder: Path) -> str:
-    """Puts all files of a commit of the repository here into a folder; the commit's full name.
+    """Copies all files of a commit of this repository into a folder. Returns the full name.
 
-    Nothing of the working copy comes with it, and the repository is left as it is.
+    The folder has no file of the working copy, and the repository does not change.
     Raises `UserError` where there is no repository or no such commit, or it cannot be read.
     """
     if commit.startswith("-"):
@@ -28,7 +28,7 @@ def check_out(commit: str, folder: Path) -> str:
 
 
 def place_within() -> Path:
-    """This folder, as it is called from the top of its repository."""
+    """The path of this folder from the top of its repository."""
     return Path(git("rev-parse", "--show-prefix", wanted="HEAD").decode().strip())
 
 

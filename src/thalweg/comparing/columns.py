@@ -1,4 +1,4 @@
-"""Results that are there already: two columns of a CSV file."""
+"""Reads two columns of scores from a CSV file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from thalweg.wording import listed
 
 @dataclass(frozen=True)
 class Columns:
-    """Two columns of scores, old first; `paired` unless one is shorter than the other."""
+    """Two columns of scores, old first. They are paired if they have the same length."""
 
     names: tuple[str, str]
     scores: tuple[list[float], list[float]]
@@ -26,12 +26,13 @@ class Columns:
 
 
 def read_columns(path: Path, wanted: str | None = None) -> Columns:
-    """The two columns of a file, or those two of its first row's names that are wanted.
+    """The two columns of a file, or the two columns with the wanted names.
 
-    A row is a pair, two runs with one seed; `nan` is a run that diverged. Where one column ends
-    before the other there are no pairs.
+    A row is a pair: two runs with one seed. `nan` is a run that diverged. If one column ends before
+    the other, there are no pairs.
 
-    wanted: two names with a comma. Raises `UserError` for a file that has not two such columns.
+    wanted: two names of the first row, with a comma. Raises `UserError` if there are no two such
+    columns.
     """
     require_path("the path of a CSV file", path)
     text = read_text("the file", path)
@@ -54,7 +55,7 @@ def read_columns(path: Path, wanted: str | None = None) -> Columns:
 
 
 def column(path: Path, rows: list[list[str]], place: int, first: int) -> list[float]:
-    """The numbers of a column from row `first` on; it may end before the others."""
+    """The numbers of a column, from row `first` on. It may end before other columns."""
     cells = [row[place] if place < len(row) else "" for row in rows[first:]]
     while cells and not cells[-1]:
         cells.pop()

@@ -1,4 +1,4 @@
-"""The one call behind `thalweg compare`."""
+"""The function behind `thalweg compare`."""
 
 from __future__ import annotations
 
@@ -73,33 +73,35 @@ def compare(
 ) -> Compared:
     """Whether `new` is better than `old`, or only its seed was luckier.
 
-    Both are run with the same seeds, pair after pair, and looked at now and then by the exact
-    signed-rank test, until it is decided (`Looks` has the levels).
+    Both sides run with the same seeds, pair after pair. The exact signed-rank test looks at the
+    pairs at a few times, until the comparison is decided (`Looks` has the levels).
 
-    old, new: each a loop, a task, or a function of a seed that returns its score, as an object or
-        as `path/to/file.py:NAME`; a `Command`; or, with `metric`, a command as text, such as
-        `python old.py --seed {seed}`. With `task`, two recipes: names, files or objects. Or results
-        that are there already: two lists of scores, one a seed, or the path of a CSV file alone.
-    task: that both recipes train. recipe: what trains tasks that are given as old and new.
-    metric: of commands, a regular expression with one group, or a key in a line of JSON.
-        direction: whether "min" or "max" is better, of commands, functions and lists; loops and
-        tasks say it themselves.
-    at: two commits; then `old` alone is given, and is run as it is in each of them, in a clean
-        folder of its own.
+    old, new: the two sides. Each is a loop, a task, or a function that takes a seed and returns a
+        score, as an object or as `path/to/file.py:NAME`; a `Command`; or, with `metric`, a command
+        as text, such as `python old.py --seed {seed}`. With `task`, they are two recipes: names,
+        files or objects. They may also be finished results: two lists with a score for each seed,
+        or the path of a CSV file as `old` alone.
+    task: the task that both recipes train. recipe: the recipe for tasks and loops as old and new.
+    metric: for commands, a regular expression with one group, or a key in a line of JSON.
+        direction: whether "min" or "max" is better, for commands, functions and lists; loops and
+        tasks have their own direction.
+    at: two commits. Then only `old` is given, and it runs as it is in each commit, in a clean
+        folder.
     columns: two names of a CSV file's first row, with a comma. paired: whether scores in the same
         place of two lists had the same seed.
-    seeds: pairs at most, up to 1,000. More of them, in a later call, are an addition.
-    alpha: the risk that two that are equally good are called better or worse; it holds over all
-        looks and additions. minutes: after which no further pair is begun.
-    margin: what a difference must be to be worth having, in units of the metric; then "no
+    seeds: the most pairs, up to 1,000. A later call with more seeds adds pairs.
+    alpha: the risk that two equally good sides are called better or worse, over all looks and
+        additions. minutes: the time after which no further pair begins.
+    margin: the smallest difference that is worth having, in units of the metric; then "no
         difference worth the margin" is an answer too.
-    seed: of the first pair; each further one has the next. lanes: processes in which runs are made;
-        one for commands and else as many as PyTorch has threads, if not given.
-    timeout: seconds after which a command, or a run that tells of no step, is given up.
-    name: of the folder in `runs` that keeps the comparison. say: is told what happens.
+    seed: the seed of the first pair; each further pair has the next seed. lanes: the number of
+        processes; if not given, one for commands, and as many as PyTorch has threads for others.
+    timeout: seconds after which a command, or a run without a step, is given up.
+    name: the name of the folder in `runs` that keeps the comparison. say: is called with each line
+        that is shown.
 
-    A run that fails is tried once more, and then counts as diverged, which is worse than all that
-    did not. Called again with the same arguments it goes on where it was stopped.
+    A run that fails is tried once more. If it fails again it counts as diverged, which is worse
+    than every run that did not. The same call goes on where it was stopped.
 
     Raises `UserError`, one sentence, for an argument out of range, a side that cannot be run or
     always fails, two sides that are not of one metric, and a folder with another comparison.

@@ -1,4 +1,4 @@
-"""What a person gives to be compared, as two sides or as scores."""
+"""Turns the arguments of `compare` into two sides, or into scores."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAMES = ("old", "new")
 
 @dataclass(frozen=True)
 class Reading:
-    """How what is given is to be read: the arguments of `compare` of these names."""
+    """The arguments of `compare` with these names, which say how the sides are read."""
 
     task: Task | str | None
     recipe: AnyRecipe
@@ -37,7 +37,7 @@ class Reading:
     timeout: float | None
 
     def side(self, given: Given | None, name: str) -> Side:
-        """The side that is meant. name: of what has no name of its own."""
+        """The side for a given object or text. name: the name of a side without its own name."""
         if given is None:
             raise UserError("compare takes two, old and new, or one and two commits with --at.")
         if self.task is not None:
@@ -54,7 +54,7 @@ class Reading:
         return side_of(known, given, recipe_of(self.recipe), "score", self.direction)
 
     def trained(self, name: str, recipe: Recipe) -> Side:
-        """The task or the loop with this recipe."""
+        """A side that trains the task or the loop with this recipe."""
         if not isinstance(self.task, str):
             return side_of(name, self.task, recipe)
         path, _, attribute = self.task.rpartition(":")
@@ -77,7 +77,7 @@ class Reading:
 def sides_of(
     reading: Reading, old: Given, new: Given | None, at: Sequence[str]
 ) -> Iterator[tuple[Side, Side]]:
-    """Both sides, with the folders of commits for as long as the block."""
+    """Both sides. The folders of commits exist until the block ends."""
     if not at:
         first, second = reading.side(old, NAMES[0]), reading.side(new, NAMES[1])
         if first.name == second.name:
@@ -102,7 +102,7 @@ def sides_of(
 
 
 def at_commit(side: Side, commit: str, folder: Path) -> At:
-    """The side as it is in a commit, whose files come into this folder."""
+    """The side as it is in a commit. folder: takes the files of the commit."""
     full, within = check_out(commit, folder), place_within()
     if not (folder / within).is_dir():
         raise UserError(f"The commit {short(commit)} has no folder {within}.")
@@ -111,19 +111,19 @@ def at_commit(side: Side, commit: str, folder: Path) -> At:
 
 
 def program_of(side: Side) -> Program | None:
-    """The program that a side is, in a commit or not."""
+    """The program of a side, also of one in a commit; None if the side is not a program."""
     inner = side.side if isinstance(side, At) else side
     return inner if isinstance(inner, Program) else None
 
 
 def long_name(side: Side) -> str:
-    """A name that tells comparisons apart."""
+    """A name of a side for the folder of a comparison."""
     program = program_of(side)
     return f"{side.name} {program.command.template}" if program else side.name
 
 
 def without_seed(name: str, program: Program) -> str:
-    """What to know of a program that is not given its seed."""
+    """A sentence about a program that does not get its seed."""
     return (
         f"The command of {name}, {program.command.template}, has no {{seed}}: unless it reads"
         " THALWEG_SEED, its runs share no seeds with the other's."
@@ -131,7 +131,7 @@ def without_seed(name: str, program: Program) -> str:
 
 
 def scores_of(given: object) -> list[float]:
-    """Scores that are given as numbers, or as one; none for anything else."""
+    """Scores that are given as numbers or as one number; None for anything else."""
     if isinstance(given, str):
         return [float(given)] if is_numeral(given) else []
     if is_number(given):

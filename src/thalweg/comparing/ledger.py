@@ -1,4 +1,4 @@
-"""The record of a comparison: every run that is finished, and every look."""
+"""The record of a comparison: all finished runs, and all looks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CREATE TABLE looks (pairs INTEGER PRIMARY KEY, level REAL NOT NULL)
 
 
 class Ledger(CheckedFile):
-    """The ledger of one comparison, held by one process until it is closed."""
+    """The ledger of one comparison. One process holds it until it closes it."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / FILE, TABLES, VERSION)
@@ -39,7 +39,7 @@ class Ledger(CheckedFile):
     def open(
         cls, folder: Path, settings: Mapping[str, Any], traits: Mapping[str, Any], seeds: int
     ) -> Self:
-        """The ledger in a folder: a new one, or that of the same comparison, to go on with.
+        """Opens the ledger in a folder, which is new or of the same comparison.
 
         settings: what must be the same to go on, by name. traits: likewise of both sides, under the
         words for a change. seeds: pairs at most; more than before are an addition.
@@ -71,7 +71,7 @@ class Ledger(CheckedFile):
             raise self.another(changed)
 
     def add_total(self, seeds: int) -> None:
-        """Notes how many pairs are asked for at most."""
+        """Records the most pairs that are asked for."""
         most = max(self.totals, default=0)
         if seeds < most:
             raise UserError(
@@ -102,12 +102,12 @@ class Ledger(CheckedFile):
 
     @property
     def totals(self) -> tuple[int, ...]:
-        """The pairs asked for at first, and then with each addition."""
+        """The most pairs that were asked for: at first, and with each addition."""
         return tuple(pairs for (pairs,) in self.rows("SELECT pairs FROM totals ORDER BY pairs"))
 
     @property
     def last_look(self) -> tuple[int, float]:
-        """How many pairs the last look was at, and its level; none and 0 before the first."""
+        """The number of pairs at the last look, and its level; both are 0 before the first look."""
         found = self.rows("SELECT pairs, level FROM looks ORDER BY pairs DESC LIMIT 1")
         return (found[0][0], found[0][1]) if found else (0, 0.0)
 

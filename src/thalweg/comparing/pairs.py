@@ -1,4 +1,4 @@
-"""The runs of a comparison: pair after pair, until it is decided or no pair or no time is left."""
+"""Runs a comparison pair after pair, until it is decided, or pairs or time are used up."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ HOPELESS = 3
 class Pairs:
     """A comparison that is ready to run.
 
-    about: what both sides are. first: the seed of the first pair; each further one has the next.
-    lanes: of each side, in which its runs are made. deadline: when, in monotonic seconds, no
-    further runs are begun. say: is told what happens, line by line.
+    about: what is known about both sides. first: the seed of the first pair; each further pair has
+    the next seed. lanes: the lanes of each side. deadline: the monotonic time in seconds after
+    which no run begins. say: is called with each line that is shown.
     """
 
     sides: tuple[Side, Side]
@@ -42,7 +42,7 @@ class Pairs:
     )
 
     def run(self) -> None:
-        """Does what is not in the ledger yet, and looks when it is due."""
+        """Makes all runs that are not in the ledger, and looks at the planned times."""
         while not self.is_decided() and (due := self.plan.after(self.ledger.last_look[0])):
             self.run_to(due)
             done = len(self.done())
@@ -60,8 +60,9 @@ class Pairs:
         return decided or bool(self.scores(self.done()).alike)
 
     def run_to(self, due: int) -> None:
-        """Makes the runs of both sides up to so many pairs; fewer where time is up, or where a side
-        has the same score whatever its seed.
+        """Makes the runs of both sides up to a number of pairs.
+
+        It makes fewer if the time is up, or if all scores of a side are equal.
         """
         seeds = range(self.first + len(self.done()), self.first + due)
         for some in in_blocks(seeds, self.lanes[0].count * self.about.width):
@@ -72,7 +73,7 @@ class Pairs:
             self.say(f"{len(self.done())} of {self.plan.totals[-1]} pairs at most")
 
     def make(self, side: int, seeds: Sequence[int]) -> None:
-        """Makes the runs of a side with these seeds that are not there yet.
+        """Makes the missing runs of a side with these seeds.
 
         A block that fails is tried again run by run; a run that fails twice counts as diverged.
         """
@@ -96,7 +97,7 @@ class Pairs:
             yield blocks[place], made
 
     def add(self, side: int, outcomes: list[tuple[int, Outcome]]) -> None:
-        """Puts runs on record; failures only once a run of that side has ended by itself."""
+        """Records runs. Failures are recorded only after one run of the side has ended well."""
         waiting = self.failed[side]
         waiting += [(seed, one) for seed, one in outcomes if one.reason]
         ended = [(seed, one) for seed, one in outcomes if not one.reason]
@@ -112,7 +113,7 @@ class Pairs:
             )
 
     def done(self) -> list[tuple[Outcome, Outcome]]:
-        """The pairs that are finished, from the first on without a gap."""
+        """The finished pairs, from the first one on without a gap."""
         old, new = self.ledger.outcomes(0), self.ledger.outcomes(1)
         seeds = takewhile(lambda seed: seed in old and seed in new, count(self.first))
         return [(old[seed], new[seed]) for seed in seeds]
@@ -124,7 +125,7 @@ class Pairs:
 
 
 def about(side: Side, lanes: Lanes) -> About:
-    """What a side says of itself; UserError where it cannot be run."""
+    """What is known about a side. Raises UserError if it cannot run."""
     ((_, made),) = lanes.run([None])
     if made.failure:
         raise UserError(f"{side.name}: {made.failure}")

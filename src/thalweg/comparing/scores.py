@@ -1,4 +1,4 @@
-"""The scores of both sides, and what they say at a level."""
+"""The scores of both sides, and the answer that they give at a level."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ALIKE = 3
 class Scores:
     """The scores of both sides, in the order of their pairs where they are paired.
 
-    names: of old and new. metric, direction: what the scores are.
+    names: the names of old and new. metric, direction: the metric of the scores.
     """
 
     names: tuple[str, str]
@@ -31,23 +31,23 @@ class Scores:
     paired: bool = True
 
     def compared(self, level: float) -> Comparison:
-        """By how much new is better; gains are positive where it is."""
+        """The comparison of new with old. A gain is positive if new is better."""
         test = statistics.compare if self.paired else statistics.compare_unpaired
         return test(self.new, self.old, self.direction, level)
 
     @property
     def alike(self) -> str:
-        """The side whose runs all have one score, which its seed then does not change."""
+        """The name of a side whose scores are all equal: its seed has no effect. "" if none."""
         for name, scores in zip(self.names, (self.old, self.new), strict=True):
             if len(scores) >= ALIKE and len(set(scores)) == 1 and math.isfinite(scores[0]):
                 return name
         return ""
 
     def answer(self, level: float, margin: float | None) -> Answer:
-        """What these scores say at this one-sided level.
+        """The answer that these scores give at a one-sided level.
 
-        With a margin, a difference that is surely smaller is none worth having, also where its sign
-        is clear.
+        With a margin, a difference that is surely smaller is not worth having, even if its sign is
+        clear.
         """
         if self.alike:
             return "cannot tell"
@@ -64,7 +64,7 @@ class Scores:
         return statistics.within_margin(self.new, self.old, self.direction, margin, level)
 
     def more_needed(self, margin: float | None, level: float) -> int | None:
-        """About how many more pairs would decide, if what was seen is the truth; None if open."""
+        """About how many more pairs would decide, if these scores are typical. None if unknown."""
         needed = [statistics.more_seeds_needed(self.new, self.old, self.direction, level)]
         if margin is not None:
             either = [

@@ -1,4 +1,4 @@
-"""The two sides of a comparison: what can be run with a seed, and comes to a number."""
+"""The sides of a comparison. A side runs with a seed and gives a score."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ STACKED = 32
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to.
+    """The result of a run.
 
-    score: not finite for a run that diverged or failed. curve: the metric by step, where the run
+    score: not finite for a run that diverged or failed. curve: the metric by step, if the run
     reports it. reason: the last words of a run that failed.
     """
 
@@ -54,10 +54,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class About:
-    """What is known of a side before it is run.
+    """What is known about a side before it runs.
 
-    metric, direction: what its numbers are. width: runs that are best made at once. traits: plain
-    data that changes when the side does, under the words for the change.
+    metric, direction: the metric of its scores. width: the number of runs that are best made at
+    once. traits: plain data that changes if the side changes; the keys are words for the change.
     """
 
     metric: str
@@ -67,20 +67,20 @@ class About:
 
 
 class Side(Protocol):
-    """One of the two that are compared; it is found and run in a process of its own."""
+    """One side of a comparison. It is loaded and runs in a process of its own."""
 
     @property
     def name(self) -> str: ...
 
     def about(self) -> About:
-        """UserError where it cannot be run at all."""
+        """What is known about the side. Raises UserError if it cannot run."""
 
     def outcomes(self, seeds: Sequence[int], watch: AfterStep) -> list[Outcome]:
-        """What becomes of a run with each of these seeds."""
+        """The results of runs with these seeds."""
 
 
 def work_of(side: Side) -> Work:
-    """What a lane does for a side: tells about it where it is given no seeds, or else runs it."""
+    """The work of a lane for a side. It runs the side, or without seeds, describes it."""
 
     def work(seeds: Sequence[int] | None, watch: AfterStep) -> About | list[Outcome]:
         return side.about() if seeds is None else side.outcomes(seeds, watch)
@@ -90,7 +90,7 @@ def work_of(side: Side) -> Work:
 
 @dataclass(frozen=True)
 class Scored:
-    """A function of a seed whose value is the score; all random numbers are drawn from the seed."""
+    """A function that takes a seed and returns a score. All random numbers follow from the seed."""
 
     name: str
     score: Callable[[int], Any]
@@ -177,7 +177,7 @@ def outcome_of(run: Run) -> Outcome:
 
 @runtime_checkable
 class Trains(Protocol):
-    """A training loop: it trains once, with a recipe and a seed, and says what came of it."""
+    """A training loop: it trains once with a recipe and a seed, and returns the run."""
 
     metric: str
     direction: Direction
@@ -207,10 +207,10 @@ class Looped:
 
 @dataclass(frozen=True)
 class InFile:
-    """What a Python file calls `attribute`: a loop, a task, or a function of a seed.
+    """A loop, a task or a function of a seed in a Python file.
 
-    recipe: what trains a loop or a task. direction: of a function's score, whose name is `metric`.
-    by_recipe: whether it is the recipe that makes the difference.
+    attribute: its name in the file. recipe: the recipe for a loop or a task. metric, direction: the
+    metric of a function's score. by_recipe: whether the two sides differ in their recipe.
     """
 
     name: str
@@ -250,7 +250,7 @@ class InFile:
 
 
 def is_maker(value: Any) -> bool:
-    """Whether a value is a function without arguments, which makes a task."""
+    """Whether a value is a function without arguments, which returns a task."""
     return isfunction(value) and not signature(value).parameters
 
 
@@ -280,10 +280,10 @@ def side_of(
 
 @dataclass(frozen=True)
 class At:
-    """A side as it is in a commit, whose files lie under `top`.
+    """A side as it is in a commit. top: the folder with the files of the commit.
 
-    It runs in the folder `within` that, and its imports look there first: before a package that is
-    installed from the working copy, which is another commit. commit: its full name.
+    The side runs in the folder `within` of `top`. Its imports search that folder first, before a
+    package that is installed from the working copy. commit: the full name of the commit.
     """
 
     side: Side
@@ -321,5 +321,5 @@ class At:
 
 
 def content(path: Path) -> str:
-    """A checksum of what a file holds."""
+    """A checksum of a file."""
     return checksum([path.read_bytes()])

@@ -1,4 +1,4 @@
-"""How many steps a change saves, where both sides report how far they are."""
+"""The number of steps that a change saves, if both sides report curves."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from thalweg.statistics import Comparison, Direction
 def steps_saved(
     old: Sequence[Outcome], new: Sequence[Outcome], direction: Direction, level: float
 ) -> Comparison | None:
-    """By how many steps new comes sooner to where the worse run of each pair ends.
+    """How many steps earlier new reaches the final metric of the worse run of each pair.
 
-    None unless all runs report curves, but for those that diverged, which never come there.
+    None unless all runs report curves, except diverged runs, which never reach it.
     """
     pairs = list(zip(old, new, strict=True))
     if any(math.isfinite(one.score) and not one.curve for pair in pairs for one in pair):
@@ -31,13 +31,13 @@ def steps_saved(
 
 
 def worse_end(pair: tuple[Outcome, Outcome], direction: Direction) -> float:
-    """The worse of the scores of a pair that are finite."""
+    """The worse of the finite scores of a pair."""
     scores = [one.score for one in pair if math.isfinite(one.score)]
     return (max if direction == "min" else min)(scores, default=math.nan)
 
 
 def steps_to(run: Outcome, end: float, direction: Direction) -> float:
-    """The first step at which a run is as good as `end`; nan for a run that diverged."""
+    """The first step at which a run is as good as `end`; nan for a diverged run."""
     if not math.isfinite(run.score):
         return math.nan
     sign = 1 if direction == "min" else -1

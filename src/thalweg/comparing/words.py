@@ -1,4 +1,4 @@
-"""What a comparison says, in sentences."""
+"""The sentences of a comparison."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def in_words(scores: Scores, found: Comparison) -> str:
 
 
 def steps_in_words(scores: Scores, saved: Comparison) -> str:
-    """The steps that new saves, or takes more."""
+    """A sentence about the steps that new saves or needs in addition."""
     saves = saved.estimate >= 0
     sign = 1 if saves else -1
     low, high = sorted((sign * saved.low + 0.0, sign * saved.high + 0.0))
@@ -61,9 +61,9 @@ def steps_in_words(scores: Scores, saved: Comparison) -> str:
 def advice(
     scores: Scores, found: Comparison, plan: Looks, margin: float | None, goes_on: bool
 ) -> Iterator[str]:
-    """What would decide it, where it cannot be told.
+    """Sentences about what would decide an open comparison.
 
-    found: the gain as it is told beside it. goes_on: whether there is something to run.
+    found: the gain that is shown. goes_on: whether more pairs can be run.
     """
     if scores.alike:
         yield (
@@ -82,13 +82,13 @@ def advice(
 
 
 def how(pairs: int, plan: Looks) -> str:
-    """How a comparison comes to so many pairs."""
+    """How a user gets so many pairs."""
     added = f" with --seeds {pairs} adds them" if pairs > plan.totals[-1] else " goes on"
     return f": the same command{added}"
 
 
 def open_sign(found: Comparison) -> Iterator[str]:
-    """The sign itself is open; a margin may be what decides."""
+    """A sentence for a difference whose sign is open."""
     most = max(-found.low, found.high)
     if math.isinf(most):
         yield "The sign of the difference is open, and so is its size: more pairs are needed."
@@ -101,13 +101,13 @@ def open_sign(found: Comparison) -> Iterator[str]:
 
 
 def rounded_up(value: float) -> float:
-    """The next number of two digits."""
+    """A number, rounded up to two digits."""
     unit = 10 ** (math.floor(math.log10(value)) - 1) if value > 0 else 1.0
     return float(f"{(math.floor(value / unit) + 1) * unit:.2g}")
 
 
 def too_few(scores: Scores, alpha: float) -> str:
-    """What scores that are there already cannot show for want of number; nothing where they can."""
+    """A sentence if there are too few scores for any answer; else ""."""
     least = fewest(alpha)
     if min(len(scores.old), len(scores.new)) == 1:
         return (

@@ -1,4 +1,4 @@
-"""Lanes: processes that train blocks of members side by side, of one thread each unless told else.
+"""Lanes: processes that train blocks of members side by side, each with one thread by default.
 
 They are forked, so that each begins with the task, its data and all that was compiled, and live as
 long as the race. Where Python does not fork safely there is one lane: this process.
@@ -71,7 +71,7 @@ def in_blocks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 @dataclass(frozen=True)
 class Made:
-    """What became of a piece: a value, or the last words of the work that failed."""
+    """The result of a piece: a value, or the last words of the work that failed."""
 
     value: Any = None
     failure: str = ""

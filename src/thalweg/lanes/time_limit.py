@@ -19,9 +19,9 @@ class SilentError(BaseException):
 
 
 class TimeLimit:
-    """FailedError where the block goes on for `seconds` after the limit was last put off.
+    """Raises FailedError if the block goes on for `seconds` after `put_off` was last called.
 
-    Where no seconds are given there is no limit. The main thread alone can have one.
+    None means no limit. Only the main thread can have one.
     """
 
     def __init__(self, seconds: float | None) -> None:

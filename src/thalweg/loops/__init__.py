@@ -1,4 +1,4 @@
-"""Training loops of a person's own, which race, are compared and are watched by the doctor."""
+"""Training loops of a user. They can race, be compared, and be watched by the doctor."""
 
 from thalweg.loops.loop import Loop as Loop
 from thalweg.loops.loop import loop as loop

@@ -1,4 +1,4 @@
-"""Find what is trained by its name: a task, or a loop in a user's file."""
+"""Finds a task or a loop by its name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from thalweg.tasks.task import Task
 
 
 def find(given: Task | Loop | str) -> Task | Loop:
-    """The task or the loop itself, or the one of that name: `path/to/file.py:train` is a loop.
+    """The given task or loop, or the one with the given name, such as `path/to/file.py:train`.
 
     Raises `UserError` as `thalweg.tasks.find`.
     """

@@ -1,4 +1,4 @@
-"""A training loop of a person's own: a function that trains once, whatever happens within."""
+"""A training loop of a user: a function that trains a model once."""
 
 from __future__ import annotations
 
@@ -34,13 +34,12 @@ from thalweg.training import run as training
 class Loop:
     """A training loop that can race. `thalweg.loop` makes one of a function.
 
-    function: trains once and returns the metric; see `thalweg.loop`. name: what the loop is called
-    in commands, files and reports. metric: the name of what runs are ranked by, of which
-    direction says whether "min" or "max" is better. steps: the budget of a run, in gradient
-    evaluations. target: the metric's value that counts as reached, for steps-to-target. roles:
-    those of its optimizers that have a recipe of their own each in a race; all others share one.
-    declared: settings of its own, where they are known without running it, as those of a program,
-    which no trial can shorten.
+    function: trains once and returns the metric; see `thalweg.loop`. name: the name of the loop in
+    commands, files and reports. metric: the name of the metric that ranks runs. direction: whether
+    "min" or "max" of the metric is better. steps: the budget of a run, in gradient evaluations.
+    target: the value of the metric that counts as reached. roles: the roles of optimizers that have
+    a recipe of their own in a race; all other optimizers share one recipe. declared: the loop's own
+    settings, if they are known without a run, as for a program.
     """
 
     function: Callable[[Run], Any]
@@ -66,18 +65,18 @@ class Loop:
         object.__setattr__(self, "roles", tuple(roles))
 
     def run(self, recipe: AnyRecipe = "adam", seed: int = 0) -> training.Run:
-        """Trains once in this process: its curve, its score, and where it diverged, if it did.
+        """Trains once in this process. The result has the curve, the score and any divergence.
 
-        recipe: what `run.optimizer` steps by, and where `run.param` finds its values.
+        recipe: the recipe of `run.optimizer`, which also holds the values of `run.param`.
         """
         return self.trained(Given(recipe_of(recipe), require_whole("seed", seed, 0), self.steps))
 
     def score(self, seed: int, recipe: AnyRecipe = "adam") -> float:
-        """The metric of one run; nan for one that diverged."""
+        """The metric of one run; nan if the run diverged."""
         return self.run(recipe, seed).score
 
     def trained(self, given: Given) -> training.Run:
-        """What becomes of a run."""
+        """The result of a run with these values."""
         return self.finished(Run(self, given))
 
     def finished(self, run: Run) -> training.Run:
@@ -114,16 +113,17 @@ def loop(
                     run.report(evaluate(model))
             return evaluate(model)
 
-    The function is given a `thalweg.loops.Run` and returns the metric, a number; where it returns
-    nothing, the last one that it reported counts. The model is made within the function, so that
-    no run begins where another one ended, and random numbers of torch, NumPy and Python are seeded
-    when it is called. `thalweg race FILE:NAME` and `thalweg.race` race optimizers on it;
+    The function takes a `thalweg.loops.Run` and returns the metric, a number. If it returns None,
+    the last reported metric counts. Make the model within the function, so that each run begins
+    anew. Random numbers of torch, NumPy and Python are seeded before each call.
+    `thalweg race FILE:NAME` and `thalweg.race` race optimizers on the loop;
     `train.run("adam", seed=0)` trains once.
 
-    metric: the name of what runs are ranked by. direction: whether "min" or "max" of it is better.
-    steps: the budget of a run in gradient evaluations, over which rates are cooled. target: the
-    metric's value that counts as reached. roles: those of its optimizers that have a recipe of
-    their own each in a race; all others share one. name: the function's, if not given.
+    metric: the name of the metric that ranks runs. direction: whether "min" or "max" of the metric
+    is better. steps: the budget of a run in gradient evaluations; rates are cooled over it. target:
+    the value of the metric that counts as reached. roles: the roles of optimizers that have a
+    recipe of their own in a race; all other optimizers share one recipe. name: the name of the
+    loop; the function's name if not given.
 
     Raises UserError for an argument that cannot be used.
     """

@@ -1,4 +1,4 @@
-"""A setting of a loop's own, which is tuned beside those of the optimizer."""
+"""A setting of a loop, which is tuned together with the settings of the optimizer."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ NAME = re.compile(r"[A-Za-z]\w*")
 
 @dataclass(frozen=True)
 class Param:
-    """Where a setting is tuned, its value where it is not, and whether it is a whole number."""
+    """A setting of a loop: its space, its value if it is not tuned, and whether it is whole."""
 
     space: Space
     default: float
     whole: bool
 
     def value(self, held: float) -> float:
-        """What the loop is given for a value of the search."""
+        """The value that the loop gets for a value of the search."""
         return round(held) if self.whole else held
 
 
 def param_of(name: Any, space: Any, default: Any) -> Param:
-    """The param that a person asks for; UserError for a name, a space or a default that is none."""
+    """A checked param. Raises UserError for a wrong name, space or default."""
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise UserError(f"a param has a name of letters, digits and _, not {short(name)}.")
     try:

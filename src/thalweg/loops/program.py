@@ -1,4 +1,4 @@
-"""A loop whose body is a program that is run without being imported."""
+"""A loop that runs a program instead of a Python function."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ OPTIMIZER, SEED = "optimizer", "seed"
 
 @dataclass(frozen=True)
 class Program:
-    """What such a loop does: it runs the command with the settings of the run.
+    """Runs a command with the settings of a run.
 
-    params: settings of the program's own. timeout: seconds after which a run is given up; never,
-    if not given.
+    params: the program's own settings. timeout: seconds after which a run is given up; no limit if
+    None.
     """
 
     command: Command
@@ -45,7 +45,7 @@ def program(
     steps: int = 1,
     timeout: float | None = None,
 ) -> Loop:
-    """A loop that runs a program, which can race without being imported.
+    """A loop that runs a program. The program can race although it is not imported.
 
         tw.loops.program(
             tw.Command("python train.py --optimizer {optimizer} --lr {lr} --seed {seed}",
@@ -53,12 +53,12 @@ def program(
             space={"dropout": (0.0, 0.5)},
         )
 
-    command: of its values, `{optimizer}` is the name of the entrant's recipe, `{seed}` the seed,
-    and each setting of the recipe goes by its name, as `{lr}`; the program may read them in
-    environment variables too, or in the recipe file at `{recipe}`. space: settings of the
-    program's own, which are tuned too, each with a pair of ends. steps: that a run takes, for a
-    cooling that the program reads in the recipe file. timeout: seconds after which a run is given
-    up.
+    command: the command, with names in braces. `{optimizer}` is the name of the entrant's recipe,
+    `{seed}` is the seed, and `{lr}` and others are settings of the recipe. The program may also
+    read them in environment variables, or in the recipe file at `{recipe}`. space: the program's
+    own settings, which are tuned too, each with a pair of ends. steps: the number of steps of a
+    run, for a cooling that the program reads in the recipe file. timeout: seconds after which a run
+    is given up.
     """
     params = {key: param_of(key, given, None) for key, given in (space or {}).items()}
     body = Program(command, params, timeout)
@@ -66,8 +66,8 @@ def program(
 
 
 def settings(named: Mapping[str, Any]) -> dict[str, Value]:
-    """Every setting as a number or a word; of a schedule the number that it begins at, and each
-    part of a pair as `betas[0]` and `betas[1]`.
+    """All settings as numbers or words. A schedule is given as its first value, and the parts of a
+    pair as `betas[0]` and `betas[1]`.
     """
     found: dict[str, Value] = {}
     for name, value in named.items():

@@ -11,10 +11,9 @@ from thalweg.routes import Route
 
 
 def for_roles(recipe: Recipe, roles: Sequence[str]) -> Recipe:
-    """The recipe with a route for each role, so that each has settings of its own, by its name:
-    `generator.lr`.
+    """The recipe with a route for each role. Each role then has its own settings: `generator.lr`.
 
-    A recipe that has a route for each of them stays as it is. UserError for one with other routes.
+    A recipe with a route for each role is not changed. UserError for one with other routes.
     """
     if not roles or {route.name for route in recipe.routes} >= set(roles):
         return recipe
@@ -28,7 +27,7 @@ def for_roles(recipe: Recipe, roles: Sequence[str]) -> Recipe:
 
 
 def of_role(recipe: Recipe, role: str) -> Recipe:
-    """The recipe of one role; the whole of it where no route is of that name."""
+    """The recipe of one role; the whole recipe if no route has the name of the role."""
     for route in recipe.routes:
         if role and route.name == role and route.rules:
             return Recipe((*recipe.rules, *route.rules), recipe.name, params=recipe.params)

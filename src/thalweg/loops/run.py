@@ -1,4 +1,4 @@
-"""One run of a loop: what the loop's function is given."""
+"""One run of a loop: the object that the function of the loop takes."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from thalweg.training.run import Evaluation
 if TYPE_CHECKING:
     from thalweg.loops.loop import Loop
 
-Look = Callable[[Any, nn.Module, Any, AnyOptimizer], Any]
-"""`look(batches, model, loss, optimizer)`: the batches, as a doctor hands them on."""
+Examine = Callable[[Any, nn.Module, Any, AnyOptimizer], Any]
+"""`examine(batches, model, loss, optimizer)` returns the batches, which a doctor then watches."""
 
 
 class LeftError(BaseException):
-    """A run ends here. No `except Exception` of the loop takes it for its own."""
+    """Raised to end a run. An `except Exception` in the loop does not catch it."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """What a run begins with.
+    """The values with which a run begins.
 
-    recipe: what its optimizers step by. seed: of its random numbers. steps: its budget in gradient
-    evaluations. place: the file that keeps what it saves, if anything is to be kept. watch: is
-    told the step whenever the run goes on. look: what a doctor does with `run.watch`.
+    recipe: the recipe of the optimizers. seed: the seed of all random numbers. steps: the budget in
+    gradient evaluations. place: the file for `run.save`; None if nothing is saved. watch: is called
+    with the step whenever the run makes progress. examine: what `run.watch` does under a doctor.
     """
 
     recipe: Recipe
@@ -51,13 +51,13 @@ class Given:
     steps: int
     place: Path | None = None
     watch: Callable[[int, int], None] = lambda *_: None
-    look: Look | None = None
+    examine: Examine | None = None
 
 
 class Run:
-    """One run of a loop. The race makes it, and gives it to the function.
+    """One run of a loop. The race makes it, and calls the function with it.
 
-    seed: random numbers of torch, NumPy and Python are seeded with it when the function begins.
+    seed: the seed of the random numbers of torch, NumPy and Python.
     """
 
     def __init__(self, loop: Loop, given: Given) -> None:
@@ -70,19 +70,19 @@ class Run:
         self.curve: list[Evaluation] = []
         self.diverged: Divergence | None = None
 
-    # What a loop calls
+    # Methods for the loop
 
     @property
     def budget(self) -> int:
-        """How many gradient evaluations the run may take, for a trainer that wants to know."""
+        """The number of gradient evaluations that the run may take."""
         return self.given.steps
 
     @property
     def step(self) -> int:
-        """The gradient evaluations so far, the one of this step included.
+        """The number of gradient evaluations so far, including this step.
 
-        Where the loop goes by `steps()`, each of them counts once, and each further call of a
-        closure in it; elsewhere those of the optimizer that has taken the most count.
+        If the loop uses `steps()`, each step counts once, and so does each further call of a
+        closure in a step. If not, the steps of the optimizer with the most steps count.
         """
         if self.rounds:
             return self.rounds + self.extra
@@ -91,8 +91,8 @@ class Run:
     def steps(self) -> Iterator[int]:
         """The numbers of the steps, from 1 to the end of the budget.
 
-        After `load` they go on behind the step at which the state was saved. A step whose closure
-        is called k times, as by L-BFGS, counts k times.
+        After `load` the numbers continue from the step at which the state was saved. A step that
+        calls its closure k times, as with L-BFGS, counts k times.
         """
         while self.step < self.budget:
             self.rounds += 1
@@ -102,10 +102,11 @@ class Run:
     def optimizer(self, params: ParamsT | nn.Module, role: str = "") -> optim.Optimizer:
         """An optimizer of these parameters that steps by the recipe of this run.
 
-        params: a model, tensors, or groups with settings of their own. role: what the optimizer is
-        for, such as "generator", where a loop has several. A schedule advances with its steps.
+        params: a model, tensors, or groups with settings of their own. role: the task of the
+        optimizer, such as "generator", in a loop with several optimizers. Schedules advance with
+        the steps of the optimizer.
 
-        Raises UserError for a role that the loop does not name, where it names any.
+        Raises UserError for a role that is not among the roles of the loop, if it has any.
         """
         if self.loop.roles:
             require_known("role of this loop", role, self.loop.roles)
@@ -114,12 +115,12 @@ class Run:
         return made
 
     def param(self, name: str, space: Any, default: float | None = None) -> Any:
-        """A setting of the loop's own, such as a share of dropout, which is tuned with the recipe.
+        """The value of a setting of the loop, such as the share of dropout. It is tuned too.
 
-        space: where it is tuned: a pair of ends, such as (0.0, 0.5), or a `thalweg.Space`. A pair
-        of whole numbers, such as (16, 256), gives whole numbers. A pair is searched on the log
-        scale where both ends are above 0, else evenly. default: its value where it is not tuned;
-        the middle of the space, if not given.
+        space: the search space: a pair of ends, such as (0.0, 0.5), or a `thalweg.Space`. A pair of
+        whole numbers, such as (16, 256), gives whole numbers. A pair is searched on the log scale
+        if both ends are above 0, else evenly. default: the value if the setting is not tuned; the
+        middle of the space if not given.
 
         Raises UserError for a name, a space or a default that cannot be used.
         """
@@ -127,13 +128,12 @@ class Run:
         return found.value(self.given.recipe.params.get(name, found.default))
 
     def report(self, metric: Any, training: Any = None) -> None:
-        """Tells the race how good the run is by now, on validation data.
+        """Reports the metric on validation data at this step.
 
-        metric: a number, as the loop returns it at its end. training: the training loss, for a
-        recipe whose schedule watches it. A run whose metric is not finite has diverged: it stops
-        here.
+        metric: a number, as the loop returns at its end. training: the training loss, if a schedule
+        of the recipe watches it. A run with a metric that is not finite has diverged: it ends.
 
-        Raises UserError for what is no number.
+        Raises UserError for a value that is not a number.
         """
         value = self.accepted("report", metric)
         loss = None if training is None else self.accepted("report", training)
@@ -142,21 +142,21 @@ class Run:
         self.given.watch(self.step, 1)
 
     def save(self, state: Any) -> None:
-        """Keeps a state, from which the run goes on where it is interrupted, at the end of a step.
+        """Saves a state, from which an interrupted run continues. Call it at the end of a step.
 
         state: tensors, numbers and texts, in dictionaries and lists, such as the `state_dict`s of
-        model and optimizer. The steps, the reports and the random numbers are kept beside it.
+        model and optimizer. The steps, the reports and the random numbers are saved with it.
 
-        Raises UserError for what `torch.load(weights_only=True)` does not read.
+        Raises UserError for a state that `torch.load(weights_only=True)` cannot read.
         """
         if self.given.place is not None:
             saved.put(self.given.place, state, self.progress())
         self.given.watch(self.step, 1)
 
     def load(self) -> Any:
-        """The state that was saved last, or None in a run that was not interrupted.
+        """The last saved state, or None in a run that was not interrupted.
 
-        The steps, the reports and the random numbers go on from there.
+        The steps, the reports and the random numbers continue from it.
         """
         kept = saved.get(self.given.place) if self.given.place else {}
         if not kept:
@@ -174,22 +174,22 @@ class Run:
     def watch(
         self, batches: Iterable[Any], model: nn.Module, loss: Any, optimizer: AnyOptimizer
     ) -> Any:
-        """The batches as they are; in `thalweg doctor`, the doctor watches the steps taken on them.
+        """Returns the batches. In `thalweg doctor`, the doctor watches the steps on them.
 
         loss: `loss(outputs, targets)`, the mean over a batch; see `thalweg.Doctor`.
         """
-        look = self.given.look
-        return batches if look is None else look(batches, model, loss, optimizer)
+        examine = self.given.examine
+        return batches if examine is None else examine(batches, model, loss, optimizer)
 
-    # What its race asks
+    # Methods for the race
 
     @property
     def all_optimizers(self) -> list[optim.Optimizer]:
-        """Those that were made by `optimizer`."""
+        """All optimizers that `optimizer` has made."""
         return [one for some in self.optimizers.values() for one in some]
 
     def parameters(self) -> list[Parameter]:
-        """Those of these optimizers by name, the role in front."""
+        """The parameters of these optimizers, by names that begin with the role."""
         return [
             one._replace(name=f"{role}.{one.name}" if role else one.name)
             for role, some in self.optimizers.items()
@@ -198,18 +198,18 @@ class Run:
         ]
 
     def stepping(self, optimizer: AnyOptimizer) -> None:
-        """An optimizer is about to take a step."""
+        """Is called before a step of an optimizer."""
         self.stepped[id(optimizer)] = optimizer  # kept, so that no id is given again
         self.taken[id(optimizer)] += 1
         self.given.watch(self.step, 1)
 
     def evaluating(self, optimizer: AnyOptimizer) -> None:
-        """A closure is about to be called once more within a step."""
+        """Is called before each further call of a closure in a step."""
         self.extra += 1
         self.taken[id(optimizer)] += 1
 
     def note(self, metric: float, loss: float) -> None:
-        """Adds a point to the curve, in place of one at the same step; ends a run that diverged."""
+        """Adds an evaluation to the curve, or replaces that of this step. Ends a diverged run."""
         if not math.isfinite(metric):
             self.diverged = Divergence(self.step, f"the {self.loop.metric} is {metric}")
             raise LeftError
@@ -218,7 +218,7 @@ class Run:
         self.curve.append(Evaluation(self.step, loss, metric))
 
     def observe(self, validation: float, training: float | None) -> None:
-        """Tells the schedules that watch a metric; UserError for one that is not reported."""
+        """Gives schedules the metrics that they watch. UserError if a metric is not reported."""
         watched = {
             setting.metric
             for setting in self.given.recipe.settings.values()
@@ -233,7 +233,7 @@ class Run:
             optimizer.observe(validation=validation, training=training)
 
     def accepted(self, what: str, value: Any) -> float:
-        """The value as a float; UserError for what is no number."""
+        """The value as a float. Raises UserError if it is not a number."""
         if not is_number(value):
             raise UserError(
                 f"loop '{self.loop.name}' must {what} its {self.loop.metric} as one number, not"
@@ -242,7 +242,7 @@ class Run:
         return float(value)
 
     def end(self, returned: Any) -> None:
-        """The function has returned; UserError where it has told no metric."""
+        """Is called when the function has returned. UserError if it has given no metric."""
         if returned is not None:
             self.note(self.accepted("return", returned), math.nan)
         elif not self.curve:
@@ -252,6 +252,6 @@ class Run:
             )
 
     def forget(self) -> None:
-        """Takes away what was saved: the run has ended."""
+        """Deletes the saved state, because the run has ended."""
         if self.given.place is not None:
             self.given.place.unlink(missing_ok=True)

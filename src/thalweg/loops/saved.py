@@ -1,6 +1,6 @@
-"""What a run saves, to go on from there where it is interrupted: one file, which is written whole.
+"""The file from which an interrupted run continues. It is always written as a whole.
 
-It is read by `torch.load(weights_only=True)`, which makes tensors and plain data and nothing else.
+`torch.load(weights_only=True)` reads it, which makes only tensors and plain data.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ def get(place: Path) -> dict[str, Any]:
 
 
 def random_numbers_now() -> dict[str, Any]:
-    """The states of all generators; NumPy's and Python's as plain data."""
+    """The states of all generators of random numbers. NumPy's and Python's are plain data."""
     states = {name: random_numbers.plain(own) for name, own in random_numbers.states().items()}
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     return {**states, "torch": torch.get_rng_state(), "devices": devices}
 
 
 def go_on_with(kept: dict[str, Any]) -> None:
-    """Puts the states of all generators."""
+    """Sets the states of all generators of random numbers."""
     if devices := kept.pop("devices"):
         torch.cuda.set_rng_state_all(devices)
     plain = {name: random_numbers.from_plain(own) for name, own in kept.items() if name != "torch"}

@@ -1,4 +1,4 @@
-"""A loop is tried for a few steps before anything long is started, and what is wrong is said."""
+"""Tries a loop for a few steps before a race, and says what is wrong with it."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from thalweg.tasks.reachable import is_own, reachable
 from thalweg.tasks.user_code import memory
 
 STEPS = 3
-"""Of a run that is tried."""
+"""The number of steps of a trial."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What is known of a loop.
+    """What a trial has shown about a loop.
 
-    params: settings of its own. parameters: of its optimizers. start, step: the seconds that a run
-    takes beside its steps, and for each. agrees: whether two runs with one seed come to the same.
-    on_gpu: whether it uses one.
+    params: the settings of the loop. parameters: the parameters of its optimizers. start: the
+    seconds of a run without its steps. step: the seconds of one step. agrees: whether two runs with
+    one seed give the same result. on_gpu: whether the loop uses a GPU.
     """
 
     params: dict[str, Param]
@@ -45,7 +45,7 @@ class Trial:
 
 
 class Tried(Run):
-    """A run that ends after a few steps, and notes the time of each."""
+    """A run that ends after a few steps, and measures their times."""
 
     def __init__(self, loop: Loop, recipe: Recipe, steps: int, told: Callable[..., None]) -> None:
         super().__init__(loop, Given(recipe, 0, steps, watch=told))
@@ -53,14 +53,14 @@ class Tried(Run):
         self.times: dict[int, float] = {}
 
     def stepping(self, optimizer: Optimizer) -> None:
-        """Ends a loop too that does not go by `steps()`."""
+        """Also ends a loop that does not use `steps()`."""
         if self.step >= self.budget and not self.rounds:
             raise LeftError
         super().stepping(optimizer)
         self.times.setdefault(self.step, perf_counter())
 
     def seconds(self) -> tuple[float, float]:
-        """Beside its steps, and for a step."""
+        """The seconds without the steps, and the seconds of one step."""
         whole, marks = perf_counter() - self.began, sorted(self.times.items())
         if len(marks) < 2:
             return whole, 0.0
@@ -72,9 +72,9 @@ class Tried(Run):
 def tried(loop: Loop, recipe: Recipe, told: Callable[..., None]) -> Trial:
     """Runs a loop twice with one seed, for a few steps.
 
-    told: is told of each step.
+    told: is called at each step.
     Raises UserError for a loop that makes no optimizer by the recipe, shares parameters between
-    runs, diverges at once, and tells no metric, and passes on what the loop raises.
+    runs, diverges at once, or gives no metric. Errors of the loop itself are not caught.
     """
     steps = min(STEPS, loop.steps)
     first = Tried(loop, recipe, steps, told)
@@ -96,7 +96,7 @@ def tried(loop: Loop, recipe: Recipe, told: Callable[..., None]) -> Trial:
 
 
 def require_optimizer(run: Run) -> None:
-    """UserError for a loop whose entrants would all train alike."""
+    """UserError for a loop in which all entrants would train alike."""
     if not run.optimizers:
         raise UserError(
             f"loop '{run.loop.name}' never calls run.optimizer, so every entrant would train alike:"
@@ -119,7 +119,7 @@ def require_finite(run: Run) -> None:
 
 
 def require_own_model(first: Run, second: Run) -> None:
-    """UserError for a parameter that two runs train."""
+    """UserError if two runs train the same parameter."""
     held = {memory(param) for one in first.all_optimizers for param in one.parameters()}
     if any(memory(param) in held for one in second.all_optimizers for param in one.parameters()):
         raise UserError(
@@ -129,7 +129,7 @@ def require_own_model(first: Run, second: Run) -> None:
 
 
 def seen(run: Run, score: float) -> str:
-    """A checksum of what a run has come to."""
+    """A checksum of the result of a run."""
     params = [param for one in run.all_optimizers for param in one.parameters()]
     return checksum([*params, *(repr(point.metric) for point in run.curve), repr(score)])
 
@@ -147,22 +147,22 @@ def check_recipe(loop: Loop, recipe: Recipe) -> None:
 
 
 def reports(loop: Loop) -> bool:
-    """Whether it reports its metric, as far as can be told without running it."""
+    """Whether the code of the loop calls `report`."""
     return "report" in names_in(loop)
 
 
 def evaluates_aside(loop: Loop) -> bool:
-    """Whether it evaluates where averages and look-ahead rules do, as far as can be told."""
+    """Whether the code of the loop uses `evaluation`, as averages and look-ahead rules need."""
     return "evaluation" in names_in(loop)
 
 
 def names_in(loop: Loop) -> set[str]:
-    """The names in the code of a loop, and in that of a person's own which it goes to."""
+    """The names in the code of a loop, and in the user's functions that it calls."""
     functions = [x for _, x in reachable(loop.function, "") if isinstance(x, FunctionType)]
     return set().union(*(names(one.__code__) for one in functions if is_own(one)))
 
 
 def names(code: CodeType) -> set[str]:
-    """The names in a piece of code, and in what is defined within."""
+    """The names in a piece of code, and in the functions that it defines."""
     inner: Sequence[CodeType] = [x for x in code.co_consts if isinstance(x, CodeType)]
     return set(code.co_names).union(*map(names, inner))

@@ -1,4 +1,4 @@
-"""A training loop of a person's own as a race sees it."""
+"""A training loop in a race."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ UNFINISHED = "unfinished"
 
 @dataclass
 class LoopSubject:
-    """See `Subject`. Each run has a process for itself while it lasts, to use as it likes.
+    """See `Subject`. Each run has a process of its own.
 
-    timeout: seconds without a step after which a run has failed. trial: what is known of the loop;
-    nothing before it was tried.
+    timeout: seconds without a step after which a run has failed. trial: what a trial has shown of
+    the loop; None before the trial.
     """
 
     loop: Loop
@@ -68,7 +68,7 @@ class LoopSubject:
         return {name: space for name, space in spaces.items() if name not in declared}
 
     def entrants(self, field: Sequence[Entrant]) -> list[Entrant]:
-        """Those that are tuned have the settings of the loop's own in their space too."""
+        """The entrants. Tuned entrants also have the loop's own settings in their space."""
         field = [self.for_roles(one) for one in field]
         params = self.known(field[0].recipe).params
         values = {name: param.default for name, param in params.items()}
@@ -84,7 +84,7 @@ class LoopSubject:
         ]
 
     def for_roles(self, one: Entrant) -> Entrant:
-        """The entrant with settings for each role, where each has its own."""
+        """The entrant with settings for each role, if the roles have recipes of their own."""
         recipe, roles = for_roles(one.recipe, self.loop.roles), self.loop.roles
         if recipe == one.recipe:
             return one
@@ -113,9 +113,9 @@ class LoopSubject:
         check_recipe(self.loop, recipe)
 
     def known(self, recipe: Recipe) -> Trial:
-        """What is known of the loop, which is tried with this recipe for it.
+        """What a trial shows about the loop. recipe: the recipe of the trial.
 
-        UserError for a loop that fails, in words.
+        Raises UserError for a loop that fails.
         """
         if self.trial is None:
             declared = self.loop.declared
@@ -133,7 +133,7 @@ class LoopSubject:
         return found
 
     def made_apart(self, work: Work, pieces: Sequence[Any]) -> list[Made]:
-        """What becomes of pieces in processes of their own, in their order."""
+        """The results of pieces, in their order. Each runs in a process of its own."""
         with Lanes(work, min(len(pieces), most_lanes()), self.timeout, apart=True) as lanes:
             return [made for _, made in sorted(lanes.run(pieces), key=lambda one: one[0])]
 
@@ -165,7 +165,7 @@ class LoopSubject:
         yield f"{self.called.capitalize()} tells one metric, so there are no test data beside it."
 
     def run_twice(self, recipe: Recipe, known: Trial) -> Trial:
-        """What two whole runs with one seed tell of a program; UserError where they fail."""
+        """What two whole runs with one seed show about a program. UserError if they fail."""
 
         def work(_: None, watch: AfterStep) -> tuple[float, float]:
             began = perf_counter()
@@ -199,12 +199,12 @@ class LoopSubject:
         return Plan("single", lanes, 1, turns * seconds, why)
 
     def most_lanes(self) -> int:
-        """As many as this process has threads, or GPUs, where the loop uses one."""
+        """The number of threads of this process, or of GPUs if the loop uses one."""
         return self.gpus or most_lanes()
 
     @property
     def gpus(self) -> int:
-        """How many there are for its runs; a program may use one, as far as anybody knows."""
+        """The number of GPUs for its runs. A program is assumed to use one."""
         uses = self.loop.declared is not None or (self.trial is not None and self.trial.on_gpu)
         return torch.cuda.device_count() if uses else 0
 
@@ -223,12 +223,12 @@ class LoopSubject:
 
 
 def elsewhere(recipe: Recipe) -> bool:
-    """Whether it evaluates at another point than gradients are taken at."""
+    """Whether evaluation uses another point than the gradients."""
     return any(eager.elsewhere([type(rule) for rule in rules]) for rules in recipe.chains)
 
 
 def untold(command: Command) -> Iterator[str]:
-    """A line where a command may not tell its program which optimizer it is to train with."""
+    """A line for a command that may not say which optimizer the program must use."""
     if not command.names & {OPTIMIZER, RECIPE}:
         yield (
             "The command names neither {optimizer} nor {recipe}: unless the program reads"
@@ -237,7 +237,7 @@ def untold(command: Command) -> Iterator[str]:
 
 
 def begin_lane(threads: int, gpus: int, number: int) -> None:
-    """Gives a process its share of the threads, and one GPU, where there are any."""
+    """Gives a process its share of the threads, and one GPU if there is one."""
     torch.set_num_threads(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # of a program that it runs
     if gpus:
@@ -246,7 +246,7 @@ def begin_lane(threads: int, gpus: int, number: int) -> None:
 
 
 def fingerprint(loop: Loop) -> Fingerprint:
-    """What can be told of a loop: its code and constants; of a program its command and files."""
+    """Changes with a loop's code and constants, or with a program's command and files."""
     if not isinstance(loop.function, Program):
         code = code_of(loop.function)
         return {"another loop": unchanged(code, code)}

@@ -1,4 +1,4 @@
-"""A piece of a round's work, as lanes get it: members that are trained together."""
+"""A piece of a round's work for a lane: members that are trained together."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Piece:
         return [Member(Recipe.from_toml(recipe), seed) for recipe, (*_, seed) in pairs]
 
     def records(self, runs: Sequence[Run]) -> list[RunRecord]:
-        """What became of its members, in their order."""
+        """The results of its members, in their order."""
         return [record_of(self.round, *pair) for pair in zip(self.block, runs, strict=True)]
 
 

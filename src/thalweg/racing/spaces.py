@@ -1,4 +1,4 @@
-"""Where a person wants settings tuned, for all entrants of a race."""
+"""The search spaces that a user gives for all entrants of a race."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Spaces: TypeAlias = Mapping[str, Any]
 
 
 def spaces_of(given: Spaces | str | Path) -> Spaces:
-    """The spaces that are given, or that stand in a TOML file: `lr = [1e-4, 0.1]`, a line each.
+    """The given spaces, or those in a TOML file, with lines such as `lr = [1e-4, 0.1]`.
 
-    They may stand under `[space]`, as in a recipe file. UserError for what is none.
+    The lines may stand under `[space]`, as in a recipe file. UserError for a wrong space.
     """
     if isinstance(given, Mapping):
         return given
@@ -36,14 +36,14 @@ def spaces_of(given: Spaces | str | Path) -> Spaces:
 
 
 def of_optimizers(name: str) -> bool:
-    """Whether a setting of that name belongs to optimizers, and not to a program of one's own."""
+    """Whether a setting of that name belongs to optimizers, and not to a program."""
     return any(name in make().tunables for make in RECIPES.values())
 
 
 def narrowed(field: Sequence[Entrant], spaces: Spaces) -> list[Entrant]:
-    """The entrants, those that are tuned in these spaces as far as they have such settings.
+    """The entrants, tuned in these spaces if they have such settings.
 
-    UserError for a name that none of them has.
+    UserError for a name that no entrant has.
     """
     tuned = [one for one in field if one.space]
     known = dict.fromkeys(name for one in tuned for name in one.recipe.tunables)
@@ -56,6 +56,6 @@ def narrowed(field: Sequence[Entrant], spaces: Spaces) -> list[Entrant]:
 
 
 def own(one: Entrant, spaces: Spaces) -> Spaces:
-    """The spaces of an entrant that is tuned."""
+    """The spaces of a tuned entrant."""
     known = one.recipe.tunables if one.space else {}
     return {name: space for name, space in spaces.items() if name in known}

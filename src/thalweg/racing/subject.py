@@ -1,4 +1,4 @@
-"""What a race trains: a task, or a loop of a person's own, and all that a race asks of it."""
+"""The interface of what a race trains: a task or a training loop."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from thalweg.training.run import Run
 
 
 class Subject(Protocol):
-    """A task or a loop, as a race sees it. Each method raises UserError for what cannot race."""
+    """A task or a loop in a race. Each method raises UserError if it cannot race."""
 
     @property
     def name(self) -> str:
-        """What it is called in reports."""
+        """The name in reports."""
 
     @property
     def called(self) -> str:
-        """What it is called in messages, such as "task 'digits'"."""
+        """The name in messages, such as "task 'digits'"."""
 
     def pretrainings(self) -> Sequence[str]:
-        """The ways of pre-training that it offers."""
+        """The kinds of pre-training that it offers."""
 
     def of_entrants(self, spaces: Spaces) -> Spaces:
-        """Those of the spaces that a person gives which are not of settings of its own."""
+        """The given spaces without those of its own settings."""
 
     def entrants(self, field: Sequence[Entrant]) -> list[Entrant]:
-        """The same entrants with what it adds to their recipes and spaces."""
+        """The entrants, with its own settings in their recipes and spaces."""
 
     def settings(self, field: Sequence[Entrant]) -> dict[str, Any]:
-        """The settings of a race that follow from it, by name; it is checked first."""
+        """Checks it, and returns the settings of a race that follow from it, by name."""
 
     def cooled(self, field: Sequence[Entrant]) -> Mapping[str | None, int]:
-        """The steps that a cooling takes, by the pre-training."""
+        """The number of steps of a cooling, by kind of pre-training."""
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """UserError for a recipe that cannot train it."""
+        """Raises UserError for a recipe that cannot train it."""
 
     def notes(self, field: Sequence[Entrant], begun: bool) -> Iterator[str]:
-        """What a reader of the verdict should know of it, a line each.
+        """Lines that a reader of the verdict should know.
 
         begun: whether the race goes on from an earlier start.
         """
@@ -58,13 +58,13 @@ class Subject(Protocol):
         rounds: Sequence[int],
         timeout: float | None,
     ) -> Plan:
-        """How its members are trained, and for how long at most; see `planned`."""
+        """The plan of its race; see `planned`."""
 
     def costs(self, recipes: Mapping[str, Recipe], timeout: float | None) -> list[Cost]:
-        """What a step of each entrant costs; nothing of those where that is not known."""
+        """The costs of a step of each entrant, as far as they are known."""
 
     def lanes(self, work: Work, plan: Plan, timeout: float | None) -> Lanes:
         """The processes that train its members."""
 
     def trained(self, piece: Piece, plan: Plan, folder: Path, watch: AfterStep) -> list[Run]:
-        """What becomes of the members of a piece; in a lane. folder: the race's."""
+        """Trains the members of a piece, in a lane. folder: the folder of the race."""

@@ -1,4 +1,4 @@
-"""A task as a race sees it."""
+"""A task in a race."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A diagnosis of a task or of a training loop, whichever is given."""
+"""The diagnosis of a task or of a training loop."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from thalweg.stack.reading import Batch
 from thalweg.tasks.task import Score, Task
 
 COMING = 40
-"""Batches behind the end of a loop on which remedies are tried."""
+"""The number of batches after the end of a loop on which remedies are tried."""
 
 
 @wraps(of_task.diagnose)
@@ -44,14 +44,14 @@ diagnose.__doc__ = (
 
 
 class Watched:
-    """What a loop gives the doctor to watch: `look` stands for `run.watch`."""
+    """Makes the doctor of a loop when the loop calls `run.watch`."""
 
     def __init__(self, every: int, budget: float | None) -> None:
         self.every, self.budget = every, budget
         self.doctor: Doctor | None = None
         self.batches: Iterator[Batch] = iter(())
 
-    def look(
+    def examine(
         self, batches: Iterable[Batch], model: nn.Module, loss: Score, optimizer: Optimizer
     ) -> Iterable[Batch]:
         if self.doctor is not None:
@@ -71,14 +71,14 @@ def diagnose_loop(
     budget: float | None = None,
     say: Say = silently,
 ) -> Diagnosis:
-    """Runs a loop once under the doctor's eyes; see `diagnose`."""
+    """Runs a loop once while the doctor watches it; see `diagnose`."""
     require_flag("try_remedies", try_remedies)
     if trial_steps is not None:
         raise UserError("trial_steps is for a task: a loop's remedies are tried on coming batches.")
     watched = Watched(min(10, max(1, loop.steps // 50)), budget)
     say(f"watching {loop.name} train for {loop.steps} steps")
     seed = require_whole("seed", seed, 0)
-    loop.trained(Given(recipe_of(recipe), seed, loop.steps, look=watched.look))
+    loop.trained(Given(recipe_of(recipe), seed, loop.steps, examine=watched.examine))
     if watched.doctor is None:
         raise UserError(
             f"loop '{loop.name}' does not say what the doctor is to watch: write"
