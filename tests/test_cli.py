@@ -461,7 +461,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tmp_path: Path) -> No
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "goes on from the last finished block" in error
+    assert "goes on from the last checkpoint" in error
     assert finished_runs(tmp_path) >= 2
 
     went_on = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -109,11 +109,7 @@ def test_it_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(name: str) -> N
     whole, again = in_the_loop(task, make), in_the_loop(task, make)
     for _ in range(5):
         whole.step()
-    saved = whole.checkpoint(0)
-    tensors, plain = apart(saved.optimizer)  # as it lies on disk
-    saved.optimizer.clear()
-    saved.optimizer.update(together(tensors, plain))
-    again.resume(saved)
+    again.restore(together(*apart(whole.saved())))  # as it lies on disk
     for _ in range(5):
         assert whole.step() == again.step()
     for found, right in zip(*(one.models[0].parameters() for one in (again, whole)), strict=True):

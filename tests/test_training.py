@@ -490,8 +490,9 @@ def test_in_bfloat16_parameters_states_and_evaluation_stay_as_they_are(tmp_path:
     with pytest.raises(KeyboardInterrupt):
         train(small(), recipes.adam(), **settings, progress=Told(20))
     held = load_file(f"{out}.unfinished")
-    assert {x.dtype for name, x in held.items() if "random" not in name} == {torch.float32}
-    assert any(name.startswith("optimizer.") for name in held)
+    size = sum(x.numel() for x in small().fresh_model().parameters())
+    assert {x.dtype for x in held.values()} == {torch.float32, torch.uint8}  # and random numbers
+    assert sum(x.numel() for x in held.values() if x.is_floating_point()) > 2 * size
     trained = train(small(), recipes.adam(), **settings)
     assert metric_of_checkpoint(small(), out) == pytest.approx(trained.run.score, rel=1e-6)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection
 from numbers import Integral, Real
 from pathlib import Path
@@ -19,6 +20,8 @@ FAR = 10**12
 
 LONGEST = 100
 """Characters of a value that are told."""
+
+SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 LEAST_ALPHA = 1e-12
 """A risk that some dozens of seeds can have."""
@@ -52,6 +55,19 @@ def number(value: object) -> float:
 def plain(value: Any) -> Any:
     """A number of NumPy's as one of Python's own, as files and texts hold it; all else as it is."""
     return value.item() if isinstance(value, np.number) else value
+
+
+def require_seconds(name: str, value: object) -> float:
+    """A time in seconds, from a number or a text such as "30s", "5m" or "1.5h".
+
+    Raises UserError for anything else, and for a time below 0.
+    """
+    found = number(value)
+    if isinstance(value, str) and (parts := re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", value.strip())):
+        found = float(parts[1]) * SECONDS[parts[2]]
+    if not 0 <= found < math.inf:
+        raise UserError(f"{name} must be a time, such as 30s, 5m or 1h, not {short(value)}.")
+    return found
 
 
 def require_whole(name: str, value: Any, low: int, high: int = MOST) -> int:

@@ -144,6 +144,9 @@ def race(
         float | None,
         typer.Option(help="A training without a step for this number of seconds is given up."),
     ] = None,
+    checkpoint_every: Annotated[
+        str, typer.Option(help="The time between two checkpoints of a block, such as 30s or 5m.")
+    ] = "5m",
     name: Annotated[
         str | None, typer.Option(help="The folder's name in --runs; default: the task's.")
     ] = None,
@@ -158,7 +161,7 @@ def race(
     """Which optimizer, at which settings, trains this task best?"""
     given = what_races(task, command, metric, direction)
     console = Console()
-    with stopping("the same command goes on from the last finished block"):
+    with stopping("the same command goes on from the last checkpoint"):
         with Screen(console) if console.is_terminal else nullcontext(Lines(console)) as progress:
             result = run_race(
                 given,
@@ -179,6 +182,7 @@ def race(
                 lanes=lanes,
                 plan=plan,
                 timeout=timeout,
+                checkpoint_every=checkpoint_every,
                 name=name,
                 resume=resume,
                 runs=runs,

@@ -55,6 +55,22 @@ def from_plain(state: Any) -> Any:
     return tuple(map(from_plain, state)) if isinstance(state, list) else state
 
 
+def as_data(states: States) -> dict[str, Any]:
+    """The states as tensors and plain data, which a file can hold."""
+    return {
+        name: state if isinstance(state, torch.Tensor) else plain(state)
+        for name, state in states.items()
+    }
+
+
+def from_data(data: Mapping[str, Any]) -> States:
+    """The states that `as_data` was given."""
+    return {
+        name: state if isinstance(state, torch.Tensor) else from_plain(state)
+        for name, state in data.items()
+    }
+
+
 def seed_all(seed: int) -> None:
     """Seeds all generators, torch's on the CPU. seed: below 2^32."""
     # torch.manual_seed is not used: its list of calls for devices that are not in use only grows.

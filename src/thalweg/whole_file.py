@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from errno import EEXIST
@@ -31,6 +32,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         mode = unfinished.stat().st_mode
         yield unfinished
         unfinished.chmod(mode)  # some writers make a new file that only its owner can read
+        with unfinished.open("rb") as written:
+            os.fsync(written.fileno())  # the power may go off after the file has its name
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)

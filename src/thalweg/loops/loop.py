@@ -85,7 +85,6 @@ class Loop:
             torch.manual_seed(run.seed)  # devices that are used later begin at it too
             with suppress(LeftError):
                 run.end(self.function(run))
-        run.forget()
         member = Member(run.given.recipe, run.seed)
         return training.Run(member, tuple(run.curve), run.diverged)
 

@@ -250,8 +250,3 @@ class Run:
                 f"loop '{self.loop.name}' returned nothing and reported nothing: return its"
                 f" {self.loop.metric}."
             )
-
-    def forget(self) -> None:
-        """Deletes the saved state, because the run has ended."""
-        if self.given.place is not None:
-            self.given.place.unlink(missing_ok=True)

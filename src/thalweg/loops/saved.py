@@ -49,14 +49,12 @@ def get(place: Path) -> dict[str, Any]:
 
 def random_numbers_now() -> dict[str, Any]:
     """The states of all generators of random numbers. NumPy's and Python's are plain data."""
-    states = {name: random_numbers.plain(own) for name, own in random_numbers.states().items()}
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-    return {**states, "torch": torch.get_rng_state(), "devices": devices}
+    return {**random_numbers.as_data(random_numbers.states()), "devices": devices}
 
 
 def go_on_with(kept: dict[str, Any]) -> None:
     """Sets the states of all generators of random numbers."""
     if devices := kept.pop("devices"):
         torch.cuda.set_rng_state_all(devices)
-    plain = {name: random_numbers.from_plain(own) for name, own in kept.items() if name != "torch"}
-    random_numbers.put({**plain, "torch": kept["torch"]})
+    random_numbers.put(random_numbers.from_data(kept))

@@ -36,9 +36,6 @@ from thalweg.training.fingerprint import Fingerprint, of_own_rules, unchanged
 from thalweg.training.learn import AfterStep
 from thalweg.training.run import Run
 
-UNFINISHED = "unfinished"
-"""The folder, in that of a race, of what runs have saved."""
-
 
 @dataclass
 class LoopSubject:
@@ -216,9 +213,8 @@ class LoopSubject:
         begin = partial(begin_lane, threads, self.gpus)
         return Lanes(work, plan.lanes, timeout, begin, apart=True)
 
-    def trained(self, piece: Piece, plan: Plan, folder: Path, watch: AfterStep) -> list[Run]:  # noqa: ARG002
+    def trained(self, piece: Piece, plan: Plan, place: Path, watch: AfterStep) -> list[Run]:  # noqa: ARG002
         (member,) = piece.members
-        place = folder / UNFINISHED / f"{checksum([piece.round, *piece.block])}.pt"
         return [self.loop.trained(Given(member.recipe, member.seed, self.loop.steps, place, watch))]
 
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from thalweg.checksum import checksum
 from thalweg.racing.record import Key, Round, RunRecord
 from thalweg.recipe import Recipe
 from thalweg.stack.member import Member
 from thalweg.training.run import Run
+
+UNFINISHED = "unfinished"
+"""The folder, in that of a race, with the files of the blocks in work."""
 
 Block = Sequence[Key]
 """Members that are trained together."""
@@ -30,6 +35,11 @@ class Piece:
     def records(self, runs: Sequence[Run]) -> list[RunRecord]:
         """The results of its members, in their order."""
         return [record_of(self.round, *pair) for pair in zip(self.block, runs, strict=True)]
+
+
+def unfinished(folder: Path, round: Round, block: Block) -> Path:
+    """The file of a block whose training was stopped, in the folder of a race."""
+    return folder / UNFINISHED / checksum([round, *block])
 
 
 def record_of(round: Round, key: Key, run: Run) -> RunRecord:

@@ -15,6 +15,7 @@ from thalweg.arguments import (
     require_known,
     require_path,
     require_risk,
+    require_seconds,
     require_whole,
 )
 from thalweg.command import Command
@@ -41,6 +42,7 @@ from thalweg.racing.verdict import Verdict, verdict
 from thalweg.recipe import Recipe
 from thalweg.run_folder import require_folder_name, usual_folder
 from thalweg.tasks.task import Task
+from thalweg.training.resume import CHECKPOINT_EVERY
 
 WIDTH = 32
 """Members in a block, if nobody asks for another number."""
@@ -48,7 +50,16 @@ WIDTH = 32
 TRIALS = 24
 """Configurations of an entrant, likewise."""
 
-WITH_RESUME = ("task", "trials", "space", "timeout", "resume", "runs", "progress")
+WITH_RESUME = (
+    "task",
+    "trials",
+    "space",
+    "timeout",
+    "checkpoint_every",
+    "resume",
+    "runs",
+    "progress",
+)
 """The arguments of a race that is resumed; all others are on its record."""
 
 WHOLE = {"tuning_seeds": (1, 100), "seeds": (2, 1_000), "seed": (0,), "width": (1,)}
@@ -97,6 +108,7 @@ def race(
     lanes: int | None = None,
     plan: str | Path | None = None,
     timeout: float | None = None,
+    checkpoint_every: float | str = CHECKPOINT_EVERY,
     name: str | None = None,
     resume: str | None = None,
     runs: str | Path = "runs",
@@ -141,20 +153,22 @@ def race(
         each, or, where that opens none anew, keeps the race in one lane.
     plan: such a file, to be followed in step, lanes and width.
     timeout: seconds without a step after which a training is given up; never, if not given.
+    checkpoint_every: seconds, or a text such as "5m", between two checkpoints of a block in work.
+        A race that is stopped continues from them. Of a loop, its own `run.save` decides.
     name: the name of the folder that keeps the ledger and `winner.toml`; the task's if not given.
     runs: the folder in which the folders of races are.
-    resume: the name of a race that has begun. The task, `trials`, `timeout`, `runs` and `progress`
-        may be given with it; all else is taken from its record.
+    resume: the name of a race that has begun. The task, `trials`, `timeout`, `checkpoint_every`,
+        `runs` and `progress` may be given with it; all else is taken from its record.
     progress: is told what happens; first of all what is tuned of each entrant, what it keeps, and
         whether its lr is cooled.
 
     A training that raises, exits, is given up or loses its process is tried once more. Where it
     fails again and others do not, it counts as diverged, the verdict names it, and the race goes
     on.
-    Called again with the same arguments it goes on from the last finished block, and trains
-    nothing if the race has ended. With more trials it ends first, and then tuning is added to it:
-    the search goes on from all that is on record, and the final round is run anew, but for what it
-    has trained already. The test data are then opened once more, and the verdict says so.
+    Called again with the same arguments it goes on from the last checkpoint, and trains nothing if
+    the race has ended. With more trials it ends first, and then tuning is added to it: the search
+    goes on from all that is on record, and the final round is run anew, but for what it has trained
+    already. The test data are then opened once more, and the verdict says so.
 
     Raises `FailedError`, one sentence, where all trainings fail. Raises `UserError`, likewise, for
     an argument out of range, an unknown name, a task that cannot be trained, and a folder that
@@ -168,6 +182,7 @@ def race(
     require_flag("no_decay", no_decay)
     runs = require_path("runs", runs)
     timeout = None if timeout is None else require_timeout(timeout)
+    every = require_seconds("checkpoint_every", checkpoint_every)
     trials = None if trials is None else require_whole("trials", trials, 1, MOST_TRIALS)
     way = stepping(plan, step, lanes, width)
     chosen = in_range(
@@ -175,7 +190,7 @@ def race(
     )
     here = Path.cwd()  # a task may go to another folder
     spaces = {} if space is None else spaces_of(space)
-    found = subject_of(task, spaces, timeout)
+    found = subject_of(task, spaces, timeout, every)
     named = runs / folder_name(found.name, name if resume is None else resume)
     folder = here / named
     if resume is None:
@@ -206,14 +221,14 @@ def race(
 
 
 def subject_of(
-    given: Task | Loop | Command | str, spaces: Spaces, timeout: float | None
+    given: Task | Loop | Command | str, spaces: Spaces, timeout: float | None, every: float
 ) -> Subject:
     """What is to race, as a race sees it."""
     if isinstance(given, Command):
         own = {name: space for name, space in spaces.items() if not of_optimizers(name)}
         given = program(given, own)
     found = find(given)
-    return LoopSubject(found, timeout) if isinstance(found, Loop) else TaskSubject(found)
+    return LoopSubject(found, timeout) if isinstance(found, Loop) else TaskSubject(found, every)
 
 
 def require_on_record(given: Mapping[str, object]) -> None:

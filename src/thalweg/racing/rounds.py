@@ -1,7 +1,7 @@
 """The rounds of a race: the search for each entrant's best, then these over fresh seeds.
 
-What is left to do is worked out from the ledger, so that a race that was stopped goes on from its
-last finished block, and does what it would have done.
+What is left to do is worked out from the ledger, so that a race that was stopped goes on from the
+last checkpoints of its blocks, and does what it would have done.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
+from shutil import rmtree
 
 from thalweg import statistics
 from thalweg.errors import FailedError
@@ -19,7 +20,7 @@ from thalweg.racing.certainty import certainties
 from thalweg.racing.entrants import Entrant
 from thalweg.racing.gaussian_process import one_blas_thread
 from thalweg.racing.ledger import Ledger
-from thalweg.racing.piece import Block, Piece
+from thalweg.racing.piece import UNFINISHED, Block, Piece, unfinished
 from thalweg.racing.plan import block_of
 from thalweg.racing.progress import InWork, Progress
 from thalweg.racing.record import (
@@ -66,6 +67,7 @@ class Rounds:
                 found = list(certainties(record))
             self.ledger.add_certainties(found)
         self.ledger.open_seal()
+        rmtree(self.ledger.folder / UNFINISHED, ignore_errors=True)
 
     # The tuning round
 
@@ -217,7 +219,8 @@ class Rounds:
     def add(self, records: Sequence[RunRecord], places: Mapping[Key, int]) -> None:
         """Puts the members of a block on record, from the first one's place on."""
         round, (first, *_) = records[0].round, records
-        self.ledger.add_runs(records, places[first.entrant, first.configuration, first.seed])
+        self.ledger.add_runs(records, places[first.member])
+        unfinished(self.ledger.folder, round, [one.member for one in records]).unlink(True)
         for one in records:
             if one.failed:
                 self.progress.say(self.failure_in_words(one))
@@ -244,7 +247,8 @@ class Rounds:
 
     def trained(self, piece: Piece, watch: AfterStep) -> list[RunRecord]:
         """What becomes of a block of members; in a lane."""
-        return piece.records(self.subject.trained(piece, self.plan, self.ledger.folder, watch))
+        place = unfinished(self.ledger.folder, piece.round, piece.block)
+        return piece.records(self.subject.trained(piece, self.plan, place, watch))
 
     def best_so_far(self, round: Round, scores: Mapping[Key, float]) -> dict[str, float]:
         """Each entrant's best score in the tuning round, its median in the final; nan: diverged."""

@@ -122,7 +122,7 @@ def advice(measures: Measures) -> Iterator[str]:
     """What a person should do."""
     best = measures.best
     if not measures.record.finished:
-        yield "The same command again goes on from the last finished block."
+        yield "The same command again goes on from the last checkpoint."
         return
     if best is None and failures(measures, measures.settings.entrants):
         yield "Correct the errors that are listed below, and race again under another name."

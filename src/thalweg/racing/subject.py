@@ -66,5 +66,8 @@ class Subject(Protocol):
     def lanes(self, work: Work, plan: Plan, timeout: float | None) -> Lanes:
         """The processes that train its members."""
 
-    def trained(self, piece: Piece, plan: Plan, folder: Path, watch: AfterStep) -> list[Run]:
-        """Trains the members of a piece, in a lane. folder: the folder of the race."""
+    def trained(self, piece: Piece, plan: Plan, place: Path, watch: AfterStep) -> list[Run]:
+        """Trains the members of a piece, in a lane.
+
+        place: the file from which they continue if they are stopped.
+        """

@@ -27,6 +27,7 @@ from thalweg.tasks.task import Task
 from thalweg.training.fingerprint import fingerprint, of_own_rules
 from thalweg.training.learn import AfterStep
 from thalweg.training.pretrain import offered, stages_for
+from thalweg.training.resume import CHECKPOINT_EVERY, Checkpoints
 from thalweg.training.run import Run
 from thalweg.training.stages import Stage
 from thalweg.training.train import train_members
@@ -34,9 +35,10 @@ from thalweg.training.train import train_members
 
 @dataclass(frozen=True)
 class TaskSubject:
-    """See `Subject`."""
+    """See `Subject`. checkpoint_every: the seconds between two checkpoints of a block."""
 
     task: Task
+    checkpoint_every: float = CHECKPOINT_EVERY
 
     @property
     def name(self) -> str:
@@ -110,7 +112,8 @@ class TaskSubject:
     def lanes(self, work: Work, plan: Plan, timeout: float | None) -> Lanes:
         return Lanes(work, plan.lanes, timeout)
 
-    def trained(self, piece: Piece, plan: Plan, folder: Path, watch: AfterStep) -> list[Run]:  # noqa: ARG002
+    def trained(self, piece: Piece, plan: Plan, place: Path, watch: AfterStep) -> list[Run]:
+        identity = [{"recipes": list(piece.recipes), "width": plan.width, "way": plan.way}]
         return train_members(
             self.task,
             piece.members,
@@ -118,6 +121,7 @@ class TaskSubject:
             way=plan.way,
             test=piece.round == "final",
             watch=watch,
+            checkpoints=Checkpoints(place, identity, self.checkpoint_every),
         )
 
 

@@ -1,32 +1,30 @@
-"""The saved state of a member in training. `Single.checkpoint` makes one of a member."""
+"""The state of a member, with which other trainings begin. `Single.checkpoint` makes one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from thalweg.optim.stepper import Stepper
-from thalweg.stack.rows import Tensors
+from thalweg.stack.rows import Tensors, copies
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """All that the next steps of a member depend on, without its batches.
+    """The weights of a member and the state of its optimizer.
 
     steps: the number of steps so far. weights: the parameters and buffers, by their names in the
     model. optimizer: the optimizer's `state_dict`; its groups have the names of the parameters.
-    random: the state of each generator from which the model draws.
     """
 
     steps: int
     weights: Tensors
     optimizer: dict[str, Any]
-    random: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def states(self) -> Tensors:
@@ -52,10 +50,22 @@ class Checkpoint:
         return memory
 
 
+def tensors_of(model: nn.Module) -> Tensors:
+    """The parameters and buffers of a model by name; also buffers that its `state_dict` lacks."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+@torch.no_grad()
+def put(values: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Copies values into the tensors of the same names."""
+    for name, x in tensors.items():
+        x.copy_(values[name])
+
+
 def model_state(model: nn.Module) -> Tensors:
     """Copies of the parameters and buffers, by name. Values that are not tensors are left out."""
     saved = model.state_dict()
-    return {name: x.detach().clone() for name, x in saved.items() if isinstance(x, Tensor)}
+    return copies({name: x for name, x in saved.items() if isinstance(x, Tensor)})
 
 
 def optimizer_state(model: nn.Module, optimizer: Stepper | torch.optim.Optimizer) -> dict[str, Any]:

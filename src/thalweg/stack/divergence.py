@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from typing import Any
 
 from torch import Tensor
 
@@ -15,6 +16,16 @@ class Divergence:
 
     step: int
     reason: str
+
+
+def in_plain(diverged: Sequence[Divergence | None]) -> list[Any]:
+    """Divergences as plain data."""
+    return [one and [one.step, one.reason] for one in diverged]
+
+
+def from_plain(data: Sequence[Any]) -> list[Divergence | None]:
+    """The divergences that `in_plain` was given."""
+    return [one and Divergence(*one) for one in data]
 
 
 def may_stand(loss: float, gradients: Sequence[Tensor], stepped: Sequence[Tensor]) -> bool:

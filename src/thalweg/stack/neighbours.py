@@ -119,6 +119,15 @@ class Neighbours:
         for each in self.routed:
             each.rows.begin(each.of(params), steps, states_of(each.names, states), memory)
 
+    def saved(self) -> list[Any]:
+        """The states and the schedules of the members, as tensors and plain data."""
+        return [each.rows.saved() for each in self.routed]
+
+    def restore(self, saved: Sequence[Any]) -> None:
+        """Continues from what `saved` returned."""
+        for each, own in zip(self.routed, saved, strict=True):
+            each.rows.restore(own)
+
     def evaluated(self, params: Tensors) -> Tensors:
         """The members' rows of each parameter for evaluation."""
         found: Tensors = {}

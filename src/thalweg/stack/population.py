@@ -58,6 +58,17 @@ class Population(ABC):
         """
 
     @abstractmethod
+    def saved(self) -> dict[str, Any]:
+        """All that the coming steps depend on: tensors and plain data, nested.
+
+        The state of the global random numbers is not in it.
+        """
+
+    @abstractmethod
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Continues from what `saved` returned in a population of the same members."""
+
+    @abstractmethod
     def observe(self, training: Sequence[float], validation: Sequence[float]) -> None:
         """Gives each member's metrics to its plateau schedules. The metrics are by place."""
 

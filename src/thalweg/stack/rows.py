@@ -80,6 +80,18 @@ class Rows:
         for row in self.rows:
             row.begin(steps, memory)
 
+    def saved(self) -> dict[str, Any]:
+        """The states and the schedules of the members, as tensors and plain data."""
+        groups = [dict(row.group) for row in self.rows]
+        return {"states": [copies(states) for states in self.states], "groups": groups}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Continues from what `saved` returned."""
+        # New tensors are aligned in memory. Those that a file was read into may not be.
+        self.states, self.launch = [copies(states) for states in saved["states"]], None
+        for row, group in zip(self.rows, saved["groups"], strict=True):
+            row.group.update(group)
+
     def start_states(self, params: Tensors, states: Mapping[str, Tensor]) -> None:
         """Creates the states of all parameters; given states are copied to every member.
 
@@ -159,6 +171,10 @@ class Rows:
     def observe(self, training: Sequence[float], validation: Sequence[float]) -> None:
         for place, row in zip(self.places, self.rows, strict=True):
             row.observe(training=training[place], validation=validation[place])
+
+
+def copies(tensors: Mapping[str, Tensor]) -> Tensors:
+    return {name: x.detach().clone() for name, x in tensors.items()}
 
 
 def rows_of(tensors: Tensors, rows: slice | int | Tensor) -> Tensors:

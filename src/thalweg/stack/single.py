@@ -12,10 +12,17 @@ from torch.utils.data import Dataset
 
 from thalweg.optim import Optimizer
 from thalweg.optim.stepper import Stepper
-from thalweg.random_numbers import MODEL, RandomStream, stream_seed
+from thalweg.random_numbers import MODEL, RandomStream, as_data, from_data, stream_seed
 from thalweg.stack.batches import Batches, evaluation_batches, joined
-from thalweg.stack.checkpoint import Checkpoint, model_state, optimizer_state, put_states
-from thalweg.stack.divergence import Divergence, divergence_of, may_stand
+from thalweg.stack.checkpoint import (
+    Checkpoint,
+    model_state,
+    optimizer_state,
+    put,
+    put_states,
+    tensors_of,
+)
+from thalweg.stack.divergence import Divergence, divergence_of, from_plain, in_plain, may_stand
 from thalweg.stack.member import Member
 from thalweg.stack.population import (
     Population,
@@ -24,7 +31,7 @@ from thalweg.stack.population import (
     initial_model,
 )
 from thalweg.stack.reading import Batch
-from thalweg.stack.rows import fitting_states, states_of
+from thalweg.stack.rows import copies, fitting_states, states_of
 from thalweg.tasks.task import Task
 
 PRECISIONS = ("full", "bfloat16")
@@ -108,10 +115,9 @@ class Single(Population):
         return loss.item()
 
     def checkpoint(self, place: int) -> Checkpoint:
-        """A member's checkpoint, for `begin` or `resume`."""
+        """A member's checkpoint, for `begin`."""
         model, optimizer = self.models[place], self.optimizers[place]
-        random = dict(self.streams[place].states)
-        return Checkpoint(self.steps, model_state(model), optimizer_state(model, optimizer), random)
+        return Checkpoint(self.steps, model_state(model), optimizer_state(model, optimizer))
 
     def begin(self, checkpoint: Checkpoint) -> None:
         self.steps = checkpoint.steps
@@ -123,13 +129,27 @@ class Single(Population):
                 put_states(fitting_states(optimizer.chain(group), states), model, optimizer)
                 optimizer.row(index).begin(checkpoint.steps, checkpoint.memory)
 
-    def resume(self, checkpoint: Checkpoint) -> None:
-        """Continues the training of a population's only member from its checkpoint."""
-        ((member,), (model,), (optimizer,)) = self.members, self.models, self.optimizers
-        model.load_state_dict(checkpoint.weights, strict=False)
-        optimizer.load_state_dict(checkpoint.optimizer)
-        self.steps, self.streams[0].states = checkpoint.steps, dict(checkpoint.random)
-        self.batches = Batches(self.task, [member.seed], skipped=self.steps * self.accumulate)
+    def saved(self) -> dict[str, Any]:
+        members = [
+            {
+                "tensors": copies(tensors_of(model)),
+                "optimizer": optimizer_state(model, optimizer),
+                "random": as_data(stream.states),
+            }
+            for model, optimizer, stream in zip(
+                self.models, self.optimizers, self.streams, strict=True
+            )
+        ]
+        return {"steps": self.steps, "diverged": in_plain(self.diverged), "members": members}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        self.steps, self.diverged = saved["steps"], from_plain(saved["diverged"])
+        for place, own in enumerate(saved["members"]):
+            put(own["tensors"], tensors_of(self.models[place]))
+            self.optimizers[place].load_state_dict(own["optimizer"])
+            self.streams[place].states = from_data(own["random"])
+        seeds = [member.seed for member in self.members]
+        self.batches = Batches(self.task, seeds, skipped=self.steps * self.accumulate)
 
     def observe(self, training: Sequence[float], validation: Sequence[float]) -> None:
         for optimizer, seen, unseen in zip(self.optimizers, training, validation, strict=True):

@@ -16,8 +16,8 @@ from torch.utils.data import Dataset
 
 from thalweg.routes import parameters_of
 from thalweg.stack.batches import Batches, evaluation_batches, joined
-from thalweg.stack.checkpoint import Checkpoint, model_state
-from thalweg.stack.divergence import Divergence, divergence_of, may_stand
+from thalweg.stack.checkpoint import Checkpoint, model_state, put
+from thalweg.stack.divergence import Divergence, divergence_of, from_plain, in_plain, may_stand
 from thalweg.stack.member import Member
 from thalweg.stack.neighbours import neighbours_of
 from thalweg.stack.population import (
@@ -29,7 +29,7 @@ from thalweg.stack.population import (
 )
 from thalweg.stack.reading import Batch
 from thalweg.stack.reasons import UnstackableError
-from thalweg.stack.rows import Tensors, rows_of
+from thalweg.stack.rows import Tensors, copies, rows_of
 from thalweg.tasks.task import Task
 
 ALIGNED = 16
@@ -56,7 +56,7 @@ class Stacked(Population):
         self.diverged: list[Divergence | None] = [None] * len(members)
         self.steps = 0
         self.draws_as_alone = True
-        seeds = [member.seed for member in members]
+        self.seeds = seeds = [member.seed for member in members]
         seeds += seeds[:1] * (-len(members) % width)
         models = {seed: initial_model(task, seed) for seed in set(seeds)}
         self.batches = Batches(task, seeds)
@@ -183,6 +183,27 @@ class Stacked(Population):
         states, memory = checkpoint.states, checkpoint.memory
         for group in self.groups:
             group.begin(self.params, self.steps, states, memory)
+
+    def saved(self) -> dict[str, Any]:
+        return {
+            "steps": self.steps,
+            "diverged": in_plain(self.diverged),
+            "draws_as_alone": self.draws_as_alone,
+            "rows": self.rows.clone(),
+            "constants": copies(self.constants),
+            "buffers": copies(self.buffers),
+            "groups": [group.saved() for group in self.groups],
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        self.steps, self.diverged = saved["steps"], from_plain(saved["diverged"])
+        self.draws_as_alone = saved["draws_as_alone"]
+        self.rows.copy_(saved["rows"])
+        put(saved["constants"], self.constants)
+        put(saved["buffers"], self.buffers)
+        for group, own in zip(self.groups, saved["groups"], strict=True):
+            group.restore(own)
+        self.batches = Batches(self.task, self.seeds, skipped=self.steps)
 
     def observe(self, training: Sequence[float], validation: Sequence[float]) -> None:
         for group in self.groups:

@@ -43,6 +43,14 @@ class Candidates:
         self.best: Candidate | None = None
         self.waited = 0
 
+    def saved(self) -> dict[str, Any]:
+        """The best evaluation so far, as tensors and plain data."""
+        return {"best": self.best and dict(vars(self.best)), "waited": self.waited}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Continues from what `saved` returned."""
+        self.best, self.waited = saved["best"] and Candidate(**saved["best"]), saved["waited"]
+
     def add(self, point: Evaluation) -> None:
         """Adds the evaluation that was just made."""
         self.waited += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -23,36 +24,49 @@ AfterStep = Callable[[int, int], None]
 """`watch(step, alive)` is called after every step; alive: the members that have not diverged."""
 
 
+@dataclass
+class Learned:
+    """The progress of a population.
+
+    curves: each member's learning curve, by place. losses: the losses by place of each step since
+    the last evaluation.
+    """
+
+    curves: list[list[Evaluation]]
+    losses: list[list[float]] = field(default_factory=list)
+
+
 def learn(
     task: Task,
     population: Population,
     stepped: Callable[[int, Sequence[float]], None] = lambda *_: None,
     enough: Callable[[list[list[Evaluation]]], bool] | None = None,
-    begun: list[list[Evaluation]] | None = None,
+    begun: Learned | None = None,
     before: int = 0,
+    save: Callable[[Learned], None] | None = None,
 ) -> list[list[Evaluation]]:
     """Trains a population through the budget. Returns each member's learning curve, by place.
 
     stepped: is called after every step with its number and the losses by place. enough: is called
     with the curves after every evaluation, and ends the training early if it returns true. begun:
-    the curves so far of a population that goes on. before: the number of steps of earlier stages;
-    step numbers are counted from there on.
+    the progress of a population that goes on. before: the number of steps of earlier stages; step
+    numbers are counted from there on. save: is called with the progress between steps.
     """
     steps = steps_of(population)
     marks = evaluation_steps(steps)
-    curves = begun or [[] for _ in population.members]
-    losses: list[list[float]] = []
+    learned = begun or Learned([[] for _ in population.members])
     for step in range(population.steps + 1, steps + 1):
-        losses.append(population.step())
-        stepped(before + step, losses[-1])
+        learned.losses.append(population.step())
+        stepped(before + step, learned.losses[-1])
         if all(population.diverged):
             break
         if step in marks:
-            evaluate(task, population, step=before + step, losses=losses, curves=curves)
-            losses = []
-            if enough is not None and enough(curves):
+            evaluate(task, population, before + step, learned)
+            if enough is not None and enough(learned.curves):
                 break
-    return curves
+        if save is not None:
+            save(learned)
+    return learned.curves
 
 
 def steps_of(population: Population) -> int:
@@ -73,22 +87,17 @@ def evaluation_steps(steps: int) -> set[int]:
     return {math.ceil(steps * (i + 1) / count) for i in range(count)}
 
 
-def evaluate(
-    task: Task,
-    population: Population,
-    step: int,
-    losses: list[list[float]],
-    curves: list[list[Evaluation]],
-) -> None:
+def evaluate(task: Task, population: Population, step: int, learned: Learned) -> None:
     """Adds a point to the curve of every member that has not diverged."""
-    training = [sum(column) / len(column) for column in zip(*losses, strict=True)]
+    training = [sum(column) / len(column) for column in zip(*learned.losses, strict=True)]
+    learned.losses = []
     validation = scores(population, task.splits.validation)
     metrics = [scored.get(task.metric_name, math.nan) for scored in validation]
     population.observe(training, metrics)
     for place, scored in enumerate(validation):
         if scored:
             also = {name: scored[name] for name in task.also}
-            curves[place].append(Evaluation(step, training[place], metrics[place], also))
+            learned.curves[place].append(Evaluation(step, training[place], metrics[place], also))
 
 
 def scores(population: Population, dataset: Dataset[Any]) -> list[Mapping[str, float]]:

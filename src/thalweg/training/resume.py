@@ -1,69 +1,106 @@
-"""A lone run on disk: once stopped, it goes on from its last evaluation, to the bit on a CPU."""
+"""A training on disk: once stopped, it continues from there, to the bit on a CPU."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten, treespec_dumps, treespec_loads
 
-from thalweg.random_numbers import from_plain, plain, put, states
-from thalweg.stack.checkpoint import Checkpoint
-from thalweg.training.choice import Candidate, Candidates
+from thalweg.errors import UserError
+from thalweg.random_numbers import as_data, from_data, put, states
+from thalweg.stack.population import Population
 from thalweg.training.files import Identity, read_state, write_state
+from thalweg.training.learn import Learned
 from thalweg.training.run import Evaluation
+
+CHECKPOINT_EVERY = 300.0
+"""The seconds between two checkpoints of a block, if not given."""
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """The state of a training that was stopped. more: what else its file holds, by name."""
+
+    population: Mapping[str, Any]
+    random: Mapping[str, Any]
+    learned: Learned
+    more: Mapping[str, Any]
+
+    def put(self, population: Population) -> Learned:
+        """Takes a fresh population to where the training was stopped. Gives its progress."""
+        population.restore(self.population)
+        put(from_data(self.random))
+        return self.learned
 
 
 def write_unfinished(
-    path: Path, plan: Identity, candidates: Candidates, curve: Sequence[Evaluation]
+    path: Path, plan: Identity, population: Population, learned: Learned, **more: Any
 ) -> None:
-    """Writes all that the coming steps depend on, and what was found so far."""
-    now, best = candidates.alone.checkpoint(0), candidates.best
-    numbers = {"model": now.random, "global": states()}
-    kept, optimizer = apart(now.optimizer)
-    groups = {
-        "model": now.weights,
-        "optimizer": kept,
-        "best": best.weights if best else {},
-        "random": {whose: held["torch"] for whose, held in numbers.items()},
-    }
-    record = {
-        "plan": plan,
-        "steps": now.steps,
-        "optimizer": optimizer,
-        "curve": [asdict(point) for point in curve],
-        "best": [best.when, best.validation] if best else None,
-        "waited": candidates.waited,
-        "random": {
-            whose: {name: plain(state) for name, state in held.items() if name != "torch"}
-            for whose, held in numbers.items()
-        },
-    }
-    write_state(path, groups, record)
+    """Writes all that the coming steps depend on, and the progress so far.
 
-
-def read_unfinished(path: Path, plan: Identity, candidates: Candidates) -> list[Evaluation]:
-    """Takes a fresh run to where the file's was, and gives its curve.
-
-    UserError for a file that is damaged or whose plan is another.
+    more: what else to keep, by name: tensors and plain data, nested.
     """
+    tensors, others = apart(
+        {
+            "population": population.saved(),
+            "random": as_data(states()),
+            "curves": [[asdict(point) for point in curve] for curve in learned.curves],
+            "losses": learned.losses,
+            "more": more,
+        }
+    )
+    write_state(path, {"kept": tensors}, {"plan": plan, "kept": others})
+
+
+def read_unfinished(path: Path, plan: Identity) -> Unfinished:
+    """The training in a file. UserError for a file that is damaged or whose plan is another."""
     groups, record = read_state(path, plan)
-    optimizer = together(groups.get("optimizer", {}), record["optimizer"])
-    numbers = {
-        whose: {"torch": groups["random"][whose], **{n: from_plain(x) for n, x in others.items()}}
-        for whose, others in record["random"].items()
-    }
-    now = Checkpoint(record["steps"], groups["model"], optimizer, numbers["model"])
-    candidates.alone.resume(now)
-    put(numbers["global"])
-    if record["best"]:
-        when, validation = record["best"]
-        candidates.best = Candidate(when, groups["best"], validation)
-    candidates.waited = record["waited"]
-    return [Evaluation(**point) for point in record["curve"]]
+    kept = together(groups["kept"], record["kept"])
+    curves = [[Evaluation(**point) for point in curve] for curve in kept["curves"]]
+    learned = Learned(curves, kept["losses"])
+    return Unfinished(kept["population"], kept["random"], learned, kept["more"])
+
+
+@dataclass
+class Checkpoints:
+    """The file from which a block of members continues if its training is stopped.
+
+    path: the file. plan: what decides the result of the block. every: the seconds between two
+    checkpoints.
+    """
+
+    path: Path
+    plan: Identity
+    every: float
+
+    def __post_init__(self) -> None:
+        self.last = time.monotonic()
+
+    def read(self) -> Unfinished | None:
+        """The state that the file holds. None if there is none, or if it cannot be used."""
+        if self.path.exists():
+            with suppress(UserError):  # the block then begins again, and comes to the same
+                return read_unfinished(self.path, self.plan)
+        return None
+
+    def saver(self, population: Population, **more: Any) -> Callable[[Learned], None]:
+        """A function that writes the file if that is due."""
+
+        def save(learned: Learned) -> None:
+            if time.monotonic() - self.last < self.every:
+                return
+            # A disk that is full must not end a training that may still fit into the ledger.
+            with suppress(UserError):
+                write_unfinished(self.path, self.plan, population, learned, **more)
+            self.last = time.monotonic()
+
+        return save
 
 
 def apart(nested: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:

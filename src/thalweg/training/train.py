@@ -21,7 +21,7 @@ from thalweg.random_numbers import drawing
 from thalweg.recipes import AnyRecipe, recipe_of
 from thalweg.recipes import no_decay as without_decay
 from thalweg.stack.batches import length_of
-from thalweg.stack.divergence import Divergence
+from thalweg.stack.divergence import Divergence, from_plain, in_plain
 from thalweg.stack.member import Member
 from thalweg.stack.population import Population
 from thalweg.stack.single import PRECISIONS, Single
@@ -35,6 +35,7 @@ from thalweg.training.choice import KEEP, Candidates
 from thalweg.training.files import Identity, described, save
 from thalweg.training.learn import (
     AfterStep,
+    Learned,
     epochs_of,
     learn,
     require_finite,
@@ -43,7 +44,7 @@ from thalweg.training.learn import (
 )
 from thalweg.training.pretrain import pretrained, stages_for
 from thalweg.training.progress import Progress, Silent, Together
-from thalweg.training.resume import read_unfinished, write_unfinished
+from thalweg.training.resume import Checkpoints, read_unfinished, write_unfinished
 from thalweg.training.run import Evaluation, Run
 from thalweg.training.stages import Stage, hand_on, start_from, through
 from thalweg.training.tensorboard import TensorBoard
@@ -72,6 +73,7 @@ def train_members(
     way: Way | None = None,
     test: bool = False,
     watch: AfterStep | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> list[Run]:
     """Trains members through the task's whole budget. Returns their runs, in the same order.
 
@@ -79,19 +81,29 @@ def train_members(
     they are stacked. way: how members are stepped; if not given, stacked where that is possible. In
     a pre-training, stacked replaces compiled, because each stage would have to be compiled. test:
     whether members that did not diverge are also scored on test data. watch: is called after every
-    step. The same members give the same runs. Steps are fast if members with the same chain of
-    rules are neighbours.
+    step. checkpoints: the file from which a training that was stopped continues. The same members
+    give the same runs. Steps are fast if members with the same chain of rules are neighbours.
     """
     stages = stages_for(task, members[0].recipe.pretrain)
     if len(stages) > 1 and way == "compiled":
         way = "stacked"
     population: Population | None = None
     diverged: list[Divergence | None] = [None] * len(members)
-    for stage in stages:
+    kept = checkpoints.read() if checkpoints else None
+    if kept:
+        diverged = from_plain(kept.more["diverged"])
+    for number, stage in enumerate(stages):
+        if kept and number < kept.more["stage"]:
+            continue
         with failure_in_training(stage.task), drawing(members[0].seed):
             population = begun(stage, members, width=width, way=way, before=population)
+            learned, kept = kept.put(population) if kept else None, None
             stepped = partial(tell, watch or (lambda *_: None), population)
-            curves = learn(stage.task, population, stepped, before=stage.before)
+            more = {"stage": number, "diverged": in_plain(diverged)}
+            save = checkpoints.saver(population, **more) if checkpoints else None
+            curves = learn(
+                stage.task, population, stepped, begun=learned, before=stage.before, save=save
+            )
             ended = test and stage is stages[-1]
             tested = scores(population, task.splits.test) if ended else [{}] * len(members)
         diverged = [
@@ -243,14 +255,19 @@ def learn_alone(
     Training ends early after `patience` evaluations without an improvement.
     """
     task, alone = candidates.task, candidates.alone
-    curve = read_unfinished(unfinished, plan, candidates) if unfinished.exists() else []
+    learned = Learned([[]])
+    if unfinished.exists():
+        kept = read_unfinished(unfinished, plan)
+        learned = kept.put(alone)
+        candidates.restore(kept.more)
+    (curve,) = learned.curves
 
     def stepped(step: int, losses: Sequence[float]) -> None:
         progress.stepped(step, losses[0], alone.optimizers[0].last_lr)
 
     def enough(curves: list[list[Evaluation]]) -> bool:
         candidates.add(curves[0][-1])
-        write_unfinished(unfinished, plan, candidates, curves[0])
+        write_unfinished(unfinished, plan, alone, Learned(curves), **candidates.saved())
         progress.evaluated(curves[0][-1])
         return candidates.waited == patience
 
@@ -258,7 +275,7 @@ def learn_alone(
         steps = before + steps_of(alone)
         epochs = epochs_of(alone) * steps / steps_of(alone)
         progress.began(task.metric_name, steps, epochs, before + alone.steps)
-        (curve,) = learn(task, alone, stepped=stepped, enough=enough, begun=[curve], before=before)
+        (curve,) = learn(task, alone, stepped=stepped, enough=enough, begun=learned, before=before)
     if alone.diverged[0]:
         unfinished.unlink(missing_ok=True)
     require_finite(task, alone)
