@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, stack_module_state, vmap
 from torch.nn import functional as F
-from torch.utils.data import Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import thalweg
 from thalweg.errors import UserError
@@ -137,18 +137,32 @@ def test_a_task_that_cannot_be_used_is_refused(changes: dict[str, Any], sentence
         linear_task(**changes)
 
 
-class Stream(IterableDataset[Tensor]):
+class Stream(IterableDataset[Any]):
+    """Samples that can only be read one after the other; `count` of them, or without an end."""
+
+    def __init__(self, count: float = math.inf) -> None:
+        self.count = count
+
     def __iter__(self) -> Any:
-        return iter([])
+        i = 0
+        while i < self.count:
+            yield torch.full((3,), i / 8), torch.ones(1)
+            i += 1
+
+
+def loader_of(**given: Any) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(torch.ones(3, 3), torch.ones(3, 1)), **given)
 
 
 @pytest.mark.parametrize(
     ("split", "sentence"),
     [
-        (Stream(), "train split is an IterableDataset"),
         (3, "train split must be a map-style data set .* not an int"),
         ((torch.ones(3), torch.ones(2)), r"unequal lengths \(3, 2\)"),
-        ((torch.ones(3),), "needs two tensors or more, .* it has 1"),
+        ((), "train split is an empty tuple"),
+        (loader_of(batch_size=None), "the train split makes batches in a way of its own"),
+        (loader_of(batch_sampler=[[0], [1, 2]]), "the train split makes batches in a way of its"),
+        (loader_of(sampler=[0, 1]), "the train split has a list, which a race cannot follow"),
         ((torch.ones(3), "labels"), r"must be tensors \[N, ...\], and one is of type str"),
         ((torch.ones(3), np.ones(3)), r"and one is of type ndarray and shape \[3\]\."),
         (range(10**12), "train split has 1000000000000 samples, and no more than 100000000 can"),
@@ -172,16 +186,6 @@ class Unconnected(nn.Linear):
 class Detached(nn.Linear):
     def forward(self, inputs: Tensor) -> Tensor:
         return super().forward(inputs).detach()
-
-
-class Averaged(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(3, 1)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        mean: Tensor = self.layer(inputs).mean()
-        return mean
 
 
 def failing() -> Any:
@@ -250,9 +254,13 @@ def differentiable_data() -> Data:
     return Data(split, split, split)
 
 
-def one_tensor_a_sample() -> Data:
-    split: Any = [torch.ones(3), torch.ones(3)]
+def empty_samples() -> Data:
+    split: Any = [(), ()]
     return Data(split, split, split)
+
+
+def empty_stream() -> Data:
+    return Data(Stream(0), linear_data().validation, linear_data().test)
 
 
 def wider_test_inputs() -> Data:
@@ -283,9 +291,18 @@ def ragged_samples() -> Data:
     ("changes", "sentence"),
     [
         ({"data": failing}, r"data of task 'line' failed: FileNotFoundError: .*digits.csv$"),
-        ({"data": dict}, "data function of task 'line' must return a thalweg.tasks.Data, not a di"),
-        ({"data": one_tensor_a_sample}, r"must be a tuple \(inputs..., target\), not of shape"),
-        ({"data": targets_left_out}, "Sample . of the validation split .* not of length 1"),
+        (
+            {"data": dict},
+            r"must return .*Data.*, not a dictionary with no entries\.",
+        ),
+        ({"data": lambda: (1, 2)}, "a dictionary with these names, not a tuple of 2"),
+        ({"data": lambda: {"train": 1, "eval": 2}}, "not a dictionary with 'train', 'eval'"),
+        ({"data": empty_samples}, r"Sample \d of the train split .* not of type tuple"),
+        (
+            {"data": targets_left_out},
+            "validation split of task 'line' has other parts than",
+        ),
+        ({"data": empty_stream}, "training data of task 'line' are an iterable without a sample"),
         (
             {"data": made_of(torch.ones(8, 3).to_sparse())},
             "must be dense tensors of numbers",
@@ -332,10 +349,6 @@ def ragged_samples() -> Data:
         (
             {"loss": lambda o, _: BadBackward.apply(o).mean()},
             "backward pass of task 'line' failed: RuntimeError: no way back",
-        ),
-        (
-            {"model": Averaged, "loss": lambda o, t: (o - t.mean()) ** 2},
-            r"outputs of task 'line' must have one entry for each of the \d samples .* \[\] and",
         ),
         (
             {"metric": lambda o, t: o - t, "direction": "min"},

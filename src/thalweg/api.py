@@ -15,7 +15,7 @@ from thalweg.doctor.judge import diagnosis, doctor
 from thalweg.doctor.judge.loop import diagnose as run_diagnosis
 from thalweg.racing.race import Result
 from thalweg.racing.race import race as run_race
-from thalweg.stack.reading import Batch
+from thalweg.tasks.forms import Batch
 from thalweg.whole_file import write_text
 
 Arguments = ParamSpec("Arguments")

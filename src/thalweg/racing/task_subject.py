@@ -20,8 +20,10 @@ from thalweg.recipe import Recipe
 from thalweg.routes import parameters_of
 from thalweg.stack.batches import length_of
 from thalweg.stack.population import initial_model
+from thalweg.stack.single import outputs_over
 from thalweg.stack.way import way_of
 from thalweg.tasks.check import check, check_recipe
+from thalweg.tasks.evaluation import Parts
 from thalweg.tasks.groups import with_groups
 from thalweg.tasks.task import Task
 from thalweg.training.fingerprint import fingerprint, of_own_rules
@@ -96,6 +98,7 @@ class TaskSubject:
             yield reason[0].upper() + reason[1:]
         yield from self.task.sharing
         yield from one_start(self.task)
+        yield from by_batches(self.task)
 
     def plan(
         self,
@@ -122,6 +125,16 @@ class TaskSubject:
             test=piece.round == "final",
             watch=watch,
             checkpoints=Checkpoints(place, identity, self.checkpoint_every),
+        )
+
+
+def by_batches(task: Task) -> Iterator[str]:
+    """A line where the outputs of batches cannot be joined to those of a split."""
+    outputs, _ = outputs_over(task, initial_model(task, seed=0).eval(), task.splits.validation)
+    if isinstance(outputs, Parts):
+        yield (
+            "The outputs differ in shape from batch to batch, or have no dimension of samples, so"
+            " metrics are means over batches, weighted by samples."
         )
 
 

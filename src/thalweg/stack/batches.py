@@ -11,27 +11,35 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 from torch.utils._pytree import tree_map
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
 from thalweg.random_numbers import EVALUATION, ORDER, SAMPLES, stream_seed
-from thalweg.stack.reading import Batch, Wanted, read
+from thalweg.stack.reading import Wanted, read
+from thalweg.tasks.forms import Batch, batch_of, copied
 from thalweg.tasks.held import is_held
+from thalweg.tasks.loaders import weights_of
 from thalweg.tasks.task import Task
 
 EVALUATED = 8
 """The most training batches that are evaluated as one batch."""
 
 
-def epochs(length: int, batch_size: int, seed: int) -> Iterator[Int64[Tensor, "steps B"]]:
+def epochs(
+    length: int, batch_size: int, seed: int, weights: Tensor | None = None
+) -> Iterator[Int64[Tensor, "steps B"]]:
     """The sample numbers of the batches of each epoch, for endless epochs.
 
-    Each epoch shuffles all samples and drops the last incomplete batch. A data set smaller than a
-    batch is one batch. The same seed gives the same batches to every recipe.
+    Each epoch shuffles all samples and drops the last incomplete batch. With weights it draws as
+    many samples, each as often as its weight says. A data set smaller than a batch is one batch.
+    The same seed gives the same batches to every recipe.
     """
     generator = torch.Generator().manual_seed(stream_seed(seed, ORDER))
     size = min(batch_size, length)
     while True:
-        shuffled = torch.randperm(length, generator=generator)
+        if weights is None:
+            shuffled = torch.randperm(length, generator=generator)
+        else:
+            shuffled = torch.multinomial(weights, length, replacement=True, generator=generator)
         yield shuffled[: length // size * size].view(-1, size)
 
 
@@ -40,9 +48,14 @@ def order(length: int, batch_size: int, seed: int) -> Iterator[Int64[Tensor, " B
     return chain.from_iterable(epochs(length, batch_size, seed))
 
 
+def training_epochs(task: Task, seed: int) -> Iterator[Int64[Tensor, "steps B"]]:
+    """The sample numbers of the training batches of each epoch of a task, for a seed."""
+    return epochs(length_of(task), task.samples_per_step, seed, weights_of(task.given.train))
+
+
 def training_order(task: Task, seed: int) -> Iterator[Int64[Tensor, " B"]]:
     """The sample numbers of each training batch of a task, for a seed."""
-    return order(length_of(task), task.batch_size, seed)
+    return chain.from_iterable(training_epochs(task, seed))
 
 
 def length_of(task: Task) -> int:
@@ -55,7 +68,7 @@ def fetch(dataset: Dataset[Any], indices: Int64[Tensor, "*many B"]) -> Batch:
     if is_held(dataset):
         batch: Batch = tree_map(lambda tensor: gathered(tensor, indices), dataset.tensors)
         return batch
-    return tuple(default_collate([dataset[int(i)] for i in indices]))
+    return batch_of(dataset, [dataset[int(i)] for i in indices])
 
 
 def gathered(tensor: Tensor, indices: Int64[Tensor, "*many B"]) -> Tensor:
@@ -97,7 +110,7 @@ class Batches(Iterator[list[Batch]]):
 
 def numbers_of(task: Task, seeds: Sequence[int]) -> Iterator[Int64[Tensor, "seeds B"]]:
     """The sample numbers of each step for all seeds."""
-    each = [epochs(length_of(task), task.batch_size, seed) for seed in seeds]
+    each = [training_epochs(task, seed) for seed in seeds]
     while True:
         yield from torch.stack([next(own) for own in each], dim=1)
 
@@ -124,16 +137,5 @@ def in_order(dataset: Dataset[Any], size: int) -> Iterator[Batch]:
 def evaluation_batches(task: Task, dataset: Dataset[Any]) -> Iterator[Batch]:
     """Every sample once, in a few large batches: evaluation needs no memory for gradients."""
     length = len(dataset)  # type: ignore[arg-type]  # Data has made sure of one
-    parts = math.ceil(length / (EVALUATED * task.batch_size))
+    parts = math.ceil(length / (EVALUATED * task.samples_per_step))
     return in_order(dataset, math.ceil(length / parts))
-
-
-def copied(batch: Batch) -> Batch:
-    """A copy of the batch with new tensors."""
-    copy: Batch = tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, batch)
-    return copy
-
-
-def joined(parts: Sequence[Any], dim: int = 0) -> Any:
-    """Joins the (nested) outputs of consecutive batches along a dimension."""
-    return tree_map(lambda *tensors: torch.cat(tensors, dim), *parts)

@@ -19,8 +19,9 @@ from torch.utils._pytree import tree_leaves
 from thalweg.random_numbers import OWN, drawing, drawn_from, plain, states
 from thalweg.stack.batches import Batches
 from thalweg.stack.population import initial_model
-from thalweg.stack.reading import Batch
 from thalweg.stack.single import kept_buffers
+from thalweg.tasks.evaluation import known_to_pytree
+from thalweg.tasks.forms import Batch
 from thalweg.tasks.reachable import CONTAINERS, PLAIN, Named, reachable
 from thalweg.tasks.task import Task
 
@@ -71,7 +72,7 @@ def run(task: Task, model: nn.Module, batch: Batch) -> tuple[Made, list[str]]:
     *inputs, targets = batch
     with drawing(0), kept_buffers(model):
         before = states(("NumPy", "Python"))
-        outputs = model.eval().train()(*inputs)
+        outputs = known_to_pytree(model.eval().train()(*inputs))
         loss = task.loss(outputs, targets)
         with torch.no_grad():
             evaluated = model.eval()(*inputs)

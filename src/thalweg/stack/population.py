@@ -18,7 +18,7 @@ from thalweg.stack.batches import Batches, in_order
 from thalweg.stack.checkpoint import Checkpoint
 from thalweg.stack.divergence import Divergence
 from thalweg.stack.member import Member
-from thalweg.stack.reading import Batch
+from thalweg.tasks.forms import Batch
 from thalweg.tasks.task import Task
 
 ESTIMATION_BATCHES = 20
@@ -107,7 +107,7 @@ def trained_names(task: Task) -> set[str]:
     """The names of the parameters that have a gradient; a drop-in optimizer skips all others."""
     model = initial_model(task, seed=0)
     with drawing(0):
-        *inputs, targets = next(in_order(task.splits.train, task.batch_size))
+        *inputs, targets = next(in_order(task.splits.train, task.samples_per_step))
         torch.autograd.backward(task.loss(model(*inputs), targets))
     return {name for name, param in model.named_parameters() if param.grad is not None}
 

@@ -12,14 +12,12 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from thalweg.forked import begin, forking
 from thalweg.random_numbers import drawing
+from thalweg.tasks.forms import Batch, batch_of
 from thalweg.tasks.sharing import InOneProcess, Reopened
-
-Batch = tuple[Any, ...]
-"""The model's arguments, and then the target; each is `[B, ...]` or a nest of such tensors."""
 
 PATIENCE = 1.0
 """The seconds of reading in this process before workers are started."""
@@ -43,7 +41,7 @@ class Reader(Dataset[Batch]):
 
     def __getitem__(self, wanted: Wanted) -> Batch:
         with drawing(wanted.seed):
-            return tuple(default_collate([self.dataset[i] for i in wanted.samples]))
+            return batch_of(self.dataset, [self.dataset[i] for i in wanted.samples])
 
 
 def read(dataset: Dataset[Any], wanted: Iterable[Wanted]) -> Iterator[Batch]:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from thalweg.optim import Optimizer
 from thalweg.optim.stepper import Stepper
 from thalweg.random_numbers import MODEL, RandomStream, as_data, from_data, stream_seed
-from thalweg.stack.batches import Batches, evaluation_batches, joined
+from thalweg.stack.batches import Batches, evaluation_batches
 from thalweg.stack.checkpoint import (
     Checkpoint,
     model_state,
@@ -30,8 +30,9 @@ from thalweg.stack.population import (
     estimate_batch_norm,
     initial_model,
 )
-from thalweg.stack.reading import Batch
 from thalweg.stack.rows import copies, fitting_states, states_of
+from thalweg.tasks.evaluation import Part, joined, size_of
+from thalweg.tasks.forms import Batch
 from thalweg.tasks.task import Task
 
 PRECISIONS = ("full", "bfloat16")
@@ -192,9 +193,8 @@ def outputs_over(task: Task, model: nn.Module, dataset: Dataset[Any]) -> tuple[A
     """A model's outputs over a whole data set, in its present mode, and the targets."""
     batches = evaluation_batches(task, dataset)
     with task.evaluation_numbers.used():
-        parts = [(model(*batch[:-1]), batch[-1]) for batch in batches]
-    outputs, targets = zip(*parts, strict=True)
-    return joined(outputs), joined(targets)
+        parts = [Part(model(*batch[:-1]), batch[-1], size_of(batch)) for batch in batches]
+    return joined(parts)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import Dataset
 
 from thalweg.routes import parameters_of
-from thalweg.stack.batches import Batches, evaluation_batches, joined
+from thalweg.stack.batches import Batches, evaluation_batches
 from thalweg.stack.checkpoint import Checkpoint, model_state, put
 from thalweg.stack.divergence import Divergence, divergence_of, from_plain, in_plain, may_stand
 from thalweg.stack.member import Member
@@ -27,9 +27,10 @@ from thalweg.stack.population import (
     initial_model,
     trained_names,
 )
-from thalweg.stack.reading import Batch
 from thalweg.stack.reasons import UnstackableError
 from thalweg.stack.rows import Tensors, copies, rows_of
+from thalweg.tasks.evaluation import Part, joined, member, size_of
+from thalweg.tasks.forms import Batch
 from thalweg.tasks.task import Task
 
 ALIGNED = 16
@@ -119,7 +120,8 @@ class Stacked(Population):
         if len(blocks) == 1:
             return blocks[0]
         losses, gradients, totals = zip(*blocks, strict=True)
-        return torch.cat(losses), joined(gradients), torch.cat(totals)
+        gathered = {name: torch.cat([own[name] for own in gradients]) for name in gradients[0]}
+        return torch.cat(losses), gathered, torch.cat(totals)
 
     def block_gradients(
         self, place: int, rows: slice, batch: Batch
@@ -261,16 +263,18 @@ class Stacked(Population):
         for place, rows in enumerate(self.blocks()):
             outputs, targets = self.block_outputs(place, dataset)
             for i in range(len(self.members[rows])):
-                yield tree_map(lambda tensor, i=i: tensor[i], outputs), targets
+                yield member(outputs, i), targets
 
     def block_outputs(self, place: int, dataset: Dataset[Any]) -> tuple[Any, Any]:
         """The outputs of a block's rows over a data set, and the targets."""
         self.model.eval()
         batches = evaluation_batches(self.task, dataset)
         with self.task.evaluation_numbers.used():
-            made = [(self.predicted(*self.views[place], batch), batch[-1]) for batch in batches]
-        outputs, targets = zip(*made, strict=True)
-        return joined(outputs, dim=1), joined(targets)
+            parts = [
+                Part(self.predicted(*self.views[place], batch), batch[-1], size_of(batch))
+                for batch in batches
+            ]
+        return joined(parts, dim=1)
 
     @torch.no_grad()
     def state_dict(self, place: int) -> Tensors:

@@ -19,6 +19,7 @@ from thalweg.stack.population import Population, initial_model
 from thalweg.stack.reasons import UnstackableError, reason
 from thalweg.stack.single import Single
 from thalweg.stack.stacked import Stacked
+from thalweg.tasks.forms import Collated, collate_of
 from thalweg.tasks.task import Task
 
 Way = Literal["single", "stacked", "compiled"]
@@ -60,7 +61,8 @@ def require_stackable(task: Task) -> None:
 
 def first(data: Dataset[Any]) -> Dataset[Any]:
     """The first samples of a data set; a few are enough to compare outputs."""
-    return Subset(data, range(min(TRIED, len(data))))  # type: ignore[arg-type]
+    some = Subset(data, range(min(TRIED, len(data))))  # type: ignore[arg-type]
+    return Collated(some, collate_of(data))
 
 
 def require_equal(stacked: Stacked, single: Single, data: Dataset[Any]) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from thalweg.arguments import require_whole
-from thalweg.tasks.task import Data, Task
+from thalweg.tasks.data import Data
+from thalweg.tasks.task import Task
 
 
 class RecurrentNetwork(nn.Module):

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves, tree_structure
 
 from thalweg.arguments import require_kind
 from thalweg.errors import UserError
@@ -19,7 +19,9 @@ from thalweg.random_numbers import drawing
 from thalweg.recipe import Recipe
 from thalweg.routes import check_all_taken, parameters_of
 from thalweg.schedules import Plateau
+from thalweg.tasks.evaluation import Part, joined, over_parts
 from thalweg.tasks.failure import describe, failure_as_sentence
+from thalweg.tasks.forms import copied
 from thalweg.tasks.held import is_held, same
 from thalweg.tasks.samples import Samples, first_not_finite, rows_not_finite
 from thalweg.tasks.task import Score, Task
@@ -58,9 +60,8 @@ def check(task: Task) -> None:
     - a model that fails, that is not made anew at each call, or has nothing to train;
     - a loss that is no finite scalar, that does not depend on the parameters, or that depends on
       other trainable tensors; a gradient that is not finite;
-    - outputs without a dimension of samples; - a metric that is not one number, that keeps or
-    changes what it is given, or whose value for the
-      ranking is not a number.
+    - a metric that is not one number, that keeps or changes what it is given, or whose value for
+      the ranking is not a number.
     """
     require_kind("task", task, Task, "a thalweg.Task")
     if not torch.is_grad_enabled():
@@ -76,7 +77,17 @@ def check(task: Task) -> None:
         try_loss(task, model, samples, next(samples.drawn()))
         check_training(task, model, Samples(task, "train", task.splits.train))
         for split, dataset in (("validation", task.splits.validation), ("test", given.test)):
+            require_alike(samples, Samples(task, split, getattr(given, split)))
             check_metrics(task, model, Samples(task, split, dataset), PATIENCE)
+
+
+def require_alike(samples: Samples, others: Samples) -> None:
+    """UserError unless the samples of two splits have the same parts."""
+    if tree_structure(samples.sample(0)) != tree_structure(others.sample(0)):
+        raise UserError(
+            f"A sample of {others.of} has other parts than a sample of the train split: give each"
+            " the same inputs and the target."
+        )
 
 
 def check_recipe(task: Task, recipe: Recipe) -> None:
@@ -286,28 +297,30 @@ def predictions(
     for numbers in samples.drawn(TOGETHER if is_held(samples.dataset) else 1):
         batch = samples.batch(numbers)
         outputs = run_model(task, model, samples.split, batch)
-        check_outputs(task, outputs, len(numbers))
-        parts.append((outputs, batch[-1]))
+        parts.append(Part(outputs, batch[-1], len(numbers)))
         seen += len(numbers)
         if perf_counter() > until:
             break
-    with failure_as_sentence(f"The outputs and targets of {samples.of} cannot be joined"):
-        outputs, targets = tree_map(lambda *each: torch.cat(each), *parts)
+    outputs, targets = joined(parts)
     return outputs, targets, seen == len(samples)
 
 
 def check_metric(task: Task, what: str, score: Score, outputs: Any, targets: Any) -> float:
     """A metric's value, which must be the same at a second call."""
     given = outputs, targets
-    kept = tree_map(torch.clone, given)
+    kept = copied(given)
+
+    def scored() -> float:
+        return over_parts(lambda *part: float(run_score(task, what, score, *part)), *given)
+
     with failure_as_sentence(f"The {what} of task '{task.name}' does not give a usable number"):
-        once = float(run_score(task, what, score, *given))
+        once = scored()
         if not same(kept, given):
             raise UserError(
                 f"The {what} of task '{task.name}' changes the outputs or targets that it is given;"
                 " make it work on a copy, such as outputs.clone()."
             )
-        again = float(run_score(task, what, score, *given))
+        again = scored()
     if not (math.isclose(once, again, rel_tol=1e-4) or (math.isnan(once) and math.isnan(again))):
         raise UserError(
             f"The {what} of task '{task.name}' is {once:.6g} and then {again:.6g} for the same"
@@ -315,17 +328,6 @@ def check_metric(task: Task, what: str, score: Score, outputs: Any, targets: Any
             " not. If the loss does this, give a separate metric."
         )
     return once
-
-
-def check_outputs(task: Task, outputs: Any, samples: int) -> None:
-    """Checks that the outputs of batches can be joined, because a metric is over a whole split."""
-    for output in tree_leaves(outputs):
-        if not isinstance(output, Tensor) or output.shape[:1] != (samples,):
-            raise UserError(
-                f"The outputs of task '{task.name}' must have one entry for each of the {samples}"
-                f" samples in their first dimension, and one is {describe(output)}: remove it from"
-                " the outputs of the model, or expand it to one entry for each sample."
-            )
 
 
 @contextmanager

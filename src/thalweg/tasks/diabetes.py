@@ -7,8 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from thalweg.tasks.data import Data
 from thalweg.tasks.split import shuffled_split
-from thalweg.tasks.task import Data, Task
+from thalweg.tasks.task import Task
 
 
 def patients() -> Data:

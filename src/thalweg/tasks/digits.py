@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from thalweg.errors import UserError
+from thalweg.tasks.data import Data
 from thalweg.tasks.split import shuffled_split
-from thalweg.tasks.task import Data, Task
+from thalweg.tasks.task import Task
 
 
 def pictures(*shape: int, classes: int = 10) -> Data:

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Dataset, TensorDataset, default_collate
 
 from thalweg.random_numbers import drawn_from, random_numbers_kept, states
+from thalweg.tasks.forms import Batch, Collated, batch_of
 
 SHARE = 0.25
 """The share of the free memory that one data set may take."""
@@ -54,11 +55,16 @@ def held(dataset: Dataset[Any], used: float = math.inf) -> Dataset[Any]:
 
     It is read into memory if all samples fit into `SHARE` of the free memory, if reading draws no
     random numbers (from torch, NumPy or Python), if samples are the same when they are read again,
-    and if all are tensors or numbers of one shape and type in the CPU's memory.
+    if all are tensors or numbers of one shape and type in the CPU's memory, and if batches are made
+    of them in PyTorch's usual way.
 
     used: the number of samples that a training takes. A data set that is `ENDLESS` times as long is
     not read.
     """
+    if isinstance(dataset, Collated):
+        if dataset.collate is not default_collate:
+            return dataset
+        dataset = dataset.dataset
     if is_held(dataset):
         return dataset
     length = len(dataset)  # type: ignore[arg-type]  # Data has made sure of one
@@ -102,12 +108,9 @@ def reads_alike(dataset: Dataset[Any], whole: Held) -> bool:
     return True
 
 
-def sample(dataset: Dataset[Any], i: int) -> tuple[Any, ...]:
-    """A batch of this sample alone. Raises ValueError unless it is a tuple (inputs..., target)."""
-    found = dataset[i]
-    if not isinstance(found, tuple | list) or len(found) < 2:
-        raise ValueError("a sample is no tuple (inputs..., target)")
-    return tuple(default_collate([found]))
+def sample(dataset: Dataset[Any], i: int) -> Batch:
+    """A batch of this sample alone."""
+    return batch_of(dataset, [dataset[i]])
 
 
 def put(i: int, tensor: Tensor, alone: Tensor) -> None:
@@ -123,6 +126,7 @@ def same(some: tuple[Any, ...], others: tuple[Any, ...]) -> bool:
     return all(
         torch.equal(one, other) or bool(((one == other) | (one != one) & (other != other)).all())
         for one, other in zip(tree_leaves(some), tree_leaves(others), strict=True)
+        if isinstance(one, Tensor)
     )
 
 

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from thalweg.tasks.task import Data, Task
+from thalweg.tasks.data import Data
+from thalweg.tasks.task import Task
 
 Height = Callable[[Tensor], Tensor]
 

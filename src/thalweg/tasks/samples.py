@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
 from thalweg.errors import UserError
 from thalweg.tasks.failure import describe, failure_as_sentence
+from thalweg.tasks.forms import batch_of
 from thalweg.tasks.held import is_held
 from thalweg.tasks.task import Task
 
@@ -30,7 +31,7 @@ class Samples:
     def __init__(self, task: Task, split: str, dataset: Dataset[Any]) -> None:
         self.split, self.dataset = split, dataset
         self.of = f"the {split} split of task '{task.name}'"
-        self.size = min(task.batch_size, len(self))
+        self.size = min(task.samples_per_step, len(self))
         self.odd: set[int] = set()
         if is_held(dataset):
             self.require_dense(dataset.tensors)
@@ -58,12 +59,13 @@ class Samples:
             return list(tree_map(lambda x: x[numbers], self.dataset.tensors))
         samples = [self.sample(number) for number in numbers]
         try:
-            batch = list(default_collate(samples))
+            batch = list(batch_of(self.dataset, samples))
         except Exception as error:
             raise UserError(self.unlike(numbers, samples)) from error
         self.require_dense(batch)
         for x in tree_leaves(batch):
-            self.odd.update(numbers[row] for row in rows_not_finite(x))
+            if isinstance(x, Tensor) and x.shape[:1] == (len(numbers),):
+                self.odd.update(numbers[row] for row in rows_not_finite(x))
         return batch
 
     def require_dense(self, batch: Sequence[Any]) -> None:
@@ -75,21 +77,20 @@ class Samples:
                     f"The samples of {self.of} must be dense tensors of numbers, not {found}."
                 )
 
-    def sample(self, number: int) -> tuple[Any, ...]:
+    def sample(self, number: int) -> Any:
         with failure_as_sentence(f"Sample {number} of {self.of} failed"):
             sample = self.dataset[number]
-        if not isinstance(sample, tuple | list) or len(sample) < 2:
-            short = f"of length {len(sample)}" if isinstance(sample, tuple | list) else ""
+        if sample is None or (isinstance(sample, tuple | list | Mapping) and not sample):
             raise UserError(
-                f"Sample {number} of {self.of} must be a tuple (inputs..., target), not"
-                f" {short or describe(sample)}."
+                f"Sample {number} of {self.of} must be a tuple (inputs..., target), a dictionary or"
+                f" a tensor, not {describe(sample)}."
             )
-        return tuple(sample)
+        return sample
 
-    def unlike(self, numbers: Sequence[int], samples: Sequence[tuple[Any, ...]]) -> str:
+    def unlike(self, numbers: Sequence[int], samples: Sequence[Any]) -> str:
         """The reason why samples cannot be stacked into a batch."""
         with failure_as_sentence(f"The samples of {self.of} cannot be stacked into a batch"):
-            alone = [tree_leaves(default_collate([sample])) for sample in samples]
+            alone = [tree_leaves(batch_of(self.dataset, [sample])) for sample in samples]
         shapes = [", ".join(map(describe, leaves)) for leaves in alone]
         if len(set(shapes)) == 1:
             return f"The samples of {self.of} cannot be stacked into a batch; each is {shapes[0]}."
@@ -98,7 +99,7 @@ class Samples:
         return (
             f"The samples of {self.of} cannot be stacked into a batch: sample {numbers[other]} as a"
             f" batch of one is {shapes[other]}, and sample {numbers[shapes.index(usual)]} is"
-            f" {usual}."
+            f" {usual}. Give the data a collate_fn that makes a batch of such samples."
         )
 
 

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 
 from thalweg.forked import begin, forking
 from thalweg.random_numbers import drawing
+from thalweg.tasks.forms import Collated, collate_of
 from thalweg.tasks.held import is_held, same, sample
 from thalweg.tasks.reachable import reachable
 
@@ -35,15 +36,13 @@ Positions = dict[tuple[str, str], str]
 """The reading position of each file, by its number and path."""
 
 
-class Reopened(Dataset[Any]):
+class Reopened(Collated):
     """A data set of which each process unpickles its own copy. line: a sentence about this."""
 
     def __init__(self, dataset: Dataset[Any], pickled: bytes, line: str) -> None:
-        self.dataset, self.pickled, self.line = dataset, pickled, line
+        super().__init__(dataset, collate_of(dataset))
+        self.pickled, self.line = pickled, line
         self.process = os.getpid()
-
-    def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]  # Data has made sure of one
 
     def __getitem__(self, i: int) -> Any:
         if self.process != os.getpid():
@@ -51,17 +50,12 @@ class Reopened(Dataset[Any]):
         return self.dataset[i]
 
 
-class InOneProcess(Dataset[Any]):
+class InOneProcess(Collated):
     """A data set that only the process that opened it may read. line: a sentence about this."""
 
     def __init__(self, dataset: Dataset[Any], line: str) -> None:
-        self.dataset, self.line = dataset, line
-
-    def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]  # Data has made sure of one
-
-    def __getitem__(self, i: int) -> Any:
-        return self.dataset[i]
+        super().__init__(dataset, collate_of(dataset))
+        self.line = line
 
 
 def shareable(dataset: Dataset[Any], called: str, anew: Callable[[], Dataset[Any]]) -> Dataset[Any]:

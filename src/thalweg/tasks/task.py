@@ -6,22 +6,31 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
 
 from thalweg import arguments
 from thalweg.arguments import require_list, require_text, require_whole, short, word
 from thalweg.errors import UserError
-from thalweg.random_numbers import EVALUATION, RandomStream, drawing, drawing_alike
-from thalweg.tasks.failure import describe
+from thalweg.random_numbers import (
+    EVALUATION,
+    RandomStream,
+    drawing,
+    drawing_alike,
+    random_numbers_kept,
+)
+from thalweg.tasks.data import Data, a_or_an, data_of
+from thalweg.tasks.evaluation import over_parts
+from thalweg.tasks.forms import batch_of, is_spread, spread
 from thalweg.tasks.held import held
+from thalweg.tasks.loaders import read, size_of
+from thalweg.tasks.own_loss import own_loss
 from thalweg.tasks.sharing import InOneProcess, Reopened, shareable
 
 Loss = Callable[[Any, Any], Tensor]
@@ -33,39 +42,6 @@ Score = Callable[[Any, Any], Any]
 INTERVAL = {"low", "high"}
 """The names of the columns next to a metric's column."""
 
-MOST_SAMPLES = 10**8
-"""The most samples. Their numbers take less than a gigabyte."""
-
-Split = Dataset[Any] | tuple[Tensor, ...]
-
-
-@dataclass(frozen=True, init=False)
-class Data:
-    """Three disjoint sets of samples.
-
-    Each is any map-style `torch.utils.data.Dataset`, or a tuple of tensors `[N, ...]` of equal
-    length. The last item of a sample is the target; the items before it are the arguments of the
-    model. Optimizers are chosen on `validation`; `test` is used once, after the choice.
-
-    A sample may draw random numbers (augmentation) from torch, NumPy or Python. For a seed of
-    training they are the same for all entrants; for validation and test data they are always the
-    same. Samples that are always the same are read once, and kept in memory if they fit into a
-    quarter of the free memory. Other samples may be read in processes that are forked from this
-    one. A split that holds something open that processes cannot share (a file, a socket, a
-    database) is unpickled in each process, and should then open it anew. If this does not work, it
-    is read in one process.
-
-    Raises `UserError` for a split that has no length or no sample.
-    """
-
-    train: Dataset[Any]
-    validation: Dataset[Any]
-    test: Dataset[Any]
-
-    def __init__(self, train: Split, validation: Split, test: Split) -> None:
-        for name, split in (("train", train), ("validation", validation), ("test", test)):
-            object.__setattr__(self, name, map_style(name, split))
-
 
 @dataclass(frozen=True, eq=False)
 class Task:
@@ -74,10 +50,13 @@ class Task:
     name: the name of the task in commands, files and reports.
     model: a function that makes a fresh model. Its initial weights come from the global random
         numbers of torch, NumPy or Python, which are seeded for each member.
-    data: a function that makes the data. It must always make the same data. It is called once, and
+    data: a function that makes the data: a `Data`, a tuple of its three splits, or a dictionary of
+        `train`, `validation` and `test`. It must always make the same data. It is called once, and
         again for data that hold files open.
     loss: `loss(outputs, targets)`, a scalar, the mean over a mini-batch, which training lowers. It
-        has no parameters of its own: all parameters belong to the model.
+        has no parameters of its own: all parameters belong to the model. If not given, the outputs
+        of the model hold the loss: they are a scalar, have it as `outputs.loss` or
+        `outputs["loss"]`, begin with it, or are a dictionary of losses that are added.
     metric: `metric(outputs, targets)`, one number over a whole split, by which entrants are ranked;
         the loss if not given. It is called without gradients, for one model at a time. A metric
         that accumulates until `reset()`, as those of torchmetrics do, is copied for each call.
@@ -85,7 +64,8 @@ class Task:
     direction: whether "min" or "max" of the metric is better. It is required with a metric; a loss
         has "min".
     also: further metrics by name, which are shown but do not rank.
-    batch_size: the samples of a step; the whole training set if that is smaller.
+    batch_size: the samples of a step; if not given, as many as in a batch of the training data's
+        loader, or 64. The whole training set if that is smaller.
     epochs, steps: the budget; give exactly one of the two.
     target: the value of the metric that counts as reached, for the steps to the target.
     difficulty: `difficulty(value)` makes the task at another difficulty, such as a frequency, a
@@ -104,13 +84,13 @@ class Task:
 
     name: str
     model: Callable[[], nn.Module]
-    data: Callable[[], Data]
-    loss: Loss
+    data: Callable[[], Any]
+    loss: Loss = own_loss
     metric: Score | None = None
     metric_name: str = "loss"
     direction: Literal["min", "max"] | None = None
     also: Mapping[str, Score] = field(default_factory=dict)
-    batch_size: int = 64
+    batch_size: int | None = None
     epochs: int | None = None
     steps: int | None = None
     target: float | None = None
@@ -160,13 +140,20 @@ class Task:
 
     def _made(self) -> Data:
         with drawing(0):
-            data = self.data()
-        if not isinstance(data, Data):
-            raise UserError(
-                f"The data function of task '{self.name}' must return a thalweg.tasks.Data,"
-                f" not {a_or_an(type(data).__name__)}."
+            data = data_of(self.data(), self.name)
+            size = self.batch_size or size_of(data.train)
+            enough = None if self.steps is None else self.steps * size
+            of = f"data of task '{self.name}'"
+            return Data(
+                read(f"The training {of}", data.train, enough),
+                read(f"The validation {of}", data.validation, None),
+                read(f"The test {of}", data.test, None),
             )
-        return data
+
+    @property
+    def samples_per_step(self) -> int:
+        """The samples of a training batch: `batch_size`, or that of the training data's loader."""
+        return self.batch_size or size_of(self.given.train)
 
     @cached_property
     def splits(self) -> Data:
@@ -176,7 +163,7 @@ class Task:
         they are checked and when they are scored, and are not kept.
         """
         given = self.given
-        used = math.inf if self.steps is None else self.steps * self.batch_size
+        used = math.inf if self.steps is None else self.steps * self.samples_per_step
         of = f"data of task '{self.name}'"
         return Data(
             shareable(held(given.train, used), f"The training {of}", lambda: self._made().train),
@@ -203,16 +190,32 @@ class Task:
         The batch has a few training samples and runs in evaluation mode, so buffers do not change.
         """
         model = self.model()
-        if not isinstance(model, nn.Module) or not any(map(is_lazy, held_by(model))):
+        if not isinstance(model, nn.Module):
+            return model
+        if self.spreads:
+            model.register_forward_pre_hook(spread, with_kwargs=True)
+        if not any(map(is_lazy, held_by(model))):
             return model
         train: Any = self.given.train
-        batch = default_collate([tuple(train[i]) for i in range(min(self.batch_size, len(train)))])
+        few = range(min(self.samples_per_step, len(train)))
+        batch = batch_of(train, [train[i] for i in few])
         modes = [(module, module.training) for module in model.modules()]
         with torch.no_grad():
             model.eval()(*batch[:-1])
         for module, mode in modes:
             module.training = mode
         return model
+
+    @cached_property
+    def spreads(self) -> bool:
+        """Whether models may have to take the parts of their only argument as their arguments."""
+        train: Any = self.given.train
+        try:
+            with random_numbers_kept():
+                return is_spread(batch_of(train, [train[0]]))
+        except Exception:
+            # An error of a sample is reported where the sample is used.
+            return False
 
     @property
     def score(self) -> Score:
@@ -240,7 +243,10 @@ class Task:
 
     def metrics(self, outputs: Any, targets: Any) -> dict[str, float]:
         """The values of all metrics for these outputs, by name."""
-        return {name: number(score, outputs, targets) for name, score in self.scores.items()}
+        return {
+            name: over_parts(partial(number, score), outputs, targets)
+            for name, score in self.scores.items()
+        }
 
     def steps_per_epoch(self, n_train: int) -> int:
         """Steps in one pass over `n_train` samples: floor(n_train / batch_size), at least 1.
@@ -248,7 +254,7 @@ class Task:
         The last incomplete batch of an epoch is dropped. A training set that is smaller than a
         batch is one full batch.
         """
-        return max(1, n_train // self.batch_size)
+        return max(1, n_train // self.samples_per_step)
 
     def total_steps(self, n_train: int) -> int:
         """Steps in the whole budget for `n_train` training samples."""
@@ -346,56 +352,3 @@ def forgetful(score: Score) -> Score:
 def held_by(model: nn.Module) -> Iterator[Tensor]:
     """The parameters and buffers of a model."""
     return chain(model.parameters(), model.buffers())
-
-
-def map_style(name: str, split: object) -> Dataset[Any]:
-    """`split` as a data set with a length and numbered samples; `UserError` if that cannot be."""
-    if isinstance(split, tuple):
-        split = tensor_split(name, split)
-    if isinstance(split, IterableDataset):
-        raise UserError(
-            f"The {name} split is an IterableDataset, which has no sample numbers;"
-            " give a map-style data set with __len__ and __getitem__."
-        )
-    if not (hasattr(split, "__len__") and hasattr(split, "__getitem__")):
-        raise UserError(
-            f"The {name} split must be a map-style data set with __len__ and __getitem__,"
-            f" or a tuple of tensors, not {a_or_an(type(split).__name__)}."
-        )
-    try:
-        length = len(split)
-    except Exception as error:
-        raise UserError(f"The {name} split has no length: {error}") from error
-    if length == 0:
-        raise UserError(f"The {name} split is empty; give it at least one sample.")
-    if length > MOST_SAMPLES:
-        raise UserError(
-            f"The {name} split has {length} samples, and no more than {MOST_SAMPLES} can be"
-            " shuffled: let its __len__ return the number of samples of an epoch."
-        )
-    return cast("Dataset[Any]", split)
-
-
-def tensor_split(name: str, tensors: tuple[Any, ...]) -> TensorDataset:
-    for item in tensors:
-        if not isinstance(item, Tensor) or item.ndim == 0:
-            raise UserError(
-                f"The {name} split is a tuple, so its items must be tensors [N, ...], and one is"
-                f" {describe(item)}."
-            )
-    lengths = [len(item) for item in tensors]
-    if len(set(lengths)) > 1:
-        raise UserError(
-            f"The tensors of the {name} split have unequal lengths"
-            f" ({', '.join(map(str, lengths))}); give each the same number of samples."
-        )
-    if len(tensors) < 2:
-        raise UserError(
-            f"The {name} split needs two tensors or more, first the inputs and then the target;"
-            f" it has {len(tensors)}."
-        )
-    return TensorDataset(*tensors)
-
-
-def a_or_an(noun: str) -> str:
-    return f"{'an' if noun[0] in 'aeiouAEIOU' else 'a'} {noun}"

@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from thalweg.tasks.task import Data, Task
+from thalweg.tasks.data import Data
+from thalweg.tasks.task import Task
 
 # The alphabet is fixed: the text, which differs between versions of Python, must not change the
 # model's shape.

@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from thalweg.errors import UserError
+from thalweg.tasks.evaluation import known_to_pytree
 from thalweg.tasks.failure import describe, failure_as_sentence
 from thalweg.tasks.reachable import is_own
 from thalweg.tasks.task import Score, Task
@@ -74,7 +75,7 @@ def run_model(task: Task, model: nn.Module, split: str, batch: list[Any]) -> Any
     *inputs, _ = batch
     shapes = ", ".join(map(describe, inputs))
     with failure_as_sentence(f"The model of task '{task.name}' failed on {split} inputs {shapes}"):
-        return model(*inputs)
+        return known_to_pytree(model(*inputs))
 
 
 def run_score(task: Task, what: str, score: Score, outputs: Any, targets: Any) -> Any:

@@ -20,7 +20,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from thalweg.errors import UserError
-from thalweg.tasks.task import Data, Task
+from thalweg.tasks.data import Data
+from thalweg.tasks.task import Task
 
 CELL = 0.02
 CELLS = 50

@@ -75,7 +75,7 @@ def traits(task: Task) -> dict[str, Any]:
         "other training data": contents(task, "training", splits.train),
         "other validation data": contents(task, "validation", splits.validation),
         "other test data": contents(task, "test", splits.test),
-        "another batch size": task.batch_size,
+        "another batch size": task.samples_per_step,
         "another direction": task.better,
         "other metrics": sorted(scores),
         "another loss": unchanged(loss, code_of(task.loss)),
@@ -127,7 +127,7 @@ def read(dataset: Dataset[Any], i: int, own: Sequence[Any]) -> list[str]:
 def seen(task: Task) -> tuple[dict[str, Any], nn.Module]:
     """The outputs of a fresh model for the first batch with their gradients, and the model."""
     train = task.splits.train
-    first = torch.arange(min(task.batch_size, len(train)))  # type: ignore[arg-type]
+    first = torch.arange(min(task.samples_per_step, len(train)))  # type: ignore[arg-type]
     with drawing(0):
         model = task.fresh_model()
         *inputs, targets = fetch(train, first)
@@ -162,13 +162,17 @@ def ask(task: Task, outputs: Any, targets: Any) -> None:
 
     Attributes that such calls change, as a cache for each number of samples does, are no constants.
     """
-    half = tree_map(lambda x: x[: (len(x) + 1) // 2], (outputs, targets))
+    half = tree_map(first_half, (outputs, targets))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for samples in ((outputs, targets), half):
             for score in (task.loss, *task.scores.values()):
                 with suppress(Exception):  # an error of theirs does not matter here
                     score(*samples)
+
+
+def first_half(x: Any) -> Any:
+    return x[: (len(x) + 1) // 2] if isinstance(x, Tensor) and x.ndim else x
 
 
 def norm(x: Tensor) -> float:

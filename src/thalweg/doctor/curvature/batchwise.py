@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from thalweg.doctor.curvature.curvature import Curvature
 from thalweg.doctor.objective.derivatives import cut_off
 from thalweg.doctor.objective.objective import Conditions, Objective
-from thalweg.stack.reading import Batch
+from thalweg.tasks.forms import Batch
 
 
 class Graph(ABC):

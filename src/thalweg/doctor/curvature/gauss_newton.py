@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from thalweg.doctor.curvature.batchwise import Batchwise, Graph
 from thalweg.doctor.objective.derivatives import is_underivable, pulled
 from thalweg.errors import UserError
-from thalweg.stack.reading import Batch
+from thalweg.tasks.forms import Batch
 
 
 class OutputGraph(Graph):

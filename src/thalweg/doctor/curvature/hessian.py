@@ -14,7 +14,7 @@ from thalweg.doctor.curvature.batchwise import Batchwise, Graph
 from thalweg.doctor.objective.derivatives import derivative, is_underivable, pulled
 from thalweg.doctor.objective.objective import Conditions, Objective
 from thalweg.errors import UserError
-from thalweg.stack.reading import Batch
+from thalweg.tasks.forms import Batch
 
 
 class GradientGraph(Graph):

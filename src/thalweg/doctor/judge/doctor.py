@@ -21,12 +21,13 @@ from thalweg.doctor.trials.trial import Trials
 from thalweg.doctor.watch.watcher import Watcher
 from thalweg.errors import UserError
 from thalweg.recipe import Recipe
-from thalweg.stack.batches import joined
 from thalweg.stack.checkpoint import Checkpoint, model_state, optimizer_state
-from thalweg.stack.reading import Batch
 from thalweg.stack.rows import Tensors
 from thalweg.stack.single import outputs_over
-from thalweg.tasks.task import Data, Score, Task
+from thalweg.tasks.data import Data
+from thalweg.tasks.evaluation import UnjoinableError, whole
+from thalweg.tasks.forms import Batch
+from thalweg.tasks.task import Score, Task
 
 FEWEST = 5
 """The fewest coming batches for trials. One of every FEWEST samples is kept for the score."""
@@ -124,8 +125,8 @@ def recorded(model: nn.Module, loss: Score, batches: Sequence[Batch]) -> Task:
     if not all(isinstance(x, Tensor) for batch in batches for x in batch):
         raise UserError("the coming batches cannot be recorded: they must be tuples of tensors.")
     try:
-        samples = joined(batches)
-    except RuntimeError:
+        samples = whole(batches, [len(batch[-1]) for batch in batches], 0)
+    except UnjoinableError:
         raise UserError(
             "the coming batches cannot be recorded: their tensors differ in shape beyond the"
             " dimension of samples."

@@ -21,7 +21,7 @@ from thalweg.loops.find import find
 from thalweg.loops.loop import Loop
 from thalweg.loops.run import Given
 from thalweg.recipes import AnyRecipe, recipe_of
-from thalweg.stack.reading import Batch
+from thalweg.tasks.forms import Batch
 from thalweg.tasks.task import Score, Task
 
 COMING = 40

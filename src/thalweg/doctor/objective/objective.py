@@ -18,9 +18,8 @@ from thalweg.doctor.objective.borrowed import Mode, borrowed, kept_traits, mode_
 from thalweg.doctor.objective.derivatives import derivative
 from thalweg.errors import UserError
 from thalweg.optim.sharded import is_sharded
-from thalweg.stack.batches import copied
-from thalweg.stack.reading import Batch
 from thalweg.tasks.failure import describe, failure_as_sentence
+from thalweg.tasks.forms import Batch, copied
 from thalweg.tasks.task import Score
 from thalweg.tasks.user_code import trainable
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from thalweg.errors import UserError
-from thalweg.stack.reading import Batch
+from thalweg.tasks.forms import Batch
 
 SMALLEST, LARGEST = 5, 95
 """The percentiles of the features' sizes that serve as the smallest and the largest size."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from thalweg.doctor.objective.objective import Conditions, Objective
 from thalweg.doctor.objective.outputs import outputs_of, units_first
-from thalweg.stack.reading import Batch
+from thalweg.tasks.forms import Batch
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from thalweg.doctor.objective.objective import Conditions, Objective
 from thalweg.errors import UserError
 from thalweg.stack.population import batch_norms
-from thalweg.stack.reading import Batch
+from thalweg.tasks.forms import Batch
 
 
 @dataclass(frozen=True)

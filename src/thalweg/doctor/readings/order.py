@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thalweg.errors import UserError
-from thalweg.stack.reading import Batch
+from thalweg.tasks.forms import Batch
 
 
 @dataclass(frozen=True)

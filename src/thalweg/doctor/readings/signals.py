@@ -16,8 +16,8 @@ from thalweg.doctor.objective.derivatives import pulled
 from thalweg.doctor.objective.objective import Conditions, Objective, samples_in
 from thalweg.doctor.objective.outputs import outputs_of
 from thalweg.errors import UserError
-from thalweg.stack.reading import Batch
 from thalweg.statistics import Interval
+from thalweg.tasks.forms import Batch
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from thalweg.doctor.curvature.hessian import Hessian
 from thalweg.doctor.objective.borrowed import Mode
 from thalweg.doctor.objective.objective import Conditions, Objective
 from thalweg.errors import UserError
-from thalweg.stack.reading import Batch
 from thalweg.statistics import Interval, wilson
+from thalweg.tasks.forms import Batch
 from thalweg.tasks.task import Score
 
 

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from thalweg.doctor.objective.objective import Conditions, Objective
 from thalweg.doctor.objective.outputs import units_first
-from thalweg.stack.reading import Batch
+from thalweg.tasks.forms import Batch
 
 DORMANT = 0.025
 """A unit is dormant below this share of its layer's mean activity (tau of Sokar et al. 2023)."""

@@ -20,7 +20,7 @@ from thalweg.recipes import clip_norm, momentum, rmsprop, tail_average
 from thalweg.rules.rule import Rule
 from thalweg.schedules import Schedule, linear, times
 from thalweg.stack.population import batch_norms
-from thalweg.stack.reading import Batch
+from thalweg.tasks.forms import Batch
 
 
 def with_rate(factor: float, recipe: Recipe) -> Recipe:

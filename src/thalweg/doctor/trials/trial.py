@@ -15,14 +15,14 @@ from torch import nn
 
 from thalweg.random_numbers import drawing
 from thalweg.recipe import Recipe
-from thalweg.stack.batches import copied, in_order, length_of
+from thalweg.stack.batches import in_order, length_of
 from thalweg.stack.checkpoint import Checkpoint
 from thalweg.stack.member import Member
-from thalweg.stack.reading import Batch
 from thalweg.stack.single import Single
 from thalweg.stack.way import Way, populate
 from thalweg.statistics import Comparison, compare
 from thalweg.tasks.failure import failure_as_sentence
+from thalweg.tasks.forms import Batch, copied
 from thalweg.tasks.task import Task
 from thalweg.tasks.user_code import failure_in_training
 from thalweg.training.learn import learn, scores
@@ -217,7 +217,7 @@ def ending(stack: Sequence[Branch], seeds: Sequence[int]) -> list[float]:
 
 def in_their_order(task: Task, members: int) -> Iterator[list[Batch]]:
     """The batches of all members in the order of the data. Each member begins at another place."""
-    batches = list(in_order(task.splits.train, task.batch_size))
+    batches = list(in_order(task.splits.train, task.samples_per_step))
     begins = [place * len(batches) // members for place in range(members)]
     for step in count():
         yield [copied(batches[(begin + step) % len(batches)]) for begin in begins]

@@ -14,7 +14,7 @@ from torch import Tensor
 from thalweg.doctor.readings.step import SeenStep
 from thalweg.doctor.watch.stopwatch import Seconds
 from thalweg.recipe import Recipe
-from thalweg.stack.reading import Batch
+from thalweg.tasks.forms import Batch
 
 R = TypeVar("R")
 

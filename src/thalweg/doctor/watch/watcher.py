@@ -24,8 +24,7 @@ from thalweg.doctor.watch.instruments import INSTRUMENTS
 from thalweg.doctor.watch.stopwatch import Part, Stopwatch, wait
 from thalweg.errors import UserError
 from thalweg.recipe import Recipe
-from thalweg.stack.batches import copied
-from thalweg.stack.reading import Batch
+from thalweg.tasks.forms import Batch, copied
 from thalweg.tasks.task import Score
 
 NORMS = 1 / 3
