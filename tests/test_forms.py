@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_sequence
@@ -108,6 +110,11 @@ class WithLoss(nn.Linear):
         return forms[self.form]
 
 
+class Sample(NamedTuple):
+    x: Tensor
+    y: Tensor
+
+
 def halves(x: Tensor, y: Tensor) -> Any:
     return (x[:2], x[2:]), y
 
@@ -149,6 +156,7 @@ FORMS: dict[str, Task] = {
             "model": lambda: Named(4, 1),
             "data": data_of(lambda x, y: ({"x": x}, y)),
         },
+        "named tuple": {"model": lambda: nn.Linear(4, 1), "data": data_of(Sample)},
         "no named target": {
             "model": lambda: Named(4, 1),
             "data": data_of(lambda x, y: {"x": x, "wanted": y}),
@@ -249,6 +257,90 @@ def test_weights_say_how_often_a_sample_is_drawn() -> None:
     numbers = torch.cat([next(training_order(task, seed)) for seed in range(40)])
     assert numbers.unique().tolist() == [2, 7]
     assert float((numbers == 7).float().mean()) == pytest.approx(0.75, abs=0.05)
+
+
+# Losses
+
+
+class Centres(nn.Module):
+    """A loss with a centre for each class, which is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.centres = nn.Parameter(torch.arange(8.0).view(2, 4))
+
+    def forward(self, outputs: Tensor, classes: Tensor) -> Tensor:
+        return F.cross_entropy(-torch.cdist(outputs, self.centres), classes)
+
+
+def nearest(outputs: Tensor, classes: Tensor) -> Tensor:
+    return ((outputs.sum(1) > 0).long() == classes).float().mean()
+
+
+def test_a_loss_with_parameters_is_trained_with_the_model(tmp_path: Path) -> None:
+    classes = (Y[:, 0] > 0).long()
+    data = Data(*((X[part], classes[part]) for part in SPLITS))
+    loss = Centres()
+    task = Task(
+        "centres",
+        lambda: nn.Linear(4, 4),
+        lambda: data,
+        loss,
+        metric=nearest,
+        direction="max",
+        batch_size=8,
+        steps=6,
+    )
+    assert way_of(task)[0] == "stacked"
+    trained = tw.train(task, tw.sgd(lr=0.1), out=tmp_path / "model.safetensors")
+
+    torch.manual_seed(0)
+    model, own = nn.Linear(4, 4), Centres()
+    optimizer = torch.optim.SGD([*model.parameters(), *own.parameters()], lr=0.1)
+    for numbers in islice(training_order(task, 0), 6):
+        optimizer.zero_grad()
+        own(model(X[TRAIN][numbers]), classes[TRAIN][numbers]).backward()
+        optimizer.step()
+    found = load_file(trained.checkpoint)
+    expected = {**model.state_dict(), "trained_loss.centres": own.centres.detach()}
+    for name, x in expected.items():
+        torch.testing.assert_close(found[name], x)
+    assert trained.run.score == float(nearest(model(X[VALIDATION]), classes[VALIDATION]))
+    assert torch.equal(loss.centres, Centres().centres)
+    assert tw.race(task, "sgd,adam", trials=1, seeds=2, lanes=1, runs=tmp_path).best is not None
+
+
+class Slope(nn.Module):
+    """A physics-informed network: its loss is about its derivative."""
+
+    def __init__(self, within: bool) -> None:
+        super().__init__()
+        self.within = within
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def forward(self, x: Tensor) -> Any:
+        x = x.detach().requires_grad_()
+        value = self.layers(x)
+        return slope(value, x) if self.within else (value, x)
+
+
+def slope(value: Tensor, x: Tensor) -> Tensor:
+    (found,) = torch.autograd.grad(value.sum(), x, create_graph=True)
+    return found
+
+
+@pytest.mark.parametrize("within", [True, False])
+def test_derivatives_may_be_taken_in_the_model_or_the_loss(within: bool, tmp_path: Path) -> None:
+    def loss(outputs: Any, _: Tensor) -> Tensor:
+        found = outputs if within else slope(*outputs)
+        return (found - 1).square().mean()
+
+    task = Task("slope", partial(Slope, within), PLAIN.data, loss, batch_size=2, steps=6)
+    trained = tw.train(task, "sgd", out=tmp_path / "model.safetensors")
+    model = Slope(within)
+    model.load_state_dict(load_file(trained.checkpoint))
+    assert trained.run.score == pytest.approx(float(loss(model(X[VALIDATION]), Y)), rel=1e-5)
+    assert tw.race(task, "sgd,adam", trials=1, seeds=2, lanes=1, runs=tmp_path).best is not None
 
 
 # Lengths that differ

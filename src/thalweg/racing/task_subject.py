@@ -133,8 +133,8 @@ def by_batches(task: Task) -> Iterator[str]:
     outputs, _ = outputs_over(task, initial_model(task, seed=0).eval(), task.splits.validation)
     if isinstance(outputs, Parts):
         yield (
-            "The outputs differ in shape from batch to batch, or have no dimension of samples, so"
-            " metrics are means over batches, weighted by samples."
+            "Metrics are means over batches, weighted by samples: the outputs of batches cannot be"
+            " joined, because they differ in shape, are not by sample, or are differentiated."
         )
 
 

@@ -74,7 +74,7 @@ def run(task: Task, model: nn.Module, batch: Batch) -> tuple[Made, list[str]]:
         before = states(("NumPy", "Python"))
         outputs = known_to_pytree(model.eval().train()(*inputs))
         loss = task.loss(outputs, targets)
-        with torch.no_grad():
+        with task.evaluating():
             evaluated = model.eval()(*inputs)
         return (outputs, loss, evaluated), drawn_from(before, states(before))
 

@@ -31,7 +31,7 @@ from thalweg.stack.population import (
     initial_model,
 )
 from thalweg.stack.rows import copies, fitting_states, states_of
-from thalweg.tasks.evaluation import Part, joined, size_of
+from thalweg.tasks.evaluation import Part, apart, joined, size_of
 from thalweg.tasks.forms import Batch
 from thalweg.tasks.task import Task
 
@@ -166,9 +166,9 @@ class Single(Population):
                     self.estimate_buffers(model)
             yield
 
-    @torch.no_grad()
     def estimate_buffers(self, model: nn.Module) -> None:
-        estimate_batch_norm(model, self.task, lambda batch: model(*batch[:-1]))
+        with self.task.evaluating():
+            estimate_batch_norm(model, self.task, lambda batch: model(*batch[:-1]))
 
     def outputs(self, dataset: Dataset[Any]) -> Iterator[tuple[Any, Any]]:
         for model in self.models:
@@ -188,13 +188,12 @@ def casting(model: nn.Module, precision: str) -> AbstractContextManager[object]:
     return torch.autocast(next(model.parameters()).device.type, torch.bfloat16)
 
 
-@torch.no_grad()
 def outputs_over(task: Task, model: nn.Module, dataset: Dataset[Any]) -> tuple[Any, Any]:
     """A model's outputs over a whole data set, in its present mode, and the targets."""
     batches = evaluation_batches(task, dataset)
-    with task.evaluation_numbers.used():
+    with task.evaluating(), task.evaluation_numbers.used():
         parts = [Part(model(*batch[:-1]), batch[-1], size_of(batch)) for batch in batches]
-    return joined(parts)
+    return apart(parts) if task.differentiates else joined(parts)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from thalweg.random_numbers import drawing
 from thalweg.recipe import Recipe
 from thalweg.routes import check_all_taken, parameters_of
 from thalweg.schedules import Plateau
-from thalweg.tasks.evaluation import Part, joined, over_parts
+from thalweg.tasks.evaluation import Part, apart, as_float, joined, over_parts
 from thalweg.tasks.failure import describe, failure_as_sentence
 from thalweg.tasks.forms import copied
 from thalweg.tasks.held import is_held, same
@@ -227,7 +227,7 @@ def require_taken(task: Task, samples: Samples) -> None:
 
 def check_prediction(task: Task, model: nn.Module, samples: Samples, batch: list[Any]) -> None:
     """Raises NotFiniteError if an output is not finite."""
-    with torch.no_grad():
+    with task.evaluating():
         outputs = run_model(task, model.eval(), samples.split, batch)
     if any(map(rows_not_finite, tree_leaves(outputs))):
         raise NotFiniteError
@@ -251,7 +251,7 @@ def check_metrics(task: Task, model: nn.Module, samples: Samples, patience: floa
     only the part of the split that was read so far is used. If a metric fails on a part, as it may
     if a class is missing, the whole split is read.
     """
-    with without_gradients():
+    with without_gradients(task):
         outputs, targets, whole = predictions(task, model.eval(), samples, patience)
         require_taken(task, samples)
         for name, score in task.scores.items():
@@ -301,7 +301,7 @@ def predictions(
         seen += len(numbers)
         if perf_counter() > until:
             break
-    outputs, targets = joined(parts)
+    outputs, targets = (apart if task.differentiates else joined)(parts)
     return outputs, targets, seen == len(samples)
 
 
@@ -311,7 +311,7 @@ def check_metric(task: Task, what: str, score: Score, outputs: Any, targets: Any
     kept = copied(given)
 
     def scored() -> float:
-        return over_parts(lambda *part: float(run_score(task, what, score, *part)), *given)
+        return over_parts(lambda *part: as_float(run_score(task, what, score, *part)), *given)
 
     with failure_as_sentence(f"The {what} of task '{task.name}' does not give a usable number"):
         once = scored()
@@ -331,10 +331,10 @@ def check_metric(task: Task, what: str, score: Score, outputs: Any, targets: Any
 
 
 @contextmanager
-def without_gradients() -> Iterator[None]:
+def without_gradients(task: Task) -> Iterator[None]:
     """Calls metrics without gradients. If one needs gradients, the error says what to do."""
     try:
-        with torch.no_grad():
+        with task.evaluating():
             yield
     except UserError as error:
         if "require grad" not in str(error):

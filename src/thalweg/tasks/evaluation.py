@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import register_dataclass, tree_leaves, tree_map
 
+from thalweg.tasks.trained_loss import WithLoss
+
 
 class Part(NamedTuple):
     """The outputs and the targets of a batch, and the number of its samples."""
@@ -31,6 +33,13 @@ class UnjoinableError(Exception):
     """The outputs of batches have shapes that cannot be joined."""
 
 
+def apart(parts: Sequence[Part]) -> tuple[Parts, Parts]:
+    """The outputs and the targets of batches, batch by batch."""
+    sizes = [part.samples for part in parts]
+    outputs, targets = [part.outputs for part in parts], [part.targets for part in parts]
+    return Parts(outputs, sizes), Parts(targets, sizes)
+
+
 def joined(parts: Sequence[Part], dim: int = 0) -> tuple[Any, Any]:
     """The outputs and the targets of a whole split, joined along the dimension of samples.
 
@@ -43,7 +52,7 @@ def joined(parts: Sequence[Part], dim: int = 0) -> tuple[Any, Any]:
     try:
         return whole(outputs, sizes, dim), whole(targets, sizes, 0)
     except UnjoinableError:
-        return Parts(outputs, sizes), Parts(targets, sizes)
+        return apart(parts)
 
 
 def whole(parts: Sequence[Any], sizes: Sequence[int], dim: int) -> Any:
@@ -64,6 +73,8 @@ def whole(parts: Sequence[Any], sizes: Sequence[int], dim: int) -> Any:
             raise UnjoinableError
         return torch.cat(each, dim)
 
+    if isinstance(parts[0], WithLoss):
+        return WithLoss(whole([part.outputs for part in parts], sizes, dim), parts[0].tensors)
     try:
         return tree_map(leaf, *parts)
     except ValueError as error:  # the batches are nested in different ways
@@ -84,6 +95,11 @@ def over_parts(score: Callable[[Any, Any], float], outputs: Any, targets: Any) -
         return score(outputs, targets)
     each = zip(outputs, targets, outputs.sizes, strict=True)
     return sum(score(*pair) * size for *pair, size in each) / sum(outputs.sizes)
+
+
+def as_float(value: Any) -> float:
+    """A score as a number, also one that still has a graph of derivatives."""
+    return float(value.detach() if isinstance(value, Tensor) else value)
 
 
 def member(outputs: Any, i: int) -> Any:

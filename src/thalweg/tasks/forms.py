@@ -11,6 +11,7 @@ from inspect import Parameter, signature
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_map
 from torch.utils.data import Dataset, default_collate
 
@@ -52,7 +53,7 @@ def in_parts(batch: Any) -> Batch:
     if isinstance(batch, Mapping):
         known = dict(batch)
         return known, next((known[name] for name in TARGETS if name in known), known)
-    if is_sequence(batch):
+    if isinstance(batch, tuple | list) and not isinstance(batch, PackedSequence):
         return tuple(batch) if len(batch) > 1 else (batch[0], batch[0])
     return batch, batch
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,18 +27,22 @@ from thalweg.random_numbers import (
     random_numbers_kept,
 )
 from thalweg.tasks.data import Data, a_or_an, data_of
-from thalweg.tasks.evaluation import over_parts
+from thalweg.tasks.evaluation import as_float, over_parts
 from thalweg.tasks.forms import batch_of, is_spread, spread
 from thalweg.tasks.held import held
 from thalweg.tasks.loaders import read, size_of
 from thalweg.tasks.own_loss import own_loss
 from thalweg.tasks.sharing import InOneProcess, Reopened, shareable
+from thalweg.tasks.trained_loss import TrainedLoss, bare, is_trained
 
 Loss = Callable[[Any, Any], Tensor]
 """`loss(outputs, targets)`: a scalar, the mean over a mini-batch, which training lowers."""
 
 Score = Callable[[Any, Any], Any]
 """`score(outputs, targets)`: a scalar tensor or a number; the task says what is better."""
+
+FEW = 8
+"""The samples on which it is tried whether evaluation needs gradients."""
 
 INTERVAL = {"low", "high"}
 """The names of the columns next to a metric's column."""
@@ -53,8 +58,9 @@ class Task:
     data: a function that makes the data: a `Data`, a tuple of its three splits, or a dictionary of
         `train`, `validation` and `test`. It must always make the same data. It is called once, and
         again for data that hold files open.
-    loss: `loss(outputs, targets)`, a scalar, the mean over a mini-batch, which training lowers. It
-        has no parameters of its own: all parameters belong to the model. If not given, the outputs
+    loss: `loss(outputs, targets)`, a scalar, the mean over a mini-batch, which training lowers. A
+        module with parameters of its own is copied for each model and trained with it. If not
+        given, the outputs
         of the model hold the loss: they are a scalar, have it as `outputs.loss` or
         `outputs["loss"]`, begin with it, or are a dictionary of losses that are added.
     metric: `metric(outputs, targets)`, one number over a whole split, by which entrants are ranked;
@@ -107,6 +113,8 @@ class Task:
             object.__setattr__(self, "metric_name", "metric")
         self._require_makers()
         self._require_scores()
+        if is_trained(self.loss):
+            object.__setattr__(self, "loss", TrainedLoss(cast("nn.Module", self.loss)))
         self._require_direction()
         self._require_budget()
         if self.target is not None:
@@ -194,14 +202,15 @@ class Task:
             return model
         if self.spreads:
             model.register_forward_pre_hook(spread, with_kwargs=True)
+        if isinstance(self.loss, TrainedLoss):
+            self.loss.put_into(model)
         if not any(map(is_lazy, held_by(model))):
             return model
         train: Any = self.given.train
         few = range(min(self.samples_per_step, len(train)))
         batch = batch_of(train, [train[i] for i in few])
         modes = [(module, module.training) for module in model.modules()]
-        with torch.no_grad():
-            model.eval()(*batch[:-1])
+        model.eval()(*batch[:-1])
         for module, mode in modes:
             module.training = mode
         return model
@@ -234,7 +243,30 @@ class Task:
         Each draws the same random numbers at every call, and keeps nothing from call to call.
         """
         scores = {self.metric_name: self.score, **self.also}
-        return {name: drawing_alike(forgetful(score)) for name, score in scores.items()}
+        return {
+            name: drawing_alike(score if score is self.loss else of_outputs(forgetful(score)))
+            for name, score in scores.items()
+        }
+
+    @cached_property
+    def differentiates(self) -> bool:
+        """Whether the model or a metric takes derivatives, so that evaluation needs gradients."""
+
+        def fails(enabled: bool) -> bool:
+            try:
+                with drawing(0), torch.set_grad_enabled(enabled):
+                    batch = batch_of(few, [few[i] for i in range(min(FEW, len(few)))])
+                    self.metrics(self.fresh_model().eval()(*batch[:-1]), batch[-1])
+            except Exception as error:  # another error is reported where it is met
+                return "grad" in str(error)
+            return False
+
+        few: Any = self.given.validation
+        return fails(False) and not fails(True)
+
+    def evaluating(self) -> AbstractContextManager[object]:
+        """A context in which models and metrics are evaluated: without gradients, if possible."""
+        return torch.set_grad_enabled(self.differentiates)
 
     @cached_property
     def evaluation_numbers(self) -> RandomStream:
@@ -332,10 +364,15 @@ class Task:
                 object.__setattr__(self, what, whole)
 
 
+def of_outputs(score: Score) -> Score:
+    """The score of a model's outputs, without what belongs to its loss."""
+    return lambda outputs, targets: score(bare(outputs), targets)
+
+
 def number(score: Score, outputs: Any, targets: Any) -> float:
     """The score; nan if it refuses outputs that are not finite, as scikit-learn's metrics do."""
     try:
-        return float(score(outputs, targets))
+        return as_float(score(outputs, targets))
     except Exception:
         if all(x.isfinite().all() for x in tree_leaves(outputs)):
             raise

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -83,7 +82,7 @@ class Candidates:
         """The metrics of a model with these parameters and buffers over a data set."""
         model = copy.deepcopy(self.alone.models[0])
         model.load_state_dict(weights, strict=False)
-        with torch.no_grad():
+        with self.task.evaluating():
             return self.task.metrics(*outputs_over(self.task, model.eval(), dataset))
 
     def goodness(self, metrics: Mapping[str, float]) -> float:

@@ -134,7 +134,7 @@ def seen(task: Task) -> tuple[dict[str, Any], nn.Module]:
         outputs = model.train()(*inputs)
         loss = task.loss(outputs, targets)
         gradients = torch.autograd.grad(loss, trainable(model), allow_unused=True)
-        with torch.no_grad():
+        with task.evaluating():
             evaluated = model.eval()(*inputs)
             ask(task, evaluated, targets)
     return {

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-import torch
 from torch.utils.data import Dataset
 
 from thalweg.errors import UserError
@@ -105,7 +104,7 @@ def scores(population: Population, dataset: Dataset[Any]) -> list[Mapping[str, f
 
     A member that has diverged has none.
     """
-    with torch.no_grad(), population.evaluation():
+    with population.task.evaluating(), population.evaluation():
         found = population.scores(dataset)
     return [{} if d else scored for scored, d in zip(found, population.diverged, strict=True)]
 
