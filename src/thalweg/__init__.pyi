@@ -33,6 +33,7 @@ from .named import radam as radam
 from .named import rmsprop as rmsprop
 from .named import sgd as sgd
 from .racing.entrants import Entrant as Entrant
+from .racing.entrants import entrant as entrant
 from .recipe import Recipe as Recipe
 from .recipe import chain as chain
 from .recipes import block_average as block_average

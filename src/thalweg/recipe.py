@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from thalweg import recipe_file
 from thalweg.arguments import number, require_kind, require_known, require_text, short
 from thalweg.errors import UserError, suggest
+from thalweg.foreign import ForeignRule, where
 from thalweg.routes import EVERYTHING, Parameter, Route, Track, tracks_of, tunables_of
 from thalweg.rules.record import Named
 from thalweg.rules.rule import Hyper, Rule, settings_of, with_settings
@@ -69,6 +70,7 @@ class Recipe:
                 raise UserError(f"two routes of one recipe are called {name}; give one a name.")
         for rules in self.chains:
             check_chain(rules)
+        self.check_foreign()
         stepping = [rule for rules in self.chains for rule in rules]
         routes = tuple(route.accepted(stepping) for route in self.routes)
         object.__setattr__(self, "rules", tuple(self.rules))
@@ -84,6 +86,20 @@ class Recipe:
     def chains(self) -> list[tuple[Rule, ...]]:
         """The whole chains through which parameters may go."""
         return [self.rules + route.rules for route in self.branches] or [self.rules]
+
+    @property
+    def foreign(self) -> ForeignRule | None:
+        """The rule of an optimizer that steps by itself, or None."""
+        rules = [rule for rules in self.chains for rule in rules]
+        return next((rule for rule in rules if isinstance(rule, ForeignRule)), None)
+
+    def check_foreign(self) -> None:
+        """UserError for an optimizer that steps by itself beside other rules."""
+        if (foreign := self.foreign) and (len(self.rules) > 1 or self.branches):
+            raise UserError(
+                f"{where(foreign.optimizer)} steps by itself, so no other rules can stand in its"
+                " recipe, and no routes to other rules."
+            )
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -12,7 +12,8 @@
     betas = [0.9, 0.999]
 
 A rule of one's own is `rule = "rules.py:Mine"`, the class Mine in that file, whose path is seen
-from the folder that one is in. A setting that a file leaves out has its default. Above the rules a
+from the folder that one is in. An optimizer of another package is `rule = "torch.optim:RAdam"`; it
+stands alone in its recipe. A setting that a file leaves out has its default. Above the rules a
 file may say `pretrain = "by task"` or `"by network"`. A last table may say where a race is to tune
 it, in a range with the scale that is documented for the setting, or with another one:
 
@@ -92,7 +93,8 @@ def written(
 
 def tables(chain: Sequence[Rule]) -> list[dict[str, Any]]:
     return [
-        {"rule": name_of(type(rule))} | {key: plain(value) for key, value in rule.settings.items()}
+        {"rule": name_of(type(rule))}
+        | {key: plain(value) for key, value in rule.settings.items() if value is not None}
         for rule in chain
     ]
 

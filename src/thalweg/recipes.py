@@ -6,9 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
+import torch
+
 from thalweg import rules
 from thalweg.arguments import require_known, require_path, short
 from thalweg.errors import UserError
+from thalweg.foreign import imported, is_optimizer, rule_of
 from thalweg.named import *  # noqa: F403
 from thalweg.named import RECIPES as RECIPES
 from thalweg.recipe import PRETRAINING as PRETRAINING
@@ -18,13 +21,13 @@ from thalweg.recipe import chain as chain
 from thalweg.routed import layerwise as layerwise
 from thalweg.routed import no_decay as no_decay
 from thalweg.routed import route as route
-from thalweg.rule_names import in_file, is_in_file, is_rule
+from thalweg.rule_names import in_file, is_import, is_in_file, is_rule
 from thalweg.rules.rule import Rule
 from thalweg.rules.space import Space
 from thalweg.whole_file import read_text
 
-AnyRecipe: TypeAlias = Recipe | Rule | type[Rule] | str | Path
-"""A recipe, a rule, a name or a path; see `recipe_of`."""
+AnyRecipe: TypeAlias = Recipe | Rule | type[Rule] | type[torch.optim.Optimizer] | str | Path
+"""A recipe, a rule, the class of an optimizer, a name or a path; see `recipe_of`."""
 
 
 def clip_value(limit: Setting) -> Rule:
@@ -73,19 +76,32 @@ def ema(decay: Setting = 0.999) -> Rule:
 
 
 def named(name: str) -> Recipe:
-    """The recipe of that name with its defaults. UserError for an unknown name suggests another."""
-    require_known("optimizer", name, RECIPES)
-    return RECIPES[name]()
+    """The recipe of that name, in any case, with its defaults.
+
+    UserError for an unknown name suggests another.
+    """
+    known = name if name in RECIPES else name.lower()
+    torch_has = next((n for n in dir(torch.optim) if n.lower() == known), "")
+    if known not in RECIPES and torch_has:
+        raise UserError(
+            f"thalweg has no optimizer {name}; torch.optim:{torch_has} can race as it is."
+        )
+    require_known("optimizer", known, RECIPES)
+    return RECIPES[known]()
 
 
 def recipe_of(given: AnyRecipe) -> Recipe:
     """The recipe that is given itself, by its name, by a rule, or by a file.
 
-    A TOML file has a path that ends in `.toml`. `rules.py:Mine` is the rule or recipe `Mine` in a
-    Python file. Raises UserError for an unknown name, and for a file that holds no recipe.
+    A TOML file has a path that ends in `.toml`. `rules.py:Mine` is the rule, the recipe or the
+    optimizer `Mine` in a Python file. `torch.optim:RAdam` or `torch.optim.RAdam` is the optimizer
+    of a package, whose class may be given too. Raises UserError for an unknown name, and for a file
+    that holds no recipe.
     """
     if isinstance(given, Recipe):
         return given
+    if is_optimizer(given):
+        given = rule_of(given)
     if is_rule(given):
         return recipe_of(given())
     if isinstance(given, Rule):
@@ -98,6 +114,11 @@ def recipe_of(given: AnyRecipe) -> Recipe:
             f"a recipe is a Recipe, a rule, a name, or the path of a file, not {short(given)}."
         )
     path = str(given)
+    if is_import(path):
+        return recipe_of(imported(path))
+    package, _, name = path.rpartition(".")
+    if package and name[:1].isupper():
+        return recipe_of(imported(f"{package}:{name}"))
     return file_with_space(Path(path))[0] if path.endswith(".toml") else named(path)
 
 

@@ -2,6 +2,7 @@
 
 rule_named("Adam")             the package's
 rule_named("rules.py:Mine")    the class Mine in the file rules.py
+rule_named("torch.optim:SGD")  an optimizer of another package, which steps by itself
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import Any, TypeGuard
 
 from thalweg.arguments import require_known, short
 from thalweg.errors import UserError
+from thalweg.foreign import ForeignRule, imported, is_optimizer, rule_of, where
 from thalweg.rules import RULES
 from thalweg.rules.rule import Rule, every_rule
-from thalweg.user_file import load
+from thalweg.user_file import USER_MODULE, load
 
 FILE = "rule file"
 NOWHERE = ", which stands in no file"
@@ -29,16 +31,25 @@ def is_in_file(name: object) -> TypeGuard[str]:
     return isinstance(name, str) and ".py:" in name
 
 
+def is_import(name: object) -> TypeGuard[str]:
+    """Whether a name denotes an optimizer in a package."""
+    return isinstance(name, str) and ":" in name and not is_in_file(name)
+
+
 def rule_named(name: Any) -> type[Rule]:
     """The rule of that name. Raises UserError if there is none, or if its file fails."""
     if isinstance(name, str) and name.endswith(NOWHERE):
         raise UserError(f"the rule {name}, cannot be found again: put it at the top of a .py file.")
     if not is_in_file(name):
+        if is_import(name):
+            return rule_of(imported(name))
         require_known("rule", name, RULES)
         return RULES[name]
     if not Path(name.rpartition(":")[0]).is_file() and name in known:
         return known[name]
     found = in_file(name)
+    if is_optimizer(found):
+        found = rule_of(found)
     if not is_rule(found):
         raise UserError(f"'{name}' must be a class of thalweg.rules.Rule, not {short(found)}.")
     known[name] = found
@@ -71,6 +82,8 @@ def name_of(kind: type[Rule]) -> str:
     """The name by which `rule_named` finds a rule again."""
     if RULES.get(kind.__name__) is kind:
         return kind.__name__
+    if issubclass(kind, ForeignRule) and is_importable(kind):
+        return where(kind.optimizer)
     file = file_of(kind)
     if file is None or "<locals>" in kind.__qualname__:
         return f"{kind.__qualname__}{NOWHERE}"
@@ -78,6 +91,12 @@ def name_of(kind: type[Rule]) -> str:
     name = f"{file.relative_to(here) if file.is_relative_to(here) else file}:{kind.__qualname__}"
     known[name] = kind
     return name
+
+
+def is_importable(kind: type) -> bool:
+    """Whether a class belongs to a module that other programs can import by its name."""
+    spec = getattr(sys.modules.get(kind.__module__), "__spec__", None)
+    return spec is not None and not kind.__module__.startswith(USER_MODULE)
 
 
 def file_of(kind: type[Rule]) -> Path | None:

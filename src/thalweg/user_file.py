@@ -15,6 +15,9 @@ from types import ModuleType
 from thalweg.arguments import require_path
 from thalweg.errors import UserError
 
+USER_MODULE = "thalweg_user_file_"
+"""The beginning of the names of modules that are users' files."""
+
 LONGEST = 500
 """The most characters of an error's text that are shown."""
 
@@ -27,7 +30,7 @@ def load(kind: str, path: Path) -> ModuleType:
     if not require_path(f"the path of a {kind}", path).is_file():
         raise UserError(f"There is no {kind} {path}; looked in {Path.cwd()}.")
     # The module gets its own name, so that a file random.py does not replace Python's module.
-    name = f"thalweg_user_file_{path.stem}"
+    name = f"{USER_MODULE}{path.stem}"
     while getattr(sys.modules.get(name), "__file__", str(path.resolve())) != str(path.resolve()):
         name += "_"
     loader = SourceFileLoader(name, str(path.resolve()))

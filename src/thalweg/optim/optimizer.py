@@ -10,6 +10,7 @@ from torch.optim.optimizer import ParamsT
 
 from thalweg.arguments import require_known, word
 from thalweg.errors import UserError, suggest
+from thalweg.foreign import where
 from thalweg.optim.base import RuleOptimizer
 from thalweg.optim.rows import Group
 from thalweg.optim.settings import number
@@ -52,6 +53,11 @@ class Optimizer(RuleOptimizer):
     ) -> None:
         require_known("backend", backend, BACKENDS)
         made = recipe_of(recipe)
+        if made.foreign:
+            raise UserError(
+                f"{where(made.foreign.optimizer)} steps by itself: make it from its own class, with"
+                " these settings; the verdict of a race has the lines."
+            )
         self.rules: Chain = tuple(type(rule) for rule in made.rules)
         self.recipe = made if made.routes else None
         super().__init__(params, settings_of(made.rules))

@@ -17,7 +17,8 @@ from thalweg import statistics
 from thalweg.doctor.watch.stopwatch import wait
 from thalweg.errors import UserError
 from thalweg.lanes.time_limit import TimeLimit
-from thalweg.optim import Optimizer
+from thalweg.optim.foreign import stepper_of
+from thalweg.optim.stepper import Stepper
 from thalweg.racing.record import Cost, Settings
 from thalweg.random_numbers import drawing
 from thalweg.recipe import Recipe
@@ -102,11 +103,9 @@ def costs(task: Task, recipes: Mapping[str, Recipe], timeout: float | None) -> l
 
     One whose step fails, or takes longer than `timeout` seconds, is left out.
     """
-    taken = lone_steps(task, recipes, timeout)
-    with failure_in_training(task):
-        model = initial_model(task, seed=0)
     return [
-        cost(name, Optimizer(model, recipes[name]).cost.numbers, own) for name, own in taken.items()
+        cost(name, optimizer.cost.numbers, own)
+        for name, (optimizer, own) in lone_steps(task, recipes, timeout).items()
     ]
 
 
@@ -118,8 +117,8 @@ def cost(entrant: str, memory: float, taken: Sequence[tuple[float, float]]) -> C
 
 def lone_steps(
     task: Task, recipes: Mapping[str, Recipe], timeout: float | None
-) -> dict[str, list[tuple[float, float]]]:
-    """By entrant, the seconds of training steps, and of those within `optimizer.step`.
+) -> dict[str, tuple[Stepper, list[tuple[float, float]]]]:
+    """By entrant, its optimizer, and the seconds of training steps and of those within its `step`.
 
     All take turns, in another order each round, so that a busy moment of the machine meets them
     alike. They step one model from the same weights.
@@ -130,10 +129,10 @@ def lone_steps(
         # What is expanded cannot be written to, by training neither.
         tensors = [*model.parameters(), *(x for x in model.buffers() if x.is_contiguous())]
         start = [tensor.detach().clone() for tensor in tensors]
-        optimizers = {}
+        optimizers: dict[str, Stepper] = {}
         for name, one in recipes.items():
             with suppress(UserError):  # its trainings tell why it cannot be
-                optimizers[name] = Optimizer(model, one)
+                optimizers[name] = stepper_of(model, one)
         taken: dict[str, list[tuple[float, float]]] = {name: [] for name in optimizers}
         turns = random.Random(0)
         began = perf_counter()
@@ -148,7 +147,7 @@ def lone_steps(
                         taken[name].append(lone_step(task, model, optimizers[name], indices))
                 except Exception:  # of one that fails, nothing is known
                     del taken[name]
-        return {name: own[WARM_UP:] for name, own in taken.items()}
+        return {name: (optimizers[name], own[WARM_UP:]) for name, own in taken.items()}
 
 
 @torch.no_grad()
@@ -158,17 +157,27 @@ def set_to(values: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
 
 
 def lone_step(
-    task: Task, model: nn.Module, optimizer: Optimizer, indices: Tensor
+    task: Task, model: nn.Module, optimizer: Stepper, indices: Tensor
 ) -> tuple[float, float]:
     """The seconds of one training step, and of that within `optimizer.step`."""
     wait()
     start = perf_counter()
     *inputs, targets = fetch(task.splits.train, indices)
-    model.zero_grad()
-    torch.autograd.backward(task.loss(model(*inputs), targets))
+
+    def closure() -> float:
+        model.zero_grad()
+        loss = task.loss(model(*inputs), targets)
+        torch.autograd.backward(loss)
+        return loss.item()
+
+    if not optimizer.needs_closure:
+        closure()
     wait()
     before_step = perf_counter()
-    optimizer.step()
+    if optimizer.needs_closure:
+        optimizer.step(closure)
+    else:
+        optimizer.step()
     wait()
     end = perf_counter()
     return end - start, end - before_step

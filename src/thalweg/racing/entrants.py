@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeGuard
 
+import torch
+
 from thalweg import schedules
 from thalweg.arguments import require_flag, require_kind, require_text
 from thalweg.errors import UserError
@@ -34,9 +36,9 @@ DEFAULT_ENTRANTS = (
 
 COOLINGS = ("none", "linear", "cosine")
 
-Entry: TypeAlias = "str | Recipe | Rule | type[Rule] | Entrant"
+Entry: TypeAlias = "str | Recipe | Rule | type[Rule] | type[torch.optim.Optimizer] | Entrant"
 """The forms in which a person may give an entrant: a name, the path of a recipe file,
-`rules.py:Mine`, a recipe, a rule, or an `Entrant`.
+`rules.py:Mine`, `torch.optim:RAdam`, a recipe, a rule, the class of an optimizer, or an `Entrant`.
 """
 
 
@@ -106,17 +108,31 @@ def with_part(setting: Any, name: str, value: float) -> object:
     return tuple(parts)
 
 
-def entrant(given: Entry) -> Entrant:
-    """The entrant that a name, a file, a recipe or a rule stands for.
+def entrant(given: Entry, space: Mapping[str, Any] | None = None, **settings: Any) -> Entrant:
+    """The entrant that a name, a file, a recipe, a rule or the class of an optimizer stands for.
 
-    A name and a class of rules are tuned in the search space that the rules document. A recipe, a
-    rule or a file is tuned in its own space, if it has one. Raises UserError for an unknown name,
-    and for a file that holds no recipe.
+        entrant(torch.optim.RAdam, space={"lr": (1e-4, 1e-1)}, weight_decay=0.01)
+
+    A name and a class of rules are tuned in the search space that the rules document; the class of
+    another optimizer in one that its signature suggests: `lr` over two decades to each side of its
+    default, `weight_decay`, `momentum` and `betas` as in our own rules. A recipe, a rule or a file
+    is tuned in its own space, if it has one. space: the tuned settings in place of these, as an
+    `Entrant` takes them. settings: settings of the recipe with other values.
+
+    Raises UserError for an unknown name, for a file that holds no recipe, and for a space or a
+    setting that does not fit.
     """
+    one = as_entrant(given)
+    recipe = one.recipe.replace(**settings)
+    return replace(one, recipe=recipe, space=one.space if space is None else space)
+
+
+def as_entrant(given: Entry) -> Entrant:
+    """The entrant that something stands for as it is."""
     if isinstance(given, Entrant):
         return given
     if is_in_file(given):
-        return entrant(in_file(given))
+        return as_entrant(in_file(given))
     if is_file(given):
         recipe, space = file_with_space(Path(given))
         return Entrant(titled(recipe.name, recipe), recipe, space)

@@ -10,6 +10,7 @@ from typing import Any
 
 from thalweg.arguments import short
 from thalweg.errors import UserError
+from thalweg.foreign import is_optimizer
 from thalweg.racing import wording
 from thalweg.racing.entrants import (
     Entrant,
@@ -41,10 +42,11 @@ def entries(argument: str, given: Sequence[Entry | Path] | str) -> list[Entry]:
             f"{argument} must be a list of entrants, or names with commas, not {short(given)}."
         )
     for one in given:
-        if not isinstance(one, str | Path | Recipe | Rule | Entrant) and not is_rule(one):
+        known = isinstance(one, str | Path | Recipe | Rule | Entrant)
+        if not known and not is_rule(one) and not is_optimizer(one):
             raise UserError(
-                f"{argument}: an entrant is a name, the path of a recipe file, a recipe, a rule or"
-                f" an Entrant, not {short(one)}."
+                f"{argument}: an entrant is a name, the path of a recipe file, a recipe, a rule, an"
+                f" Entrant or the class of an optimizer, not {short(one)}."
             )
     return [str(one) if isinstance(one, Path) else one for one in given]
 

@@ -148,7 +148,8 @@ class Rounds:
         """Trains, block by block, those of the wanted members that are not in the ledger.
 
         The blocks are cut before the finished ones are left out, so that a member has the same
-        company whether the race was stopped or not. Those of a block are pre-trained in one way.
+        company whether the race was stopped or not. Those of a block are pre-trained in one way;
+        those of optimizers that step by themselves are alone.
         A block that fails is tried once more, when all others are done.
         """
         kept, done = self.ledger.kept(), self.ledger.scores(round)
@@ -156,9 +157,11 @@ class Rounds:
         before = self.ledger.trained - sum(key in done for key in wanted)
         places = {key: 1 + before + place for place, key in enumerate(wanted)}
         size = block_of(self.plan.way, self.plan.width)
-        pretrained = {one.name: one.recipe.pretrain for one in self.entrants}
-        alike = groupby(wanted, lambda key: pretrained[key[0]])
-        cut = chain.from_iterable(in_blocks(list(keys), size) for _, keys in alike)
+        kinds = {one.name: one.recipe for one in self.entrants}
+        alike = groupby(wanted, lambda key: (kinds[key[0]].pretrain, bool(kinds[key[0]].foreign)))
+        cut = chain.from_iterable(
+            in_blocks(list(keys), 1 if foreign else size) for (_, foreign), keys in alike
+        )
         missing = [[key for key in block if key not in done] for block in cut]
         failed = self.attempt(round, [block for block in missing if block], places, lanes)
         if not failed:

@@ -9,23 +9,28 @@ from typing import Any
 
 import torch
 
+from thalweg.errors import UserError
+from thalweg.foreign import where
 from thalweg.lanes.lanes import Lanes, Work
-from thalweg.racing import cost
+from thalweg.racing import cost, wording
 from thalweg.racing.entrants import Entrant
 from thalweg.racing.piece import Piece
-from thalweg.racing.plan import planned
+from thalweg.racing.plan import MEASURED, planned
 from thalweg.racing.record import Cost, Plan, Settings
 from thalweg.racing.spaces import Spaces
+from thalweg.random_numbers import drawing
 from thalweg.recipe import Recipe
 from thalweg.routes import parameters_of
 from thalweg.stack.batches import length_of
+from thalweg.stack.member import Member
 from thalweg.stack.population import initial_model
-from thalweg.stack.single import outputs_over
+from thalweg.stack.single import Single, outputs_over
 from thalweg.stack.way import way_of
 from thalweg.tasks.check import check, check_recipe
 from thalweg.tasks.evaluation import Parts
 from thalweg.tasks.groups import with_groups
 from thalweg.tasks.task import Task
+from thalweg.tasks.user_code import failure_in_training
 from thalweg.training.fingerprint import fingerprint, of_own_rules
 from thalweg.training.learn import AfterStep
 from thalweg.training.pretrain import offered, stages_for
@@ -66,6 +71,8 @@ class TaskSubject:
         others = [one.task for some in stages for one in some if one.task is not task]
         for other in others:
             check(other)
+        for one in field:
+            try_step(task, one.recipe)
         return {
             "task": task.name,
             "metric": task.metric_name,
@@ -99,6 +106,7 @@ class TaskSubject:
         yield from self.task.sharing
         yield from one_start(self.task)
         yield from by_batches(self.task)
+        yield from one_by_one(field)
 
     def plan(
         self,
@@ -107,7 +115,10 @@ class TaskSubject:
         rounds: Sequence[int],
         timeout: float | None,
     ) -> Plan:
-        return planned(self.task, recipes, settings, rounds, timeout)
+        ours = [recipe for recipe in recipes if recipe.foreign is None]
+        if not ours and settings.step == MEASURED:
+            settings = replace(settings, step="single")
+        return planned(self.task, ours or recipes, settings, rounds, timeout)
 
     def costs(self, recipes: Mapping[str, Recipe], timeout: float | None) -> list[Cost]:
         return cost.costs(self.task, recipes, timeout)
@@ -125,6 +136,29 @@ class TaskSubject:
             test=piece.round == "final",
             watch=watch,
             checkpoints=Checkpoints(place, identity, self.checkpoint_every),
+        )
+
+
+def try_step(task: Task, recipe: Recipe) -> None:
+    """UserError where an optimizer of another package cannot take a step of the task."""
+    if recipe.foreign is None:
+        return
+    with drawing(0):
+        try:
+            with failure_in_training(task):
+                Single(task, [Member(recipe, seed=0)]).step()
+        except UserError as error:
+            raise UserError(f"{where(recipe.foreign.optimizer)} cannot race: {error}") from error
+
+
+def one_by_one(field: Sequence[Entrant]) -> Iterator[str]:
+    """A line on the entrants that cannot be stacked."""
+    foreign = [one.name for one in field if one.recipe.foreign]
+    if foreign:
+        verb = "runs" if len(foreign) == 1 else "run"
+        yield (
+            f"{wording.listed(foreign)} {verb} one by one, because optimizers of other packages"
+            " step by themselves."
         )
 
 

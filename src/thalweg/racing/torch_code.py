@@ -9,6 +9,7 @@ import torch
 
 from thalweg import rules, schedules
 from thalweg.errors import NoCounterpartError
+from thalweg.foreign import ForeignRule, needs_closure, where
 from thalweg.recipe import Recipe
 from thalweg.rules.record import DECOUPLED
 from thalweg.rules.rule import Rule
@@ -54,6 +55,8 @@ def translated(recipe: Recipe) -> list[str]:
             "The recipe has routes; in PyTorch, each needs its own parameter group or optimizer."
             " `describe()` of its `thalweg.optim.Optimizer` shows the route of each parameter."
         )
+    if recipe.foreign:
+        return foreign_lines(recipe.foreign)
     clips, rule, decay = parts(recipe)
     step = [*map(clip_line, clips), "optimizer.step()"]
     optimizer = f"optimizer = {optimizer_call(rule, decay)}"
@@ -62,6 +65,30 @@ def translated(recipe: Recipe) -> list[str]:
         return [optimizer, "", EVERY_STEP, *step]
     scheduler = f"scheduler = {laid_out(f'torch.optim.lr_scheduler.{lr.scheduler()}')}"
     return [optimizer, scheduler, "", EVERY_STEP, *step, *cooling_lines(rule, lr)]
+
+
+def foreign_lines(rule: ForeignRule) -> list[str]:
+    """The lines of an optimizer of another package."""
+    changed = {
+        name: plain(name, value)
+        for name, value in rule.settings.items()
+        if value != rule.known()[name].default
+    }
+    kind = rule.optimizer
+    if needs_closure(kind):
+        raise NoCounterpartError(
+            f"{kind.__name__} may compute the gradient several times in a step, and lr_scheduler"
+            " counts steps; use `thalweg train` with the recipe."
+        )
+    arguments = "".join(f", {name}={value!r}" for name, value in changed.items())
+    module = where(kind).partition(":")[0]
+    call = laid_out(f"{kind.__name__}(model.parameters(){arguments})")
+    made = [f"from {module} import {kind.__name__}", "", f"optimizer = {call}"]
+    lr, step = rule.settings["lr"], "optimizer.step()"
+    if not isinstance(lr, Schedule) or isinstance(lr, schedules.Constant):
+        return [*made, "", EVERY_STEP, step]
+    scheduler = f"scheduler = {laid_out(f'torch.optim.lr_scheduler.{lr.scheduler()}')}"
+    return [*made, scheduler, "", EVERY_STEP, step, *cooling_lines(rule, lr)]
 
 
 def parts(recipe: Recipe) -> tuple[list[Rule], Rule, Rule | None]:

@@ -29,7 +29,8 @@ class Population(ABC):
     """Members that train together. Each has a place, counted from 0.
 
     task: the task that they train on. members: the members by place. diverged: by place, the
-    divergence of a member, or None. steps: the number of steps so far. accumulate: the number of
+    divergence of a member, or None. steps: the number of steps so far; a step that computes
+    gradients k times, as with L-BFGS, counts k times. accumulate: the number of
     batches in a step; the step uses the mean of their gradients.
     """
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from thalweg.optim import Optimizer
+from thalweg.optim.foreign import Foreign, stepper_of
 from thalweg.optim.stepper import Stepper
 from thalweg.random_numbers import MODEL, RandomStream, as_data, from_data, stream_seed
 from thalweg.stack.batches import Batches, evaluation_batches
@@ -64,29 +65,34 @@ class Single(Population):
         self.diverged: list[Divergence | None] = [None] * len(members)
         self.models = [initial_model(task, member.seed) for member in members]
         self.optimizers: list[Stepper] = [
-            Optimizer(model, member.recipe)
+            stepper_of(model, member.recipe)
             for model, member in zip(self.models, members, strict=True)
         ]
         self.batches: Iterator[list[Batch]] = Batches(task, [member.seed for member in members])
+        # The places of members whose optimizers differentiate the gradient.
+        self.second_derivatives: set[int] = set()
         self.streams = [RandomStream(stream_seed(member.seed, MODEL)) for member in members]
-        self.steps = 0
+        self.steps = self.taken = 0
 
     def step(self) -> list[float]:
         rounds = [next(self.batches) for _ in range(self.accumulate)]
-        losses = [self.step_one(*each) for each in enumerate(zip(*rounds, strict=True))]
-        self.steps += 1
-        return losses
+        stepped = [self.step_one(*each) for each in enumerate(zip(*rounds, strict=True))]
+        self.taken += 1
+        self.steps += max(evaluations for _, evaluations in stepped)
+        return [loss for loss, _ in stepped]
 
-    def step_one(self, place: int, batches: Sequence[Batch]) -> float:
+    def step_one(self, place: int, batches: Sequence[Batch]) -> tuple[float, int]:
+        """Steps a member. Gives its loss before the step, and how often gradients were computed."""
         if self.diverged[place]:
-            return float("nan")
+            return float("nan"), 1
         model, optimizer = self.models[place], self.optimizers[place]
         losses: list[float] = []
 
-        def closure() -> float:
+        def closure(create_graph: bool = False) -> float:
             # The optimizer's `zero_grad` may import PyTorch's compiler, which takes seconds.
             model.zero_grad()
-            losses.append(sum(self.backward(place, batch) for batch in batches) / self.accumulate)
+            each = [self.backward(place, batch, create_graph) for batch in batches]
+            losses.append(sum(each) / self.accumulate)
             return losses[-1]
 
         params = [param for param in model.parameters() if param.requires_grad]
@@ -94,8 +100,15 @@ class Single(Population):
         if optimizer.needs_closure:
             optimizer.step(closure)
         else:
-            closure()
-            optimizer.step()
+            closure(place in self.second_derivatives)
+            try:
+                optimizer.step()
+            except RuntimeError as error:
+                if "create_graph" not in str(error) or place in self.second_derivatives:
+                    raise
+                self.second_derivatives.add(place)
+                closure(create_graph=True)
+                optimizer.step()
         stepped = [param for param in params if param.grad is not None]
         gradients = [param.grad.to_dense() for param in stepped if param.grad is not None]
         if not may_stand(losses[0], gradients, stepped):
@@ -103,16 +116,17 @@ class Single(Population):
             with torch.no_grad():
                 for param, value in zip(params, before, strict=True):
                     param.copy_(value)
-        return losses[0]
+        return losses[0], len(losses)
 
-    def backward(self, place: int, batch: Batch) -> float:
+    def backward(self, place: int, batch: Batch, create_graph: bool) -> float:
         """A member's loss on a batch; adds the batch's share to the gradients of the step."""
         model = self.models[place].train()
         *inputs, targets = batch
         with self.streams[place].used():
             with casting(model, self.precision):
                 loss = self.task.loss(model(*inputs), targets)
-            torch.autograd.backward(loss, torch.full_like(loss, 1 / self.accumulate))
+            share = torch.full_like(loss, 1 / self.accumulate)
+            torch.autograd.backward(loss, share, create_graph=create_graph)
         return loss.item()
 
     def checkpoint(self, place: int) -> Checkpoint:
@@ -124,6 +138,9 @@ class Single(Population):
         self.steps = checkpoint.steps
         for model, optimizer in zip(self.models, self.optimizers, strict=True):
             model.load_state_dict(checkpoint.weights, strict=False)
+            if isinstance(optimizer, Foreign):
+                optimizer.begin(checkpoint.steps, checkpoint.optimizer)
+                continue
             assert isinstance(optimizer, Optimizer), "members begin with recipes"
             for index, group in enumerate(optimizer.param_groups):
                 states = states_of(group["param_names"], checkpoint.states)
@@ -141,16 +158,18 @@ class Single(Population):
                 self.models, self.optimizers, self.streams, strict=True
             )
         ]
-        return {"steps": self.steps, "diverged": in_plain(self.diverged), "members": members}
+        counts = {"steps": self.steps, "taken": self.taken}
+        return {**counts, "diverged": in_plain(self.diverged), "members": members}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        self.steps, self.diverged = saved["steps"], from_plain(saved["diverged"])
+        self.steps, self.taken = saved["steps"], saved["taken"]
+        self.diverged = from_plain(saved["diverged"])
         for place, own in enumerate(saved["members"]):
             put(own["tensors"], tensors_of(self.models[place]))
             self.optimizers[place].load_state_dict(own["optimizer"])
             self.streams[place].states = from_data(own["random"])
         seeds = [member.seed for member in self.members]
-        self.batches = Batches(self.task, seeds, skipped=self.steps * self.accumulate)
+        self.batches = Batches(self.task, seeds, skipped=self.taken * self.accumulate)
 
     def observe(self, training: Sequence[float], validation: Sequence[float]) -> None:
         for optimizer, seen, unseen in zip(self.optimizers, training, validation, strict=True):

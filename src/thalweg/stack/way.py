@@ -86,7 +86,8 @@ def populate(
 
     way: the way to step them; None: stacked where that is possible.
     """
-    chosen = "single" if len(members) == 1 else way or way_of(task)[0]
+    alone = len(members) == 1 or any(member.recipe.foreign for member in members)
+    chosen = "single" if alone else way or way_of(task)[0]
     if chosen == "single":
         return Single(task, members)
     return (Compiled if chosen == "compiled" else Stacked)(task, members, width)

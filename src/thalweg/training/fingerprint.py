@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Dataset, TensorDataset
 
 from thalweg.checksum import checksum
+from thalweg.foreign import ForeignRule
 from thalweg.random_numbers import OWN, drawing, drawing_too
 from thalweg.recipe import Recipe
 from thalweg.rules import RULES
@@ -57,7 +58,12 @@ def of_own_rules(recipes: Iterable[Recipe]) -> Fingerprint:
     chains = [chain for recipe in recipes for chain in recipe.chains]
     kinds = {type(rule) for chain in chains for rule in chain}
     own = kinds.difference(RULES.values())
-    return {f"another rule {kind.__qualname__}": code_of(kind) for kind in own}
+    return {
+        f"another rule {kind.__qualname__}": code_of(
+            kind.optimizer if issubclass(kind, ForeignRule) else kind
+        )
+        for kind in own
+    }
 
 
 def difference(before: Fingerprint, now: Fingerprint) -> str:

@@ -54,12 +54,14 @@ def learn(
     steps = steps_of(population)
     marks = evaluation_steps(steps)
     learned = begun or Learned([[] for _ in population.members])
-    for step in range(population.steps + 1, steps + 1):
+    while population.steps < steps:
+        last = population.steps
         learned.losses.append(population.step())
+        step = min(population.steps, steps)
         stepped(before + step, learned.losses[-1])
         if all(population.diverged):
             break
-        if step in marks:
+        if any(last < mark <= step for mark in marks):
             evaluate(task, population, before + step, learned)
             if enough is not None and enough(learned.curves):
                 break

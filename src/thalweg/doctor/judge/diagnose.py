@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import cast, get_args
 
 import numpy as np
+import torch
 
 from thalweg.arguments import require_flag, require_function, require_whole
 from thalweg.doctor.criteria import CRITERIA
@@ -18,7 +19,7 @@ from thalweg.doctor.watch.budget import require_share
 from thalweg.doctor.watch.history import Case, mark_after
 from thalweg.doctor.watch.watcher import Watcher
 from thalweg.errors import UserError
-from thalweg.optim import Optimizer
+from thalweg.optim.foreign import Foreign
 from thalweg.random_numbers import drawing
 from thalweg.recipes import AnyRecipe, recipe_of
 from thalweg.stack.batches import length_of
@@ -82,7 +83,7 @@ def diagnose(
         watcher = Watcher(
             alone.models[0],
             task.loss,
-            cast("Optimizer", alone.optimizers[0]),
+            optimizer_of(alone),
             every=min(10, max(1, steps // 50)),
             budget=budget,
         )
@@ -102,6 +103,12 @@ def diagnose(
 diagnose.__doc__ = "\n    - ".join(
     [f"{diagnose.__doc__}\n    It looks for:\n", *map(str, CRITERIA)]
 )
+
+
+def optimizer_of(alone: Single) -> torch.optim.Optimizer:
+    """The only optimizer of a population."""
+    (one,) = alone.optimizers
+    return one.optimizer if isinstance(one, Foreign) else cast("torch.optim.Optimizer", one)
 
 
 def watched(task: Task, alone: Single, watcher: Watcher, say: Say) -> dict[int, Checkpoint]:
