@@ -444,6 +444,20 @@ def test_bad_input_is_one_sentence_and_nothing_is_left_behind(
     assert not Path("runs").exists()
 
 
+def test_what_runs_print_does_not_stand_in_the_answer(thalweg: Callable[..., Outcome]) -> None:  # noqa: F811
+    Path("talking.py").write_text(
+        "import os, random\n"
+        "def train(seed):\n"
+        "    print('epoch 1', flush=True)\n"
+        "    os.system('echo epoch 2')\n"
+        "    return random.random()\n"
+    )
+    words = ("talking.py:train", "talking.py:train")
+    told = thalweg("compare", *words, "--seeds", "6", "--json")
+    assert json.loads(told.out)["answer"] == "cannot tell"
+    assert "epoch 1" in told.err and "epoch 2" in told.err
+
+
 def test_two_metrics_are_not_compared() -> None:
     digits, diabetes = find("digits"), find("diabetes")
     with pytest.raises(UserError, match="two that are compared must have the same"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -36,7 +37,7 @@ from thalweg.comparing.pairs import Pairs, about
 from thalweg.comparing.scores import Scores
 from thalweg.comparing.sides import About, Side, work_of
 from thalweg.errors import UserError
-from thalweg.lanes.lanes import Lanes, most_lanes
+from thalweg.lanes.lanes import Lanes, most_lanes, with_one_thread
 from thalweg.lanes.time_limit import require_timeout
 from thalweg.recipes import AnyRecipe
 from thalweg.run_folder import require_folder_name, usual_folder
@@ -127,8 +128,8 @@ def compare(
         silence = None if timeout is None or all(programs) else require_timeout(timeout)
         deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
         with (
-            Lanes(work_of(sides[0]), count, silence, apart=True) as first,
-            Lanes(work_of(sides[1]), count, silence, apart=True) as second,
+            Lanes(work_of(sides[0]), count, silence, aside, apart=True) as first,
+            Lanes(work_of(sides[1]), count, silence, aside, apart=True) as second,
         ):
             known = require_alike(sides, (about(sides[0], first), about(sides[1], second)))
             settings = {
@@ -151,6 +152,12 @@ def compare(
             if program and "seed" not in program.command.names
         ]
     return replace(found, limits=(*found.limits, *limits))
+
+
+def aside(lane: int) -> None:
+    """What a lane begins with. What a run prints is shown aside, so that the answer stands alone."""
+    with_one_thread(lane)
+    os.dup2(2, 1)
 
 
 def answered(pairs: Pairs, folder: Path) -> Compared:
