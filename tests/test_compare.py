@@ -19,6 +19,7 @@ from scipy.stats import mannwhitneyu
 import thalweg as tw
 from test_cli import Outcome, thalweg  # noqa: F401  (a fixture)
 from thalweg import statistics
+from thalweg.comparing.answer import Compared
 from thalweg.comparing.looks import Looks, fewest
 from thalweg.errors import UserError
 from thalweg.recipe import Recipe
@@ -399,6 +400,24 @@ def test_a_side_that_always_fails_is_no_result() -> None:
     with pytest.raises(UserError, match=r"Every run of broken fails: ValueError: broken"):
         tw.compare(noisy(0), broken, name="x")
     assert tw.compare(noisy(0), lambda seed: noisy(1)(seed), name="y", seeds=6).answer == "better"
+
+
+def test_a_side_that_always_fails_can_be_mended_under_the_same_command() -> None:
+    def compared(metric: str) -> Compared:
+        commands = (printing_unchanged(0), printing_unchanged(1).replace("printing", "other"))
+        return tw.compare(*commands, metric=metric, seeds=6, name="x")
+
+    Path("printing.py").write_text(PRINTING)
+    Path("other.py").write_text("raise SystemExit('broken')")
+    with pytest.raises(UserError, match=r"Every run of old fails.*no match of los"):
+        compared("los: (.*)")
+    with pytest.raises(UserError, match=r"Every run of new fails.*broken"):
+        compared(METRIC)
+    Path("other.py").write_text(PRINTING)
+    assert compared(METRIC).answer == "better"
+    Path("other.py").write_text(PRINTING + "# edited")
+    with pytest.raises(UserError, match="other files of new; it is left as it is"):
+        compared(METRIC)
 
 
 def test_a_seed_that_changes_nothing_is_told_after_three_pairs() -> None:

@@ -131,7 +131,8 @@ def compare(
             Lanes(work_of(sides[0]), count, silence, aside, apart=True) as first,
             Lanes(work_of(sides[1]), count, silence, aside, apart=True) as second,
         ):
-            known = require_alike(sides, (about(sides[0], first), about(sides[1], second)))
+            both = about(sides[0], first), about(sides[1], second)
+            known = require_alike(sides, both)
             settings = {
                 "names": [side.name for side in sides],
                 "metric": known.metric,
@@ -139,7 +140,8 @@ def compare(
                 "alpha": alpha,
                 "seed": seed,
             }
-            with closing(Ledger.open(folder.absolute(), settings, known.traits, seeds)) as ledger:
+            traits = both[0].traits, both[1].traits
+            with closing(Ledger(folder.absolute(), settings, traits, seeds)) as ledger:
                 plan = Looks(alpha, ledger.totals)
                 pairs = Pairs(
                     sides, known, ledger, (first, second), plan, seed, margin, deadline, say
@@ -155,7 +157,7 @@ def compare(
 
 
 def aside(lane: int) -> None:
-    """What a lane begins with. What a run prints is shown aside, so that the answer stands alone."""
+    """What a lane begins with. What runs print goes to the error output, away from the answer."""
     with_one_thread(lane)
     os.dup2(2, 1)
 
@@ -206,7 +208,7 @@ def require_alike(sides: tuple[Side, Side], both: tuple[About, About]) -> About:
                 f"{sides[0].name} has {what} {getattr(old, what)} and {sides[1].name} has"
                 f" {getattr(new, what)}: two that are compared must have the same."
             )
-    return replace(old, width=min(old.width, new.width), traits={**old.traits, **new.traits})
+    return replace(old, width=min(old.width, new.width))
 
 
 def require_positive(**given: float | None) -> None:
