@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import mannwhitneyu
 
 import thalweg as tw
@@ -315,7 +317,7 @@ def test_it_goes_on_where_it_was_stopped_and_repeats_no_run() -> None:
     assert again == first
     more = tw.compare(counted, noisy(1e-3), seeds=12, name="x", lanes=1)
     assert more.scores.old[:6] == first.scores.old
-    assert sorted(map(int, calls.read_text().split())) == list(range(12))
+    assert sorted(map(int, calls.read_text().split())) == [0, *range(12)]  # one is tried twice
     with pytest.raises(UserError, match="give --seeds 12 or more"):
         tw.compare(counted, noisy(1e-3), seeds=6, name="x", lanes=1)
 
@@ -427,12 +429,32 @@ def test_a_seed_that_changes_nothing_is_told_after_three_pairs() -> None:
     assert "Every run of old has the same score, so its seed changes nothing" in found.advice[0]
 
 
-def test_a_command_without_a_seed_is_told() -> None:
-    command = printing(0).replace("{seed}", "$THALWEG_SEED")
-    found = tw.compare(command, printing(1), metric=METRIC, seeds=6)
-    assert found.answer == "better"
+def test_a_side_that_does_not_follow_its_seed_is_told() -> None:
+    by_the_clock = "import time; print('loss:', time.time_ns() % 1_000_003)"
+    command = f"{sys.executable} -SEc {shlex.quote(by_the_clock)}"
+    seeded = printing(0).replace("{seed}", "$THALWEG_SEED")
+    found = tw.compare(seeded, command, metric=METRIC, seeds=6, name="commands")
     (limit,) = found.limits
-    assert "The command of old" in limit and "has no {seed}" in limit
+    assert "Two runs of new with seed 0 do not come to the same, but to" in limit
+    assert "its pairs are not paired" in limit
+    assert tw.compare(seeded, command, metric=METRIC, seeds=6, name="commands") == found
+
+    held = torch.nn.Linear(1, 1)
+
+    @tw.loop(metric="loss", direction="min", steps=3)
+    def shared(run: tw.loops.run.Run) -> float:
+        optimizer = run.optimizer(held)
+        for _ in run.steps():
+            optimizer.zero_grad()
+            loss = (held(torch.ones(1)) - run.seed - 9).square().sum()
+            loss.backward()
+            optimizer.step()
+        return loss.item()
+
+    loops = tw.compare(shared, shared, seeds=6)
+    assert len(loops.limits) == 2
+    assert "a run begins with what the one before it left" in loops.limits[0]
+    assert tw.compare("adam", "sgd", task="rosenbrock", seeds=6, lanes=1).limits == ()
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,6 @@ from thalweg.comparing.given import (
     program_of,
     scores_of,
     sides_of,
-    without_seed,
 )
 from thalweg.comparing.ledger import Ledger
 from thalweg.comparing.looks import Looks, fewest
@@ -148,12 +147,7 @@ def compare(
                 )
                 pairs.run()
                 found = answered(pairs, folder)
-        limits = [
-            without_seed(side.name, program)
-            for side, program in zip(sides, programs, strict=True)
-            if program and "seed" not in program.command.names
-        ]
-    return replace(found, limits=(*found.limits, *limits))
+    return found
 
 
 def aside(lane: int) -> None:
@@ -168,7 +162,8 @@ def answered(pairs: Pairs, folder: Path) -> Compared:
     done = pairs.done()
     known = done[:looked] or done
     old, new = [one for one, _ in known], [one for _, one in known]
-    return of_pairs(pairs.scores(known), (old, new), level, pairs.plan, pairs.margin, folder)
+    found = of_pairs(pairs.scores(known), (old, new), level, pairs.plan, pairs.margin, folder)
+    return replace(found, limits=(*found.limits, *pairs.not_paired(0), *pairs.not_paired(1)))
 
 
 def of_numbers(

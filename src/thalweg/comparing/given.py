@@ -122,14 +122,6 @@ def long_name(side: Side) -> str:
     return f"{side.name} {program.command.template}" if program else side.name
 
 
-def without_seed(name: str, program: Program) -> str:
-    """A sentence about a program that does not get its seed."""
-    return (
-        f"The command of {name}, {program.command.template}, has no {{seed}}: unless it reads"
-        " THALWEG_SEED, its runs share no seeds with the other's."
-    )
-
-
 def scores_of(given: object) -> list[float]:
     """Scores that are given as numbers or as one number; None for anything else."""
     if isinstance(given, str):

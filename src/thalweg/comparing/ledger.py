@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,16 @@ class Ledger(CheckedFile):
                 score = one.score if math.isfinite(one.score) else None
                 self.insert("runs", [(side, seed, score, one.reason)])
                 self.insert("points", [(side, seed, *point) for point in one.curve])
+
+    def add_twice(self, side: int, scores: Sequence[float]) -> None:
+        """Adds the scores of two runs of a side with one seed, or one score if they are alike."""
+        with self.transaction():
+            self.insert("facts", [(f"twice {side}", json.dumps(scores))])
+
+    def twice(self, side: int) -> list[float]:
+        """What `add_twice` added; nothing before it."""
+        found: list[float] = json.loads(self.fact(f"twice {side}") or "[]")
+        return found
 
     def add_look(self, pairs: int, level: float) -> None:
         with self.transaction():

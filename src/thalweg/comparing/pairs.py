@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, takewhile
 
+from thalweg.comparing import words
 from thalweg.comparing.ledger import Ledger
 from thalweg.comparing.looks import Looks
 from thalweg.comparing.scores import Scores
@@ -43,6 +44,8 @@ class Pairs:
 
     def run(self) -> None:
         """Makes all runs that are not in the ledger, and looks at the planned times."""
+        for side in (0, 1):
+            self.run_twice(side)
         while not self.is_decided() and (due := self.plan.after(self.ledger.last_look[0])):
             self.run_to(due)
             done = len(self.done())
@@ -52,6 +55,32 @@ class Pairs:
                 self.say(f"look at {done} pairs")
             if done < due:
                 return
+
+    def run_twice(self, side: int) -> None:
+        """Runs a side with the first seed, and again in the same process.
+
+        What fails or takes too long is found where pairs are made.
+        """
+        if self.ledger.twice(side) or time.monotonic() > self.deadline:
+            return
+        if (one := self.once(side)) is None or (again := self.once(side)) is None:
+            return
+        if self.first not in self.ledger.outcomes(side):
+            self.add(side, [(self.first, one)])
+        # Outcomes are compared as text, because nan is not equal to nan.
+        alike = repr(one) == repr(again)
+        self.ledger.add_twice(side, [one.score] if alike else [one.score, again.score])
+        for told in self.not_paired(side):
+            self.say(told)
+
+    def once(self, side: int) -> Outcome | None:
+        ((_, made),) = self.lanes[side].run([(self.first,)])
+        return None if made.failure else made.value[0]
+
+    def not_paired(self, side: int) -> Iterator[str]:
+        """A sentence for a side of which two runs with one seed differ."""
+        if len(scores := self.ledger.twice(side)) == 2:
+            yield words.not_paired(self.sides[side].name, self.first, *scores)
 
     def is_decided(self) -> bool:
         pairs, level = self.ledger.last_look

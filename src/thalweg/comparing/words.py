@@ -130,3 +130,12 @@ def failed(outcomes: Mapping[str, Sequence[Outcome]]) -> Iterator[str]:
             why = f"; one failed: {reasons[0].rstrip('.')}" if reasons else ""
             share = f"{len(lost)} of {counted(len(runs), 'run')}"
             yield f"{share} of {name} diverged or failed, and count as worse than all others{why}."
+
+
+def not_paired(name: str, seed: int, first: float, again: float) -> str:
+    """A sentence about a side of which two runs with one seed differ."""
+    return (
+        f"Two runs of {name} with seed {seed} do not come to the same, but to {first!r} and"
+        f" {again!r}: something random does not follow the seed, or a run begins with what the one"
+        " before it left. So its pairs are not paired, and it takes more of them."
+    )
