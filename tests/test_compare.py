@@ -224,7 +224,9 @@ def test_the_readme_compares_as_it_says(thalweg: Callable[..., Outcome]) -> None
         ("a,b\n" + "1,2\n1,3\n1,2.5\n" * 3, [], 4, "Every run of a has the same score"),
         ("a,b,c\n" + "1,0,2\n2,0,3.5\n3,0,4\n" * 3, ["--columns", "a, c"], 1, "c is worse than a"),
         ("a,b\n" + "1,1.5\n2,2\n3,2.9\n" * 4, [], 4, "The sign of the difference is open"),
-        ("a,b\n" + "1,nan\n2,2.1\n3,nan\n4,4.1\n" * 4, [], 1, "runs of b diverge more"),
+        ("a,b\n" + "1,nan\n2,2.1\n3,nan\n4,4.1\n" * 4, [], 1, "runs of b diverge more (95"),
+        ("a,b\n" + "1,1\n2,2\n" * 5, [], 4, "Both have the same score in every pair"),
+        ("a,b\n" + "nan,inf\n" * 6, ["--margin", "1"], 4, "Every run of a and of b diverged"),
     ],
 )
 def test_a_file_of_results_says_what_it_can(
@@ -429,6 +431,13 @@ def test_a_seed_that_changes_nothing_is_told_after_three_pairs() -> None:
     assert "Every run of old has the same score, so its seed changes nothing" in found.advice[0]
 
 
+def test_two_sides_that_always_diverge_are_told_after_three_pairs() -> None:
+    found = tw.compare(lambda _: math.nan, lambda _: math.inf, lanes=1)
+    assert found.answer == "cannot tell"
+    assert len(found.scores.old) == 3
+    assert "diverged: there is nothing to compare" in found.advice[0]
+
+
 def test_a_side_that_does_not_follow_its_seed_is_told() -> None:
     by_the_clock = "import time; print('loss:', time.time_ns() % 1_000_003)"
     command = f"{sys.executable} -SEc {shlex.quote(by_the_clock)}"
@@ -436,7 +445,7 @@ def test_a_side_that_does_not_follow_its_seed_is_told() -> None:
     found = tw.compare(seeded, command, metric=METRIC, seeds=6, name="commands")
     (limit,) = found.limits
     assert "Two runs of new with seed 0 do not come to the same, but to" in limit
-    assert "its pairs are not paired" in limit
+    assert "pairs are not paired" in limit
     assert tw.compare(seeded, command, metric=METRIC, seeds=6, name="commands") == found
 
     held = torch.nn.Linear(1, 1)

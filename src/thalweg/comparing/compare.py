@@ -146,8 +146,7 @@ def compare(
                     sides, known, ledger, (first, second), plan, seed, margin, deadline, say
                 )
                 pairs.run()
-                found = answered(pairs, folder)
-    return found
+                return answered(pairs, folder)
 
 
 def aside(lane: int) -> None:

@@ -86,16 +86,16 @@ class Pairs:
         pairs, level = self.ledger.last_look
         scores = self.scores(self.done()[:pairs])
         decided = pairs > 0 and scores.answer(level, self.margin) != "cannot tell"
-        return decided or bool(self.scores(self.done()).alike)
+        return decided or self.scores(self.done()).futile
 
     def run_to(self, due: int) -> None:
         """Makes the runs of both sides up to a number of pairs.
 
-        It makes fewer if the time is up, or if all scores of a side are equal.
+        It makes fewer if the time is up, or if more would show nothing.
         """
         seeds = range(self.first + len(self.done()), self.first + due)
         for some in in_blocks(seeds, self.lanes[0].count * self.about.width):
-            if time.monotonic() > self.deadline or self.scores(self.done()).alike:
+            if time.monotonic() > self.deadline or self.scores(self.done()).futile:
                 return
             for side in (0, 1):
                 self.make(side, some)

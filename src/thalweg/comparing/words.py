@@ -23,7 +23,8 @@ def said(scores: Scores, answer: Answer, found: Comparison, margin: float | None
     if answer in ("better", "worse"):
         if math.isinf(found.estimate):
             diverges = old if answer == "better" else new
-            return f"{new} is {answer} than {old}: runs of {diverges} diverge more ({size})."
+            seen = f"{percent(found.confidence)}, {number_of_runs(scores, found)}"
+            return f"{new} is {answer} than {old}: runs of {diverges} diverge more ({seen})."
         return (
             f"{new} is {answer} than {old}: {metric} differs by {size}; {better(scores.direction)}."
         )
@@ -41,8 +42,12 @@ def in_words(scores: Scores, found: Comparison) -> str:
     low, high = sorted((sign * found.low + 0.0, sign * found.high + 0.0))
     open_ended = math.isinf(low) and math.isinf(high)
     ends = "no bound yet" if open_ended else f"{signed(low)} to {signed(high)}"
-    runs = counted(found.n, "pair" if scores.paired else "run")
-    return f"{signed(sign * found.estimate + 0.0)} ({ends}; {percent(found.confidence)}, {runs})"
+    seen = f"{percent(found.confidence)}, {number_of_runs(scores, found)}"
+    return f"{signed(sign * found.estimate + 0.0)} ({ends}; {seen})"
+
+
+def number_of_runs(scores: Scores, found: Comparison) -> str:
+    return counted(found.n, "pair" if scores.paired else "run")
 
 
 def steps_in_words(scores: Scores, saved: Comparison) -> str:
@@ -69,6 +74,15 @@ def advice(
         yield (
             f"Every run of {scores.alike} has the same {scores.metric}, so its seed changes nothing"
             " and all its runs are one: let it use the seed, or compare a finer metric."
+        )
+        return
+    if scores.all_diverged:
+        yield f"Every run of {' and of '.join(scores.names)} diverged: there is nothing to compare."
+        return
+    if found.ties == 1:
+        yield (
+            f"Both have the same {scores.metric} in every pair: what differs between them has no"
+            " effect on it, or is not in use."
         )
         return
     needed = scores.more_needed(margin, plan.last_level) if scores.paired else None
@@ -137,5 +151,5 @@ def not_paired(name: str, seed: int, first: float, again: float) -> str:
     return (
         f"Two runs of {name} with seed {seed} do not come to the same, but to {first!r} and"
         f" {again!r}: something random does not follow the seed, or a run begins with what the one"
-        " before it left. So its pairs are not paired, and it takes more of them."
+        " before it left. So pairs are not paired, and it takes more of them to see a difference."
     )
