@@ -242,6 +242,27 @@ def test_a_file_of_results_says_what_it_can(
     assert told in outcome.out
 
 
+@pytest.mark.parametrize(
+    ("text", "options", "told"),
+    [
+        ("loss,loss\n1,2\n2,3\n", [], "must have two names, not 'loss'"),
+        ("a,b\n1,2\n2,3\n", ["--columns", "a,a"], "must have two names, not 'a'"),
+        ("0.5,-\n1,2\n2,3\n", [], "The first row of results.csv has a name and a number"),
+        ("1,2\n" * 1001, [], "There can be 1,000 scores of each at most, not 1,001"),
+    ],
+)
+def test_a_file_that_can_be_read_wrongly_is_not_read(
+    thalweg: Callable[..., Outcome],  # noqa: F811
+    text: str,
+    options: list[str],
+    told: str,
+) -> None:
+    Path("results.csv").write_text(text)
+    outcome = thalweg("compare", "results.csv", *options)
+    assert (outcome.status, outcome.out) == (2, "")
+    assert told in outcome.err
+
+
 def test_the_advice_is_about_the_pairs_that_it_takes() -> None:
     drawn = np.random.default_rng(3)
     found = tw.compare(list(drawn.normal(size=30)), list(drawn.normal(-0.4, size=30)))

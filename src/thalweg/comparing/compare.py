@@ -171,7 +171,8 @@ def of_numbers(
     """Scores that are there already; none where something is to be run."""
     if isinstance(old, str | Path) and str(old).endswith(".csv") and new is None:
         table = read_columns(Path(old), columns)
-        return Scores(table.names, "score", direction, *table.scores, paired and table.paired)
+        paired = paired and table.paired
+        return Scores(table.names, "score", direction, *few(*table.scores), paired)
     first, second = scores_of(old), scores_of(new)
     if not first or not second:
         return None
@@ -180,7 +181,14 @@ def of_numbers(
             f"Pairs need as many scores of both, and here are {len(first)} and {len(second)}: give"
             " paired=False if their runs share no seeds."
         )
-    return Scores(NAMES, "score", direction, first, second, paired)
+    return Scores(NAMES, "score", direction, *few(first, second), paired)
+
+
+def few(old: list[float], new: list[float]) -> tuple[list[float], list[float]]:
+    """The scores; UserError for more than can be tested."""
+    if (most := max(len(old), len(new))) > MOST_SEEDS:
+        raise UserError(f"There can be {MOST_SEEDS:,} scores of each at most, not {most:,}.")
+    return old, new
 
 
 def require_pairs(seeds: int, alpha: float) -> int:
