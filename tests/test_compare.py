@@ -364,6 +364,24 @@ def test_other_settings_and_another_program_are_told() -> None:
         tw.compare(printing_unchanged(0), printing_unchanged(1), metric=METRIC, seeds=6, name="x")
 
 
+def test_a_file_that_is_an_option_is_told_when_it_changes() -> None:
+    Path("printing.py").write_text(PRINTING)
+    Path("new.toml").write_text("lr = 1")
+    commands = (printing_unchanged(0), f"{printing_unchanged(1)} --config=new.toml")
+    tw.compare(*commands, metric=METRIC, seeds=6, name="x")
+    Path("new.toml").write_text("lr = 2")
+    with pytest.raises(UserError, match="other files of new; it is left as it is"):
+        tw.compare(*commands, metric=METRIC, seeds=6, name="x")
+
+
+def test_long_commands_that_end_otherwise_have_folders_of_their_own() -> None:
+    Path("printing.py").write_text(PRINTING)
+    for gain in (1, 2):
+        commands = (printing_unchanged(0), f"{printing_unchanged(gain)} --long {'x' * 90} {gain}")
+        assert tw.compare(*commands, metric=METRIC, seeds=6).answer == "better"
+    assert len(list(Path("runs").iterdir())) == 2
+
+
 def printing_unchanged(gain: float) -> str:
     return f"{sys.executable} -SE printing.py {{seed}} {gain}"
 
@@ -500,6 +518,7 @@ def test_a_side_that_does_not_follow_its_seed_is_told() -> None:
         (["--task", "digits", "adam", "adm"], "no optimizer is called adm"),
         (["--at", "HEAD", "--metric", "x", "--", "a"], "--at is given twice"),
         (["--task", "function.py:score", "adam", "sgd"], "must be a task or a loop"),
+        (["--direction", "max", "--task", "diabetes", "adam", "sgd"], "adam has direction min for"),
         (["missing.csv"], "the file missing.csv cannot be read: No such file or directory."),
     ],
 )

@@ -56,7 +56,7 @@ def compare(
     task: Task | str | None = None,
     recipe: AnyRecipe = "adam",
     metric: str | None = None,
-    direction: Direction = "min",
+    direction: Direction | None = None,
     at: Sequence[str] = (),
     columns: str | None = None,
     paired: bool = True,
@@ -83,8 +83,8 @@ def compare(
         or the path of a CSV file as `old` alone.
     task: the task that both recipes train. recipe: the recipe for tasks and loops as old and new.
     metric: for commands, a regular expression with one group, or a key in a line of JSON.
-        direction: whether "min" or "max" is better, for commands, functions and lists; loops and
-        tasks have their own direction.
+        direction: whether "min" or "max" is better, for commands, functions and lists, "min" if
+        not given; loops and tasks have their own direction.
     at: two commits. Then only `old` is given, and it runs as it is in each commit, in a clean
         folder.
     columns: two names of a CSV file's first row, with a comma. paired: whether scores in the same
@@ -106,6 +106,7 @@ def compare(
     Raises `UserError`, one sentence, for an argument out of range, a side that cannot be run or
     always fails, two sides that are not of one metric, and a folder with another comparison.
     """
+    asked, direction = direction, direction or "min"
     require_known("direction", direction, ("min", "max"))
     require_function("say", say, "a function of a line")
     alpha, seed = require_risk(alpha), require_whole("seed", seed, 0)
@@ -132,6 +133,11 @@ def compare(
         ):
             both = about(sides[0], first), about(sides[1], second)
             known = require_alike(sides, both)
+            if asked not in (None, known.direction):
+                raise UserError(
+                    f"direction {asked} cannot be had: {sides[0].name} has direction"
+                    f" {known.direction} for its {known.metric}."
+                )
             settings = {
                 "names": [side.name for side in sides],
                 "metric": known.metric,

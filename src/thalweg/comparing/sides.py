@@ -123,8 +123,9 @@ class Program:
 
     def about(self) -> About:
         words = shlex.split(self.command.template)
+        names = [*words, *(option.partition("=")[2] for option in words)]
         folder = self.command.folder or Path.cwd()
-        files = {one: content(folder / one) for one in words if (folder / one).is_file()}
+        files = {one: content(folder / one) for one in names if (folder / one).is_file()}
         changed = f"another command or other files of {self.name}"
         traits = {changed: [self.command.template, self.command.metric, files]}
         return About(self.command.metric_name, self.command.direction, traits=traits)
