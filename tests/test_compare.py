@@ -192,6 +192,11 @@ def test_two_commits_are_run_each_in_a_clean_folder(thalweg: Callable[..., Outco
     assert told.status == 0, told.err
     assert "HEAD is better than HEAD~1" in told.out
     assert Path("train.py").read_text() == "not Python"
+    full = command.replace("train.py", str(Path("train.py").resolve()))
+    ats = ("compare", "--at", "HEAD~1", "--at", "HEAD", "--metric", "x")
+    told = thalweg(*ats, "--", full)
+    assert (told.status, told.out) == (2, "")
+    assert "is in the working copy and not in the commits of --at" in told.err
     told = thalweg("compare", "--at", "nowhere", "--at", "HEAD", "--metric", "x", "--", command)
     assert (told.status, told.out) == (2, "")
     assert "The commit 'nowhere' cannot be checked out: there is no such commit." in told.err
@@ -513,6 +518,7 @@ def test_a_side_that_does_not_follow_its_seed_is_told() -> None:
         (["nowhere.py:train", "nowhere.py:other"], "There is no file nowhere.py"),
         (["a", "b", "c"], "compare takes two, old and new, and here are 3"),
         (["--seeds", "5", "a.py:x", "b.py:x"], "seeds must be 6 or more: with alpha 0.05"),
+        (["--seed", str(2**32 - 9), "a.py:x", "b.py:x"], "seed must be a whole number from 0 to 4"),
         (["--margin", "-1", "a.py:x", "b.py:x"], "margin must be a number above 0, not -1.0"),
         (["--metric", "loss: (.", "--", "a", "b"], "is no regular expression"),
         (["--task", "digits", "adam", "adm"], "no optimizer is called adm"),

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from thalweg.arguments import (
+    MOST,
     number,
     require_function,
     require_known,
@@ -109,7 +110,7 @@ def compare(
     asked, direction = direction, direction or "min"
     require_known("direction", direction, ("min", "max"))
     require_function("say", say, "a function of a line")
-    alpha, seed = require_risk(alpha), require_whole("seed", seed, 0)
+    alpha, seed = require_risk(alpha), require_whole("seed", seed, 0, MOST - MOST_SEEDS)
     require_positive(minutes=minutes, margin=margin, timeout=timeout)
     given = of_numbers(old, new, columns, paired, direction)
     if given is not None:
@@ -118,7 +119,8 @@ def compare(
     runs = require_path("runs", runs)
     reading = Reading(task, recipe, metric, direction, timeout)
     with sides_of(reading, old, new, at) as sides:
-        usual = usual_folder(" ".join(dict.fromkeys(map(long_name, sides))))
+        named = [task if isinstance(task, str) else "", *map(long_name, sides)]
+        usual = usual_folder(" ".join(dict.fromkeys(named)))
         folder = runs / (usual if name is None else require_folder_name(name))
         programs = [program_of(side) for side in sides]
         if lanes is None:

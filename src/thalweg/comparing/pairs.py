@@ -157,6 +157,6 @@ def about(side: Side, lanes: Lanes) -> About:
     """What is known about a side. Raises UserError if it cannot run."""
     ((_, made),) = lanes.run([None])
     if made.failure:
-        raise UserError(f"{side.name}: {made.failure}")
+        raise UserError(f"{side.name}: {made.failure}.")
     found: About = made.value
     return found
