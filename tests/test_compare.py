@@ -445,8 +445,10 @@ def test_a_side_that_always_fails_is_no_result() -> None:
     def broken(_: int) -> float:
         raise ValueError("broken")
 
+    told: list[str] = []
     with pytest.raises(UserError, match=r"Every run of broken fails: ValueError: broken"):
-        tw.compare(noisy(0), broken, name="x")
+        tw.compare(noisy(0), broken, name="x", lanes=1, say=told.append)
+    assert told[0].startswith("broken failed on seed 0: ValueError: broken")
     assert tw.compare(noisy(0), lambda seed: noisy(1)(seed), name="y", seeds=6).answer == "better"
 
 

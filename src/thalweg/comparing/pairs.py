@@ -128,11 +128,12 @@ class Pairs:
     def add(self, side: int, outcomes: list[tuple[int, Outcome]]) -> None:
         """Records runs. Failures are recorded only after one run of the side has ended well."""
         waiting = self.failed[side]
-        waiting += [(seed, one) for seed, one in outcomes if one.reason]
+        failed = [(seed, one) for seed, one in outcomes if one.reason]
+        for seed, one in failed:
+            self.say(f"{self.sides[side].name} failed on seed {seed}: {one.reason}")
+        waiting += failed
         ended = [(seed, one) for seed, one in outcomes if not one.reason]
         if ended or any(not one.reason for one in self.ledger.outcomes(side).values()):
-            for seed, one in waiting:
-                self.say(f"{self.sides[side].name} failed on seed {seed}: {one.reason}")
             self.ledger.add_runs(side, [*ended, *waiting])
             waiting.clear()
         elif len(waiting) >= HOPELESS:
