@@ -102,7 +102,8 @@ def compare(
         that is shown.
 
     A run that fails is tried once more. If it fails again it counts as diverged, which is worse
-    than every run that did not. The same call goes on where it was stopped.
+    than every run that did not. Each side runs its first seed twice, and the answer says where the
+    two differ. The same call goes on where it was stopped.
 
     Raises `UserError`, one sentence, for an argument out of range, a side that cannot be run or
     always fails, two sides that are not of one metric, and a folder with another comparison.
