@@ -247,6 +247,13 @@ def test_a_file_of_results_says_what_it_can(
     assert told in outcome.out
 
 
+def test_more_pairs_than_can_be_compared_are_not_advised() -> None:
+    drawn = np.random.default_rng(6)
+    found = tw.compare(list(drawn.normal(size=300)), list(drawn.normal(-0.06, size=300)))
+    (advice,) = found.advice
+    assert advice.startswith("About 1,541 more pairs") and "1,000 is the most" in advice
+
+
 @pytest.mark.parametrize(
     ("text", "options", "told"),
     [

@@ -32,7 +32,7 @@ from thalweg.comparing.given import (
     sides_of,
 )
 from thalweg.comparing.ledger import Ledger
-from thalweg.comparing.looks import Looks, fewest
+from thalweg.comparing.looks import MOST_SEEDS, Looks, fewest
 from thalweg.comparing.pairs import Pairs, about
 from thalweg.comparing.scores import Scores
 from thalweg.comparing.sides import About, Side, work_of
@@ -43,9 +43,6 @@ from thalweg.recipes import AnyRecipe
 from thalweg.run_folder import require_folder_name, usual_folder
 from thalweg.statistics import Direction
 from thalweg.tasks.task import Task
-
-MOST_SEEDS = 1_000
-"""With more pairs the exact test takes seconds."""
 
 MOST_LANES = 1_000
 

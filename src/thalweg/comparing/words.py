@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from thalweg.comparing.looks import Looks, fewest
+from thalweg.comparing.looks import MOST_SEEDS, Looks, fewest
 from thalweg.comparing.scores import Answer, Scores
 from thalweg.comparing.sides import Outcome
 from thalweg.statistics import Comparison
@@ -91,12 +91,16 @@ def advice(
         return
     yield (
         f"About {counted(needed, 'more pair')} would decide it, if what was seen so far is the"
-        f" truth{how(found.n + needed, plan) if goes_on else ''}."
+        f" truth{how(found.n + needed, plan, goes_on)}."
     )
 
 
-def how(pairs: int, plan: Looks) -> str:
+def how(pairs: int, plan: Looks, goes_on: bool) -> str:
     """How a user gets so many pairs."""
+    if pairs > MOST_SEEDS:
+        return f", and here {MOST_SEEDS:,} is the most: a --margin may settle it with fewer"
+    if not goes_on:
+        return ""
     added = f" with --seeds {pairs} adds them" if pairs > plan.totals[-1] else " goes on"
     return f": the same command{added}"
 
