@@ -60,6 +60,11 @@ def test_a_shell_is_there_where_one_is_needed_and_only_there(tmp_path: Path) -> 
         ("loss: 1.2e-05\\n", 1.2e-5),
         ("loss: 2\\nloss: nan\\n", math.nan),
         ("loss: 2\\nloss: -inf\\n", -math.inf),
+        ("loss: 2\\nloss: -0.5\\n", -0.5),
+        ("loss: 2\\nloss: -.5\\n", -0.5),
+        ("loss: 1,628.5, accuracy: 0.9\\n", 1628.5),
+        ("loss: 0,628\\n", 0),
+        ("loss: 3.25,4\\n", 3.25),
         ("\\033[1mloss: \\033[32m7\\033[0m\\n", 7),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -14,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import mannwhitneyu
 
 import thalweg as tw
 from test_cli import Outcome, thalweg  # noqa: F401  (a fixture)
 from thalweg import statistics
+from thalweg.comparing.answer import Compared
 from thalweg.comparing.looks import Looks, fewest
 from thalweg.errors import UserError
 from thalweg.recipe import Recipe
@@ -189,6 +192,11 @@ def test_two_commits_are_run_each_in_a_clean_folder(thalweg: Callable[..., Outco
     assert told.status == 0, told.err
     assert "HEAD is better than HEAD~1" in told.out
     assert Path("train.py").read_text() == "not Python"
+    full = command.replace("train.py", str(Path("train.py").resolve()))
+    ats = ("compare", "--at", "HEAD~1", "--at", "HEAD", "--metric", "x")
+    told = thalweg(*ats, "--", full)
+    assert (told.status, told.out) == (2, "")
+    assert "is in the working copy and not in the commits of --at" in told.err
     told = thalweg("compare", "--at", "nowhere", "--at", "HEAD", "--metric", "x", "--", command)
     assert (told.status, told.out) == (2, "")
     assert "The commit 'nowhere' cannot be checked out: there is no such commit." in told.err
@@ -221,7 +229,9 @@ def test_the_readme_compares_as_it_says(thalweg: Callable[..., Outcome]) -> None
         ("a,b\n" + "1,2\n1,3\n1,2.5\n" * 3, [], 4, "Every run of a has the same score"),
         ("a,b,c\n" + "1,0,2\n2,0,3.5\n3,0,4\n" * 3, ["--columns", "a, c"], 1, "c is worse than a"),
         ("a,b\n" + "1,1.5\n2,2\n3,2.9\n" * 4, [], 4, "The sign of the difference is open"),
-        ("a,b\n" + "1,nan\n2,2.1\n3,nan\n4,4.1\n" * 4, [], 1, "runs of b diverge more"),
+        ("a,b\n" + "1,nan\n2,2.1\n3,nan\n4,4.1\n" * 4, [], 1, "runs of b diverge more (95"),
+        ("a,b\n" + "1,1\n2,2\n" * 5, [], 4, "Both have the same score in every pair"),
+        ("a,b\n" + "nan,inf\n" * 6, ["--margin", "1"], 4, "Every run of a and of b diverged"),
     ],
 )
 def test_a_file_of_results_says_what_it_can(
@@ -235,6 +245,34 @@ def test_a_file_of_results_says_what_it_can(
     outcome = thalweg("compare", "results.csv", *options)
     assert outcome.status == status
     assert told in outcome.out
+
+
+def test_more_pairs_than_can_be_compared_are_not_advised() -> None:
+    drawn = np.random.default_rng(6)
+    found = tw.compare(list(drawn.normal(size=300)), list(drawn.normal(-0.06, size=300)))
+    (advice,) = found.advice
+    assert advice.startswith("About 1,541 more pairs") and "1,000 is the most" in advice
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "told"),
+    [
+        ("loss,loss\n1,2\n2,3\n", [], "must have two names, not 'loss'"),
+        ("a,b\n1,2\n2,3\n", ["--columns", "a,a"], "must have two names, not 'a'"),
+        ("0.5,-\n1,2\n2,3\n", [], "The first row of results.csv has a name and a number"),
+        ("1,2\n" * 1001, [], "There can be 1,000 scores of each at most, not 1,001"),
+    ],
+)
+def test_a_file_that_can_be_read_wrongly_is_not_read(
+    thalweg: Callable[..., Outcome],  # noqa: F811
+    text: str,
+    options: list[str],
+    told: str,
+) -> None:
+    Path("results.csv").write_text(text)
+    outcome = thalweg("compare", "results.csv", *options)
+    assert (outcome.status, outcome.out) == (2, "")
+    assert told in outcome.err
 
 
 def test_the_advice_is_about_the_pairs_that_it_takes() -> None:
@@ -314,7 +352,7 @@ def test_it_goes_on_where_it_was_stopped_and_repeats_no_run() -> None:
     assert again == first
     more = tw.compare(counted, noisy(1e-3), seeds=12, name="x", lanes=1)
     assert more.scores.old[:6] == first.scores.old
-    assert sorted(map(int, calls.read_text().split())) == list(range(12))
+    assert sorted(map(int, calls.read_text().split())) == [0, *range(12)]  # one is tried twice
     with pytest.raises(UserError, match="give --seeds 12 or more"):
         tw.compare(counted, noisy(1e-3), seeds=6, name="x", lanes=1)
 
@@ -336,6 +374,24 @@ def test_other_settings_and_another_program_are_told() -> None:
     Path("printing.py").write_text(PRINTING + "# edited")
     with pytest.raises(UserError, match="other files of old; it is left as it is"):
         tw.compare(printing_unchanged(0), printing_unchanged(1), metric=METRIC, seeds=6, name="x")
+
+
+def test_a_file_that_is_an_option_is_told_when_it_changes() -> None:
+    Path("printing.py").write_text(PRINTING)
+    Path("new.toml").write_text("lr = 1")
+    commands = (printing_unchanged(0), f"{printing_unchanged(1)} --config=new.toml")
+    tw.compare(*commands, metric=METRIC, seeds=6, name="x")
+    Path("new.toml").write_text("lr = 2")
+    with pytest.raises(UserError, match="other files of new; it is left as it is"):
+        tw.compare(*commands, metric=METRIC, seeds=6, name="x")
+
+
+def test_long_commands_that_end_otherwise_have_folders_of_their_own() -> None:
+    Path("printing.py").write_text(PRINTING)
+    for gain in (1, 2):
+        commands = (printing_unchanged(0), f"{printing_unchanged(gain)} --long {'x' * 90} {gain}")
+        assert tw.compare(*commands, metric=METRIC, seeds=6).answer == "better"
+    assert len(list(Path("runs").iterdir())) == 2
 
 
 def printing_unchanged(gain: float) -> str:
@@ -396,9 +452,29 @@ def test_a_side_that_always_fails_is_no_result() -> None:
     def broken(_: int) -> float:
         raise ValueError("broken")
 
+    told: list[str] = []
     with pytest.raises(UserError, match=r"Every run of broken fails: ValueError: broken"):
-        tw.compare(noisy(0), broken, name="x")
+        tw.compare(noisy(0), broken, name="x", lanes=1, say=told.append)
+    assert told[0].startswith("broken failed on seed 0: ValueError: broken")
     assert tw.compare(noisy(0), lambda seed: noisy(1)(seed), name="y", seeds=6).answer == "better"
+
+
+def test_a_side_that_always_fails_can_be_mended_under_the_same_command() -> None:
+    def compared(metric: str) -> Compared:
+        commands = (printing_unchanged(0), printing_unchanged(1).replace("printing", "other"))
+        return tw.compare(*commands, metric=metric, seeds=6, name="x")
+
+    Path("printing.py").write_text(PRINTING)
+    Path("other.py").write_text("raise SystemExit('broken')")
+    with pytest.raises(UserError, match=r"Every run of old fails.*no match of los"):
+        compared("los: (.*)")
+    with pytest.raises(UserError, match=r"Every run of new fails.*broken"):
+        compared(METRIC)
+    Path("other.py").write_text(PRINTING)
+    assert compared(METRIC).answer == "better"
+    Path("other.py").write_text(PRINTING + "# edited")
+    with pytest.raises(UserError, match="other files of new; it is left as it is"):
+        compared(METRIC)
 
 
 def test_a_seed_that_changes_nothing_is_told_after_three_pairs() -> None:
@@ -408,12 +484,39 @@ def test_a_seed_that_changes_nothing_is_told_after_three_pairs() -> None:
     assert "Every run of old has the same score, so its seed changes nothing" in found.advice[0]
 
 
-def test_a_command_without_a_seed_is_told() -> None:
-    command = printing(0).replace("{seed}", "$THALWEG_SEED")
-    found = tw.compare(command, printing(1), metric=METRIC, seeds=6)
-    assert found.answer == "better"
+def test_two_sides_that_always_diverge_are_told_after_three_pairs() -> None:
+    found = tw.compare(lambda _: math.nan, lambda _: math.inf, lanes=1)
+    assert found.answer == "cannot tell"
+    assert len(found.scores.old) == 3
+    assert "diverged: there is nothing to compare" in found.advice[0]
+
+
+def test_a_side_that_does_not_follow_its_seed_is_told() -> None:
+    by_the_clock = "import time; print('loss:', time.time_ns() % 1_000_003)"
+    command = f"{sys.executable} -SEc {shlex.quote(by_the_clock)}"
+    seeded = printing(0).replace("{seed}", "$THALWEG_SEED")
+    found = tw.compare(seeded, command, metric=METRIC, seeds=6, name="commands")
     (limit,) = found.limits
-    assert "The command of old" in limit and "has no {seed}" in limit
+    assert "Two runs of new with seed 0 do not come to the same, but to" in limit
+    assert "pairs are not paired" in limit
+    assert tw.compare(seeded, command, metric=METRIC, seeds=6, name="commands") == found
+
+    held = torch.nn.Linear(1, 1)
+
+    @tw.loop(metric="loss", direction="min", steps=3)
+    def shared(run: tw.loops.run.Run) -> float:
+        optimizer = run.optimizer(held)
+        for _ in run.steps():
+            optimizer.zero_grad()
+            loss = (held(torch.ones(1)) - run.seed - 9).square().sum()
+            loss.backward()
+            optimizer.step()
+        return loss.item()
+
+    loops = tw.compare(shared, shared, seeds=6)
+    assert len(loops.limits) == 2
+    assert "a run begins with what the one before it left" in loops.limits[0]
+    assert tw.compare("adam", "sgd", task="rosenbrock", seeds=6, lanes=1).limits == ()
 
 
 @pytest.mark.parametrize(
@@ -424,11 +527,13 @@ def test_a_command_without_a_seed_is_told() -> None:
         (["nowhere.py:train", "nowhere.py:other"], "There is no file nowhere.py"),
         (["a", "b", "c"], "compare takes two, old and new, and here are 3"),
         (["--seeds", "5", "a.py:x", "b.py:x"], "seeds must be 6 or more: with alpha 0.05"),
+        (["--seed", str(2**32 - 9), "a.py:x", "b.py:x"], "seed must be a whole number from 0 to 4"),
         (["--margin", "-1", "a.py:x", "b.py:x"], "margin must be a number above 0, not -1.0"),
         (["--metric", "loss: (.", "--", "a", "b"], "is no regular expression"),
         (["--task", "digits", "adam", "adm"], "no optimizer is called adm"),
         (["--at", "HEAD", "--metric", "x", "--", "a"], "--at is given twice"),
         (["--task", "function.py:score", "adam", "sgd"], "must be a task or a loop"),
+        (["--direction", "max", "--task", "diabetes", "adam", "sgd"], "adam has direction min for"),
         (["missing.csv"], "the file missing.csv cannot be read: No such file or directory."),
     ],
 )
@@ -442,6 +547,20 @@ def test_bad_input_is_one_sentence_and_nothing_is_left_behind(
     assert (outcome.status, outcome.out) == (2, "")
     assert told in outcome.err
     assert not Path("runs").exists()
+
+
+def test_what_runs_print_does_not_stand_in_the_answer(thalweg: Callable[..., Outcome]) -> None:  # noqa: F811
+    Path("talking.py").write_text(
+        "import os, random\n"
+        "def train(seed):\n"
+        "    print('epoch 1', flush=True)\n"
+        "    os.system('echo epoch 2')\n"
+        "    return random.random()\n"
+    )
+    words = ("talking.py:train", "talking.py:train")
+    told = thalweg("compare", *words, "--seeds", "6", "--json")
+    assert json.loads(told.out)["answer"] == "cannot tell"
+    assert "epoch 1" in told.err and "epoch 2" in told.err
 
 
 def test_two_metrics_are_not_compared() -> None:

@@ -245,8 +245,11 @@ def compare(
         ),
     ] = None,
     direction: Annotated[
-        str, typer.Option(help="Whether min or max is better, for commands, functions and files.")
-    ] = "min",
+        str | None,
+        typer.Option(
+            help="Whether min or max is better, for commands, functions and files; default: min."
+        ),
+    ] = None,
     at: Annotated[
         list[str] | None,
         typer.Option(help="A commit. Give it twice: OLD is run as it is in each commit."),

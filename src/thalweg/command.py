@@ -42,9 +42,14 @@ QUOTED = re.compile(r"\\.|'[^']*'")
 FOR_A_SHELL = re.compile(r"[|&;<>()$`*?~]|^\s*\w+=")
 """Pipes, lists, redirections, variables, globs, and variables that are set before the program."""
 
-NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?|nan|inf)", re.IGNORECASE)
+THOUSANDS = r"[1-9]\d{0,2}(?:,\d{3})+(?!,?\d)(?:\.\d+)?"
 
-NOT_FINITE = re.compile(r"(?<![\w.])[+-]?(?:nan|inf(?:inity)?)(?!\w)", re.IGNORECASE)
+NUMBER = re.compile(
+    rf"[+-]?(?:{THOUSANDS}|\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?|nan|inf)", re.IGNORECASE
+)
+
+NO_DIGITS = re.compile(r"(?<![\w.])(?:[+-]?(?:nan|inf(?:inity)?)(?!\w)|-(?=\.?\d))", re.IGNORECASE)
+"""What a number may be or begin with, and a pattern of digits would pass over."""
 
 BEHIND = " \t.,;:"
 """What may stand around a number in a group."""
@@ -169,17 +174,17 @@ class Command:
 def matches(pattern: re.Pattern[str], text: str) -> Iterator[tuple[int, float]]:
     """The place and the number of each match.
 
-    A number is read whole from where the group begins: `([\\d.]+)` alone would make 1.2 of 1.2e-05.
-    Where a number may stand nan may stand too, and so an earlier match never hides that a run
-    diverged.
+    A number is read whole from where the group begins: `([\\d.]+)` alone would make 1.2 of 1.2e-05
+    and 1 of 1,234. Where a number may stand, nan and a number below zero may stand too, and so an
+    earlier match never hides that a run diverged, or went below zero.
     """
-    as_digits = NOT_FINITE.sub(lambda found: "0" * len(found[0]), text)
+    as_digits = NO_DIGITS.sub(lambda found: "0" * len(found[0]), text)
     for match in chain(pattern.finditer(text), pattern.finditer(as_digits)):
         group = match[1] or ""
         start = match.start(1) + len(group) - len(group.lstrip())
         whole = NUMBER.match(text, start)
         if whole and whole.end() >= start + len(group.strip(BEHIND)):
-            yield start, float(whole[0])
+            yield start, float(whole[0].replace(",", ""))
 
 
 def in_json(key: str, text: str) -> Iterator[tuple[int, float]]:

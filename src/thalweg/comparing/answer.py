@@ -86,10 +86,10 @@ def of_pairs(
 ) -> Compared:
     """The answer after the last look. level: the level of that look, 0 if there was none."""
     limits = tuple(words.failed(dict(zip(scores.names, outcomes, strict=True))))
-    if level == 0 and not scores.alike:
+    if level == 0 and not scores.futile:
         done = counted(len(scores.old), "pair")
         sentence = f"It cannot be told yet: {done} of {plan.after(0)} for a first look are done."
-        further = ("the same command goes on.",)
+        further = ("The same command goes on.",)
         return Compared("cannot tell", sentence, further, limits, scores, margin, folder=folder)
     level = level or plan.alpha / 2
     saved = steps_saved(*outcomes, scores.direction, level)

@@ -40,6 +40,11 @@ def read_columns(path: Path, wanted: str | None = None) -> Columns:
     if not rows:
         raise UserError(f"The file {path} is empty; it must have two columns of numbers.")
     has_names = any(not is_numeral(cell) for cell in rows[0])
+    if has_names and len(rows[0]) == 2 and any(map(is_numeral, rows[0])):
+        raise UserError(
+            f"The first row of {path} has a name and a number, {listed(rows[0])}: it must have two"
+            " names, or the first two numbers."
+        )
     head = rows[0] if has_names else ["old", "new"] if len(rows[0]) == 2 else []
     names = head if wanted is None else [name.strip() for name in wanted.split(",")]
     if len(names) != 2:
@@ -50,6 +55,8 @@ def read_columns(path: Path, wanted: str | None = None) -> Columns:
     for name in names:
         if name not in head:
             raise UserError(f"The file {path} has no column {short(name)}; {suggest(name, head)}")
+        if [*head, *names].count(name) > 2:
+            raise UserError(f"The two columns of {path} must have two names, not {short(name)}.")
     old, new = (column(path, rows, head.index(name), int(has_names)) for name in names)
     return Columns((names[0], names[1]), (old, new))
 

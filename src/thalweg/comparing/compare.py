@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from thalweg.arguments import (
+    MOST,
     number,
     require_function,
     require_known,
@@ -28,23 +30,19 @@ from thalweg.comparing.given import (
     program_of,
     scores_of,
     sides_of,
-    without_seed,
 )
 from thalweg.comparing.ledger import Ledger
-from thalweg.comparing.looks import Looks, fewest
+from thalweg.comparing.looks import MOST_SEEDS, Looks, fewest
 from thalweg.comparing.pairs import Pairs, about
 from thalweg.comparing.scores import Scores
 from thalweg.comparing.sides import About, Side, work_of
 from thalweg.errors import UserError
-from thalweg.lanes.lanes import Lanes, most_lanes
+from thalweg.lanes.lanes import Lanes, most_lanes, with_one_thread
 from thalweg.lanes.time_limit import require_timeout
 from thalweg.recipes import AnyRecipe
 from thalweg.run_folder import require_folder_name, usual_folder
 from thalweg.statistics import Direction
 from thalweg.tasks.task import Task
-
-MOST_SEEDS = 1_000
-"""With more pairs the exact test takes seconds."""
 
 MOST_LANES = 1_000
 
@@ -56,7 +54,7 @@ def compare(
     task: Task | str | None = None,
     recipe: AnyRecipe = "adam",
     metric: str | None = None,
-    direction: Direction = "min",
+    direction: Direction | None = None,
     at: Sequence[str] = (),
     columns: str | None = None,
     paired: bool = True,
@@ -83,8 +81,8 @@ def compare(
         or the path of a CSV file as `old` alone.
     task: the task that both recipes train. recipe: the recipe for tasks and loops as old and new.
     metric: for commands, a regular expression with one group, or a key in a line of JSON.
-        direction: whether "min" or "max" is better, for commands, functions and lists; loops and
-        tasks have their own direction.
+        direction: whether "min" or "max" is better, for commands, functions and lists, "min" if
+        not given; loops and tasks have their own direction.
     at: two commits. Then only `old` is given, and it runs as it is in each commit, in a clean
         folder.
     columns: two names of a CSV file's first row, with a comma. paired: whether scores in the same
@@ -101,14 +99,16 @@ def compare(
         that is shown.
 
     A run that fails is tried once more. If it fails again it counts as diverged, which is worse
-    than every run that did not. The same call goes on where it was stopped.
+    than every run that did not. Each side runs its first seed twice, and the answer says where the
+    two differ. The same call goes on where it was stopped.
 
     Raises `UserError`, one sentence, for an argument out of range, a side that cannot be run or
     always fails, two sides that are not of one metric, and a folder with another comparison.
     """
+    asked, direction = direction, direction or "min"
     require_known("direction", direction, ("min", "max"))
     require_function("say", say, "a function of a line")
-    alpha, seed = require_risk(alpha), require_whole("seed", seed, 0)
+    alpha, seed = require_risk(alpha), require_whole("seed", seed, 0, MOST - MOST_SEEDS)
     require_positive(minutes=minutes, margin=margin, timeout=timeout)
     given = of_numbers(old, new, columns, paired, direction)
     if given is not None:
@@ -117,7 +117,8 @@ def compare(
     runs = require_path("runs", runs)
     reading = Reading(task, recipe, metric, direction, timeout)
     with sides_of(reading, old, new, at) as sides:
-        usual = usual_folder(" ".join(dict.fromkeys(map(long_name, sides))))
+        named = [task if isinstance(task, str) else "", *map(long_name, sides)]
+        usual = usual_folder(" ".join(dict.fromkeys(named)))
         folder = runs / (usual if name is None else require_folder_name(name))
         programs = [program_of(side) for side in sides]
         if lanes is None:
@@ -127,10 +128,16 @@ def compare(
         silence = None if timeout is None or all(programs) else require_timeout(timeout)
         deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
         with (
-            Lanes(work_of(sides[0]), count, silence, apart=True) as first,
-            Lanes(work_of(sides[1]), count, silence, apart=True) as second,
+            Lanes(work_of(sides[0]), count, silence, aside, apart=True) as first,
+            Lanes(work_of(sides[1]), count, silence, aside, apart=True) as second,
         ):
-            known = require_alike(sides, (about(sides[0], first), about(sides[1], second)))
+            both = about(sides[0], first), about(sides[1], second)
+            known = require_alike(sides, both)
+            if asked not in (None, known.direction):
+                raise UserError(
+                    f"direction {asked} cannot be had: {sides[0].name} has direction"
+                    f" {known.direction} for its {known.metric}."
+                )
             settings = {
                 "names": [side.name for side in sides],
                 "metric": known.metric,
@@ -138,19 +145,20 @@ def compare(
                 "alpha": alpha,
                 "seed": seed,
             }
-            with closing(Ledger.open(folder.absolute(), settings, known.traits, seeds)) as ledger:
+            traits = both[0].traits, both[1].traits
+            with closing(Ledger(folder.absolute(), settings, traits, seeds)) as ledger:
                 plan = Looks(alpha, ledger.totals)
                 pairs = Pairs(
                     sides, known, ledger, (first, second), plan, seed, margin, deadline, say
                 )
                 pairs.run()
-                found = answered(pairs, folder)
-        limits = [
-            without_seed(side.name, program)
-            for side, program in zip(sides, programs, strict=True)
-            if program and "seed" not in program.command.names
-        ]
-    return replace(found, limits=(*found.limits, *limits))
+                return answered(pairs, folder)
+
+
+def aside(lane: int) -> None:
+    """What a lane begins with. What runs print goes to the error output, away from the answer."""
+    with_one_thread(lane)
+    os.dup2(2, 1)
 
 
 def answered(pairs: Pairs, folder: Path) -> Compared:
@@ -159,7 +167,8 @@ def answered(pairs: Pairs, folder: Path) -> Compared:
     done = pairs.done()
     known = done[:looked] or done
     old, new = [one for one, _ in known], [one for _, one in known]
-    return of_pairs(pairs.scores(known), (old, new), level, pairs.plan, pairs.margin, folder)
+    found = of_pairs(pairs.scores(known), (old, new), level, pairs.plan, pairs.margin, folder)
+    return replace(found, limits=(*found.limits, *pairs.not_paired(0), *pairs.not_paired(1)))
 
 
 def of_numbers(
@@ -168,7 +177,8 @@ def of_numbers(
     """Scores that are there already; none where something is to be run."""
     if isinstance(old, str | Path) and str(old).endswith(".csv") and new is None:
         table = read_columns(Path(old), columns)
-        return Scores(table.names, "score", direction, *table.scores, paired and table.paired)
+        paired = paired and table.paired
+        return Scores(table.names, "score", direction, *few(*table.scores), paired)
     first, second = scores_of(old), scores_of(new)
     if not first or not second:
         return None
@@ -177,7 +187,14 @@ def of_numbers(
             f"Pairs need as many scores of both, and here are {len(first)} and {len(second)}: give"
             " paired=False if their runs share no seeds."
         )
-    return Scores(NAMES, "score", direction, first, second, paired)
+    return Scores(NAMES, "score", direction, *few(first, second), paired)
+
+
+def few(old: list[float], new: list[float]) -> tuple[list[float], list[float]]:
+    """The scores; UserError for more than can be tested."""
+    if (most := max(len(old), len(new))) > MOST_SEEDS:
+        raise UserError(f"There can be {MOST_SEEDS:,} scores of each at most, not {most:,}.")
+    return old, new
 
 
 def require_pairs(seeds: int, alpha: float) -> int:
@@ -199,7 +216,7 @@ def require_alike(sides: tuple[Side, Side], both: tuple[About, About]) -> About:
                 f"{sides[0].name} has {what} {getattr(old, what)} and {sides[1].name} has"
                 f" {getattr(new, what)}: two that are compared must have the same."
             )
-    return replace(old, width=min(old.width, new.width), traits={**old.traits, **new.traits})
+    return replace(old, width=min(old.width, new.width))
 
 
 def require_positive(**given: float | None) -> None:

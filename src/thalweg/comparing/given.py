@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -106,8 +107,29 @@ def at_commit(side: Side, commit: str, folder: Path) -> At:
     full, within = check_out(commit, folder), place_within()
     if not (folder / within).is_dir():
         raise UserError(f"The commit {short(commit)} has no folder {within}.")
+    if isinstance(side, InFile | Program):
+        require_from_here(side.names, folder, within)
     name = commit if side.name == commit else f"{side.name} at {commit}"
     return At(replace(side, name=name), folder, within, full)  # type: ignore[type-var]
+
+
+def require_from_here(names: Iterable[str], folder: Path, within: Path) -> None:
+    """UserError for a full path of the working copy, which would be run in place of each commit.
+
+    folder: has the files of a commit. within: the path of this folder in the repository.
+    """
+    top = Path.cwd().joinpath(*[".."] * len(within.parts)).resolve()
+    for path in map(Path, names):
+        full = path.resolve()
+        if (
+            path.is_absolute()
+            and full.is_relative_to(top)
+            and (folder / full.relative_to(top)).exists()
+        ):
+            raise UserError(
+                f"{path} is in the working copy and not in the commits of --at: give its path from"
+                f" here, {os.path.relpath(full)}."
+            )
 
 
 def program_of(side: Side) -> Program | None:
@@ -120,14 +142,6 @@ def long_name(side: Side) -> str:
     """A name of a side for the folder of a comparison."""
     program = program_of(side)
     return f"{side.name} {program.command.template}" if program else side.name
-
-
-def without_seed(name: str, program: Program) -> str:
-    """A sentence about a program that does not get its seed."""
-    return (
-        f"The command of {name}, {program.command.template}, has no {{seed}}: unless it reads"
-        " THALWEG_SEED, its runs share no seeds with the other's."
-    )
 
 
 def scores_of(given: object) -> list[float]:

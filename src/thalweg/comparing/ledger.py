@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from thalweg.checked_file import CheckedFile, under_another_name
 from thalweg.comparing.sides import Outcome
@@ -14,7 +14,7 @@ from thalweg.errors import UserError
 from thalweg.training.fingerprint import difference
 
 FILE = "comparison.sqlite"
-VERSION = 1001
+VERSION = 1002
 
 TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -32,55 +32,50 @@ CREATE TABLE looks (pairs INTEGER PRIMARY KEY, level REAL NOT NULL)
 class Ledger(CheckedFile):
     """The ledger of one comparison. One process holds it until it closes it."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder / FILE, TABLES, VERSION)
-
-    @classmethod
-    def open(
-        cls, folder: Path, settings: Mapping[str, Any], traits: Mapping[str, Any], seeds: int
-    ) -> Self:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        traits: tuple[Mapping[str, Any], Mapping[str, Any]],
+        seeds: int,
+    ) -> None:
         """Opens the ledger in a folder, which is new or of the same comparison.
 
-        settings: what must be the same to go on, by name. traits: likewise of both sides, under the
-        words for a change. seeds: pairs at most; more than before are an addition.
+        settings: what must be the same to go on, by name. traits: likewise of old and of new, under
+        the words for a change. What a side was before its first run is not on record, so that one
+        that fails can be mended. seeds: pairs at most; more than before are an addition.
         Raises `UserError`, with the folder as it was, for the ledger of another comparison, one
         that another process holds, and a file that is damaged.
         """
-        ledger = cls(folder)
+        super().__init__(folder / FILE, TABLES, VERSION)
+        self.settings, self.traits, self.seeds = settings, traits, seeds
         try:
-            if ledger.empty:
-                with ledger.transaction():
-                    ledger.create()
-                    facts = {"settings": json.dumps(settings), "traits": json.dumps(traits)}
-                    ledger.insert("facts", facts.items())
+            if self.empty:
+                with self.transaction():
+                    self.create()
             else:
-                ledger.require_undamaged()
-                ledger.require_same(settings, traits)
-            ledger.add_total(seeds)
+                self.require_undamaged()
+                self.require_same()
         except BaseException:
-            ledger.close()
+            self.close()
             raise
-        return ledger
 
-    def require_same(self, settings: Mapping[str, Any], traits: Mapping[str, Any]) -> None:
-        before = json.loads(self.fact("settings"))
-        for name, value in json.loads(json.dumps(settings)).items():
-            if before.get(name) != value:
-                raise self.another(f"{name} {shown(before.get(name))} and not {shown(value)}")
-        if changed := difference(json.loads(self.fact("traits")), json.loads(json.dumps(traits))):
-            raise self.another(changed)
-
-    def add_total(self, seeds: int) -> None:
-        """Records the most pairs that are asked for."""
-        most = max(self.totals, default=0)
-        if seeds < most:
+    def require_same(self) -> None:
+        before = json.loads(self.fact("settings") or "{}")
+        for name, value in json.loads(json.dumps(self.settings)).items():
+            if before.get(name, value) != value:
+                raise self.another(f"{name} {shown(before[name])} and not {shown(value)}")
+        for side, traits in enumerate(self.traits):
+            now = json.dumps(traits)
+            known = self.fact(f"traits {side}") or now
+            if changed := difference(json.loads(known), json.loads(now)):
+                raise self.another(changed)
+        most = max(self.recorded, default=0)
+        if self.seeds < most:
             raise UserError(
                 f"{self.folder} holds a comparison of {most} pairs at most; pairs can be added, and"
                 f" not taken away: give --seeds {most} or more."
             )
-        if seeds > most:
-            with self.transaction():
-                self.insert("totals", [(seeds,)])
 
     def another(self, difference: str) -> UserError:
         return UserError(
@@ -90,20 +85,38 @@ class Ledger(CheckedFile):
 
     def add_runs(self, side: int, outcomes: Iterable[tuple[int, Outcome]]) -> None:
         """Adds finished runs of a side, each with its seed."""
+        facts = {"settings": self.settings, f"traits {side}": self.traits[side]}
         with self.transaction():
+            new = [(name, json.dumps(one)) for name, one in facts.items() if not self.fact(name)]
+            self.insert("facts", new)
+            self.insert("totals", [(pairs,) for pairs in self.totals[len(self.recorded) :]])
             for seed, one in outcomes:
                 score = one.score if math.isfinite(one.score) else None
                 self.insert("runs", [(side, seed, score, one.reason)])
                 self.insert("points", [(side, seed, *point) for point in one.curve])
+
+    def add_twice(self, side: int, scores: Sequence[float]) -> None:
+        """Adds the scores of two runs of a side with one seed, or one score if they are alike."""
+        with self.transaction():
+            self.insert("facts", [(f"twice {side}", json.dumps(scores))])
+
+    def twice(self, side: int) -> list[float]:
+        """What `add_twice` added; nothing before it."""
+        found: list[float] = json.loads(self.fact(f"twice {side}") or "[]")
+        return found
 
     def add_look(self, pairs: int, level: float) -> None:
         with self.transaction():
             self.insert("looks", [(pairs, level)])
 
     @property
+    def recorded(self) -> tuple[int, ...]:
+        return tuple(pairs for (pairs,) in self.rows("SELECT pairs FROM totals ORDER BY pairs"))
+
+    @property
     def totals(self) -> tuple[int, ...]:
         """The most pairs that were asked for: at first, and with each addition."""
-        return tuple(pairs for (pairs,) in self.rows("SELECT pairs FROM totals ORDER BY pairs"))
+        return tuple(sorted({*self.recorded, self.seeds}))
 
     @property
     def last_look(self) -> tuple[int, float]:

@@ -10,6 +10,9 @@ from itertools import count
 
 from thalweg.statistics import error_spent, level_at, looks
 
+MOST_SEEDS = 1_000
+"""With more pairs the exact test takes seconds."""
+
 SHARE = 0.8
 """The share of the risk that the pairs asked for at first may spend, and each addition of what is
 left. All shares together are one.

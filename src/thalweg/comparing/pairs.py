@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, takewhile
 
+from thalweg.comparing import words
 from thalweg.comparing.ledger import Ledger
 from thalweg.comparing.looks import Looks
 from thalweg.comparing.scores import Scores
@@ -43,6 +44,8 @@ class Pairs:
 
     def run(self) -> None:
         """Makes all runs that are not in the ledger, and looks at the planned times."""
+        for side in (0, 1):
+            self.run_twice(side)
         while not self.is_decided() and (due := self.plan.after(self.ledger.last_look[0])):
             self.run_to(due)
             done = len(self.done())
@@ -53,20 +56,46 @@ class Pairs:
             if done < due:
                 return
 
+    def run_twice(self, side: int) -> None:
+        """Runs a side with the first seed, and again in the same process.
+
+        What fails or takes too long is found where pairs are made.
+        """
+        if self.ledger.twice(side) or time.monotonic() > self.deadline:
+            return
+        if (one := self.once(side)) is None or (again := self.once(side)) is None:
+            return
+        if self.first not in self.ledger.outcomes(side):
+            self.add(side, [(self.first, one)])
+        # Outcomes are compared as text, because nan is not equal to nan.
+        alike = repr(one) == repr(again)
+        self.ledger.add_twice(side, [one.score] if alike else [one.score, again.score])
+        for told in self.not_paired(side):
+            self.say(told)
+
+    def once(self, side: int) -> Outcome | None:
+        ((_, made),) = self.lanes[side].run([(self.first,)])
+        return None if made.failure else made.value[0]
+
+    def not_paired(self, side: int) -> Iterator[str]:
+        """A sentence for a side of which two runs with one seed differ."""
+        if len(scores := self.ledger.twice(side)) == 2:
+            yield words.not_paired(self.sides[side].name, self.first, *scores)
+
     def is_decided(self) -> bool:
         pairs, level = self.ledger.last_look
         scores = self.scores(self.done()[:pairs])
         decided = pairs > 0 and scores.answer(level, self.margin) != "cannot tell"
-        return decided or bool(self.scores(self.done()).alike)
+        return decided or self.scores(self.done()).futile
 
     def run_to(self, due: int) -> None:
         """Makes the runs of both sides up to a number of pairs.
 
-        It makes fewer if the time is up, or if all scores of a side are equal.
+        It makes fewer if the time is up, or if more would show nothing.
         """
         seeds = range(self.first + len(self.done()), self.first + due)
         for some in in_blocks(seeds, self.lanes[0].count * self.about.width):
-            if time.monotonic() > self.deadline or self.scores(self.done()).alike:
+            if time.monotonic() > self.deadline or self.scores(self.done()).futile:
                 return
             for side in (0, 1):
                 self.make(side, some)
@@ -99,11 +128,12 @@ class Pairs:
     def add(self, side: int, outcomes: list[tuple[int, Outcome]]) -> None:
         """Records runs. Failures are recorded only after one run of the side has ended well."""
         waiting = self.failed[side]
-        waiting += [(seed, one) for seed, one in outcomes if one.reason]
+        failed = [(seed, one) for seed, one in outcomes if one.reason]
+        for seed, one in failed:
+            self.say(f"{self.sides[side].name} failed on seed {seed}: {one.reason}")
+        waiting += failed
         ended = [(seed, one) for seed, one in outcomes if not one.reason]
         if ended or any(not one.reason for one in self.ledger.outcomes(side).values()):
-            for seed, one in waiting:
-                self.say(f"{self.sides[side].name} failed on seed {seed}: {one.reason}")
             self.ledger.add_runs(side, [*ended, *waiting])
             waiting.clear()
         elif len(waiting) >= HOPELESS:
@@ -128,6 +158,6 @@ def about(side: Side, lanes: Lanes) -> About:
     """What is known about a side. Raises UserError if it cannot run."""
     ((_, made),) = lanes.run([None])
     if made.failure:
-        raise UserError(f"{side.name}: {made.failure}")
+        raise UserError(f"{side.name}: {made.failure}.")
     found: About = made.value
     return found

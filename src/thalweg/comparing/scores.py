@@ -43,13 +43,24 @@ class Scores:
                 return name
         return ""
 
+    @property
+    def all_diverged(self) -> bool:
+        """Whether no run of both sides ended well, of as many as `alike` takes."""
+        scores = [*self.old, *self.new]
+        return len(scores) >= 2 * ALIKE and not any(map(math.isfinite, scores))
+
+    @property
+    def futile(self) -> bool:
+        """Whether more runs like these would show nothing."""
+        return bool(self.alike) or self.all_diverged
+
     def answer(self, level: float, margin: float | None) -> Answer:
         """The answer that these scores give at a one-sided level.
 
         With a margin, a difference that is surely smaller is not worth having, even if its sign is
         clear.
         """
-        if self.alike:
+        if self.futile:
             return "cannot tell"
         found = self.compared(level)
         if margin is not None and self.within(margin, level, found):

@@ -121,10 +121,15 @@ class Program:
     command: Command
     timeout: float | None = None
 
-    def about(self) -> About:
+    @property
+    def names(self) -> list[str]:
+        """What may be the name of a file in the command, also behind an option's `=`."""
         words = shlex.split(self.command.template)
+        return [*words, *(option.partition("=")[2] for option in words)]
+
+    def about(self) -> About:
         folder = self.command.folder or Path.cwd()
-        files = {one: content(folder / one) for one in words if (folder / one).is_file()}
+        files = {one: content(folder / one) for one in self.names if (folder / one).is_file()}
         changed = f"another command or other files of {self.name}"
         traits = {changed: [self.command.template, self.command.metric, files]}
         return About(self.command.metric_name, self.command.direction, traits=traits)
@@ -220,6 +225,10 @@ class InFile:
     metric: str
     direction: Direction
     by_recipe: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        return [str(self.path)]
 
     @cached_property
     def found(self) -> Side:

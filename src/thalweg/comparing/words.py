@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from thalweg.comparing.looks import Looks, fewest
+from thalweg.comparing.looks import MOST_SEEDS, Looks, fewest
 from thalweg.comparing.scores import Answer, Scores
 from thalweg.comparing.sides import Outcome
 from thalweg.statistics import Comparison
@@ -23,7 +23,8 @@ def said(scores: Scores, answer: Answer, found: Comparison, margin: float | None
     if answer in ("better", "worse"):
         if math.isinf(found.estimate):
             diverges = old if answer == "better" else new
-            return f"{new} is {answer} than {old}: runs of {diverges} diverge more ({size})."
+            seen = f"{percent(found.confidence)}, {number_of_runs(scores, found)}"
+            return f"{new} is {answer} than {old}: runs of {diverges} diverge more ({seen})."
         return (
             f"{new} is {answer} than {old}: {metric} differs by {size}; {better(scores.direction)}."
         )
@@ -41,8 +42,12 @@ def in_words(scores: Scores, found: Comparison) -> str:
     low, high = sorted((sign * found.low + 0.0, sign * found.high + 0.0))
     open_ended = math.isinf(low) and math.isinf(high)
     ends = "no bound yet" if open_ended else f"{signed(low)} to {signed(high)}"
-    runs = counted(found.n, "pair" if scores.paired else "run")
-    return f"{signed(sign * found.estimate + 0.0)} ({ends}; {percent(found.confidence)}, {runs})"
+    seen = f"{percent(found.confidence)}, {number_of_runs(scores, found)}"
+    return f"{signed(sign * found.estimate + 0.0)} ({ends}; {seen})"
+
+
+def number_of_runs(scores: Scores, found: Comparison) -> str:
+    return counted(found.n, "pair" if scores.paired else "run")
 
 
 def steps_in_words(scores: Scores, saved: Comparison) -> str:
@@ -71,18 +76,31 @@ def advice(
             " and all its runs are one: let it use the seed, or compare a finer metric."
         )
         return
+    if scores.all_diverged:
+        yield f"Every run of {' and of '.join(scores.names)} diverged: there is nothing to compare."
+        return
+    if found.ties == 1:
+        yield (
+            f"Both have the same {scores.metric} in every pair: what differs between them has no"
+            " effect on it, or is not in use."
+        )
+        return
     needed = scores.more_needed(margin, plan.last_level) if scores.paired else None
     if needed is None:
         yield from open_sign(found)
         return
     yield (
         f"About {counted(needed, 'more pair')} would decide it, if what was seen so far is the"
-        f" truth{how(found.n + needed, plan) if goes_on else ''}."
+        f" truth{how(found.n + needed, plan, goes_on)}."
     )
 
 
-def how(pairs: int, plan: Looks) -> str:
+def how(pairs: int, plan: Looks, goes_on: bool) -> str:
     """How a user gets so many pairs."""
+    if pairs > MOST_SEEDS:
+        return f", and here {MOST_SEEDS:,} is the most: a --margin may settle it with fewer"
+    if not goes_on:
+        return ""
     added = f" with --seeds {pairs} adds them" if pairs > plan.totals[-1] else " goes on"
     return f": the same command{added}"
 
@@ -130,3 +148,12 @@ def failed(outcomes: Mapping[str, Sequence[Outcome]]) -> Iterator[str]:
             why = f"; one failed: {reasons[0].rstrip('.')}" if reasons else ""
             share = f"{len(lost)} of {counted(len(runs), 'run')}"
             yield f"{share} of {name} diverged or failed, and count as worse than all others{why}."
+
+
+def not_paired(name: str, seed: int, first: float, again: float) -> str:
+    """A sentence about a side of which two runs with one seed differ."""
+    return (
+        f"Two runs of {name} with seed {seed} do not come to the same, but to {first!r} and"
+        f" {again!r}: something random does not follow the seed, or a run begins with what the one"
+        " before it left. So pairs are not paired, and it takes more of them to see a difference."
+    )
