@@ -308,7 +308,5 @@ def test_a_dotted_name_is_an_import() -> None:
 
 
 def test_ours_does_not_pretend_to_be_it() -> None:
-    with pytest.raises(
-        UserError, match=r"torch\.optim:RAdam steps by itself: make it from"
-    ):
+    with pytest.raises(UserError, match=r"torch\.optim:RAdam steps by itself: make it from"):
         tw.optim.Optimizer(model(), recipe_of(torch.optim.RAdam))

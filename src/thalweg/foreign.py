@@ -144,7 +144,8 @@ def setting(optimizer: type, name: str, default: Any) -> Hyper | Plain:
         return Hyper(tuple(map(float, default)), spaces, low=-math.inf)
     if (isinstance(default, float) or name in SPACES) and math.isfinite(number(default)):
         return Hyper(default, SPACES.get(name), low=-math.inf)
-    return Plain(default if isinstance(default, bool | int | str) else None)
+    # Another default, such as a member of an enumeration, cannot stand in a file, and is left to it.
+    return Plain(default if type(default) in (bool, int, str) else None)
 
 
 def imported(name: str) -> type[torch.optim.Optimizer]:

@@ -44,6 +44,10 @@ convolutions (`torch.autocast`). Parameters, states and evaluation always keep t
 """
 
 
+GRAPH_WANTED = ("create_graph", "does not require grad")
+"""What the errors of optimizers say that need the graph of the gradient, such as AdaHessian's."""
+
+
 class Single(Population):
     """The plain loop. Every other way of stepping must agree with it.
 
@@ -104,7 +108,8 @@ class Single(Population):
             try:
                 optimizer.step()
             except RuntimeError as error:
-                if "create_graph" not in str(error) or place in self.second_derivatives:
+                asks = any(words in str(error) for words in GRAPH_WANTED)
+                if not asks or place in self.second_derivatives:
                     raise
                 self.second_derivatives.add(place)
                 closure(create_graph=True)
