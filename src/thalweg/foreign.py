@@ -144,7 +144,7 @@ def setting(optimizer: type, name: str, default: Any) -> Hyper | Plain:
         return Hyper(tuple(map(float, default)), spaces, low=-math.inf)
     if (isinstance(default, float) or name in SPACES) and math.isfinite(number(default)):
         return Hyper(default, SPACES.get(name), low=-math.inf)
-    # Another default, such as a member of an enumeration, cannot stand in a file, and is left to it.
+    # Another default, such as a member of an enumeration, cannot stand in a file.
     return Plain(default if type(default) in (bool, int, str) else None)
 
 
