@@ -535,6 +535,16 @@ def test_a_side_that_does_not_follow_its_seed_is_told() -> None:
         (["--task", "function.py:score", "adam", "sgd"], "must be a task or a loop"),
         (["--direction", "max", "--task", "diabetes", "adam", "sgd"], "adam has direction min for"),
         (["missing.csv"], "the file missing.csv cannot be read: No such file or directory."),
+        (
+            ["--metric", "loss", "function.py:score", "b.py:x"],
+            "function.py:score is a loop",
+        ),
+        (
+            ["--metric", "loss", "--task", "digits", "adam", "sgd"],
+            "metric has no meaning with",
+        ),
+        (["--columns", "a,b", "function.py:score", "function.py:score"], "columns has no meaning"),
+        (["--seeds", "9", "0.5", "0.6"], "seeds has no meaning with scores that are there already"),
     ],
 )
 def test_bad_input_is_one_sentence_and_nothing_is_left_behind(

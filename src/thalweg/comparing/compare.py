@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 from thalweg.arguments import (
     MOST,
@@ -43,6 +45,12 @@ from thalweg.recipes import AnyRecipe
 from thalweg.run_folder import require_folder_name, usual_folder
 from thalweg.statistics import Direction
 from thalweg.tasks.task import Task
+
+OF_RUNS = ("task", "recipe", "metric", "at", "seeds", "minutes", "seed", "lanes", "timeout", "name")
+"""The arguments that have a meaning only for sides that are run."""
+
+OF_SCORES = ("columns", "paired")
+"""The arguments that have a meaning only for scores that are there already."""
 
 MOST_LANES = 1_000
 
@@ -105,6 +113,7 @@ def compare(
     Raises `UserError`, one sentence, for an argument out of range, a side that cannot be run or
     always fails, two sides that are not of one metric, and a folder with another comparison.
     """
+    arguments = locals()
     asked, direction = direction, direction or "min"
     require_known("direction", direction, ("min", "max"))
     require_function("say", say, "a function of a line")
@@ -112,7 +121,11 @@ def compare(
     require_positive(minutes=minutes, margin=margin, timeout=timeout)
     given = of_numbers(old, new, columns, paired, direction)
     if given is not None:
+        require_unused(arguments, OF_RUNS, "scores that are there already")
         return of_scores(given, alpha, margin)
+    require_unused(arguments, OF_SCORES, "sides that are run")
+    if task is not None:
+        require_unused(arguments, ("metric", "recipe"), "a task, which has its own metric")
     seeds = require_pairs(seeds, alpha)
     runs = require_path("runs", runs)
     reading = Reading(task, recipe, metric, direction, timeout)
@@ -153,6 +166,16 @@ def compare(
                 )
                 pairs.run()
                 return answered(pairs, folder)
+
+
+def require_unused(given: Mapping[str, Any], names: Sequence[str], beside: str) -> None:
+    """UserError for one of these arguments of `compare` that is not at its default.
+
+    beside: why it has no meaning, in words.
+    """
+    for name in names:
+        if given[name] != signature(compare).parameters[name].default:
+            raise UserError(f"{name} has no meaning with {beside}: leave it out.")
 
 
 def aside(lane: int) -> None:

@@ -17,6 +17,7 @@ from thalweg.comparing.columns import is_numeral
 from thalweg.comparing.sides import At, InFile, Program, Side, Training, side_of
 from thalweg.errors import UserError
 from thalweg.recipes import AnyRecipe, Recipe, recipe_of
+from thalweg.rule_names import is_in_file
 from thalweg.statistics import Direction
 from thalweg.tasks.task import Task
 from thalweg.tasks.user_code import is_number
@@ -45,6 +46,11 @@ class Reading:
             recipe = recipe_of(given)  # type: ignore[arg-type]
             return self.trained(given if isinstance(given, str) else recipe.name, recipe)
         if self.metric is not None and isinstance(given, str):
+            if is_in_file(given) and Path(given.rpartition(":")[0]).is_file():
+                raise UserError(
+                    f"metric is for commands, and {word(given)} is a loop, a task or a function,"
+                    " which has a metric of its own: leave it out."
+                )
             given = Command(given, self.metric, self.direction)
         if isinstance(given, Command):
             return Program(name, given, self.timeout)
