@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import resource
 import sqlite3
 import sys
@@ -871,14 +872,16 @@ def test_a_task_may_tell_numpy_to_raise(tmp_path: Path) -> None:
         ("a b/c", "a-b-c"),
         ("...", "run"),
         ("é_1", "é_1"),
-        ("\U00020000" * 90, "\U00020000" * 20),
+        ("\U00020000" * 90, "\U00020000{2,20}-[0-9a-f]+"),
     ],
 )
 def test_a_tasks_name_never_leaves_the_folder(tmp_path: Path, name: str, folder: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         short(tmp_path / "runs", replace(SADDLE, name=name), progress=Watched(stop_at_step=1))
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == [folder]
+    (path,) = (tmp_path / "runs").iterdir()
+    assert re.fullmatch(folder, path.name)
+    assert len(path.name.encode()) <= 80
 
 
 def test_a_task_from_a_file_is_known_by_its_name_and_repeated_by_its_path(

@@ -21,9 +21,11 @@ from torch.utils.data import Dataset, TensorDataset
 from thalweg import recipes, schedules
 from thalweg.optim import Optimizer
 from thalweg.recipes import Recipe, chain, clip_norm, clip_value, ema, tail_average
+from thalweg.stack import memory
 from thalweg.stack.batches import fetch, order
 from thalweg.stack.divergence import Divergence
 from thalweg.stack.member import Member
+from thalweg.stack.memory import MOST_BYTES, activation_bytes, samples_at_once
 from thalweg.stack.population import Population
 from thalweg.stack.single import Single
 from thalweg.stack.stacked import Stacked
@@ -842,3 +844,42 @@ print([name for name in ("torch._dynamo", "scipy.stats", "plotly") if name in sy
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
+
+
+# Memory of evaluation
+
+
+def wide(n: int) -> Task:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(n, 1, 16, 16, generator=generator)
+    y = x.mean((1, 2, 3)).unsqueeze(1)
+
+    def model() -> nn.Module:
+        layers = nn.Conv2d(1, 64, 3), nn.ReLU(), nn.AvgPool2d(14), nn.Flatten(), nn.Linear(64, 1)
+        return nn.Sequential(*layers)
+
+    data = Data((x[:8], y[:8]), (x, y), (x, y))
+    return Task("wide", model, lambda: data, F.mse_loss, batch_size=32, steps=1)
+
+
+def test_evaluation_takes_no_more_memory_however_many_members_run_together() -> None:
+    task = wide(64)
+    one = 4 * (1 + 2 * 64) * 14 * 14  # the outputs of the convolution and of the ReLU, in bytes
+    assert activation_bytes(task) == pytest.approx(one, rel=0.6)
+    for members in (1, 8, 64):
+        at_once = samples_at_once(task, members)
+        assert at_once * members * activation_bytes(task) <= MOST_BYTES
+    assert samples_at_once(task, 1) == 8 * 32
+    assert samples_at_once(find("digits"), 32) == 8 * find("digits").samples_per_step
+
+
+def test_scores_do_not_depend_on_how_many_samples_run_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    members = [Member(recipes.sgd(), seed) for seed in range(3)]
+    whole = Stacked(wide(65), members, width=3).scores(wide(65).splits.validation)
+    monkeypatch.setattr(memory, "MOST_BYTES", 40 * activation_bytes(wide(65)))
+    parts = Stacked(wide(65), members, width=3).scores(wide(65).splits.validation)
+    assert samples_at_once(wide(65), 3) == 13
+    for one, other in zip(whole, parts, strict=True):
+        assert one == pytest.approx(other, rel=1e-4)

@@ -27,7 +27,6 @@ from thalweg.stack.batches import fetch, order
 from thalweg.stack.divergence import Divergence
 from thalweg.stack.member import Member
 from thalweg.tasks import Data, Task, find
-from thalweg.training.learn import EVALUATIONS
 from thalweg.training.progress import Silent
 from thalweg.training.run import Evaluation
 from thalweg.training.train import train, train_members
@@ -84,7 +83,7 @@ def literal_losses(
 def test_evaluations_are_spread_evenly_and_the_last_is_at_the_end(steps: int) -> None:
     (run,) = train_members(small(steps=steps), [Member(recipes.adam(), 0)], width=1)
     at = [point.step for point in run.curve]
-    assert len(at) == min(steps, EVALUATIONS)
+    assert len(at) == min(steps, 15)
     assert at[-1] == steps
     gaps = [b - a for a, b in zip([0, *at[:-1]], at, strict=True)]
     assert max(gaps) - min(gaps) <= 1
@@ -190,7 +189,7 @@ def test_metrics_are_not_asked_of_a_diverged_members_outputs() -> None:
         replace(small(), metric=strict, direction="min"), members, width=2
     )
     assert diverged.diverged
-    assert len(whole.curve) == EVALUATIONS
+    assert len(whole.curve) == 15
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
@@ -482,6 +481,11 @@ def test_in_bfloat16_gradients_are_those_of_a_plain_loop_under_autocast(tmp_path
     found = load_file(out)
     assert all(torch.equal(found[name], x) for name, x in model.state_dict().items())
     assert losses != literal_losses(task, Member(recipe, 3), 20)[0]
+
+
+def test_a_task_says_how_often_it_is_evaluated(tmp_path: Path) -> None:
+    trained = train(small(steps=20, evaluations=4), "sgd", out=tmp_path / "model.safetensors")
+    assert [point.step for point in trained.run.curve] == [5, 10, 15, 20]
 
 
 def test_in_bfloat16_parameters_states_and_evaluation_stay_as_they_are(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from thalweg.stack.way import Way, first, populate
 from thalweg.statistics import median_interval
 from thalweg.tasks.task import Task
 from thalweg.tasks.user_code import failure_in_training
-from thalweg.training.learn import AfterStep, evaluation_steps, scores
+from thalweg.training.learn import AfterStep, scores
 
 WARM_UP, TIMED = 3, 15
 """Lone steps of each entrant before the clock starts, and those that it times."""
@@ -49,9 +49,9 @@ class Pace:
     step: float
     evaluation: float
 
-    def block(self, steps: int) -> float:
-        """Through a budget of so many steps."""
-        return self.start + steps * self.step + len(evaluation_steps(steps)) * self.evaluation
+    def block(self, task: Task, steps: int) -> float:
+        """Through a budget of so many steps of the task."""
+        return self.start + steps * self.step + min(steps, task.evaluations) * self.evaluation
 
     @property
     def measuring(self) -> float:

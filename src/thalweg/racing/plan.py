@@ -74,7 +74,7 @@ def planned(
                 untried.append(name)
                 continue
             spent = asked
-        elif way == "compiled" and COMPILED + turns * found.block(settings.steps) > least:
+        elif way == "compiled" and COMPILED + turns * found.block(task, settings.steps) > least:
             continue
         if found is None or way == "compiled":
             try:
@@ -87,7 +87,7 @@ def planned(
                 continue
             measured[name] = found
         a_member = found.measuring / block
-        seconds = turns * found.block(settings.steps)
+        seconds = turns * found.block(task, settings.steps)
         plans.append(Plan(way, lanes, settings.width, seconds, ""))
     if not plans:
         open_settings = replace(settings, step=MEASURED, lanes=None)
@@ -178,7 +178,9 @@ def side_by_side(
     for one in made:
         if one.failure:
             raise FailedError(one.failure)
-    slowest: Pace = max((one.value for one in made), key=lambda one: one.block(settings.steps))
+    slowest: Pace = max(
+        (one.value for one in made), key=lambda one: one.block(task, settings.steps)
+    )
     return slowest
 
 

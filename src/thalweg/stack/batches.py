@@ -20,9 +20,6 @@ from thalweg.tasks.held import is_held
 from thalweg.tasks.loaders import weights_of
 from thalweg.tasks.task import Task
 
-EVALUATED = 8
-"""The most training batches that are evaluated as one batch."""
-
 
 def epochs(
     length: int, batch_size: int, seed: int, weights: Tensor | None = None
@@ -134,8 +131,8 @@ def in_order(dataset: Dataset[Any], size: int) -> Iterator[Batch]:
     return read(dataset, wanted)
 
 
-def evaluation_batches(task: Task, dataset: Dataset[Any]) -> Iterator[Batch]:
-    """Every sample once, in a few large batches: evaluation needs no memory for gradients."""
+def in_equal_parts(dataset: Dataset[Any], most: int) -> Iterator[Batch]:
+    """Every sample once, in batches that are alike in size, of at most `most`."""
     length = len(dataset)  # type: ignore[arg-type]  # Data has made sure of one
-    parts = math.ceil(length / (EVALUATED * task.samples_per_step))
+    parts = math.ceil(length / most)
     return in_order(dataset, math.ceil(length / parts))

@@ -14,7 +14,7 @@ from thalweg.optim import Optimizer
 from thalweg.optim.foreign import Foreign, stepper_of
 from thalweg.optim.stepper import Stepper
 from thalweg.random_numbers import MODEL, RandomStream, as_data, from_data, stream_seed
-from thalweg.stack.batches import Batches, evaluation_batches
+from thalweg.stack.batches import Batches
 from thalweg.stack.checkpoint import (
     Checkpoint,
     model_state,
@@ -25,6 +25,7 @@ from thalweg.stack.checkpoint import (
 )
 from thalweg.stack.divergence import Divergence, divergence_of, from_plain, in_plain, may_stand
 from thalweg.stack.member import Member
+from thalweg.stack.memory import evaluation_batches
 from thalweg.stack.population import (
     Population,
     batch_norms,

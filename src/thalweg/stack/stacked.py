@@ -15,10 +15,11 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import Dataset
 
 from thalweg.routes import parameters_of
-from thalweg.stack.batches import Batches, evaluation_batches
+from thalweg.stack.batches import Batches
 from thalweg.stack.checkpoint import Checkpoint, model_state, put
 from thalweg.stack.divergence import Divergence, divergence_of, from_plain, in_plain, may_stand
 from thalweg.stack.member import Member
+from thalweg.stack.memory import evaluation_batches
 from thalweg.stack.neighbours import neighbours_of
 from thalweg.stack.population import (
     Population,
@@ -268,7 +269,7 @@ class Stacked(Population):
     def block_outputs(self, place: int, dataset: Dataset[Any]) -> tuple[Any, Any]:
         """The outputs of a block's rows over a data set, and the targets."""
         self.model.eval()
-        batches = evaluation_batches(self.task, dataset)
+        batches = evaluation_batches(self.task, dataset, self.width)
         with self.task.evaluation_numbers.used():
             parts = [
                 Part(self.predicted(*self.views[place], batch), batch[-1], size_of(batch))

@@ -74,6 +74,8 @@ class Task:
         loader, or 64. The whole training set if that is smaller.
     epochs, steps: the budget; give exactly one of the two.
     target: the value of the metric that counts as reached, for the steps to the target.
+    evaluations: how often a run is evaluated on the whole validation data, spread evenly over its
+        steps; the last is at the end.
     difficulty: `difficulty(value)` makes the task at another difficulty, such as a frequency, a
         length or a number of classes.
     curriculum: values of the difficulty, from simple to hard, that lead to this task.
@@ -100,6 +102,7 @@ class Task:
     epochs: int | None = None
     steps: int | None = None
     target: float | None = None
+    evaluations: int = 15
     difficulty: Callable[[Any], Task] | None = None
     curriculum: Sequence[Any] = ()
     blocks: Callable[[], Sequence[nn.Module]] | None = None
@@ -357,7 +360,7 @@ class Task:
                 f"Task '{self.name}' needs exactly one of epochs and steps as its budget,"
                 f" and has {both_or_none}."
             )
-        for what in ("batch_size", "epochs", "steps"):
+        for what in ("batch_size", "epochs", "steps", "evaluations"):
             value = getattr(self, what)
             if value is not None:
                 whole = require_whole(f"Task '{self.name}': {what}", value, 1)

@@ -82,6 +82,7 @@ def traits(task: Task) -> dict[str, Any]:
         "other validation data": contents(task, "validation", splits.validation),
         "other test data": contents(task, "test", splits.test),
         "another batch size": task.samples_per_step,
+        "another number of evaluations": task.evaluations,
         "another direction": task.better,
         "other metrics": sorted(scores),
         "another loss": unchanged(loss, code_of(task.loss)),

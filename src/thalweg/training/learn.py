@@ -16,9 +16,6 @@ from thalweg.stack.population import Population
 from thalweg.tasks.task import Task
 from thalweg.training.run import Evaluation
 
-EVALUATIONS = 15
-"""The number of evaluations in a run. They are spread evenly, and the last is at the end."""
-
 AfterStep = Callable[[int, int], None]
 """`watch(step, alive)` is called after every step; alive: the members that have not diverged."""
 
@@ -52,7 +49,7 @@ def learn(
     numbers are counted from there on. save: is called with the progress between steps.
     """
     steps = steps_of(population)
-    marks = evaluation_steps(steps)
+    marks = evaluation_steps(steps, task.evaluations)
     learned = begun or Learned([[] for _ in population.members])
     while population.steps < steps:
         last = population.steps
@@ -82,9 +79,12 @@ def epochs_of(population: Population) -> Fraction:
     return Fraction(batches, task.steps_per_epoch(length_of(task)))
 
 
-def evaluation_steps(steps: int) -> set[int]:
-    """The steps after which a run is evaluated. A short run is evaluated after every step."""
-    count = min(steps, EVALUATIONS)
+def evaluation_steps(steps: int, evaluations: int) -> set[int]:
+    """The steps after which a run is evaluated: evenly spread, the last at the end.
+
+    A short run is evaluated after every step.
+    """
+    count = min(steps, evaluations)
     return {math.ceil(steps * (i + 1) / count) for i in range(count)}
 
 

@@ -156,8 +156,8 @@ def train(
     seed: from 0 to 2^32 - 1, fixes the initial weights and the batches.
     out: the path of the checkpoint.
     keep: the parameters that the checkpoint holds: "end" for those that evaluation uses at the end;
-        "best" for the best on validation data among these, those of the earlier evaluations (15 in
-        a run, spread evenly) and, if the recipe averages, the last iterate.
+        "best" for the best on validation data among these, those of the earlier evaluations (the
+        task says how many) and, if the recipe averages, the last iterate.
     patience: the number of evaluations without an improvement after which training stops early; if
         not given, it never does.
     pretrain: whether training first goes through the stages that the task offers, within the same
