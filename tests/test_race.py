@@ -216,6 +216,8 @@ def test_metrics_of_other_libraries_are_taken_and_asked_of_each_member(tmp_path:
             "as float": accuracy,
             "as NumPy's": lambda out, y: np.float32(accuracy(out, y)),
             "as tensor": lambda out, y: ((out > 0) == y).float().mean(),
+            "as scikit-learn's": sklearn.metrics.accuracy_score,
+            "scikit-learn's AUC": sklearn.metrics.roc_auc_score,
         },
         batch_size=16,
         steps=6,
@@ -227,7 +229,9 @@ def test_metrics_of_other_libraries_are_taken_and_asked_of_each_member(tmp_path:
         tables[step] = raced.table()
         for row in raced.table():
             assert row["validation_the same"] == pytest.approx(row["validation"], rel=1e-6)
-            found = {row[f"validation_as {kind}"] for kind in ("float", "tensor", "NumPy's")}
+            assert row["validation_scikit-learn's AUC"] == row["validation"]
+            kinds = ("float", "tensor", "NumPy's", "scikit-learn's")
+            found = {row[f"validation_as {kind}"] for kind in kinds}
             assert len({round(x, 5) for x in found}) == 1
     for one, other in zip(*tables.values(), strict=True):
         assert one["validation"] == pytest.approx(other["validation"], rel=1e-6)

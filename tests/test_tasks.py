@@ -19,6 +19,7 @@ import sklearn.metrics
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn import metrics
 from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, stack_module_state, vmap
 from torch.nn import functional as F
@@ -1123,3 +1124,48 @@ def test_the_start_varies_with_the_seed_and_only_with_it(name: str) -> None:
         starts.append(find(name).model().point.detach())
     assert torch.equal(starts[0], starts[1])
     assert not torch.equal(starts[0], starts[2])
+
+
+# Metrics of scikit-learn
+
+
+CLASSES = torch.tensor([0, 2, 1, 1, 0, 2])
+BY_CLASS = torch.tensor([[2.0, 1, 0], [0, 1, 2], [3, 1, 0], [0, 5, 1], [1, 0, 0], [0, 0, 4]])
+TWO = torch.tensor([0, 1, 1, 0, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("score", "outputs", "targets", "expected"),
+    [
+        (metrics.r2_score, BY_CLASS[:, :1], CLASSES[:, None].float(), None),
+        (metrics.f1_score, BY_CLASS[:, 0] - 1, TWO, metrics.f1_score(TWO, BY_CLASS[:, 0] > 1)),
+        (
+            metrics.f1_score,
+            (BY_CLASS[:, 0] - 1).sigmoid(),
+            TWO,
+            metrics.f1_score(TWO, BY_CLASS[:, 0] > 1),
+        ),
+        (
+            partial(metrics.f1_score, average="macro"),
+            BY_CLASS,
+            CLASSES,
+            metrics.f1_score(CLASSES, BY_CLASS.argmax(1), average="macro"),
+        ),
+        (metrics.balanced_accuracy_score, BY_CLASS, CLASSES, 5 / 6),
+        (
+            metrics.roc_auc_score,
+            BY_CLASS[:, :2],
+            TWO,
+            metrics.roc_auc_score(TWO, BY_CLASS[:, 1] - BY_CLASS[:, 0]),
+        ),
+        (metrics.mean_absolute_error, BY_CLASS[:, :1], CLASSES.float(), 10 / 6),
+    ],
+)
+def test_functions_of_scikit_learn_are_metrics_as_they_are(
+    score: Any, outputs: Tensor, targets: Tensor, expected: float | None
+) -> None:
+    if expected is None:  # the coefficient of determination is no symmetric function
+        residual = (outputs - targets).square().sum()
+        expected = float(1 - residual / (targets - targets.mean()).square().sum())
+    task = linear_task(metric=score, direction="max")
+    assert task.metrics(outputs, targets)["metric"] == pytest.approx(expected, rel=1e-6)

@@ -80,11 +80,11 @@ def named(name: str) -> Recipe:
 
     UserError for an unknown name suggests another.
     """
-    known = name if name in RECIPES else name.lower()
-    torch_has = next((n for n in dir(torch.optim) if n.lower() == known), "")
-    if known not in RECIPES and torch_has:
+    known = name.lower() if isinstance(name, str) else name
+    classes = {n.lower(): n for n, one in vars(torch.optim).items() if is_optimizer(one)}
+    if isinstance(name, str) and known in classes.keys() - RECIPES.keys():
         raise UserError(
-            f"thalweg has no optimizer {name}; torch.optim:{torch_has} can race as it is."
+            f"thalweg has no optimizer {name}; torch.optim:{classes[known]} can race as it is."
         )
     require_known("optimizer", known, RECIPES)
     return RECIPES[known]()

@@ -33,6 +33,7 @@ from thalweg.tasks.held import held
 from thalweg.tasks.loaders import read, size_of
 from thalweg.tasks.own_loss import own_loss
 from thalweg.tasks.sharing import InOneProcess, Reopened, shareable
+from thalweg.tasks.sklearn_metrics import from_sklearn
 from thalweg.tasks.trained_loss import TrainedLoss, bare, is_trained
 
 Loss = Callable[[Any, Any], Tensor]
@@ -64,7 +65,8 @@ class Task:
         of the model hold the loss: they are a scalar, have it as `outputs.loss` or
         `outputs["loss"]`, begin with it, or are a dictionary of losses that are added.
     metric: `metric(outputs, targets)`, one number over a whole split, by which entrants are ranked;
-        the loss if not given. It is called without gradients, for one model at a time. A metric
+        the loss if not given. It is called without gradients, for one model at a time. It may be a
+        function of `sklearn.metrics`, which gets targets, and labels where it wants them. A metric
         that accumulates until `reset()`, as those of torchmetrics do, is copied for each call.
     metric_name: the name of that number; if not given, "metric", or "loss" without a metric.
     direction: whether "min" or "max" of the metric is better. It is required with a metric; a loss
@@ -246,10 +248,11 @@ class Task:
         Each draws the same random numbers at every call, and keeps nothing from call to call.
         """
         scores = {self.metric_name: self.score, **self.also}
-        return {
-            name: drawing_alike(score if score is self.loss else of_outputs(forgetful(score)))
+        called = {
+            name: score if score is self.loss else of_outputs(forgetful(from_sklearn(score)))
             for name, score in scores.items()
         }
+        return {name: drawing_alike(score) for name, score in called.items()}
 
     @cached_property
     def differentiates(self) -> bool:
