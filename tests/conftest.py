@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -30,14 +31,19 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 
+@pytest.fixture(scope="session")
+def timings_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Endless folders that nobody has used."""
+    folder = tmp_path_factory.mktemp("timings")
+    return (folder / str(number) for number in count())
+
+
 @pytest.fixture(autouse=True)
-def no_earlier_timings(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def no_earlier_timings(timings_folders: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test measures for itself."""
     from thalweg.racing import timings  # not before the environment is set
 
-    folder = tmp_path_factory.mktemp("timings")
+    folder = next(timings_folders)
     monkeypatch.setattr(timings, "cache_folder", lambda _: folder)
 
 
