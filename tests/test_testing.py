@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from thalweg.testing import (
     optimizer_checks,
     rule_checks,
 )
+from thalweg.testing.checks import CHECKS
 
 MATRICES = {"shapes": [(3, 4), (5, 2)]}
 NAMES = ["SGD", "Adam"]
@@ -156,8 +159,11 @@ def failures(cls: type[torch.optim.Optimizer]) -> list[str]:
     ],
 )
 def test_a_fault_is_found_and_named(cls: type[torch.optim.Optimizer], fault: str) -> None:
-    check_optimizer(OneByOne, lr=0.1)
     assert fault in failures(cls)
+
+
+def test_an_optimizer_without_a_fault_passes() -> None:
+    check_optimizer(OneByOne, lr=0.1)
 
 
 class Mine(Rule):
@@ -191,3 +197,29 @@ def test_what_is_no_optimizer_is_refused() -> None:
         check_rule(torch.optim.SGD)
     with pytest.raises(UserError, match="did you mean pickles"):
         optimizer_checks(torch.optim.SGD, known={"pickle": "why"})
+
+
+PROMISES = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "promises.py"))
+SCRIPTS = [name for name in CHECKS if name not in ("takes_steps", "follows_the_formula")]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_pytorchs_adam_keeps_the_promise_that_a_script_tests(name: str) -> None:
+    PROMISES[name](torch.optim.Adam)
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [
+        (CountsForAll, "thaws_frozen_parameters"),
+        (KeepsTheRate, "follows_schedulers"),
+        (LosesTheLoss, "takes_closures"),
+        (MovesWithoutGradients, "leaves_parameters_without_gradients"),
+        (Flattens, "takes_transposed_parameters"),
+    ],
+)
+def test_a_script_shows_the_fault_that_the_kit_finds(
+    cls: type[torch.optim.Optimizer], name: str
+) -> None:
+    with pytest.raises((AssertionError, TypeError, RuntimeError)):
+        PROMISES[name](cls)
