@@ -127,8 +127,8 @@ INTRODUCTION = f"""# What optimizers of other packages do otherwise than PyTorch
 
 `thalweg.testing.check_optimizer` found these differences, with PyTorch {torch.__version__} on the
 CPU. Each class had its default settings, and stepped a matrix and the kernel of a convolution. A
-script without thalweg shows each difference too. For the line "Yogi" of `torch_optimizer` and the
-script `pickles`, the command is `python benchmarks/promises.py pickles torch_optimizer:Yogi`.
+script without thalweg shows each difference too. For the line "Lamb" of `torch_optimizer` and the
+script `pickles`, the command is `python benchmarks/promises.py pickles torch_optimizer:Lamb`.
 
 - PyTorch documents parameter groups, schedulers, closures, hooks, `state_dict`, and that a gradient
   of None skips a parameter. It does not document the rest. That a late parameter starts as a new

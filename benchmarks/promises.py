@@ -1,8 +1,8 @@
 """Shows a fault of an optimizer with PyTorch alone, in a few lines for each promise of PyTorch.
 
-    python benchmarks/promises.py adds_groups torch_optimizer:Yogi
+    python benchmarks/promises.py adds_groups torch_optimizer:MADGRAD
 
-ends with an AssertionError, or with the optimizer's own error, if `Yogi` breaks the promise.
+ends with an AssertionError, or with the optimizer's own error, if `MADGRAD` breaks the promise.
 """
 
 from __future__ import annotations
