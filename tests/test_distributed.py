@@ -52,9 +52,7 @@ STEPS = 4
 
 # Rules that work element by element take one path, so some of them stand for all.
 RECIPES: dict[str, Recipe] = {
-    **{
-        name: recipes.named(name).replace(lr=0.1) for name in ("adam", "lion", "lamb", "adafactor")
-    },
+    **{name: recipes.named(name).replace(lr=0.1) for name in ("adam", "lion", "lamb", "adafactor")},
     "sgd behind a clip": chain(recipes.clip_norm(0.05), recipes.sgd(lr=0.5)),
     "adam behind a clip": chain(recipes.clip_norm(0.05), recipes.adam(lr=0.1)),
     "nadam, averaged": chain(recipes.nadam(lr=0.1), recipes.ema(0.9)),

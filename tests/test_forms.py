@@ -259,6 +259,43 @@ def test_weights_say_how_often_a_sample_is_drawn() -> None:
     assert float((numbers == 7).float().mean()) == pytest.approx(0.75, abs=0.05)
 
 
+# Models of Hugging Face
+
+
+class Tokens(Dataset[Any]):
+    def __init__(self, count: int) -> None:
+        self.ids = torch.randint(0, 30, (count, 5), generator=torch.Generator().manual_seed(count))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, i: int) -> Any:
+        return {"input_ids": self.ids[i], "labels": self.ids[i]}
+
+
+def test_a_language_model_races_as_it_is_and_is_stacked(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(vocab_size=30, n_embd=8, n_layer=1, n_head=2, n_positions=8)
+    task = Task(
+        "language",
+        lambda: transformers.GPT2LMHeadModel(config),
+        lambda: (Tokens(16), Tokens(40), Tokens(9)),
+        also={
+            "accuracy": lambda o, ids: (o.logits[:, :-1].argmax(-1) == ids[:, 1:]).float().mean()
+        },
+        batch_size=4,
+        steps=3,
+    )
+    assert way_of(task) == ("stacked", "")
+    result = tw.race(task, "sgd,adam", trials=1, seeds=2, lanes=1, runs=tmp_path)
+    assert result.best is not None
+    trained = tw.train(task, "sgd", out=tmp_path / "model.safetensors")
+    model = transformers.GPT2LMHeadModel(config)
+    model.load_state_dict(load_file(trained.checkpoint), strict=False)
+    ids = Tokens(40).ids
+    assert trained.run.score == pytest.approx(float(model.eval()(ids, labels=ids).loss), rel=1e-4)
+
+
 # Losses
 
 

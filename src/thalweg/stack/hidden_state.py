@@ -20,7 +20,7 @@ from thalweg.random_numbers import OWN, drawing, drawn_from, plain, states
 from thalweg.stack.batches import Batches
 from thalweg.stack.population import initial_model
 from thalweg.stack.single import kept_buffers
-from thalweg.tasks.evaluation import known_to_pytree
+from thalweg.tasks.evaluation import known_to_pytree, of_tensors
 from thalweg.tasks.forms import Batch
 from thalweg.tasks.reachable import CONTAINERS, PLAIN, Named, reachable
 from thalweg.tasks.task import Task
@@ -76,7 +76,8 @@ def run(task: Task, model: nn.Module, batch: Batch) -> tuple[Made, list[str]]:
         loss = task.loss(outputs, targets)
         with task.evaluating():
             evaluated = model.eval()(*inputs)
-        return (outputs, loss, evaluated), drawn_from(before, states(before))
+        made = of_tensors(outputs), loss, of_tensors(evaluated)
+        return made, drawn_from(before, states(before))
 
 
 def reached(task: Task, model: nn.Module) -> list[Named]:

@@ -30,7 +30,7 @@ from thalweg.stack.population import (
 )
 from thalweg.stack.reasons import UnstackableError
 from thalweg.stack.rows import Tensors, copies, rows_of
-from thalweg.tasks.evaluation import Part, joined, member, size_of
+from thalweg.tasks.evaluation import Part, joined, member, of_tensors, size_of
 from thalweg.tasks.forms import Batch
 from thalweg.tasks.task import Task
 
@@ -154,7 +154,7 @@ class Stacked(Population):
     def forward(self, params: Tensors, constants: Tensors, buffers: Tensors, batch: Batch) -> Any:
         """One member's outputs, and its buffers after the forward pass."""
         state = {**params, **constants, **buffers}
-        outputs = functional_call(self.model, state, batch[:-1])
+        outputs = of_tensors(functional_call(self.model, state, batch[:-1]))
         return outputs, {name: state[name] for name in buffers}
 
     def put_buffers(self, place: int, buffers: Tensors) -> None:

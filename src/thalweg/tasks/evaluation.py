@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -47,8 +47,8 @@ def joined(parts: Sequence[Part], dim: int = 0) -> tuple[Any, Any]:
     differ in shape from batch to batch, or have no dimension of samples, both are `Parts`.
     dim: the dimension of samples in the outputs; a stack has its members in front.
     """
-    sizes = [part.samples for part in parts]
-    outputs, targets = [part.outputs for part in parts], [part.targets for part in parts]
+    sizes, targets = [part.samples for part in parts], [part.targets for part in parts]
+    outputs = [of_tensors(part.outputs) for part in parts]
     try:
         return whole(outputs, sizes, dim), whole(targets, sizes, 0)
     except UnjoinableError:
@@ -79,6 +79,20 @@ def whole(parts: Sequence[Any], sizes: Sequence[int], dim: int) -> Any:
         return tree_map(leaf, *parts)
     except ValueError as error:  # the batches are nested in different ways
         raise UnjoinableError from error
+
+
+def of_tensors(outputs: Any) -> Any:
+    """The outputs without named entries that hold something else, as the caches of a model."""
+    if isinstance(outputs, WithLoss):
+        return replace(outputs, outputs=of_tensors(outputs.outputs))
+    if not isinstance(outputs, Mapping):
+        return outputs
+    kept = {
+        name: x
+        for name, x in outputs.items()
+        if all(isinstance(leaf, Tensor) for leaf in tree_leaves(x))
+    }
+    return outputs if len(kept) == len(outputs) else type(outputs)(**kept)
 
 
 def known_to_pytree(outputs: Any) -> Any:
