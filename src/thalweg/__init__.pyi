@@ -12,8 +12,12 @@ from .api import Doctor as Doctor
 from .api import Race as Race
 from .api import compare as compare
 from .api import diagnose as diagnose
+from .api import load as load
 from .api import race as race
 from .command import Command as Command
+from .integrations.tasks import from_lightning as from_lightning
+from .integrations.tasks import from_sklearn as from_sklearn
+from .integrations.tasks import from_trainer as from_trainer
 from .loops import Loop as Loop
 from .loops import loop as loop
 from .named import adadelta as adadelta

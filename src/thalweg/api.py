@@ -7,14 +7,19 @@ from dataclasses import dataclass
 from functools import wraps
 from inspect import signature
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from thalweg.arguments import require_path
 from thalweg.comparing.compare import compare as compare
 from thalweg.doctor.judge import diagnosis, doctor
 from thalweg.doctor.judge.loop import diagnose as run_diagnosis
+from thalweg.errors import UserError
+from thalweg.exports import runs
+from thalweg.racing.ledger import Ledger
 from thalweg.racing.race import Result
 from thalweg.racing.race import race as run_race
+from thalweg.racing.verdict import verdict
+from thalweg.recipe import Recipe
 from thalweg.tasks.forms import Batch
 from thalweg.whole_file import write_text
 
@@ -56,6 +61,17 @@ class Race(Result):
         if self.best is not None and self.winner is not None:
             write_text(self.winner, self.best.to_toml())
 
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` with a row for each run; see `thalweg.exports.runs`.
+
+        Raises UserError without pandas.
+        """
+        try:
+            from pandas import DataFrame  # type: ignore[import-untyped]
+        except ImportError:
+            raise UserError("pandas is not installed: pip install pandas.") from None
+        return DataFrame(runs(self.record))
+
     def report(self, path: str | Path | None = None) -> Path:
         """Writes the report, one HTML file that opens without a network, and returns its path.
 
@@ -77,6 +93,19 @@ def written(result: Result) -> Race:
 
 
 race = then(run_race, written)
+
+
+def load(folder: str | Path) -> Race:
+    """The race in a folder, such as `runs/mine`, as far as it has come.
+
+    Raises UserError if there is no race, if another process works in the folder, and for a file
+    that is damaged.
+    """
+    named = require_path("folder", folder)
+    record = Ledger.record(named)
+    judged = verdict(record)
+    best = Recipe.from_toml(judged.recipe) if judged.recipe else None
+    return Race(record, judged, best, named.absolute(), named)
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from thalweg.api import Race, diagnose
+from thalweg.api import Race, diagnose, load
 from thalweg.api import compare as run_comparison
 from thalweg.arguments import require_path
 from thalweg.command import Command
 from thalweg.doctor.criteria import CRITERIA
 from thalweg.errors import Stopped, UserError
+from thalweg.exports import curves, runs, write_csv, write_study
 from thalweg.loops.find import find
 from thalweg.racing.plan import MEASURED
 from thalweg.racing.race import folder_name
@@ -482,6 +483,33 @@ def share_of(text: str) -> float:
         raise UserError(
             f"--budget is a share of training time, such as 3%, not {text!r}."
         ) from None
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="The folder of a race, such as runs/mine.")],
+    csv: Annotated[
+        Path | None, typer.Option(help="The folder for runs.csv, curves.csv and entrants.csv.")
+    ] = None,
+    optuna: Annotated[
+        str | None, typer.Option(help="The storage of Optuna, such as sqlite:///study.db.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The name of the study; default: the name of the race.")
+    ] = None,
+) -> None:
+    """A race for other programs: CSV files, and a study of Optuna."""
+    raced = load(run)
+    if csv is None and optuna is None:
+        raise UserError("export needs --csv DIR or --optuna URL, which say where to write.")
+    if csv is not None:
+        tables = {"runs": runs(raced.record), "curves": curves(raced.record)}
+        for path in write_csv(csv, tables | {"entrants": raced.table()}):
+            print(path)
+    if optuna is not None:
+        study = raced.folder.name if name is None else name
+        write_study(raced.record, optuna, study)
+        print(f"study {study} in {optuna}")
 
 
 @app.command()

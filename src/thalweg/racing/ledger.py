@@ -177,6 +177,15 @@ class Ledger(CheckedFile):
             ledger.require_undamaged()
             return ledger.settings, ledger.fact("command")
 
+    @classmethod
+    def record(cls, folder: Path) -> Record:
+        """All that is on record of the race in a folder. UserError as `begun`."""
+        if not (folder / FILE).is_file():
+            raise UserError(f"there is no race in {folder}.")
+        with closing(cls(folder)) as ledger:
+            ledger.require_undamaged()
+            return replace(ledger.read(), folder=folder)
+
     def require_same(self, settings: Settings) -> None:
         """Raises UserError unless the settings are those on record, or only ask for more trials."""
         before = self.settings

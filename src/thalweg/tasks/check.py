@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from time import perf_counter
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_structure
+from torch.utils._pytree import tree_leaves
 
 from thalweg.arguments import require_kind
 from thalweg.errors import UserError
@@ -83,11 +83,18 @@ def check(task: Task) -> None:
 
 def require_alike(samples: Samples, others: Samples) -> None:
     """UserError unless the samples of two splits have the same parts."""
-    if tree_structure(samples.sample(0)) != tree_structure(others.sample(0)):
+    if parts_of(samples.sample(0)) != parts_of(others.sample(0)):
         raise UserError(
             f"A sample of {others.of} has other parts than a sample of the train split: give each"
             " the same inputs and the target."
         )
+
+
+def parts_of(sample: Any) -> object:
+    """The names of a dictionary's entries, the number of a tuple's items, or neither."""
+    if isinstance(sample, Mapping):
+        return set(sample)
+    return len(sample) if isinstance(sample, tuple) else None
 
 
 def check_recipe(task: Task, recipe: Recipe) -> None:
