@@ -44,6 +44,7 @@ def no_earlier_timings(timings_folders: Iterator[Path], monkeypatch: pytest.Monk
     from thalweg.racing import timings  # not before the environment is set
 
     folder = next(timings_folders)
+    folder.mkdir()
     monkeypatch.setattr(timings, "cache_folder", lambda _: folder)
 
 

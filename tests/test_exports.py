@@ -5,15 +5,19 @@ from __future__ import annotations
 import csv
 import sys
 from pathlib import Path
+from threading import Thread
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import optuna
 import pytest
+from playwright.sync_api import Browser
 
 import thalweg as tw
 from test_cli import Outcome, thalweg  # noqa: F401 (a fixture)
 from test_race import NET, SGD, WILD, outcome, short
 from thalweg.api import Race
 from thalweg.errors import UserError
+from thalweg.exports import write_study
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +102,29 @@ def test_what_cannot_be_exported_gets_a_sentence(
     done: Outcome = thalweg("export", *given)
     assert (done.status, done.out) == (2, "")
     assert told in done.err
+
+
+def test_the_dashboard_of_optuna_opens_the_study(
+    raced: Race,
+    browser: Browser,
+    tmp_path: Path,
+) -> None:
+    dashboard = pytest.importorskip("optuna_dashboard")
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    write_study(raced.record, storage, "the race")
+    server = make_server("127.0.0.1", 0, dashboard.wsgi(storage), handler_class=Quiet)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{server.server_port}/dashboard/")
+        page.get_by_text("the race").first.click()
+        page.get_by_text("Hyperparameter Importance").first.wait_for()
+        assert page.get_by_text("History").count() > 0
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class Quiet(WSGIRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass

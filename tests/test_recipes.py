@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import UserList
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -329,3 +330,9 @@ def test_an_optimizer_is_one_file(name: str) -> None:
     }
     files = [file for file, text in code.items() if word.search(text)]
     assert files == [source / "rules" / f"{name.lower()}.py"]
+
+
+def test_a_pair_may_be_any_sequence_as_configurations_have_them() -> None:
+    assert adam(betas=UserList([0.8, 0.99])) == adam(betas=(0.8, 0.99))
+    with pytest.raises(UserError, match=r"betas\[0\] must be a number or a schedule, not 'a'"):
+        adam(betas="ab")  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ In a recipe, an instance holds settings: `Momentum(lr=0.1).lr` is 0.1, or a sche
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import Parameter, Signature, signature
 from numbers import Real
@@ -75,7 +75,7 @@ class Hyper(Declared):
         """The value in its plain form. Raises UserError if it is not allowed."""
         if not isinstance(self.default, tuple):
             return self.one(name, value)
-        if not isinstance(value, tuple | list) or len(value) != len(self.default):
+        if not isinstance(value, Sequence) or len(value) != len(self.default):
             raise UserError(f"{name} must be {len(self.default)} numbers, not {short(value)}.")
         parts = [
             default if part is None and default == self.absent else part
