@@ -1126,7 +1126,15 @@ def test_the_start_varies_with_the_seed_and_only_with_it(name: str) -> None:
     assert not torch.equal(starts[0], starts[2])
 
 
-# Metrics of scikit-learn
+# Metrics of other libraries
+
+
+@pytest.mark.parametrize(
+    ("name", "direction"), [("BinaryAUROC", "max"), ("BinaryHammingDistance", "min")]
+)
+def test_a_metric_of_torchmetrics_says_which_direction_is_better(name: str, direction: str) -> None:
+    torchmetrics = pytest.importorskip("torchmetrics.classification")
+    assert linear_task(metric=getattr(torchmetrics, name)()).better == direction
 
 
 CLASSES = torch.tensor([0, 2, 1, 1, 0, 2])

@@ -69,8 +69,8 @@ class Task:
         function of `sklearn.metrics`, which gets targets, and labels where it wants them. A metric
         that accumulates until `reset()`, as those of torchmetrics do, is copied for each call.
     metric_name: the name of that number; if not given, "metric", or "loss" without a metric.
-    direction: whether "min" or "max" of the metric is better. It is required with a metric; a loss
-        has "min".
+    direction: whether "min" or "max" of the metric is better. It is required with a metric, unless
+        the metric says it itself as those of torchmetrics do; a loss has "min".
     also: further metrics by name, which are shown but do not rank.
     batch_size: the samples of a step; if not given, as many as in a batch of the training data's
         loader, or 64. The whole training set if that is smaller.
@@ -341,6 +341,9 @@ class Task:
             )
 
     def _require_direction(self) -> None:
+        known = getattr(self.metric, "higher_is_better", None)  # of the metrics of torchmetrics
+        if self.direction is None and known is not None:
+            object.__setattr__(self, "direction", "max" if known else "min")
         if self.direction is not None and word(self.direction) not in ("min", "max"):
             raise UserError(
                 f"Task '{self.name}' needs direction 'min' or 'max', not {short(self.direction)}."
