@@ -50,6 +50,8 @@ def outputs_of(model: nn.Module) -> Iterator[list[Call]]:
 
 def units_first(output: Float[Tensor, "N ..."]) -> Float[Tensor, "units values"]:
     """The values of each unit. Units are dimension 1 of `[N, C]` and `[N, C, H, W]`, and the last
-    dimension of `[N, T, C]`.
+    dimension of `[N, T, C]`; `[N]` is one unit.
     """
+    if output.ndim < 2:
+        return output.reshape(1, -1)
     return output.movedim(-1 if output.ndim == 3 else 1, 0).flatten(1)

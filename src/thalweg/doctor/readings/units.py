@@ -78,7 +78,7 @@ def units(objective: Objective) -> Activity:
     tallies: dict[str, Tally] = {}
 
     def count(model: nn.Module, batch: Batch) -> None:
-        with torch.no_grad(), places_of(model) as place, Tallying(place, tallies):
+        with places_of(model) as place, Tallying(place, tallies):
             objective.batch_loss(model, batch)
 
     list(objective.each(count))
