@@ -560,3 +560,13 @@ def test_a_race_of_a_loop_that_is_killed_goes_on_to_the_same_winner(tmp_path: Pa
         return (place / "runs" / "train" / "winner.toml").read_text()
 
     assert winner("killed", kill=True, calls=2) == winner("whole", kill=False, calls=1)
+
+
+def test_a_name_that_a_file_does_not_have_gets_those_that_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "import thalweg as tw\n\n"
+        "@tw.loop(metric='loss', direction='min', steps=5)\ndef train(run):\n    return 1.0\n"
+    )
+    with pytest.raises(UserError, match=r"There is no 'trian' in .*mine.py; it has train\."):
+        tw.race(f"{path}:trian", "sgd,adam", runs=tmp_path)

@@ -716,7 +716,7 @@ def test_a_link_to_a_file_of_another_name_is_a_users_file_too(users_file: Path) 
         ("nowhere.py:mine", "There is no task file nowhere.py; looked in "),
         ("FILE", "names a file but no task in it; write .*tasks.py:NAME"),
         ("FILE:", "names a file but no task in it; write .*tasks.py:NAME"),
-        ("FILE:other", "There is no 'other' in .*tasks.py; its tasks are mine"),
+        ("FILE:other", "There is no 'other' in .*tasks.py; it has mine"),
         ("FILE:number", "'number' in .*tasks.py must be a thalweg.tasks.Task, .*, not int"),
         ("FILE:fails", "tasks.py, line 12 failed: ZeroDivisionError: division by zero"),
     ],

@@ -46,7 +46,7 @@ class Foreign:
     closure, such as L-BFGS, may compute them several times. Schedules go by this count.
 
     rows: a row for each parameter group, whose schedules give the group's settings. Evaluation is
-    between `eval()` and `train()` of an optimizer that has these, as those without a schedule do.
+    between `eval()` and `train()` of an optimizer that has these, as Schedule-Free's do.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, rows: Sequence[Row] = ()) -> None:

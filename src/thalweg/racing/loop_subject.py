@@ -17,6 +17,7 @@ import torch
 from thalweg.checksum import checksum
 from thalweg.command import RECIPE, Command, variable
 from thalweg.errors import UserError
+from thalweg.foreign import where
 from thalweg.fuse import eager
 from thalweg.lanes.lanes import Lanes, Made, Work, most_lanes
 from thalweg.loops.loop import Loop
@@ -66,6 +67,8 @@ class LoopSubject:
 
     def entrants(self, field: Sequence[Entrant]) -> list[Entrant]:
         """The entrants. Tuned entrants also have the loop's own settings in their space."""
+        for one in field if self.loop.declared is None else ():
+            require_ours(one.recipe)
         field = [self.for_roles(one) for one in field]
         params = self.known(field[0].recipe).params
         values = {name: param.default for name, param in params.items()}
@@ -216,6 +219,16 @@ class LoopSubject:
     def trained(self, piece: Piece, plan: Plan, place: Path, watch: AfterStep) -> list[Run]:  # noqa: ARG002
         (member,) = piece.members
         return [self.loop.trained(Given(member.recipe, member.seed, self.loop.steps, place, watch))]
+
+
+def require_ours(recipe: Recipe) -> None:
+    """UserError for an optimizer of another package, which `run.optimizer` cannot make."""
+    if recipe.foreign:
+        raise UserError(
+            f"{where(recipe.foreign.optimizer)} cannot race in a loop, whose run.optimizer makes"
+            " optimizers of thalweg: race it in a task, or make it in the loop yourself and tune its"
+            " settings by run.param."
+        )
 
 
 def elsewhere(recipe: Recipe) -> bool:

@@ -71,10 +71,15 @@ def in_file(path: Path, attribute: str) -> Any:
     """What a user's file has under a name; UserError where there is nothing."""
     module = load(TASK, path)
     if not hasattr(module, attribute):
-        names = [name for name, value in vars(module).items() if isinstance(value, Task)]
-        there = f"; its tasks are {', '.join(names)}" if names else ", and no task at all"
+        names = [name for name, value in vars(module).items() if may_race(value)]
+        there = f"; it has {', '.join(names)}" if names else ", and no task at all"
         raise UserError(f"There is no '{attribute}' in {path}{there}.")
     return getattr(module, attribute)
+
+
+def may_race(value: Any) -> bool:
+    """Whether it is a task, or a loop, of which this room knows only that it trains by seeds."""
+    return isinstance(value, Task) or all(hasattr(value, name) for name in ("trained", "steps"))
 
 
 def as_task(found: Any, path: Path, attribute: str) -> Task:
