@@ -315,7 +315,7 @@ def test_ours_does_not_pretend_to_be_it() -> None:
 def test_it_is_refused_in_a_loop_before_anything_runs(tmp_path: Path) -> None:
     @tw.loop(metric="loss", direction="min", steps=5)
     def train(run: Any) -> float:
-        raise AssertionError("nothing may run")
+        raise AssertionError(f"nothing may run, as {run} does")
 
     with pytest.raises(UserError, match=r"torch\.optim:RAdam cannot race in a loop"):
         tw.race(train, [torch.optim.RAdam, "adam"], trials=1, seeds=2, runs=tmp_path)

@@ -226,8 +226,8 @@ def require_ours(recipe: Recipe) -> None:
     if recipe.foreign:
         raise UserError(
             f"{where(recipe.foreign.optimizer)} cannot race in a loop, whose run.optimizer makes"
-            " optimizers of thalweg: race it in a task, or make it in the loop yourself and tune its"
-            " settings by run.param."
+            " optimizers of thalweg: race it in a task, or make it in the loop yourself and tune"
+            " its settings by run.param."
         )
 
 
