@@ -153,7 +153,7 @@ def begun(runs):
     return process
 
 runs = Path(sys.argv[1])
-for killed in range(4):
+for killed in range(3):
     race = begun(runs / "killed")
     while not (runs / "killed" / "net" / "{UNFINISHED}").exists():
         time.sleep(0.01)

@@ -135,7 +135,7 @@ EVERY = [
     for parts in product(FRONTS, STEPPING, BEHIND, LAST)
     if sum("weight_decay" in part.hypers for part in parts if part) < 2  # one a recipe
 ]
-POOL = random.Random(0).sample(EVERY, 24)
+POOL = random.Random(0).sample(EVERY, 16)
 """Chains that the suite has time to compile."""
 
 SIZES = st.one_of(st.integers(0, 70), st.sampled_from([2**16 - 1, 2**16 + 1, 2**18 + 3]))
@@ -159,7 +159,7 @@ def assert_chains_agree(recipe: Recipe, sizes: list[int], offset: int) -> None:
     assert_close(*(numbers(*side) for side in sides), ulps=16, sizes=sizes)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.sampled_from(POOL), st.lists(SIZES, min_size=1, max_size=4), st.integers(0, 17))
 def test_chains_of_any_rules_at_any_size_and_alignment(
     recipe: Recipe, sizes: list[int], offset: int
