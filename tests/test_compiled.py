@@ -35,7 +35,7 @@ from thalweg.stack.stacked import Stacked
 from thalweg.stack.way import WAYS
 from thalweg.tasks import Data, Task, bundled, find
 
-FEW = ["digits", "digits-conv"]
+FEW = ["digits-conv"]
 EVERY = [
     pytest.param(task.name, marks=() if task.name in FEW else pytest.mark.exhaustive)
     for task in bundled()
