@@ -156,6 +156,7 @@ runs = Path(sys.argv[1])
 for killed in range(3):
     race = begun(runs / "killed")
     while not (runs / "killed" / "net" / "{UNFINISHED}").exists():
+        assert os.waitpid(race, os.WNOHANG) == (0, 0), "the race has ended by itself"
         time.sleep(0.01)
     time.sleep(0.1 * killed)
     os.killpg(race, signal.SIGKILL)
